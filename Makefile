@@ -1,0 +1,50 @@
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/demo.py
+WORKDIR ?= out/demo
+# More flags for every stage of the demo, such as ARGS=--config.train.seeds=0,1
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO := $(BIN)/python -m
+
+.PHONY: help demo test lint clean
+
+help:  ## Show what make can do
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] <= (3, 13))' \
+		|| { echo "error: $(PYTHON) is not Python 3.11 to 3.13; name one with make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.installed: setup.py constraints.txt | $(VENV)/bin/python
+	@echo "installing (3 GB, a minute or two) .."
+	@mkdir -p $(WORKDIR)/stages
+	@begin=$$(date +%s) && $(PIP) --editable '.[demo]' && \
+		echo "{\"stage\": \"install\", \"secs\": $$(( $$(date +%s) - begin ))}" > $(WORKDIR)/stages/install.json
+	@touch $@
+
+$(VENV)/dev.installed: $(VENV)/demo.installed
+	@$(PIP) --editable '.[demo,dev]'
+	@touch $@
+
+demo: $(VENV)/demo.installed  ## Run the main job on real images: corpus, embed, index, neighbours, train, report
+	@$(DEMO) pipelines.demo_corpus --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
+	@$(DEMO) pipelines.embed --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS) --runner=DirectRunner
+	@$(DEMO) index.build --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
+	@$(DEMO) index.neighbors --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
+	@$(DEMO) model.train --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
+	@$(DEMO) model.report --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
+
+lint: $(VENV)/dev.installed  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## Check style, types and run every test
+	$(BIN)/python -m pytest
+
+clean:  ## Remove the environment and all outputs; downloads stay in ~/.cache/web-memory
+	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,220 @@
+"""The configuration of the whole line as frozen dataclasses; a config file returns one from `get_config()`.
+
+Every field can be set on the command line: `--config.index.shards=4`, tuples as `--config.train.seeds=0,1,2`.
+Input paths are relative to `data`, outputs lie below `workdir`; both may be local, `gs://` or `s3://`.
+Fields marked [I] are inferred, not taken from the paper (see docs/method.md).
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where images (and their texts or labels) are read from.
+
+    Attributes:
+        format: `img2dataset` (tars of .jpg/.txt/.json) or `image_list` (lines `relative/path label`).
+        path: glob of the tars, or the list file.
+        image_root: folder of the images that an `image_list` names; unused otherwise.
+    """
+
+    format: str = "img2dataset"
+    path: str = ""
+    image_root: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """Handle of the encoder in each role: a built-in name or the folder of a SavedModel; empty for none.
+
+    Attributes:
+        key: image encoder of keys and queries.
+        value_image: image encoder of values.
+        value_text: text encoder of values.
+        dtype: `float32` or `float16`, of the vectors on disk.
+    """
+
+    key: str = "efficientnet-lite0"
+    value_image: str = "efficientnet-lite2"
+    value_text: str = "minilm-l6-v2"
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """How images become vectors.
+
+    Attributes:
+        batch_size: images an encoder takes at a time; enters the fingerprint, since rounding depends on it.
+        list_shard_rows: lines of an `image_list` that make one shard.
+        max_image_bytes: largest encoded image that is read.
+        max_image_pixels: largest decoded image, against decompression bombs.
+        max_rejects_share: share of rejected rows above which the job fails.
+    """
+
+    batch_size: int = 32
+    list_shard_rows: int = 512
+    max_image_bytes: int = 64 << 20
+    max_image_pixels: int = 100_000_000
+    max_rejects_share: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """How the keys are indexed.
+
+    Attributes:
+        searcher: `scann`, or `exact` where ScaNN cannot run.
+        shards: parts of the index, each built and searched on its own.
+        target_recall: recall@k that the search parameters are tuned to.
+        k: the k of that recall.
+        leaves: partitions of one shard; 0 takes the square root of its rows.
+        max_queries: most queries that recall is measured on.
+    """
+
+    searcher: str = "scann"
+    shards: int = 2
+    target_recall: float = 0.95
+    k: int = 32
+    leaves: int = 0
+    max_queries: int = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbors:
+    """How neighbours are looked up.
+
+    Attributes:
+        k: neighbours a query; a shorter list is padded with -1.
+        block_rows: queries searched at a time, which bounds memory.
+        exclude_same_image: leaves out memory rows whose image bytes are those of the query.
+    """
+
+    k: int = 32
+    block_rows: int = 4096
+    exclude_same_image: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How heads are trained, the same effort for each: every trial on val, then `seeds` runs of the best.
+
+    Attributes:
+        heads: any of `linear`, `mlp`, `mean_knn`, `mam`.
+        loss: `lace` or `cross_entropy`.
+        tau: weight of the log prior in `lace`.
+        label_smoothing: share of the target that `cross_entropy` spreads over all classes.
+        values: what neighbours bring: `text`, `image`, or both.
+        layers: attention layers [I].
+        attention_heads: heads of each layer [I].
+        attention_dim: width of the query and key projections of one head [I].
+        value_dim: width of the value projections of all heads together [I].
+        start: `similarity` (attention starts at softmax(scale * cosine)) or `random` [I].
+        similarity_scale: the learned scale's first value [I].
+        batch_size: queries a step.
+        steps: steps of one run.
+        warmup_share: share of the steps that warm up, before a cosine decay.
+        learning_rates: values that the trials go through, crossed with `weight_decays` and `dropouts`.
+        weight_decays: AdamW weight decays of the trials.
+        dropouts: dropout of the classifier's input in the trials.
+        seeds: one run each with the chosen setting.
+        checkpoint_every: steps between checkpoints.
+        many_over: classes with more training images are many-shot.
+        few_under: classes with fewer are few-shot; the rest is medium-shot.
+    """
+
+    heads: tuple[str, ...] = ("linear", "mlp", "mean_knn", "mam")
+    loss: str = "lace"
+    tau: float = 1.0
+    label_smoothing: float = 0.0
+    values: tuple[str, ...] = ("text", "image")
+    layers: int = 1
+    attention_heads: int = 1
+    attention_dim: int = 64
+    value_dim: int = 256
+    start: str = "similarity"
+    similarity_scale: float = 20.0
+    batch_size: int = 256
+    steps: int = 300
+    warmup_share: float = 0.1
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    weight_decays: tuple[float, ...] = (0.1,)
+    dropouts: tuple[float, ...] = (0.0, 0.5)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    checkpoint_every: int = 100
+    many_over: int = 100
+    few_under: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment, from sources to trained heads."""
+
+    data: str = ""
+    workdir: str = "out/run"
+    seed: int = 0
+    memory: Source = Source()
+    train_set: Source = Source(format="image_list")
+    val_set: Source = Source(format="image_list")
+    test_set: Source = Source(format="image_list")
+    class_names: str = ""
+    encoders: Encoders = Encoders()
+    embed: Embed = Embed()
+    index: Index = Index()
+    neighbors: Neighbors = Neighbors()
+    train: Train = Train()
+
+    @property
+    def queries(self) -> dict[str, Source]:
+        """The labelled splits by name."""
+        return {"train": self.train_set, "val": self.val_set, "test": self.test_set}
+
+    @property
+    def memory_dir(self) -> str:
+        """Folder of the embedded memory."""
+        return f"{self.workdir}/memory"
+
+    def queries_dir(self, split: str) -> str:
+        """Folder of an embedded split."""
+        return f"{self.workdir}/queries/{split}"
+
+    @property
+    def index_dir(self) -> str:
+        """Folder of the index."""
+        return f"{self.workdir}/index"
+
+    @property
+    def neighbors_dir(self) -> str:
+        """Folder of the neighbour lists."""
+        return f"{self.workdir}/neighbors"
+
+    @property
+    def runs_dir(self) -> str:
+        """Folder of the trained heads."""
+        return f"{self.workdir}/runs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What the demo corpus is made of.
+
+    Attributes:
+        memory_styles: vendors whose drawings and texts are the memory.
+        query_style: vendor whose drawings are the labelled dataset.
+        image_size: side of the JPEGs, in pixels.
+        pairs_per_shard: image-text pairs of one tar.
+        max_emoji: most emoji that are used; 0 for all.
+    """
+
+    memory_styles: tuple[str, ...] = ("twemoji", "openmoji", "fluent-3d")
+    query_style: str = "noto"
+    image_size: int = 160
+    pairs_per_shard: int = 1000
+    max_emoji: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig(Config):
+    """A config that also says how its data is made."""
+
+    corpus: Corpus = Corpus()

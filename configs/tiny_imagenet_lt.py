@@ -1,0 +1,33 @@
+"""Long-tailed Tiny-ImageNet with 15,060 web pairs as memory.
+
+    for stage in pipelines.embed index.build index.neighbors model.train model.report; do
+        python -m $stage --config=configs/tiny_imagenet_lt.py --config.data=/path/to/data
+    done
+
+The data folder holds `tiny_imagenet_lt/` (images/ and the lists TinyImageNet_LT_{train,val,test}.txt, lines
+`relative/path label`, and classnames.txt, lines `wnid<TAB>name`) and `web_pairs/*.tar` as img2dataset writes them.
+With so few images a class the shot groups are many > 30, medium 10 to 30, few < 10.
+"""
+
+from configs.base import Config, Index, Neighbors, Source, Train
+
+
+def get_config() -> Config:
+    """Returns the configuration; give the data folder as `--config.data=..`."""
+    return Config(
+        data="data",
+        workdir="out/tiny_imagenet_lt",
+        memory=Source(format="img2dataset", path="web_pairs/*.tar"),
+        train_set=_split("train"),
+        val_set=_split("val"),
+        test_set=_split("test"),
+        class_names="tiny_imagenet_lt/classnames.txt",
+        index=Index(shards=2, k=32),
+        neighbors=Neighbors(k=32),
+        train=Train(many_over=30, few_under=10),
+    )
+
+
+def _split(name: str) -> Source:
+    path = f"tiny_imagenet_lt/TinyImageNet_LT_{name}.txt"
+    return Source(format="image_list", path=path, image_root="tiny_imagenet_lt/images")

@@ -1,0 +1,1 @@
+"""Sharded nearest-neighbour search over the key column of an embedded memory."""

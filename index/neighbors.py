@@ -1,0 +1,60 @@
+"""Looks up the neighbours of all queries: `python -m index.neighbors --config=configs/demo.py [--runner=..]`.
+
+Writes a list of the k nearest memory rows for every labelled image, and each row that is named once, with its
+values. Flags that are not ours go to Beam. Killed at any time, the same command goes on with what is missing.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from configs.base import Config
+from pipelines import manifest, options, storage
+from pipelines.progress import Stage, duration, summary
+
+
+def run(config: Config, beam_args: Sequence[str]) -> None:
+    """Looks up what is missing, then completes the folder.
+
+    Raises:
+        UserError: if an input, the config or a flag is wrong.
+    """
+    from index import neighbors_job, neighbors_plan
+    from index.shard_store import Index
+    from pipelines import runner
+
+    runner.beam_options(beam_args)
+    with Stage("neighbors", "queries", config.workdir) as stage:
+        job = neighbors_plan.claim(config)
+        complete = job.is_complete()
+        if not complete:
+            before = job.progress()[1]
+            neighbors_job.run(job, beam_args, stage)
+            whole = neighbors_plan.finish(job)
+            now = whole["queries"] - before
+            title = f"neighbors: {now:,} queries in {duration(stage.secs)}, {now / stage.secs:,.0f}/s"
+        else:
+            whole = storage.read_json(storage.join(job.folder, manifest.COMPLETE_FILE))
+            title = "neighbors: already looked up"
+        recall = Index(config.index_dir).facts["recall"]
+        beyond = f", not measured at {job.k}" if job.k > recall["k"] else ""
+        summary(
+            title,
+            {
+                "queries": f"{whole['queries']:,} in {', '.join(job.queries)}",
+                "k": job.k,
+                "index recall": f"{recall['mean']:.4f} at {recall['k']}{beyond}",
+                "mean top-1 score": f"{whole['mean_top_score']:.4f}",
+                "memory rows": f"{whole['memory_rows']:,} named by some list",
+                "left out": f"{whole['excluded']:,} rows that are the query's own image",
+                "output": job.folder,
+            },
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

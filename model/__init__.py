@@ -1,0 +1,1 @@
+"""Learns from precomputed neighbour lists: the memory attention module, its baselines, its trainer."""

@@ -1,0 +1,142 @@
+"""The training task as arrays: labelled queries, their neighbour lists, and the memory rows the lists name.
+
+Checks that queries, lists and memory belong together. Holds everything in memory; batches are gathered from it
+inside the jitted step.
+"""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+
+from configs.base import Config
+from pipelines import schemas, storage
+from pipelines.errors import UserError
+from pipelines.manifest import Embeddings, Neighbors
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One labelled split.
+
+    Attributes:
+        ids: int64 `[N]`, of the queries.
+        queries: float32 `[N, D]`, unit length.
+        labels: int32 `[N]`.
+        neighbors: int32 `[N, K]`, rows of the memory; 0 where `mask` is false.
+        scores: float32 `[N, K]`, cosine of query and key; 0 where `mask` is false.
+        mask: bool `[N, K]`, false where the list is padded.
+    """
+
+    ids: np.ndarray
+    queries: np.ndarray
+    labels: np.ndarray
+    neighbors: np.ndarray
+    scores: np.ndarray
+    mask: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """All that a run reads.
+
+    Attributes:
+        splits: `train`, `val` and `test`.
+        memory_ids: int64 `[M]`, ascending.
+        keys: float32 `[M, D]`, unit length.
+        values: for each value kind, float32 `[M, V]`.
+        class_counts: int64 `[C]`, training images of each class.
+        class_names: one for each class.
+        fingerprint: of the neighbour lists and everything they came from.
+    """
+
+    splits: dict[str, Split]
+    memory_ids: np.ndarray
+    keys: np.ndarray
+    values: dict[str, np.ndarray]
+    class_counts: np.ndarray
+    class_names: list[str]
+    fingerprint: str
+
+
+def _matrix(table: pa.Table, column: str) -> np.ndarray:
+    return schemas.to_matrix(table[column]).astype(np.float32, copy=False)
+
+
+def _load_split(name: str, config: Config, lists: Neighbors, memory_ids: np.ndarray) -> Split:
+    folder = config.queries_dir(name)
+    embeddings = Embeddings(folder)
+    if embeddings.snapshot != lists.query_snapshots.get(name):
+        raise UserError(
+            f"{lists.folder}: was made from other queries than {folder} holds now; run index.neighbors again"
+        )
+    tables = [embeddings.read(shard, ["id", "label", "key"]) for shard in embeddings.shard_rows]
+    queries = pa.concat_tables(tables)
+    if queries["label"].null_count:
+        raise UserError(f"{folder}: has rows without a label; training needs a labelled source")
+    table = lists.split(name)
+    ids = queries["id"].to_numpy()
+    if not np.array_equal(table["query_id"].to_numpy(), ids):
+        raise UserError(
+            f"{lists.folder}: its {name} lists are not those of the rows of {folder}; run index.neighbors again"
+        )
+    neighbor_ids = schemas.to_matrix(table["neighbor_ids"])
+    mask = neighbor_ids >= 0
+    rows = np.searchsorted(memory_ids, np.where(mask, neighbor_ids, memory_ids[0] if len(memory_ids) else 0))
+    if len(memory_ids) == 0 or not np.array_equal(
+        memory_ids[np.minimum(rows, len(memory_ids) - 1)][mask], neighbor_ids[mask]
+    ):
+        raise UserError(
+            f"{lists.folder}: its lists name rows that its memory/ does not hold; run index.neighbors again"
+        )
+    return Split(
+        ids=ids,
+        queries=_matrix(queries, "key"),
+        labels=queries["label"].to_numpy().astype(np.int32),
+        neighbors=np.where(mask, rows, 0).astype(np.int32),
+        scores=np.where(mask, schemas.to_matrix(table["scores"]), 0).astype(np.float32),
+        mask=mask,
+    )
+
+
+def _class_names(config: Config, classes: int) -> list[str]:
+    if not config.class_names:
+        return [f"class {label}" for label in range(classes)]
+    path = storage.join(config.data, config.class_names)
+    with storage.open_read(path) as file:
+        names = [line.rpartition("\t")[2] for line in file.read().decode().splitlines()]
+    if len(names) < classes:
+        raise UserError(f"{path}: names {len(names)} classes, the labels go up to {classes - 1}")
+    return names
+
+
+def load(config: Config) -> Task:
+    """Loads the task of a config.
+
+    Raises:
+        UserError: if a stage before has not finished, or the outputs do not belong together.
+    """
+    lists = Neighbors.open(config.neighbors_dir)
+    columns = {kind: f"value_{kind}" for kind in config.train.values}
+    for kind, column in columns.items():
+        if column not in lists.encoders:
+            raise UserError(f"--config.train.values: the memory has no {kind!r} values; embed it with {column}")
+    memory = lists.memory(["id", "key", *columns.values()])
+    memory_ids = memory["id"].to_numpy()
+    splits = {name: _load_split(name, config, lists, memory_ids) for name in config.queries}
+    labels = np.concatenate([split.labels for split in splits.values()])
+    classes = int(labels.max()) + 1
+    counts = np.bincount(splits["train"].labels, minlength=classes)
+    if not counts.all():
+        raise UserError(
+            f"class {int(np.argmin(counts))} has no training image; every label up to {classes - 1} needs one"
+        )
+    return Task(
+        splits=splits,
+        memory_ids=memory_ids,
+        keys=_matrix(memory, "key"),
+        values={kind: _matrix(memory, column) for kind, column in columns.items()},
+        class_counts=counts,
+        class_names=_class_names(config, classes),
+        fingerprint=lists.fingerprint,
+    )

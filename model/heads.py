@@ -1,0 +1,152 @@
+"""The classifiers on frozen embeddings: linear, MLP, mean k-NN and memory attention, behind one signature."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from configs.base import Train
+from model.memory_attention import MemoryAttention, standardize
+from pipelines.errors import UserError
+from pipelines.options import nearest
+
+
+class Batch(NamedTuple):
+    """What a head reads of B queries and their K neighbours.
+
+    Attributes:
+        queries: standardized, `[B, D]`.
+        keys: standardized, `[B, K, D]`.
+        values: standardized, for each kind `[B, K, V]`.
+        scores: cosine of query and key, `[B, K]`.
+        mask: false where a list is padded, `[B, K]`.
+    """
+
+    queries: jax.Array
+    keys: jax.Array
+    values: dict[str, jax.Array]
+    scores: jax.Array
+    mask: jax.Array
+
+
+def dropout(x: jax.Array, rate: jax.Array, rng: jax.Array | None) -> jax.Array:
+    """Drops entries with probability `rate`, which may be traced; does nothing without `rng`."""
+    if rng is None:
+        return x
+    return jnp.where(jax.random.bernoulli(rng, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
+class Linear(nn.Module):
+    """Logits `W_c LN(z) + b`."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Returns logits `[B, C]` and, as there is no attention, weights `[B, 0]`."""
+        features = dropout(standardize(batch.queries), rate, rng)
+        return nn.Dense(self.num_classes, name="classifier")(features), jnp.zeros((len(features), 0))
+
+
+class Mlp(nn.Module):
+    """Linear classifier on `z + MLP(z)`."""
+
+    num_classes: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Returns logits `[B, C]` and, as there is no attention, weights `[B, 0]`."""
+        z = batch.queries
+        inner = nn.gelu(nn.Dense(self.hidden)(standardize(z)))
+        refined = z + nn.Dense(z.shape[-1], kernel_init=nn.initializers.zeros)(inner)
+        return Linear(self.num_classes)(batch._replace(queries=refined), rate, rng)
+
+
+class Retrieval(nn.Module):
+    """Linear classifier on the embedding refined by L memory attention layers."""
+
+    num_classes: int
+    layers: int
+    attention_dim: int
+    value_dim: int
+    num_heads: int
+    start: str
+    similarity_scale: float
+    uniform: bool
+
+    @nn.compact
+    def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Returns logits `[B, C]` and the attention weights of the last layer, averaged over heads, `[B, K]`."""
+        z, weights = batch.queries, batch.scores[:, None]
+        for _ in range(self.layers):
+            layer = MemoryAttention(
+                attention_dim=self.attention_dim,
+                value_dim=self.value_dim,
+                num_heads=self.num_heads,
+                start=self.start,
+                similarity_scale=self.similarity_scale,
+                uniform=self.uniform,
+            )
+            z, weights = layer(z, batch.keys, batch.values, batch.scores, batch.mask)
+        logits, _ = Linear(self.num_classes)(batch._replace(queries=z), rate, rng)
+        return logits, weights.mean(1)
+
+
+HEADS = ("linear", "mlp", "mean_knn", "mam")
+
+
+def _retrieval(train: Train, num_classes: int, uniform: bool) -> Retrieval:
+    return Retrieval(
+        num_classes=num_classes,
+        layers=train.layers,
+        attention_dim=train.attention_dim,
+        value_dim=train.value_dim,
+        num_heads=train.attention_heads,
+        start=train.start,
+        similarity_scale=train.similarity_scale,
+        uniform=uniform,
+    )
+
+
+def init(head: nn.Module, batch: Batch, seed: jax.Array | int) -> dict:
+    """Returns the first parameters of a head for batches of this shape."""
+    return head.init(jax.random.key(seed), batch, 0.0, None)["params"]
+
+
+def count_parameters(head: nn.Module, batch: Batch) -> int:
+    """Returns the number of parameters, without making them."""
+    shapes = jax.eval_shape(lambda b: init(head, b, 0), batch)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def build(name: str, train: Train, num_classes: int, batch: Batch) -> nn.Module:
+    """Returns the head of a name.
+
+    Args:
+        name: one of `HEADS`.
+        train: layers, widths and start.
+        num_classes: C.
+        batch: of the shapes to come; the MLP's hidden width is chosen so that its parameters match `mam`'s.
+
+    Raises:
+        UserError: if the name or the start is unknown.
+    """
+    if train.start not in ("similarity", "random"):
+        raise UserError(f"--config.train.start={train.start}: must be similarity or random")
+    if batch.queries.shape[-1] % train.attention_heads:
+        raise UserError(
+            f"--config.train.attention_heads={train.attention_heads}: must divide {batch.queries.shape[-1]}"
+        )
+    if name == "linear":
+        return Linear(num_classes)
+    if name == "mlp":
+        attention = count_parameters(_retrieval(train, num_classes, False), batch)
+        extra = attention - count_parameters(Linear(num_classes), batch)
+        # A hidden unit has a weight to and from each of the D entries and a bias; the output has D biases more.
+        dim = batch.queries.shape[-1]
+        return Mlp(num_classes, hidden=max(1, round((extra - dim) / (2 * dim + 1))))
+    if name in ("mean_knn", "mam"):
+        return _retrieval(train, num_classes, uniform=name == "mean_knn")
+    raise UserError(f"--config.train.heads: no head {name!r}; {nearest(name, HEADS)}")

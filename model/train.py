@@ -1,0 +1,110 @@
+"""Trains the heads on precomputed neighbour lists: `python -m model.train --config=configs/demo.py`.
+
+For each head the same number of trials, judged on val only; the best setting is then run once for each seed and
+measured on test. Killed at any time, the same command goes on from the last checkpoint.
+"""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Sequence
+
+from configs.base import Config, Train
+from pipelines import manifest, options, storage
+from pipelines.errors import UserError
+from pipelines.progress import Stage, duration, summary
+
+# Which heads and seeds are run does not change the bytes of any one run.
+_NOT_IDENTITY = ("heads", "seeds")
+
+
+def runs_folder(config: Config, fingerprint: str) -> tuple[str, str]:
+    """Claims the folder of the runs of one task and one training configuration.
+
+    Args:
+        config: the whole configuration.
+        fingerprint: of the neighbour lists.
+
+    Returns:
+        The folder `runs/{hash}` and the hash that its files carry.
+    """
+    settings = {name: value for name, value in dataclasses.asdict(config.train).items() if name not in _NOT_IDENTITY}
+    identity = {"neighbors": fingerprint, "seed": config.seed, "train": settings}
+    folder = storage.join(config.runs_dir, manifest.fingerprint(identity)[:8])
+    if "://" in folder:
+        raise UserError(
+            f"--config.workdir={config.workdir}: training writes to a local folder; copy neighbors/ and queries/"
+        )
+    return folder, manifest.claim(folder, "model.train", identity)
+
+
+def _check(train: Train) -> None:
+    if not train.heads or not train.seeds:
+        raise UserError("--config.train.heads and --config.train.seeds must each name at least one")
+    if not (train.learning_rates and train.weight_decays and train.dropouts):
+        raise UserError("--config.train.learning_rates, weight_decays and dropouts must each hold at least one value")
+    for name in ("steps", "batch_size", "checkpoint_every", "layers"):
+        if getattr(train, name) < 1:
+            raise UserError(f"--config.train.{name}={getattr(train, name)}: must be at least 1")
+
+
+def run(config: Config, _: Sequence[str]) -> None:
+    """Runs the trials and seeds that are not done yet.
+
+    Raises:
+        UserError: if an earlier stage has not finished, or a setting is wrong.
+    """
+    train = config.train
+    _check(train)
+    with Stage("train", "steps", config.workdir) as stage:
+        from model import datasets, train_loop
+
+        task = datasets.load(config)
+        folder, config_hash = runs_folder(config, task.fingerprint)
+        storage.write_json(storage.join(folder, "config.json"), dataclasses.asdict(config))
+        data = train_loop.tables(task)
+        grid = itertools.product(train.learning_rates, train.weight_decays, train.dropouts)
+        settings = [train_loop.Setting(*values) for values in grid]
+        runs, total = 0, len(train.heads) * (len(settings) + len(train.seeds)) * train.steps
+
+        def on_steps(steps: int) -> None:
+            done = runs * train.steps + steps
+            stage.update(done / total, done)
+
+        on_steps(0)
+        lines = {}
+        for name in train.heads:
+            trainer = train_loop.Trainer(name, task, data, train)
+            trials = []
+            for number, setting in enumerate(settings):
+                path = storage.join(folder, name, f"trial-{number}")
+                trials.append(train_loop.run(trainer, path, setting, config.seed, "val", config_hash, on_steps))
+                runs += 1
+            best = max(range(len(trials)), key=lambda i: trials[i]["accuracy"]["all"])
+            for seed in train.seeds:
+                path = storage.join(folder, name, f"seed-{seed}")
+                train_loop.run(trainer, path, settings[best], seed, "test", config_hash, on_steps)
+                runs += 1
+            chosen = settings[best]
+            lines[name] = (
+                f"learning rate {chosen.learning_rate:g}, weight decay {chosen.weight_decay:g}, dropout "
+                f"{chosen.dropout:g}: val {trials[best]['accuracy']['all']:.3f}, best of {len(trials)}"
+            )
+        counts = {group: int((trainer.groups == group).sum()) for group in ("many", "medium", "few")}
+        summary(
+            f"train: {runs} runs of {train.steps} steps in {duration(stage.secs)}",
+            {
+                **lines,
+                "classes": ", ".join(f"{count} {group}-shot" for group, count in counts.items()),
+                "output": folder,
+            },
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    return options.main(run, str(__doc__).splitlines()[0], argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The embedding job as a Beam pipeline: shard names are spread over the workers, each shard is done in one place."""
+
+import multiprocessing
+import uuid
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions
+from apache_beam.utils.shared import Shared
+
+from configs.base import Embed
+from pipelines import inference, runner
+from pipelines.embed_plan import Folder
+from pipelines.encoders import EncoderSet, EncoderSpec, one_thread_a_call
+from pipelines.inference import ShardJob, embed_shard
+from pipelines.manifest import Marker
+from pipelines.progress import Stage
+
+_ROWS_PER_BYTE = 1 / 16_384
+
+
+class EmbedShard(beam.DoFn):
+    """Embeds shards; the encoders of a process are loaded once and shared by its threads."""
+
+    def __init__(self, encoders: dict[str, EncoderSpec], embed: Embed, threads: int) -> None:
+        """Keeps what workers need.
+
+        Args:
+            encoders: of all roles that any shard asks for.
+            embed: batch size and limits.
+            threads: batches that each worker process embeds at a time.
+        """
+        self._specs, self._embed, self._threads = encoders, embed, threads
+        self._shared = Shared()
+
+    def _load(self) -> EncoderSet:
+        one_thread_a_call(self._threads)
+        return EncoderSet(self._specs)
+
+    def process(self, job: ShardJob) -> Iterator[Marker]:
+        """Embeds one shard and yields its marker."""
+        yield embed_shard(job, self._shared.acquire(self._load), self._embed, self._threads)
+
+
+def run(
+    folders: list[Folder], encoders: dict[str, EncoderSpec], embed: Embed, beam_args: Sequence[str], stage: Stage
+) -> None:
+    """Embeds the pending shards of all folders; afterwards each folder knows its markers.
+
+    Args:
+        folders: outputs with their pending shards.
+        encoders: of all roles.
+        embed: batch size and limits.
+        beam_args: flags for Beam.
+        stage: shows the progress.
+    """
+    run_id = uuid.uuid4().hex[:12]
+    jobs = [
+        ShardJob(shard, folder.path, folder.config_hash, run_id, folder.encoders)
+        for folder in folders
+        for shard in folder.pending
+    ]
+    processes = runner.beam_options(beam_args).view_as(DirectOptions).direct_num_workers or 1
+    threads = max(1, multiprocessing.cpu_count() // processes)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(jobs)
+            | "Spread" >> beam.Reshuffle()
+            | "Embed" >> beam.ParDo(EmbedShard(encoders, embed, threads))
+        )
+
+    def measure() -> tuple[float, int]:
+        for folder in folders:
+            folder.refresh()
+        shards = [(shard, folder.done.get(shard.name)) for folder in folders for shard in folder.shards]
+        done = sum(marker.rows_in for _, marker in shards if marker)
+        # How many rows a tar holds is known when it is done; until then it is as dense as those that are.
+        tars = [(shard.size_bytes, marker.rows_in) for shard, marker in shards if marker and not shard.rows]
+        density = sum(rows for _, rows in tars) / max(sum(size for size, _ in tars), 1) or _ROWS_PER_BYTE
+        left = sum(shard.rows or shard.size_bytes * density for shard, marker in shards if not marker)
+        now = done + sum(inference.in_flight.values())
+        return min(now / max(done + left, 1), 1.0), now
+
+    runner.run(build, beam_args, stage, measure)
+    measure()

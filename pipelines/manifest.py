@@ -1,0 +1,256 @@
+"""What makes a folder of outputs whole: who it belongs to, which shards are done, what went into it.
+
+A folder starts with `stage.json` (the configuration it belongs to), grows `_done/{shard}.json` markers, and ends
+with `complete.json`. Nothing that lacks the last is read by a later stage. Row layouts are left to `schemas`.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import schemas, storage
+from pipelines.errors import UserError
+
+STAGE_FILE = "stage.json"
+COMPLETE_FILE = "complete.json"
+MARKERS = "_done"
+REJECTS = "_rejects"
+
+
+def fingerprint(value: Any) -> str:
+    """Returns 16 hexadecimal digits that stand for a JSON value, whatever the order of its keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def claim(folder: str, stage: str, identity: Mapping[str, Any]) -> str:
+    """Takes an output folder for one configuration, or confirms that it is ours.
+
+    Args:
+        folder: the output folder.
+        stage: the stage that writes it.
+        identity: everything that decides its bytes, as JSON values.
+
+    Returns:
+        The fingerprint of the identity, the `config_hash` of every file in the folder.
+
+    Raises:
+        UserError: if the folder belongs to another stage or configuration; it names what differs.
+    """
+    ours = {"schema_version": schemas.SCHEMA_VERSION, "stage": stage, **json.loads(json.dumps(identity))}
+    path = storage.join(folder, STAGE_FILE)
+    if storage.exists(path):
+        theirs = storage.read_json(path)
+        if different := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
+            name = different[0]
+            raise UserError(
+                f"{folder}: belongs to another configuration, {name} was {theirs.get(name)!r} and is now "
+                f"{ours.get(name)!r}{f' ({len(different) - 1} more differ)' if len(different) > 1 else ''}; "
+                "name another --config.workdir or remove the folder"
+            )
+    else:
+        storage.write_json(path, ours)
+    return fingerprint(ours)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderInfo:
+    """What identifies the encoder behind a vector column, and the vectors' form."""
+
+    fingerprint: str
+    dim: int
+    normalized: bool
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Marker:
+    """Tells that one input shard is done; written last. Rows balance: in = out + rejected."""
+
+    number: int
+    name: str
+    uri: str
+    size_bytes: int
+    rows_in: int
+    rows_out: int
+    rows_rejected: int
+    output_sha256: str
+    config_hash: str
+    run_id: str
+    secs: float
+
+    def write(self, folder: str) -> None:
+        """Writes the marker, provided that its rows balance."""
+        if self.rows_in != self.rows_out + self.rows_rejected:
+            raise ValueError(f"{self.name}: {self.rows_in} rows in, {self.rows_out} out, {self.rows_rejected} rejected")
+        storage.write_json(storage.join(folder, MARKERS, f"{self.name}.json"), dataclasses.asdict(self))
+
+
+def read_markers(folder: str, config_hash: str, known: Mapping[str, Marker] | None = None) -> dict[str, Marker]:
+    """Returns the markers of a folder by shard name.
+
+    Args:
+        folder: of the outputs.
+        config_hash: that each must carry.
+        known: markers that need not be read again.
+
+    Raises:
+        UserError: if one is broken or belongs to another configuration.
+    """
+    markers = {}
+    for path in storage.glob(storage.join(folder, MARKERS, "*.json")):
+        shard = storage.name(path).removesuffix(".json")
+        if known and shard in known:
+            markers[shard] = known[shard]
+            continue
+        try:
+            marker = Marker(**storage.read_json(path))
+        except TypeError as error:
+            raise UserError(
+                f"{path}: is not a marker of this version ({error}); remove it and run embed again"
+            ) from error
+        if marker.config_hash != config_hash:
+            raise UserError(
+                f"{path}: belongs to configuration {marker.config_hash}, not {config_hash}; remove the folder"
+            )
+        markers[marker.name] = marker
+    return markers
+
+
+def complete(folder: str, markers: Iterable[Marker], config_hash: str) -> dict[str, Any]:
+    """Writes `complete.json`, which makes a folder of embeddings readable, and returns it."""
+    shards = [
+        {"number": m.number, "name": m.name, "rows": m.rows_out, "sha256": m.output_sha256}
+        for m in sorted(markers, key=lambda m: m.number)
+    ]
+    whole = {"config_hash": config_hash, "shards": shards, "snapshot": fingerprint([config_hash, shards])}
+    storage.write_json(storage.join(folder, COMPLETE_FILE), whole)
+    return whole
+
+
+def read_complete(folder: str, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns `stage.json` and `complete.json` of a finished folder.
+
+    Raises:
+        UserError: if the stage has not run or has not finished.
+    """
+    stage_path, complete_path = storage.join(folder, STAGE_FILE), storage.join(folder, COMPLETE_FILE)
+    if not storage.exists(stage_path):
+        raise UserError(f"{folder}: nothing there yet; run {stage} first")
+    if not storage.exists(complete_path):
+        raise UserError(f"{folder}: is not finished; run {stage} again, it goes on where it stopped")
+    identity, whole = storage.read_json(stage_path), storage.read_json(complete_path)
+    if whole.get("config_hash") != fingerprint(identity):
+        raise UserError(f"{complete_path}: belongs to another configuration than {STAGE_FILE}; run {stage} again")
+    return identity, whole
+
+
+class Embeddings:
+    """A finished folder of embedding shards.
+
+    Attributes:
+        folder: where it lies.
+        identity: the configuration that made it.
+        encoders: what is known of each vector column.
+        snapshot: fingerprint of the configuration and of every shard's bytes.
+    """
+
+    def __init__(self, folder: str) -> None:
+        """Opens a folder; a `UserError` if it is not finished."""
+        self.folder = folder
+        self.identity, whole = read_complete(folder, "pipelines.embed")
+        self.encoders = {role: EncoderInfo(**info) for role, info in self.identity["encoders"].items()}
+        self.snapshot: str = whole["snapshot"]
+        self._config_hash: str = whole["config_hash"]
+        self._shards: dict[int, dict[str, Any]] = {shard["number"]: shard for shard in whole["shards"]}
+
+    @property
+    def shard_rows(self) -> dict[int, int]:
+        """Rows of each shard, by shard number, ascending."""
+        return {number: shard["rows"] for number, shard in sorted(self._shards.items())}
+
+    @property
+    def rows(self) -> int:
+        """Rows of all shards."""
+        return sum(self.shard_rows.values())
+
+    def encoder(self, role: str) -> EncoderInfo:
+        """Returns what is known of a vector column; a `UserError` if there is none for this role."""
+        if role not in self.encoders:
+            raise UserError(f"{self.folder}: has no {role!r} vectors; it has {', '.join(self.encoders)}")
+        return self.encoders[role]
+
+    def read(self, shard: int, columns: list[str]) -> pa.Table:
+        """Reads columns of one shard, by its number."""
+        path = storage.join(self.folder, f"{self._shards[shard]['name']}.parquet")
+        table = schemas.read(path, columns, {"config_hash": self._config_hash})
+        rows = self._shards[shard]["rows"]
+        if table.num_rows != rows:
+            raise UserError(f"{path}: has {table.num_rows} rows, not {rows}; remove it and run pipelines.embed again")
+        return table
+
+    def vectors(self, shard: int, role: str) -> np.ndarray:
+        """Returns the vectors `[rows, dim]` float32 of one shard."""
+        self.encoder(role)
+        return schemas.to_matrix(self.read(shard, [role])[role]).astype(np.float32, copy=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbors:
+    """A finished folder of neighbour lists and of the memory rows that they name.
+
+    Attributes:
+        folder: where it lies.
+        k: length of the lists.
+        encoders: what is known of each vector column of the memory.
+        query_snapshots: of each split, the snapshot of the embeddings that were looked up.
+        fingerprint: of the configuration and of every file's bytes.
+        identity: the configuration that made it.
+        files: name, rows and SHA-256 of the files of each split, and of `memory`.
+    """
+
+    folder: str
+    k: int
+    encoders: dict[str, EncoderInfo]
+    query_snapshots: dict[str, str]
+    fingerprint: str
+    identity: dict[str, Any]
+    files: dict[str, list[dict[str, Any]]]
+
+    @classmethod
+    def open(cls, folder: str) -> "Neighbors":
+        """Opens a folder; a `UserError` if it is not finished."""
+        identity, whole = read_complete(folder, "index.neighbors")
+        encoders = {role: EncoderInfo(**info) for role, info in identity["encoders"].items()}
+        return cls(folder, identity["k"], encoders, identity["queries"], whole["fingerprint"], identity, whole["files"])
+
+    def split(self, name: str) -> pa.Table:
+        """Returns the lists of a split, in the order of its queries, with the columns of `schemas.neighbors`."""
+        return self._read(name, schemas.neighbors(self.k))
+
+    def memory(self, columns: list[str]) -> pa.Table:
+        """Returns columns of all memory rows that some list names, ascending by id."""
+        dims = {role: info.dim for role, info in self.encoders.items()}
+        dtype = next(iter(self.encoders.values())).dtype
+        schema = schemas.embeddings(dims, dtype)
+        if unknown := [column for column in columns if column not in schema.names]:
+            raise UserError(f"{self.folder}: its memory has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
+        return self._read("memory", pa.schema([schema.field(column) for column in columns]))
+
+    def _read(self, group: str, schema: pa.Schema) -> pa.Table:
+        if group not in self.files:
+            raise UserError(f"{self.folder}: has no lists of {group!r}; it has {', '.join(self.query_snapshots)}")
+        tables = [schema.empty_table()]
+        for file in self.files[group]:
+            path = storage.join(self.folder, file["name"])
+            tables.append(schemas.read(path, schema.names, {"config_hash": fingerprint(self.identity)}))
+            if tables[-1].num_rows != file["rows"]:
+                raise UserError(
+                    f"{path}: has {tables[-1].num_rows} rows, not {file['rows']}; run index.neighbors again"
+                )
+        return pa.concat_tables([table.replace_schema_metadata() for table in tables])

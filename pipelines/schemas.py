@@ -1,0 +1,176 @@
+"""The Parquet contracts between the programs: columns, ids, file metadata, and checked reading and writing.
+
+One place says how a row of embeddings, rejects or neighbours looks (docs/contracts.md has the prose). Which
+files make up a folder is left to `manifest`.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.errors import UserError
+
+SCHEMA_VERSION = 1
+ROW_BITS = 40
+VECTOR_ROLES = ("key", "value_image", "value_text")
+ROW_GROUP_ROWS = 4096
+
+# What Arrow raises for bytes that are no Parquet, or not what their footer says.
+_BROKEN = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+_DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
+
+
+def make_id(shard: int, row: int | np.ndarray) -> int | np.ndarray:
+    """Returns the id `(shard << 40) | row` of a row of an embedding shard, as int64."""
+    return (shard << ROW_BITS) | row
+
+
+def split_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the shard numbers and row numbers, int64, of ids `[n]`."""
+    return ids >> ROW_BITS, ids & ((1 << ROW_BITS) - 1)
+
+
+def embeddings(dims: Mapping[str, int], dtype: str = "float32") -> pa.Schema:
+    """Returns the schema of embedding shards.
+
+    Args:
+        dims: width of the vector of each role, in the order of `VECTOR_ROLES`; roles not there have no column.
+        dtype: `float32` or `float16`.
+    """
+    vectors = [
+        pa.field(role, pa.list_(_DTYPES[dtype], dims[role]), nullable=False) for role in VECTOR_ROLES if role in dims
+    ]
+    return pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("content_key", pa.binary(32), nullable=False),
+            pa.field("source_shard", pa.string(), nullable=False),
+            pa.field("member", pa.string(), nullable=False),
+            pa.field("url", pa.string()),
+            pa.field("caption", pa.string()),
+            pa.field("label", pa.int32()),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            *vectors,
+        ]
+    )
+
+
+REJECTS = pa.schema(
+    [
+        pa.field("source_shard", pa.string(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error_type", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("retryable", pa.bool_(), nullable=False),
+        pa.field("attempt", pa.int32(), nullable=False),
+    ]
+)
+
+
+def neighbors(k: int) -> pa.Schema:
+    """Returns the schema of neighbour lists of length `k`; -1 pads ids, -inf pads scores."""
+    return pa.schema(
+        [
+            pa.field("query_id", pa.int64(), nullable=False),
+            pa.field("label", pa.int32()),
+            pa.field("neighbor_ids", pa.list_(pa.int64(), k), nullable=False),
+            pa.field("scores", pa.list_(pa.float32(), k), nullable=False),
+            pa.field("num_valid", pa.int32(), nullable=False),
+            pa.field("num_excluded", pa.int32(), nullable=False),
+        ]
+    )
+
+
+def fixed_list(values: np.ndarray, field: pa.Field) -> pa.Array:
+    """Returns rows `[n, width]` as an Arrow array of fixed-size lists of the field's type."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=field.type.value_type)
+    return pa.FixedSizeListArray.from_arrays(flat, type=field.type)
+
+
+def to_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Returns a column of fixed-size lists as an array `[n, width]` of its own dtype, without padding or nulls."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    width = column.type.list_size
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]
+    return np.concatenate(parts) if parts else np.empty((0, width), column.type.value_type.to_pandas_dtype())
+
+
+@contextlib.contextmanager
+def writer(uri: str, schema: pa.Schema, metadata: Mapping[str, str]) -> Iterator[pq.ParquetWriter]:
+    """Opens a Parquet file that takes its name only when it is whole; the same rows give the same bytes.
+
+    Vectors are neither dictionary-encoded nor compressed twice over: dictionaries make float32 larger and slower.
+    """
+    plain = schema.with_metadata({"schema_version": str(SCHEMA_VERSION), **metadata})
+    vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
+    dictionaries = [field.name for field in schema if pa.types.is_string(field.type)]
+    with storage.atomic_write(uri) as file:
+        with pq.ParquetWriter(
+            file,
+            plain,
+            compression="zstd",
+            use_dictionary=dictionaries or False,
+            write_statistics=[field.name for field in schema if field.name not in vectors],
+            write_page_checksum=True,
+        ) as parquet:
+            yield parquet
+
+
+def write(uri: str, table: pa.Table, metadata: Mapping[str, str]) -> None:
+    """Writes one table as a whole Parquet file."""
+    with writer(uri, table.schema.remove_metadata(), metadata) as parquet:
+        parquet.write_table(table.replace_schema_metadata(parquet.schema.metadata), row_group_size=ROW_GROUP_ROWS)
+
+
+@contextlib.contextmanager
+def open_parquet(
+    uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = None
+) -> Iterator[pq.ParquetFile]:
+    """Opens a Parquet file for reading, its page checksums on.
+
+    Args:
+        uri: the file.
+        columns: columns that must be there.
+        metadata: values that the file's own metadata must have.
+
+    Raises:
+        UserError: if the file is broken, lacks a column, or was made by something else.
+    """
+    with storage.open_read(uri) as file:
+        try:
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        except _BROKEN as error:
+            raise UserError(
+                f"{uri}: is not a whole Parquet file ({error}); remove it and run its stage again"
+            ) from error
+        names = parquet.schema_arrow.names
+        if missing := [column for column in columns if column not in names]:
+            raise UserError(f"{uri}: has no column {missing[0]!r}; its columns are {', '.join(names)}")
+        stored = parquet.schema_arrow.metadata or {}
+        found = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in stored.items()}
+        if found.get("schema_version") != str(SCHEMA_VERSION):
+            raise UserError(
+                f"{uri}: schema_version is {found.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
+                "make the file anew with this version"
+            )
+        for name, value in (metadata or {}).items():
+            if found.get(name) != value:
+                raise UserError(
+                    f"{uri}: {name} is {found.get(name)}, expected {value}: the file belongs to another run"
+                )
+        try:
+            yield parquet
+        except _BROKEN as error:
+            raise UserError(f"{uri}: is damaged ({error}); remove it and run its stage again") from error
+
+
+def read(uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = None) -> pa.Table:
+    """Reads columns of a whole Parquet file; errors as `open_parquet`."""
+    with open_parquet(uri, columns, metadata) as parquet:
+        return parquet.read(list(columns))

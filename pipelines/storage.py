@@ -1,0 +1,183 @@
+"""Files on any storage: joining, listing, checksums, and writes that are whole or absent.
+
+Owns every open, rename and delete of the project, through fsspec, so that a path may be local, `gs://` or
+`s3://`. What the files mean is left to `schemas` and `manifest`.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import tarfile
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any
+
+import fsspec
+
+from pipelines.errors import UserError
+
+_TEMPORARY = ".tmp-"
+_READ_BLOCK_BYTES = 1 << 20
+
+
+def cache_dir() -> pathlib.Path:
+    """Returns the folder of what is downloaded or built once: `$WEB_MEMORY_CACHE` or `~/.cache/web-memory`."""
+    return pathlib.Path(os.environ.get("WEB_MEMORY_CACHE", "~/.cache/web-memory")).expanduser()
+
+
+def join(root: str, *parts: str) -> str:
+    """Joins path parts; a part that is absolute or a URL starts afresh, an empty one adds nothing."""
+    path = root
+    for part in parts:
+        if not part:
+            continue
+        path = part if part.startswith("/") or "://" in part else f"{path.rstrip('/')}/{part}"
+    return path
+
+
+def name(uri: str) -> str:
+    """Returns the last part of a path: `gs://b/a/00000.tar` gives `00000.tar`."""
+    return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{uri}: no storage driver for this kind of path ({error})") from error
+
+
+def open_read(uri: str) -> IO[bytes]:
+    """Opens a file for reading bytes; a missing file is a `UserError` that names it."""
+    fs, path = _filesystem(uri)
+    try:
+        return fs.open(path, "rb")
+    except FileNotFoundError as error:
+        raise UserError(f"{uri}: no such file") from error
+
+
+def exists(uri: str) -> bool:
+    """Tells whether a file or folder is there."""
+    fs, path = _filesystem(uri)
+    return bool(fs.exists(path))
+
+
+def size_bytes(uri: str) -> int:
+    """Returns the size of a file in bytes."""
+    fs, path = _filesystem(uri)
+    return int(fs.size(path))
+
+
+def glob(pattern: str) -> list[str]:
+    """Returns the files that match a pattern (`*`, `?`, `[..]`), sorted, without temporary ones."""
+    fs, path = _filesystem(pattern)
+    found = [p for p in fs.glob(path) if _TEMPORARY not in p]
+    protocol = pattern.split("://", 1)[0] + "://" if "://" in pattern else ""
+    absolute = pattern.startswith("/") or bool(protocol)
+    if not absolute:
+        found = [os.path.relpath(p) for p in found]
+    return sorted(p if "://" in p else protocol + p for p in found)
+
+
+@contextlib.contextmanager
+def atomic_write(uri: str) -> Iterator[IO[bytes]]:
+    """Opens a file for writing that takes its name only when the block ends without an error."""
+    fs, path = _filesystem(uri)
+    temporary = f"{path}{_TEMPORARY}{uuid.uuid4().hex}"
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    try:
+        with fs.open(temporary, "wb") as file:
+            yield file
+        fs.mv(temporary, path)
+    except BaseException:
+        if fs.exists(temporary):
+            fs.rm(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(uri: str) -> Iterator[str]:
+    """Yields a temporary folder that takes the name `uri` (replacing what is there) when the block ends well.
+
+    On object stores a folder is moved file by file: readers must wait for the manifest that names it.
+    """
+    fs, path = _filesystem(uri)
+    temporary = f"{path}{_TEMPORARY}{uuid.uuid4().hex}"
+    fs.makedirs(temporary, exist_ok=True)
+    try:
+        yield fs.unstrip_protocol(temporary) if "://" in uri else temporary
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        fs.mv(temporary, path, recursive=True)
+    except BaseException:
+        if fs.exists(temporary):
+            fs.rm(temporary, recursive=True)
+        raise
+
+
+def remove_temporaries(folder: str) -> None:
+    """Deletes what killed writers left below a folder; to be called when no writer is at work there."""
+    fs, path = _filesystem(folder)
+    if not fs.exists(path):
+        return
+    for parent, folders, files in fs.walk(path):
+        for left_over in [p for p in (*folders, *files) if _TEMPORARY in p]:
+            if _TEMPORARY not in parent:
+                fs.rm(f"{parent}/{left_over}", recursive=True)
+
+
+def remove(uri: str) -> None:
+    """Deletes a file or a folder with all it holds; what is not there is left so."""
+    fs, path = _filesystem(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def sha256(uri: str) -> str:
+    """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open_read(uri) as file:
+        while block := file.read(_READ_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(uri: str, value: Any) -> None:
+    """Writes JSON with sorted keys, whole or not at all."""
+    with atomic_write(uri) as file:
+        file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_json(uri: str) -> Any:
+    """Reads a JSON file; one that is missing or broken is a `UserError` that names it."""
+    with open_read(uri) as file:
+        data = file.read()
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{uri}: is not valid JSON ({error}); remove it and run its stage again") from error
+
+
+def read_image(container: str, member: str, max_bytes: int) -> bytes:
+    """Returns the bytes of an image: a member of a tar, or a file below a folder.
+
+    Raises:
+        UserError: if it is not there or too large.
+    """
+    if not container.endswith(".tar"):
+        with open_read(join(container, member)) as file:
+            data = file.read(max_bytes + 1)
+    else:
+        with open_read(container) as file, tarfile.open(fileobj=file) as tar:
+            try:
+                stream = tar.extractfile(member)
+            except KeyError:
+                stream = None
+            if stream is None:
+                raise UserError(f"{container}: has no member {member!r}; it has changed since it was embedded")
+            data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise UserError(f"{container}, {member}: is larger than {max_bytes:,} bytes")
+    return data

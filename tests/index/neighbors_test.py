@@ -1,0 +1,290 @@
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from index import neighbors, neighbors_job
+from index.exact_searcher import ExactSearcher
+from index.lookup import Lookup
+from index.shard_store import Shard
+from pipelines import schemas
+from pipelines.errors import UserError
+from pipelines.manifest import Embeddings, Neighbors
+from tests.index.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force, digests, snapshot, unit
+
+K = 7
+
+
+@pytest.fixture
+def indexed(world: World) -> World:
+    assert world.build() == 0
+    return world
+
+
+def lists(world: World) -> Neighbors:
+    return Neighbors.open(f"{world.folder}/neighbors")
+
+
+def test_lists_equal_brute_force(indexed: World, capsys):
+    assert indexed.neighbors() == 0
+    opened = lists(indexed)
+    assert (opened.k, opened.encoders) == (K, {"key": KEY, "value_text": TEXT})
+    for split, rows in SPLITS.items():
+        table = opened.split(split)
+        queries = Embeddings(f"{indexed.folder}/queries/{split}")
+        assert opened.query_snapshots[split] == queries.snapshot
+        asked = pa.concat_tables([queries.read(s, ["id", "label"]) for s in queries.shard_rows])
+        assert table["query_id"].to_pylist() == asked["id"].to_pylist()
+        assert table["label"].to_pylist() == asked["label"].to_pylist()
+        right, scores = brute_force(indexed.queries[split], indexed.keys, K)
+        np.testing.assert_array_equal(schemas.to_matrix(table["neighbor_ids"]), indexed.ids[right])
+        np.testing.assert_array_equal(schemas.to_matrix(table["scores"]), scores)
+        assert set(table["num_valid"].to_pylist()) == {K} and set(table["num_excluded"].to_pylist()) == {0}
+        assert table.num_rows == rows and table.schema.equals(schemas.neighbors(K))
+    output = capsys.readouterr().out
+    assert "163 in train, val, test" in output and "not measured at 7" in output
+
+
+def test_named_rows_are_gathered_once_with_all_their_columns(indexed: World):
+    assert indexed.neighbors() == 0
+    opened = lists(indexed)
+    named = np.unique(np.concatenate([schemas.to_matrix(opened.split(s)["neighbor_ids"]).ravel() for s in SPLITS]))
+    places = np.searchsorted(indexed.ids, named)
+    table = opened.memory(["id", "caption", "key", "value_text"])
+    np.testing.assert_array_equal(table["id"].to_numpy(), named)
+    assert table["caption"].to_pylist() == [f"row {place}" for place in places]
+    np.testing.assert_array_equal(schemas.to_matrix(table["key"]), indexed.keys[places])
+    np.testing.assert_array_equal(schemas.to_matrix(table["value_text"])[:, 0], places)
+    whole = schemas.embeddings({"key": KEY.dim, "value_text": TEXT.dim}).names
+    assert opened.memory(whole).num_rows == len(named) < 400
+    with pytest.raises(UserError, match="no column 'value_image'"):
+        opened.memory(["value_image"])
+    with pytest.raises(UserError, match="no lists of 'validation'"):
+        opened.split("validation")
+
+
+def test_memory_shards_that_no_list_names_have_no_file(tmp_path):
+    world = World(tmp_path)
+    # The last shard of the memory looks away from every query.
+    for split in SPLITS:
+        world.queries[split] = np.abs(world.queries[split])
+    world.keys = np.abs(world.keys)
+    world.keys[266:] *= -1
+    world.write()
+    assert world.build() == 0 and world.neighbors() == 0
+    names = {path.name for path in (tmp_path / "neighbors" / "memory").iterdir()}
+    assert names == {"00000.parquet", "00001.parquet"}
+    assert (lists(world).memory(["id"])["id"].to_numpy() >> 40).max() == 1
+
+
+def columns(world: World) -> dict[str, list[bytes]]:
+    opened = lists(world)
+    tables = {split: opened.split(split) for split in SPLITS} | {"memory": opened.memory(["id", "key", "value_text"])}
+    return {
+        name: [np.asarray(c.combine_chunks().to_pylist()).tobytes() for c in table.columns]
+        for name, table in tables.items()
+    }
+
+
+def test_lists_do_not_depend_on_shards_blocks_or_ties(tmp_path):
+    found = []
+    for shards, block_rows in [(1, 1000), (3, 16), (7, 5)]:
+        world = World(tmp_path / str(shards))
+        world.keys[150:220] = world.keys[100]
+        world.queries["val"][:20] = world.keys[100]
+        world.write()
+        assert world.build(f"--config.index.shards={shards}") == 0
+        assert world.neighbors(f"--config.neighbors.block_rows={block_rows}") == 0
+        found.append(columns(world))
+    assert found[0] == found[1] == found[2]
+    tied = schemas.to_matrix(lists(world).split("val")["neighbor_ids"])[0]
+    np.testing.assert_array_equal(tied, world.ids[[100, *range(150, 156)]])
+
+
+def test_scann_lists_agree_with_exact_ones(indexed: World, tmp_path):
+    other = World(tmp_path / "scann").write()
+    assert other.build("--config.index.searcher=scann", "--config.index.leaves=8") == 0
+    assert indexed.neighbors() == 0 and other.neighbors() == 0
+    for split in SPLITS:
+        right, found = (schemas.to_matrix(lists(w).split(split)["neighbor_ids"]) for w in (indexed, other))
+        assert np.mean([len(set(a) & set(b)) / K for a, b in zip(right, found, strict=True)]) > 0.9
+
+
+def test_lists_longer_than_the_memory_are_padded(tmp_path):
+    world = World(tmp_path, rows=9).write()
+    assert world.build() == 0 and world.neighbors("--config.neighbors.k=12") == 0
+    table = lists(world).split("test")
+    assert set(table["num_valid"].to_pylist()) == {9}
+    ids, scores = schemas.to_matrix(table["neighbor_ids"]), schemas.to_matrix(table["scores"])
+    assert (ids[:, 9:] == -1).all() and (scores[:, 9:] == -np.inf).all() and (ids[:, :9] >= 0).all()
+
+
+def test_own_image_is_left_out_wherever_it_is(tmp_path):
+    world = World(tmp_path)
+    # Query 3 of train is in the memory three times, in two index shards; query 5 once.
+    for place in (10, 11, 390):
+        world.images[place], world.keys[place] = world.query_images["train"][3], world.queries["train"][3]
+    world.images[200], world.keys[200] = world.query_images["train"][5], world.queries["train"][5]
+    world.write()
+    assert world.build() == 0 and world.neighbors() == 0
+    table = lists(world).split("train")
+    excluded = np.zeros(70, int)
+    excluded[[3, 5]] = 3, 1
+    assert table["num_excluded"].to_pylist() == excluded.tolist()
+    ids = schemas.to_matrix(table["neighbor_ids"])
+    for query, gone in [(3, [10, 11, 390]), (5, [200]), (4, [])]:
+        kept = np.setdiff1d(np.arange(400), gone)
+        right, _ = brute_force(world.queries["train"][query : query + 1], world.keys[kept], K)
+        np.testing.assert_array_equal(ids[query], world.ids[kept[right[0]]])
+    shutil.rmtree(tmp_path / "neighbors")
+    assert world.neighbors("--config.neighbors.exclude_same_image=false") == 0
+    table = lists(world).split("train")
+    np.testing.assert_array_equal(schemas.to_matrix(table["neighbor_ids"])[3][:3], world.ids[[10, 11, 390]])
+    assert set(table["num_excluded"].to_pylist()) == {0}
+
+
+def test_lookup_when_all_rows_are_the_own_image():
+    keys = unit(4)
+    images = np.array(digests(["same"] * 4), "S32")
+    lookup = Lookup(Shard(ExactSearcher(keys), np.arange(4), images))
+    ids, scores, excluded = lookup.search(keys[:2], 3, np.array(digests(["same", "other"]), "S32"))
+    assert ids[0].tolist() == [-1, -1, -1] and np.isneginf(scores[0]).all() and (ids[1] >= 0).all()
+    assert excluded.tolist() == [4, 0]
+
+
+def test_resumed_job_does_only_what_is_missing(indexed: World, capsys, monkeypatch):
+    folder = indexed.folder / "neighbors"
+    assert indexed.neighbors() == 0
+    whole = snapshot(folder)
+    capsys.readouterr()
+    assert indexed.neighbors() == 0
+    assert "already looked up" in capsys.readouterr().out
+
+    searched = []
+    search = Lookup.search
+    monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    (folder / "complete.json").unlink()
+    (folder / "_done" / "val-00001.json").unlink()
+    (folder / "test-00000.parquet").unlink()
+    (folder / "memory" / "00001.parquet").unlink()
+    (folder / "train-00000.parquet.tmp-0123").write_bytes(b"left over")
+    assert indexed.neighbors() == 0
+    assert searched == [14, 16] * 3 or searched == [16, 14] * 3
+    assert snapshot(folder) == whole
+
+    # A file gone missing from a finished folder is made anew, too.
+    (folder / "val-00000.parquet").unlink()
+    assert indexed.neighbors() == 0
+    assert snapshot(folder) == whole
+
+
+def test_parts_that_are_there_are_not_searched_again(indexed: World, monkeypatch, capsys):
+    folder = indexed.folder / "neighbors"
+    merge = neighbors_job.MergeBlock._merge
+
+    def stopped(self, name, shards):
+        if name == "val-00002":
+            raise UserError("stopped here")
+        merge(self, name, shards)
+
+    monkeypatch.setattr(neighbors_job.MergeBlock, "_merge", stopped)
+    assert indexed.neighbors() == 2
+    assert capsys.readouterr().err == "error: stopped here\n"
+    assert len(list(folder.glob("_parts/*/*.parquet"))) == 3 * 13
+    assert not (folder / "complete.json").exists()
+    monkeypatch.setattr(neighbors_job.MergeBlock, "_merge", merge)
+    monkeypatch.setattr(neighbors_job.Index, "load", lambda self, number: pytest.fail("nothing is left to search"))
+    assert indexed.neighbors() == 0
+    assert not (folder / "_parts").exists()
+    assert lists(indexed).split("val").num_rows == SPLITS["val"]
+
+
+def test_killed_job_goes_on_and_ends_with_the_same_bytes(indexed: World, tmp_path):
+    again = World(tmp_path / "again").write()
+    assert again.build() == 0
+    flags = ["--config.neighbors.block_rows=2"]
+    assert indexed.neighbors(*flags) == 0
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "index.neighbors", *again.args(*flags)], env=environment, stdout=subprocess.DEVNULL
+    )
+    folder, deadline = again.folder / "neighbors", time.monotonic() + 60
+    while len(list(folder.glob("_parts/*/*.parquet"))) < 100 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(folder.glob("_parts/*/*.parquet")) and not (folder / "complete.json").exists()
+    assert again.neighbors(*flags) == 0
+    assert snapshot(folder) == snapshot(indexed.folder / "neighbors")
+
+
+def test_workers_in_processes_write_the_same_bytes(indexed: World, tmp_path):
+    other = World(tmp_path / "other").write()
+    assert other.build() == 0 and indexed.neighbors() == 0
+    flags = other.args("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+    flags.remove("--runner=FnApiRunner")
+    assert neighbors.main(flags) == 0
+    assert snapshot(other.folder / "neighbors") == snapshot(indexed.folder / "neighbors")
+
+
+def test_files_are_listed_with_their_bytes(indexed: World):
+    assert indexed.neighbors() == 0
+    opened, actual = lists(indexed), snapshot(indexed.folder / "neighbors")
+    listed = {file["name"]: file["sha256"] for group in opened.files.values() for file in group}
+    assert listed == {name: digest for name, digest in actual.items() if name.endswith(".parquet")}
+
+
+def test_damaged_index_ends_in_one_sentence(indexed: World, capsys):
+    path = indexed.index / "shard-00001-of-00003" / "exact" / "keys.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert indexed.neighbors() == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "keys.npy: is damaged; remove" in error
+
+
+def test_damaged_lists_are_refused_by_their_reader(indexed: World):
+    assert indexed.neighbors() == 0
+    path = indexed.folder / "neighbors" / "val-00001.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match="val-00001.parquet"):
+        lists(indexed).split("val")
+    path.unlink()
+    with pytest.raises(UserError, match="val-00001.parquet: no such file"):
+        lists(indexed).split("val")
+
+
+def test_what_does_not_belong_together(indexed: World, capsys):
+    shutil.rmtree(indexed.folder / "queries" / "test")
+    indexed.write_split("test", key=dataclasses.replace(KEY, fingerprint="other-encoder"))
+    assert indexed.neighbors() == 2
+    assert "is an index from another encoder than the queries in" in capsys.readouterr().err
+    shutil.rmtree(indexed.folder / "queries" / "test")
+    assert indexed.neighbors() == 2
+    assert "queries/test: nothing there yet; run pipelines.embed first" in capsys.readouterr().err
+    complete = indexed.folder / "memory" / "complete.json"
+    facts = json.loads(complete.read_text())
+    complete.write_text(json.dumps(facts | {"snapshot": "0123456789abcdef"}))
+    assert indexed.neighbors() == 2
+    assert "is an index of another memory than" in capsys.readouterr().err
+
+
+def test_wrong_commands(world: World, capsys):
+    assert world.neighbors() == 2
+    assert "there is no finished index here; run index.build" in capsys.readouterr().err
+    assert world.build() == 0 and world.neighbors("--no_such_flag=1") == 2
+    assert "--no_such_flag=1: unknown flag" in capsys.readouterr().err
+    assert world.neighbors("--config.neighbors.k=0") == 2
+    assert "k and block_rows must be at least 1" in capsys.readouterr().err
+    assert not (world.folder / "neighbors").exists()
+    assert world.neighbors() == 0 and world.neighbors("--config.neighbors.k=8") == 2
+    assert "belongs to another configuration, k was 7 and is now 8" in capsys.readouterr().err

@@ -1,0 +1,127 @@
+import hashlib
+import os
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from index import scann_searcher
+from index.planner import NO_TREE, Parameters, full_search
+from index.recall import recall_at_k
+from pipelines.errors import UserError
+from tests.index.world import brute_force, unit
+
+ROWS, K = 3000, 10
+
+
+@pytest.fixture(scope="module")
+def keys() -> np.ndarray:
+    return unit(ROWS, dim=33)
+
+
+@pytest.fixture(scope="module")
+def engine(keys: np.ndarray) -> scann_searcher.ScannSearcher:
+    return scann_searcher.build(keys, scann_searcher.plan(ROWS, 33, 40))
+
+
+def recall(engine, keys, queries, k=K) -> float:
+    right, scores = brute_force(queries, keys, 2 * k)
+    return float(recall_at_k(engine.search(queries, k)[0], right, scores, k).mean())
+
+
+def test_full_search_finds_what_brute_force_finds(engine, keys):
+    queries = unit(100, dim=33, seed=1)
+    rows, scores = engine.search(queries, K)
+    right, right_scores = brute_force(queries, keys, K)
+    assert (rows == right).mean() > 0.999
+    # ScaNN sums in float32: not the exactly rounded score, but within a few units of its last place.
+    assert np.abs(scores - right_scores).max() < 5e-7
+    assert (np.diff(scores) <= 0).all()
+    assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
+
+
+def test_parameters_trade_recall(engine, keys):
+    queries = unit(200, dim=33, seed=1)
+    recalls = [
+        recall(engine.with_parameters(Parameters(leaves, reorder, K)), keys, queries)
+        for leaves, reorder in [(1, 10), (8, 20), (40, ROWS)]
+    ]
+    assert recalls[0] < recalls[1] < recalls[2]
+    assert recalls[2] == 1
+
+
+def test_longer_lists_than_tuned_for_are_full(engine):
+    tuned = engine.with_parameters(Parameters(40, 10, K))
+    rows, scores = tuned.search(unit(5, dim=33, seed=1), 50)
+    assert (rows >= 0).all() and np.isfinite(scores).all()
+
+
+def test_short_lists_are_padded(engine):
+    rows, scores = engine.with_parameters(Parameters(1, ROWS, K)).search(unit(5, dim=33, seed=1), 2000)
+    valid = rows >= 0
+    assert 0 < valid.sum() < valid.size
+    np.testing.assert_array_equal(np.isfinite(scores), valid)
+    assert (np.diff(valid.astype(int), axis=1) <= 0).all()
+    for row, real in zip(rows, valid, strict=True):
+        assert len(np.unique(row[real])) == real.sum()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 63])
+def test_tiny_shards(rows, tmp_path):
+    keys, queries = unit(rows), unit(4, seed=1)
+    built = scann_searcher.build(keys, scann_searcher.plan(rows, 12, 0))
+    built.save(str(tmp_path))
+    loaded = scann_searcher.load(str(tmp_path), NO_TREE)
+    for engine in (built, loaded, loaded.with_parameters(full_search(NO_TREE, rows, 5))):
+        found, scores = engine.search(queries, 70)
+        np.testing.assert_array_equal(found[:, :rows], brute_force(queries, keys, 70)[0])
+        assert (found[:, rows:] == -1).all() and (scores[:, rows:] == -np.inf).all()
+    assert loaded.search(queries[:0], 3)[0].shape == (0, 3)
+
+
+def test_saved_searcher_can_be_moved_and_named_relatively(engine, keys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("here/deep").mkdir(parents=True)
+    engine.save("here/deep")
+    assert str(tmp_path) not in pathlib.Path("here/deep/scann_assets.pbtxt").read_text()
+    shutil.move("here/deep", "there")
+    queries = unit(20, dim=33, seed=1)
+    loaded = scann_searcher.load("there", scann_searcher.plan(ROWS, 33, 40))
+    for found, right in zip(loaded.search(queries, K), engine.search(queries, K), strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
+def test_two_builds_give_the_same_bytes(engine, keys, tmp_path):
+    again = scann_searcher.build(keys, scann_searcher.plan(ROWS, 33, 40))
+    contents = []
+    for name, built in (("a", engine), ("b", again)):
+        folder = tmp_path / name
+        folder.mkdir()
+        built.save(str(folder))
+        contents.append({f: hashlib.sha256((folder / f).read_bytes()).hexdigest() for f in os.listdir(folder)})
+    assert contents[0] == contents[1] and len(contents[0]) >= 6
+
+
+def test_processor_without_avx(tmp_path, monkeypatch):
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nflags\t\t: fpu sse sse2 avxnot\nbugs\t\t: avx\n")
+    monkeypatch.setattr(scann_searcher, "_CPU_INFO", str(info))
+    with pytest.raises(UserError, match="AVX.*--config.index.searcher=exact"):
+        scann_searcher.build(unit(5), NO_TREE)
+    info.write_text("processor\t: 0\nflags\t\t: fpu sse sse2 avx\n")
+    assert scann_searcher.build(unit(5), NO_TREE).search(unit(1), 1)[0].shape == (1, 1)
+
+
+def test_scann_that_cannot_be_imported(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("scann.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match="ScaNN cannot be imported.*--config.index.searcher=exact"):
+        scann_searcher.build(unit(5), NO_TREE)
+
+
+def test_folder_that_is_no_index(tmp_path):
+    (tmp_path / "scann_assets.pbtxt").write_text("nonsense {")
+    with pytest.raises(UserError, match="ScaNN does not read this index"):
+        scann_searcher.load(str(tmp_path), NO_TREE)

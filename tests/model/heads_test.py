@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.base import Train
+from model import heads
+from pipelines.errors import UserError
+
+
+def _batch(b=4, k=6, d=16, seed=0):
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    values = {"text": normal(b, k, 12), "image": normal(b, k, 10)}
+    return heads.Batch(normal(b, d), normal(b, k, d), values, normal(b, k), jnp.ones((b, k), bool))
+
+
+def test_mlp_has_the_parameters_of_mam():
+    train = Train(attention_dim=8)
+    batch = _batch()
+    counts = {name: heads.count_parameters(heads.build(name, train, 7, batch), batch) for name in heads.HEADS}
+    assert abs(counts["mlp"] - counts["mam"]) <= batch.queries.shape[-1] + 1
+    assert counts["linear"] < counts["mean_knn"] < counts["mam"]
+
+
+@pytest.mark.parametrize("name", heads.HEADS)
+def test_every_head_starts_at_the_linear_classifier(name):
+    batch = _batch()
+    head = heads.build(name, Train(attention_dim=8), 7, batch)
+    params = heads.init(head, batch, 0)
+    logits, _ = head.apply({"params": params}, batch, 0.0, None)
+    classifier = params.get("classifier") or params["Linear_0"]["classifier"]
+    z = np.asarray(batch.queries, np.float64)
+    z = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(logits, z @ np.asarray(classifier["kernel"]) + classifier["bias"], rtol=1e-4, atol=1e-5)
+
+
+def test_only_retrieval_heads_read_the_memory():
+    batch = _batch()
+    for name in heads.HEADS:
+        head = heads.build(name, Train(attention_dim=8), 7, batch)
+        shapes = jax.eval_shape(lambda h=head: heads.init(h, batch, 0))
+        rng = np.random.default_rng(1)
+        params = jax.tree.map(lambda s, rng=rng: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
+        logits, weights = head.apply({"params": params}, batch, 0.0, None)
+        moved = batch._replace(values=jax.tree.map(lambda v: v + jnp.arange(v.shape[1])[:, None], batch.values))
+        other, _ = head.apply({"params": params}, moved, 0.0, None)
+        assert (not np.allclose(logits, other)) == (name in ("mean_knn", "mam"))
+        assert weights.shape == ((4, 6) if name in ("mean_knn", "mam") else (4, 0))
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share():
+    x = jnp.ones((200, 200))
+    dropped = heads.dropout(x, 0.25, jax.random.key(0))
+    assert abs(float((dropped == 0).mean()) - 0.25) < 0.01
+    assert abs(float(dropped.mean()) - 1) < 0.02
+    np.testing.assert_array_equal(heads.dropout(x, 0.25, None), x)
+
+
+def test_unknown_head_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'mean_knn'"):
+        heads.build("mean_nn", Train(), 7, _batch())

@@ -1,0 +1,120 @@
+"""The attention layer against an independent float64 version that projects every neighbour."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.memory_attention import MemoryAttention, masked_softmax, standardize
+
+
+def _layer_norm(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+
+def _naive(params, z, keys, values, scores, mask, scale0):
+    """Float64; W_K and W_V are applied to every neighbour, head by head."""
+    total = np.zeros_like(z)
+    heads, width = params["query"].shape[1:]
+    weights = np.zeros((len(z), heads, keys.shape[1]))
+    for b in range(len(z)):
+        for h in range(heads):
+            q = _layer_norm(z[b]) @ params["query"][:, h]
+            logits = np.array([q @ (params["key"][:, h].T @ m) for m in keys[b]]) / np.sqrt(width)
+            logits += scale0 * params["scale"][h] * scores[b]
+            e = np.exp(logits - logits[mask[b]].max()) * mask[b]
+            weights[b, h] = e / e.sum()
+    for kind, value in values.items():
+        projected = np.einsum("bkv,hvd->bhkd", value, params[f"project_{kind}"])
+        heads_out = np.einsum("bhk,bhkd->bhd", weights, projected).reshape(len(z), -1)
+        total += heads_out @ params[f"output_{kind}"]["kernel"] + params[f"output_{kind}"]["bias"]
+    return z + total, weights
+
+
+def _inputs(seed=0, b=3, k=5, d=8):
+    rng = np.random.default_rng(seed)
+    mask = np.ones((b, k), bool)
+    mask[0, 3:] = False
+    return {
+        "z": rng.normal(size=(b, d)),
+        "keys": _layer_norm(rng.normal(size=(b, k, d))),
+        "values": {"text": _layer_norm(rng.normal(size=(b, k, 6))), "image": _layer_norm(rng.normal(size=(b, k, 4)))},
+        "scores": rng.uniform(-1, 1, size=(b, k)),
+        "mask": mask,
+    }
+
+
+def _float32(inputs):
+    return jax.tree.map(lambda x: jnp.asarray(x, bool if x.dtype == bool else jnp.float32), inputs)
+
+
+def _random_like(params, seed=1):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: rng.normal(size=p.shape) * 0.3, params)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_absorbed_projections_equal_projecting_every_neighbour(num_heads):
+    inputs = _inputs()
+    layer = MemoryAttention(4, 8, num_heads, "similarity", 5.0)
+    params = _random_like(layer.init(jax.random.key(0), **_float32(inputs))["params"])
+    expected_z, expected_weights = _naive(params, **inputs, scale0=5.0)
+    z, weights = layer.apply({"params": _float32(params)}, **_float32(inputs))
+    np.testing.assert_allclose(z, expected_z, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(weights, expected_weights, rtol=2e-5, atol=2e-6)
+
+
+def test_similarity_start_attends_by_cosine_and_changes_nothing_yet():
+    inputs = _inputs()
+    layer = MemoryAttention(4, 8, 1, "similarity", 5.0)
+    variables = layer.init(jax.random.key(0), **_float32(inputs))
+    variables["params"]["query"] *= 0
+    z, weights = layer.apply(variables, **_float32(inputs))
+    np.testing.assert_array_equal(z, inputs["z"].astype(np.float32))
+    e = np.exp(5.0 * inputs["scores"]) * inputs["mask"]
+    np.testing.assert_allclose(weights[:, 0], e / e.sum(-1, keepdims=True), rtol=1e-5)
+
+
+def test_mean_knn_weighs_valid_neighbours_evenly():
+    inputs = _inputs()
+    layer = MemoryAttention(4, 8, 1, "similarity", 5.0, uniform=True)
+    variables = layer.init(jax.random.key(0), **_float32(inputs))
+    _, weights = layer.apply(variables, **_float32(inputs))
+    np.testing.assert_allclose(weights[0, 0], [1 / 3, 1 / 3, 1 / 3, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(weights[1, 0], [0.2] * 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_padding_has_no_influence(uniform):
+    inputs = _inputs()
+    layer = MemoryAttention(4, 8, 2, "random", 5.0, uniform=uniform)
+    params = _float32(_random_like(layer.init(jax.random.key(0), **_float32(inputs))["params"]))
+    z, _ = layer.apply({"params": params}, **_float32(inputs))
+    other = _inputs()
+    other["keys"][0, 3:] = 1e3
+    other["values"]["text"][0, 3:] = -1e3
+    other["scores"][0, 3:] = 7
+    changed, _ = layer.apply({"params": params}, **_float32(other))
+    np.testing.assert_array_equal(z, changed)
+
+
+def test_a_query_without_neighbours_keeps_its_embedding_and_finite_gradients():
+    inputs = _inputs()
+    inputs["mask"][:] = False
+    layer = MemoryAttention(4, 8, 1, "similarity", 5.0)
+    variables = layer.init(jax.random.key(0), **_float32(inputs))
+    z, weights = layer.apply(variables, **_float32(inputs))
+    np.testing.assert_array_equal(z, inputs["z"].astype(np.float32))
+    assert not weights.any()
+    gradients = jax.grad(lambda p: layer.apply({"params": p}, **_float32(inputs))[0].sum())(variables["params"])
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+def test_masked_softmax_of_huge_logits():
+    weights = masked_softmax(jnp.array([[1e4, 1e4, -1e4]]), jnp.array([[True, True, True]]))
+    np.testing.assert_allclose(weights, [[0.5, 0.5, 0.0]])
+
+
+def test_standardize_is_layer_norm():
+    x = np.random.default_rng(0).normal(3, 2, size=(4, 7))
+    np.testing.assert_allclose(standardize(jnp.asarray(x, jnp.float32)), _layer_norm(x), rtol=1e-4, atol=1e-5)

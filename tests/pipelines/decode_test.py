@@ -1,0 +1,138 @@
+import io
+import struct
+import zlib
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.decode import DecodeError, ImagePreprocess, decode, prepare
+
+_LIMIT = 10_000
+
+
+def _encode(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _gradient(width=40, height=30) -> Image.Image:
+    x, y = np.meshgrid(np.arange(width) * 5, np.arange(height) * 7)
+    return Image.fromarray(np.stack([x, y, x // 2 + y // 2], -1).astype(np.uint8))
+
+
+def _close(image: Image.Image, expected: Image.Image, tolerance: float) -> bool:
+    difference = np.abs(np.asarray(image, float) - np.asarray(expected, float))
+    return image.mode == "RGB" and image.size == expected.size and difference.mean() < tolerance
+
+
+def test_lossless_pixels_are_kept():
+    assert _close(decode(_encode(_gradient(), "PNG"), _LIMIT), _gradient(), 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_lossy_pixels_are_near(kind):
+    assert _close(decode(_encode(_gradient(), kind, quality=95), _LIMIT), _gradient(), 4)
+
+
+def test_cmyk_grey_and_palette_become_rgb():
+    grey = _gradient().convert("L")
+    assert _close(decode(_encode(grey, "PNG"), _LIMIT), grey.convert("RGB"), 1e-9)
+    assert _close(decode(_encode(_gradient().convert("CMYK"), "JPEG", quality=95), _LIMIT), _gradient(), 6)
+    palette = _gradient().convert("P", palette=Image.Palette.ADAPTIVE)
+    assert _close(decode(_encode(palette, "PNG"), _LIMIT), palette.convert("RGB"), 1e-9)
+
+
+def test_16_bit_grey_is_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+    image = decode(_encode(Image.fromarray(ramp), "PNG"), _LIMIT)
+    np.testing.assert_array_equal(np.asarray(image)[..., 0], ramp >> 8)
+
+
+def test_transparency_is_laid_on_white():
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert np.asarray(decode(_encode(image, "PNG"), _LIMIT)).min() == 255
+
+
+def test_exif_rotation_is_undone():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = decode(_encode(_gradient(), "JPEG", quality=95, exif=exif), _LIMIT)
+    assert _close(image, _gradient().transpose(Image.Transpose.ROTATE_270), 4)
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    data = _encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.asarray(decode(data, _LIMIT))[0, 0].tolist() == [255, 0, 0]
+
+
+def _png_bomb() -> bytes:
+    """A few hundred bytes that claim 60,000 x 60,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "EmptyImage"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "CannotDecode"),
+        (b"<!doctype html><p>404", "CannotDecode"),
+        (_png_bomb(), "TooManyPixels"),
+        (_encode(_gradient(), "JPEG")[:-200], "CannotDecode"),
+        (_encode(_gradient(), "PNG")[:-60], "CannotDecode"),
+        (_encode(_gradient(101, 100), "PNG"), "TooManyPixels"),
+    ],
+)
+def test_unusable_bytes_say_why(data, reason):
+    with pytest.raises(DecodeError) as error:
+        decode(data, _LIMIT)
+    assert error.value.reason == reason
+
+
+@hypothesis.given(
+    st.integers(0, 10_000), st.binary(min_size=1, max_size=8), st.sampled_from(["JPEG", "PNG", "WEBP", "GIF"])
+)
+@hypothesis.settings(deadline=None, max_examples=300)
+def test_damaged_bytes_decode_or_raise_decode_error(place, noise, kind):
+    data = bytearray(_encode(_gradient(), kind))
+    place %= len(data)
+    data[place : place + len(noise)] = noise
+    try:
+        image = decode(bytes(data), _LIMIT)
+    except DecodeError:
+        return
+    assert image.mode == "RGB" and image.width * image.height <= _LIMIT
+
+
+def test_prepare_crops_the_centre():
+    image = Image.new("RGB", (100, 50), "black")
+    image.paste("white", (40, 15, 60, 35))
+    array = prepare(image, ImagePreprocess(size=20, crop_fraction=0.4, resize="bicubic"))
+    assert array.shape == (20, 20, 3) and array.dtype == np.uint8
+    np.testing.assert_array_equal(array, 255)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (7, 200)])
+def test_prepare_equals_resizing_then_cropping(size):
+    """The one-step crop against the usual two steps, which round the crop to whole pixels."""
+    image = _gradient(*size)
+    array = prepare(image, ImagePreprocess(size=28, crop_fraction=0.875, resize="bilinear"))
+    scale = 32 / min(size)
+    resized = image.resize((round(size[0] * scale), round(size[1] * scale)), Image.Resampling.BILINEAR)
+    left, top = (resized.width - 28) // 2, (resized.height - 28) // 2
+    expected = np.asarray(resized.crop((left, top, left + 28, top + 28)), float)
+    assert np.abs(array - expected).mean() < 2.5

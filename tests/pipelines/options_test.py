@@ -1,0 +1,106 @@
+import dataclasses
+
+import pytest
+
+from configs.base import Config
+from pipelines import options
+from pipelines.errors import UserError
+
+
+def _parse(*argv):
+    return options.parse(["--config=configs/demo.py", *argv], "test")
+
+
+def test_overrides_reach_nested_fields_with_their_types():
+    config, rest = _parse(
+        "--config.index.shards=3",
+        "--config.train.learning_rates=0.1,0.2",
+        "--config.workdir=x",
+        "--config.train.seeds=7",
+    )
+    assert config.index.shards == 3
+    assert config.train.learning_rates == (0.1, 0.2)
+    assert config.train.seeds == (7,)
+    assert config.workdir == "x"
+    assert rest == []
+
+
+def test_other_flags_are_kept_in_order():
+    _, rest = _parse("--runner=FnApiRunner", "--config.seed=1", "--direct_num_workers=2")
+    assert rest == ["--runner=FnApiRunner", "--direct_num_workers=2"]
+
+
+def test_an_override_changes_nothing_else():
+    config, _ = _parse("--config.index.shards=3")
+    default, _ = _parse()
+    assert dataclasses.replace(config, index=default.index) == default
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--config.index.shard=3", "no field 'shard'; did you mean 'shards'"),
+        ("--config.indx.shards=3", "no field 'indx'; did you mean 'index'"),
+        ("--config.index.shards=two", "must be of type int"),
+        ("--config.index=3", "name a field below 'index'"),
+        ("--config.seed.x=3", "'seed' has no fields below it"),
+        ("--config.seed", "give the value as --config.seed=VALUE"),
+        ("--config.train.seeds=0,x", "must be of type int"),
+    ],
+)
+def test_mistakes_are_worded(flag, sentence):
+    with pytest.raises(UserError, match=sentence):
+        _parse(flag)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("x = 1", "no attribute 'get_config'"),
+        ("def get_config(): return 3", "must return a configs.base.Config, not int"),
+        ("import nonsense_module", "No module named 'nonsense_module'"),
+    ],
+)
+def test_a_broken_config_file(tmp_path, content, sentence):
+    file = tmp_path / "mine.py"
+    file.write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        options.load_config(str(file))
+
+
+def test_a_missing_config_names_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="did you mean 'configs/demo.py'"):
+        options.load_config("configs/dmo.py")
+
+
+def test_configs_are_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(options.load_config("configs/tiny_imagenet_lt.py"), Config)
+
+
+def _fails(config, rest):
+    raise UserError("the sentence")
+
+
+def test_main_ends_in_one_sentence_and_exit_code_2(capsys):
+    assert options.main(_fails, "test", ["--config=configs/demo.py"]) == 2
+    assert capsys.readouterr().err == "error: the sentence\n"
+
+
+def test_main_refuses_flags_where_there_is_no_beam(capsys):
+    assert options.main(_fails, "test", ["--config=configs/demo.py", "--confg=3"]) == 2
+    assert "unknown flag; did you mean '--config'" in capsys.readouterr().err
+    assert options.main(_fails, "test", []) == 2
+    assert "--config is missing" in capsys.readouterr().err
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        options.main(_fails, "what it does", ["--config=configs/demo.py", "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "what it does" in printed
+    for name in options.flatten(options.load_config("configs/demo.py")):
+        assert f"--config.{name}=" in printed

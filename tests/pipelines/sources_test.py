@@ -1,0 +1,160 @@
+"""The readers on what their tools write, and on what they never should have written."""
+
+import io
+import json
+import tarfile
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from configs.base import Embed, Source
+from pipelines import sources
+from pipelines.errors import UserError
+from pipelines.sources import InputShard, Reject, Sample
+
+_EMBED = Embed(max_image_bytes=1000, list_shard_rows=2)
+
+
+def _tar(members, kinds=None) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.type = (kinds or {}).get(name, tarfile.REGTYPE)
+            info.size = len(data) if info.type == tarfile.REGTYPE else 0
+            info.linkname = "/etc/passwd" if info.type in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _pair(key, caption=b"a dog", image=b"image"):
+    metadata = json.dumps({"url": f"http://x/{key}"}).encode()
+    return [(f"{key}.jpg", image), (f"{key}.json", metadata), (f"{key}.txt", caption)]
+
+
+def _read(tmp_path, data: bytes):
+    path = tmp_path / "00000.tar"
+    path.write_bytes(data)
+    return list(sources.read(InputShard("img2dataset", "00000", str(path), len(data)), _EMBED))
+
+
+def test_pairs_of_an_img2dataset_tar(tmp_path):
+    found = _read(tmp_path, _tar(_pair("000000000") + _pair("000000001", "ein Hund, süß\n".encode())))
+    assert found == [
+        Sample("000000000.jpg", b"image", "a dog", url="http://x/000000000"),
+        Sample("000000001.jpg", b"image", "ein Hund, süß", url="http://x/000000001"),
+    ]
+
+
+def test_a_tar_cut_anywhere_loses_nothing_silently(tmp_path):
+    whole = _tar([member for i in range(3) for member in _pair(f"{i}", image=bytes([i + 1]) * 700)])
+    expected = _read(tmp_path, whole)
+    assert len(expected) == 3
+    for cut in range(0, 3 * (1536 + 1024 + 1024), 128):
+        found = _read(tmp_path, whole[:cut])
+        samples = [item for item in found if isinstance(item, Sample) and item.caption]
+        assert samples == expected[: len(samples)]
+        assert any(item.error_type == "TruncatedTar" for item in found if isinstance(item, Reject)), cut
+
+
+@pytest.mark.parametrize(
+    ("members", "kinds", "error_type"),
+    [
+        ([("0.txt", b"text")], {}, "MissingImage"),
+        ([("0.jpg", b"x"), ("0.txt", b"\xff\xfe")], {}, "CaptionNotUtf8"),
+        ([("0.jpg", b"x"), ("0.json", b"{")], {}, "BadMetadata"),
+        ([("0.jpg", b"x"), ("0.json", b"[1]")], {}, "BadMetadata"),
+        ([("0.jpg", b"x"), ("0.json", b"[" * 100_000)], {}, "BadMetadata"),
+        ([("0.jpg", b"x" * 1001)], {}, "TooLarge"),
+        ([("0.jpg", b"")], {"0.jpg": tarfile.SYMTYPE}, "NotAFile"),
+        ([("0.jpg", b"")], {"0.jpg": tarfile.LNKTYPE}, "NotAFile"),
+        ([("0.jpg", b"")], {"0.jpg": tarfile.CHRTYPE}, "NotAFile"),
+    ],
+)
+def test_hostile_members_become_rejects(tmp_path, members, kinds, error_type):
+    found = _read(tmp_path, _tar([*members, *_pair("1")], kinds))
+    assert [item.error_type for item in found if isinstance(item, Reject)] == [error_type]
+    assert [item.member for item in found if isinstance(item, Sample)] == ["1.jpg"]
+
+
+def test_paths_in_a_tar_are_only_names(tmp_path):
+    found = _read(tmp_path, _tar(_pair("/etc/x") + _pair("../y")))
+    assert [item.member for item in found] == ["etc/x.jpg", "../y.jpg"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000.tar"]
+
+
+def test_a_key_that_comes_twice_is_two_samples(tmp_path):
+    found = _read(tmp_path, _tar(_pair("0", b"first") + _pair("0", b"second")))
+    assert [item.caption for item in found] == ["first", "second"]
+
+
+def test_a_missing_or_empty_caption_is_none(tmp_path):
+    found = _read(tmp_path, _tar([("0.jpg", b"x"), *_pair("1", b" \n")]))
+    assert [item.caption for item in found] == [None, None]
+
+
+@hypothesis.given(st.binary(max_size=3000), st.integers(0, 5000), st.integers(0, 255))
+@hypothesis.settings(deadline=None, max_examples=200, suppress_health_check=list(hypothesis.HealthCheck))
+def test_no_bytes_break_the_tar_reader(tmp_path, noise, place, value):
+    whole = bytearray(_tar(_pair("0") + _pair("1")))
+    whole[place % len(whole)] = value
+    for data in (noise, bytes(whole)):
+        assert all(isinstance(item, Sample | Reject) for item in _read(tmp_path, data))
+
+
+def _list_source(tmp_path, text):
+    (tmp_path / "Set_train.txt").write_text(text)
+    return Source(format="image_list", path="Set_train.txt", image_root="images")
+
+
+def _read_list(tmp_path, text):
+    shards = sources.plan(_list_source(tmp_path, text), str(tmp_path), _EMBED)
+    return shards, [item for shard in shards for item in sources.read(shard, _EMBED)]
+
+
+def test_lists_are_cut_into_shards_and_keep_their_order(tmp_path):
+    (tmp_path / "images" / "a b").mkdir(parents=True)
+    for name in ("0.jpg", "a b/1.jpg", "2.jpg"):
+        (tmp_path / "images" / name).write_bytes(name.encode())
+    shards, found = _read_list(tmp_path, "0.jpg 5\na b/1.jpg 0\n2.jpg 12\n")
+    assert [(s.name, s.first_row, s.rows) for s in shards] == [("Set_train-00000", 0, 2), ("Set_train-00001", 2, 1)]
+    assert found == [
+        Sample("0.jpg", b"0.jpg", label=5),
+        Sample("a b/1.jpg", b"a b/1.jpg", label=0),
+        Sample("2.jpg", b"2.jpg", label=12),
+    ]
+
+
+def test_list_rows_that_cannot_be_read_become_rejects(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    (tmp_path / "images" / "large.jpg").write_bytes(b"x" * 1001)
+    _, found = _read_list(tmp_path, f"gone.jpg 1\n../secret.jpg 1\n{tmp_path}/secret.jpg 1\nlarge.jpg 1\n")
+    assert [item.error_type for item in found] == ["MissingImage", "PathOutsideRoot", "PathOutsideRoot", "TooLarge"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a.jpg 0\nb.jpg\n", "line 2: must be `relative/path label`, found 'b.jpg'"),
+        ("a.jpg -1\n", "line 1"),
+        ("a.jpg x\n", "line 1"),
+        ("", "is empty"),
+    ],
+)
+def test_a_wrong_list_names_file_and_line(tmp_path, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        sources.plan(_list_source(tmp_path, text), str(tmp_path), _EMBED)
+
+
+def test_planning_errors(tmp_path):
+    with pytest.raises(UserError, match="matches no file"):
+        sources.plan(Source(path="*.tar"), str(tmp_path), _EMBED)
+    with pytest.raises(UserError, match="did you mean 'img2dataset'"):
+        sources.plan(Source(format="img2datset", path="*.tar"), str(tmp_path), _EMBED)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.tar").write_bytes(b"")
+    with pytest.raises(UserError, match="same name"):
+        sources.plan(Source(path="*/*.tar"), str(tmp_path), _EMBED)
