@@ -111,6 +111,7 @@ class Train:
         value_dim: width of the value projections of all heads together [I].
         start: `similarity` (attention starts at softmax(scale * cosine)) or `random` [I].
         similarity_scale: the learned scale's first value [I].
+        neighbor_dropout: share of the neighbours left out of each list while training [I].
         batch_size: queries a step.
         steps: steps of one run.
         warmup_share: share of the steps that warm up, before a cosine decay.
@@ -134,6 +135,7 @@ class Train:
     value_dim: int = 256
     start: str = "similarity"
     similarity_scale: float = 20.0
+    neighbor_dropout: float = 0.0
     batch_size: int = 256
     steps: int = 300
     warmup_share: float = 0.1
@@ -206,7 +208,7 @@ class Corpus:
         max_emoji: most emoji that are used; 0 for all.
     """
 
-    memory_styles: tuple[str, ...] = ("twemoji", "openmoji", "fluent-3d")
+    memory_styles: tuple[str, ...] = ("twemoji", "openmoji", "fluent-3d", "fluent-flat")
     query_style: str = "noto"
     image_size: int = 160
     pairs_per_shard: int = 1000

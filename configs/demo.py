@@ -31,7 +31,8 @@ def get_config() -> DemoConfig:
         neighbors=Neighbors(k=32),
         train=Train(
             values=("text",),
-            similarity_scale=40.0,
+            similarity_scale=60.0,
+            neighbor_dropout=0.25,
             batch_size=128,
             steps=200,
             many_over=10,

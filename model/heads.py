@@ -65,7 +65,19 @@ class Mlp(nn.Module):
 
 
 class Retrieval(nn.Module):
-    """Linear classifier on the embedding refined by L memory attention layers."""
+    """Linear classifier on the embedding refined by L memory attention layers.
+
+    Attributes:
+        num_classes: C.
+        layers: L.
+        attention_dim: as in `MemoryAttention`, and so the four that follow.
+        value_dim: see there.
+        num_heads: see there.
+        start: see there.
+        similarity_scale: see there.
+        neighbor_dropout: share of the neighbours that is left out of each list while training.
+        uniform: mean k-NN.
+    """
 
     num_classes: int
     layers: int
@@ -74,11 +86,15 @@ class Retrieval(nn.Module):
     num_heads: int
     start: str
     similarity_scale: float
+    neighbor_dropout: float
     uniform: bool
 
     @nn.compact
     def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Returns logits `[B, C]` and the attention weights of the last layer, averaged over heads, `[B, K]`."""
+        if rng is not None and self.neighbor_dropout:
+            kept = jax.random.bernoulli(jax.random.fold_in(rng, 1), 1 - self.neighbor_dropout, batch.mask.shape)
+            batch = batch._replace(mask=batch.mask & kept)
         z, weights = batch.queries, batch.scores[:, None]
         for _ in range(self.layers):
             layer = MemoryAttention(
@@ -106,6 +122,7 @@ def _retrieval(train: Train, num_classes: int, uniform: bool) -> Retrieval:
         num_heads=train.attention_heads,
         start=train.start,
         similarity_scale=train.similarity_scale,
+        neighbor_dropout=train.neighbor_dropout,
         uniform=uniform,
     )
 

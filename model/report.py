@@ -74,7 +74,7 @@ def write_results(config: Config, results: list[dict[str, Any]], path: str) -> N
         path,
         {
             "rows": rows,
-            "recall_at_k": index["recall"]["recall"],
+            "recall_at_k": index["recall"]["mean"],
             "k": config.neighbors.k,
             "images": sum(Embeddings(config.queries_dir(split)).rows for split in config.queries),
             "pairs": Embeddings(config.memory_dir).rows,

@@ -1,0 +1,240 @@
+"""The embed command from its command line, with encoders of a few weights whose answers NumPy knows."""
+
+import hashlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pipelines import embed, schemas, storage
+from pipelines.decode import ImagePreprocess, decode, prepare
+from pipelines.manifest import Embeddings
+from tests.pipelines import tiny_encoders as tiny
+
+_CAPTIONS = ["a red dog", "blue cat", "green", "a a dog unknown"]
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders")
+    return folder, tiny.save_image_encoder(folder / "image"), tiny.save_text_encoder(folder / "text")
+
+
+class World:
+    """A corpus of two tars and a labelled list, and the command that embeds them."""
+
+    def __init__(self, root: pathlib.Path, encoders: pathlib.Path) -> None:
+        self.root = root
+        for shard in range(2):
+            pairs = [(f"{shard}{i:04d}", tiny.image_bytes(10 * shard + i), _CAPTIONS[i % 4]) for i in range(7)]
+            tiny.write_tar(root / f"pairs/{shard:05d}.tar", pairs)
+        (root / "images").mkdir()
+        for i in range(5):
+            (root / f"images/{i}.png").write_bytes(tiny.image_bytes(100 + i))
+        (root / "val.txt").write_text("".join(f"{i}.png {i % 3}\n" for i in range(5)))
+        self.flags = {
+            "data": root,
+            "memory.path": "pairs/*.tar",
+            "val_set.path": "val.txt",
+            "val_set.image_root": "images",
+            "encoders.key": encoders / "image",
+            "encoders.value_image": "",
+            "encoders.value_text": encoders / "text",
+            "embed.batch_size": 4,
+            "embed.list_shard_rows": 2,
+        }
+        (root / "config.py").write_text("from configs.base import Config\ndef get_config():\n    return Config()\n")
+
+    def argv(self, out: str = "out", *beam: str, **changes: object) -> list[str]:
+        flags = self.flags | {"workdir": self.root / out} | {name.replace("__", "."): v for name, v in changes.items()}
+        return [
+            f"--config={self.root}/config.py",
+            *(f"--config.{name}={value}" for name, value in flags.items()),
+            *beam,
+        ]
+
+    def embed(self, out: str = "out", *beam: str, **changes: object) -> int:
+        return embed.main(self.argv(out, *beam, **changes))
+
+    def parquet(self, out: str = "out") -> dict[str, str]:
+        files = sorted((self.root / out).rglob("*.parquet"))
+        return {str(f.relative_to(self.root / out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+    def rejects(self, out: str = "out") -> list[dict]:
+        paths = sorted((self.root / out / "memory/_rejects").glob("*.parquet"))
+        return [row for path in paths for row in schemas.read(str(path), schemas.REJECTS.names).to_pylist()]
+
+
+@pytest.fixture
+def world(tmp_path, encoders):
+    return World(tmp_path, encoders[0])
+
+
+def _unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def test_rows_are_what_numpy_says(world, encoders, capsys):
+    _, weights, words = encoders
+    assert world.embed() == 0
+    memory = Embeddings(f"{world.root}/out/memory")
+    assert memory.shard_rows == {0: 7, 1: 7}
+    for shard in (0, 1):
+        table = memory.read(shard, schemas.embeddings({"key": tiny.DIM, "value_text": tiny.TEXT_DIM}).names)
+        images = [tiny.image_bytes(10 * shard + i) for i in range(7)]
+        preprocess = ImagePreprocess(tiny.SIZE, 1.0, "bicubic")
+        pixels = np.stack([prepare(decode(data, 10_000), preprocess) for data in images]) / 255
+        quadrants = pixels.reshape(7, 2, 8, 2, 8, 3).mean((2, 4)).reshape(7, 12)
+        np.testing.assert_allclose(schemas.to_matrix(table["key"]), _unit(quadrants @ weights), atol=1e-5)
+        texts = [[tiny.WORDS.index(w) if w in tiny.WORDS else 0 for w in _CAPTIONS[i % 4].split()] for i in range(7)]
+        expected = _unit(np.stack([words[t].sum(0) for t in texts]))
+        np.testing.assert_allclose(schemas.to_matrix(table["value_text"]), expected, atol=1e-5)
+        assert table["id"].to_pylist() == [(shard << 40) | row for row in range(7)]
+        assert table["content_key"].to_pylist() == [hashlib.sha256(data).digest() for data in images]
+        assert table["member"].to_pylist() == [f"{shard}{i:04d}.jpg" for i in range(7)]
+        assert table["url"].to_pylist() == [f"http://host/{shard}{i:04d}" for i in range(7)]
+        assert table["caption"].to_pylist() == [_CAPTIONS[i % 4] for i in range(7)]
+        assert set(table["width"].to_pylist()) == {24} and set(table["height"].to_pylist()) == {20}
+    val = Embeddings(f"{world.root}/out/queries/val")
+    assert val.shard_rows == {0: 2, 1: 2, 2: 1}
+    assert list(val.encoders) == ["key"]
+    assert val.encoder("key") == memory.encoder("key")
+    labels = [label for shard in val.shard_rows for label in val.read(shard, ["label"])["label"].to_pylist()]
+    assert labels == [0, 1, 2, 0, 1]
+    assert "19 rows" in capsys.readouterr().out
+
+
+def test_runners_and_threads_give_the_same_bytes(world):
+    assert world.embed("direct", "--runner=DirectRunner") == 0
+    assert world.embed("fnapi", "--runner=FnApiRunner") == 0
+    assert world.parquet("fnapi") == world.parquet("direct")
+    assert len(world.parquet("direct")) == 10
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_bytes(world):
+    assert world.embed("one") == 0
+    assert world.embed("two", "--direct_num_workers=2", "--direct_running_mode=multi_processing") == 0
+    assert world.parquet("two") == world.parquet("one")
+
+
+def test_only_what_is_missing_is_done_again(world):
+    world.embed()
+    before = world.parquet()
+    files = {name: (world.root / "out" / name).stat().st_mtime_ns for name in before}
+    (world.root / "out/memory/_done/00001.json").unlink()
+    (world.root / "out/queries/val/val-00002.parquet").unlink()
+    assert world.embed() == 0
+    assert world.parquet() == before
+    again = {name for name, when in files.items() if (world.root / "out" / name).stat().st_mtime_ns != when}
+    assert again == {
+        "memory/00001.parquet",
+        "memory/_rejects/00001.parquet",
+        "queries/val/val-00002.parquet",
+        "queries/val/_rejects/val-00002.parquet",
+    }
+
+
+def test_an_unfinished_folder_is_not_readable_and_a_new_shard_keeps_old_ids(world):
+    world.embed()
+    old = world.parquet()
+    tiny.write_tar(world.root / "pairs/-first.tar", [("x", tiny.image_bytes(77), "a dog")])
+    assert world.embed() == 0
+    assert {name: digest for name, digest in world.parquet().items() if name in old} == old
+    assert Embeddings(f"{world.root}/out/memory").shard_rows == {0: 7, 1: 7, 2: 1}
+
+
+@pytest.mark.slow
+def test_sigkill_anywhere_then_the_same_command_gives_the_same_bytes(world):
+    world.embed("whole")
+    argv = [sys.executable, "-m", "pipelines.embed", *world.argv("killed")]
+    # Moments from before the first byte is written to after the last marker.
+    for _ in range(3):
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=os.getcwd())
+        seen = len(list(world.root.glob("killed/**/_done/*.json")))
+        deadline = time.monotonic() + 60
+        while process.poll() is None and len(list(world.root.glob("killed/**/_done/*.json"))) <= seen:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (world.root / "killed/queries/val/complete.json").exists() or process.returncode == 0
+    assert subprocess.run(argv, stdout=subprocess.DEVNULL).returncode == 0
+    assert world.parquet("killed") == world.parquet("whole")
+    assert not list(world.root.glob("killed/**/*.tmp-*"))
+
+
+def test_bad_rows_are_rejected_counted_and_change_no_other_row(world):
+    world.embed("clean")
+    pairs = [(f"0{i:04d}", tiny.image_bytes(i), _CAPTIONS[i % 4]) for i in range(7)]
+    bad = [
+        ("bad0", b"", "a dog"),
+        ("bad1", tiny.image_bytes(1)[:60], "a dog"),
+        ("bad2", tiny.image_bytes(1), ""),
+        ("bad3", tiny.image_bytes(1), None),
+    ]
+    tiny.write_tar(world.root / "pairs/00000.tar", [*pairs[:3], *bad, *pairs[3:]])
+    assert world.embed("dirty", embed__max_rejects_share=0.5) == 0
+    rows = [(row["member"], row["stage"], row["error_type"]) for row in world.rejects("dirty")]
+    assert rows == [
+        ("bad0.jpg", "decode", "EmptyImage"),
+        ("bad1.jpg", "decode", "CannotDecode"),
+        ("bad2.jpg", "read", "EmptyCaption"),
+        ("bad3.jpg", "read", "EmptyCaption"),
+    ]
+    marker = storage.read_json(f"{world.root}/dirty/memory/_done/00000.json")
+    assert (marker["rows_in"], marker["rows_out"], marker["rows_rejected"]) == (11, 7, 4)
+    keys = [Embeddings(f"{world.root}/{out}/memory").vectors(0, "key") for out in ("clean", "dirty")]
+    np.testing.assert_array_equal(*keys)
+
+
+def test_a_truncated_tar_is_a_reject_not_a_crash(world):
+    path = world.root / "pairs/00000.tar"
+    path.write_bytes(path.read_bytes()[:-9000])
+    assert world.embed(embed__max_rejects_share=0.9) == 0
+    assert [row["error_type"] for row in world.rejects()] == ["TruncatedTar"]
+    assert Embeddings(f"{world.root}/out/memory").shard_rows[0] < 7
+
+
+def _fails(world, capsys, sentence, *beam, out="out", **changes):
+    assert world.embed(out, *beam, **changes) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and sentence in error and "Traceback" not in error, error
+    assert error.count("\n") == 1
+
+
+def test_too_many_rejects_fail_the_job_with_the_reasons(world, capsys):
+    pairs = [(f"{i}", b"not an image" if i < 3 else b"", "a dog") for i in range(5)]
+    tiny.write_tar(world.root / "pairs/00000.tar", pairs)
+    _fails(world, capsys, "5 of 12 rows rejected (CannotDecode 3, EmptyImage 2)")
+    assert not (world.root / "out/memory/complete.json").exists()
+
+
+def test_mistakes_end_in_one_sentence(world, capsys):
+    _fails(world, capsys, "neither a SavedModel folder nor built in", encoders__key="resnet")
+    _fails(world, capsys, "is an encoder of texts, not images", encoders__key=world.flags["encoders.value_text"])
+    _fails(world, capsys, "every memory needs keys", encoders__key="")
+    _fails(world, capsys, "matches no file", memory__path="nothing/*.tar")
+    _fails(world, capsys, "did you mean '--runner'", "--runer=DirectRunner")
+    _fails(world, capsys, "cannot be imported", "--runner=no.such.Runner")
+
+
+def test_a_folder_of_another_config_is_refused_and_left_alone(world, capsys):
+    world.embed()
+    before = world.parquet()
+    capsys.readouterr()
+    _fails(world, capsys, "belongs to another configuration, batch_size was 4 and is now 8", embed__batch_size=8)
+    assert world.parquet() == before
+
+
+def test_a_folder_of_another_encoder_is_refused(world, capsys, tmp_path_factory):
+    world.embed()
+    other = tmp_path_factory.mktemp("other") / "image"
+    tiny.save_image_encoder(other, seed=1)
+    capsys.readouterr()
+    _fails(world, capsys, "belongs to another configuration, encoders was", encoders__key=other)
