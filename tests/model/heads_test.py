@@ -60,3 +60,14 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
 def test_unknown_head_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'mean_knn'"):
         heads.build("mean_nn", Train(), 7, _batch())
+
+
+def test_neighbour_dropout_leaves_out_its_share_while_training_only():
+    batch = _batch(b=200, k=50)
+    head = heads.build("mean_knn", Train(neighbor_dropout=0.25), 7, batch)
+    params = heads.init(head, batch, 0)
+    _, weights = head.apply({"params": params}, batch, 0.0, jax.random.key(0))
+    assert abs(float((weights == 0).mean()) - 0.25) < 0.02
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    _, weights = head.apply({"params": params}, batch, 0.0, None)
+    np.testing.assert_allclose(weights, 1 / 50, rtol=1e-6)
