@@ -8,7 +8,6 @@ Scores are float32 dot products as ScaNN's reordering sums them. They differ fro
 `exact_searcher` in the last bit or two (up to 2.4e-7 for unit vectors), so they can order near-ties otherwise.
 """
 
-import importlib
 import os
 import re
 from typing import Any
@@ -41,10 +40,11 @@ def _scann() -> Any:
     _require_avx()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        return importlib.import_module("scann.scann_ops.py.scann_ops_pybind")
+        from scann.scann_ops.py import scann_ops_pybind
     except Exception as error:  # With another TensorFlow it is an error of TensorFlow's own that ends the import.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"ScaNN cannot be imported ({reason}); install scann==1.4.2, or {_INSTEAD}") from error
+    return scann_ops_pybind
 
 
 class ScannSearcher:

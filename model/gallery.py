@@ -3,7 +3,16 @@
 import dataclasses
 import textwrap
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from configs.base import Config
+from model import datasets, train_loop
+from pipelines import schemas, storage
+from pipelines.decode import decode
+from pipelines.manifest import Embeddings, Neighbors
+
+_EXAMPLES, _KEPT_PLACES, _FILTERED_PLACES = 5, 5, 3
 
 _TILE, _GAP, _TEXT, _LEFT, _HEAD = 128, 14, 74, 230, 54
 _INK, _FAINT, _KEPT, _FILTERED, _WRONG = "#1c1f24", "#6b7280", "#15803d", "#b45309", "#b91c1c"
@@ -105,3 +114,49 @@ def draw(examples: list[Example], k: int, title: str) -> Image.Image:
         for place, near in enumerate(example.filtered):
             _draw_neighbor(canvas, near, k, split + place * (_TILE + _GAP), top + _GAP, _FILTERED)
     return canvas
+
+
+def write(config: Config, folder: str, path: str) -> None:
+    """Draws five test images of different classes, chosen by the seed, with what the first `mam` run made of them."""
+    task = datasets.load(config)
+    run = storage.join(folder, "mam", f"seed-{config.train.seeds[0]}", train_loop.PREDICTIONS_FILE)
+    predictions = schemas.read(run, ["predicted", "attention"])
+    attention = schemas.to_matrix(predictions["attention"])
+    test = task.splits["test"]
+    shuffled = np.random.default_rng(config.seed).permutation(len(test.labels))
+    _, first_of_class = np.unique(test.labels[shuffled], return_index=True)
+    chosen = shuffled[np.sort(first_of_class)[:_EXAMPLES]]
+
+    lists = Neighbors.open(config.neighbors_dir)
+    memory = lists.memory(["source_shard", "member", "caption"])
+    queries = Embeddings(config.queries_dir("test"))
+    members = [m for shard in queries.shard_rows for m in queries.read(shard, ["member"])["member"].to_pylist()]
+    limits = config.embed
+    memory_root = storage.join(config.data, config.memory.image_root)
+
+    def image(container: str, member: str) -> Image.Image:
+        return decode(storage.read_image(container, member, limits.max_image_bytes), limits.max_image_pixels)
+
+    def neighbor(query: int, place: int) -> Neighbor:
+        row = memory.slice(int(test.neighbors[query, place]), 1).to_pylist()[0]
+        container = row["source_shard"] if config.memory.format == "img2dataset" else memory_root
+        picture = image(container, row["member"])
+        weight, score = float(attention[query, place]), float(test.scores[query, place])
+        return Neighbor(picture, row["caption"] or "", weight, score)
+
+    examples = []
+    for query in chosen.tolist():
+        places = [place for place in np.argsort(-attention[query], kind="stable").tolist() if test.mask[query, place]]
+        examples.append(
+            Example(
+                image=image(storage.join(config.data, config.test_set.image_root), members[query]),
+                label=task.class_names[test.labels[query]],
+                predicted=task.class_names[predictions["predicted"][query].as_py()],
+                shots=int(task.class_counts[test.labels[query]]),
+                kept=[neighbor(query, place) for place in places[:_KEPT_PLACES]],
+                filtered=[neighbor(query, place) for place in places[-_FILTERED_PLACES:]],
+            )
+        )
+    picture = draw(examples, lists.k, "What the memory attention module keeps and filters out")
+    with storage.atomic_write(path) as file:
+        picture.save(file, format="PNG")

@@ -89,7 +89,10 @@ def run(
         UserError: for a wrong flag, or as a worker raised it.
     """
     options = beam_options(argv)
-    pipeline = beam.Pipeline(options=options)
+    try:
+        pipeline = beam.Pipeline(options=options)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--runner: {error}") from error
     build(pipeline)
     with stage.watch(measure):
         try:

@@ -1,0 +1,101 @@
+"""Who may import whom (docs/adr/0001-foundation-modules.md)."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGES = ("configs", "index", "model", "pipelines")
+FOUNDATION = {f"pipelines.{name}" for name in ("errors", "storage", "schemas", "manifest", "options", "progress")}
+HEAVY = ("tensorflow", "tensorflow_hub", "apache_beam", "scann")
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            is_package = (ROOT / node.module.replace(".", "/")).is_dir()
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if is_package else {node.module}
+    return found
+
+
+MODULES = {f"{package}.{path.stem}": _imports(path) for package in PACKAGES for path in (ROOT / package).glob("*.py")}
+
+
+def _ours(module: str, package: str) -> set[str]:
+    return {name for name in MODULES[module] if name.split(".")[0] == package}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("configs.")])
+def test_configs_import_dataclasses_only(module):
+    assert {name for name in MODULES[module] if not name.startswith("configs.")} <= {"dataclasses"}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("index.")])
+def test_index_stands_on_the_foundation_alone(module):
+    assert _ours(module, "pipelines") <= FOUNDATION | {"pipelines.runner"}
+    assert not _ours(module, "model")
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("model.")])
+def test_model_stands_on_the_foundation_alone(module):
+    # The gallery shows the images themselves.
+    assert _ours(module, "pipelines") <= FOUNDATION | ({"pipelines.decode"} if module == "model.gallery" else set())
+    assert not _ours(module, "index")
+    assert not [name for name in MODULES[module] if name.split(".")[0] in HEAVY]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("pipelines.")])
+def test_pipelines_know_nothing_of_later_stages(module):
+    assert not _ours(module, "index") and not _ours(module, "model")
+
+
+def test_one_module_imports_scann():
+    assert [m for m, names in MODULES.items() if any(n.split(".")[0] == "scann" for n in names)] == [
+        "index.scann_searcher"
+    ]
+
+
+def test_the_rules_see_what_is_there():
+    assert len(MODULES) > 30
+    assert "pipelines.errors" in MODULES["model.train"] and "pipelines.manifest" in MODULES["model.train"]
+
+
+def _loaded(code: str) -> set[str]:
+    code += "\nimport sys; print(*[m for m in sys.modules if '.' not in m])"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.split()
+    )
+
+
+def test_the_trainer_loads_no_tensorflow():
+    names = [m for m in MODULES if m.startswith("model.") and not m.endswith("__init__")]
+    loaded = _loaded("\n".join(f"import {name}" for name in names))
+    assert "jax" in loaded and not loaded & set(HEAVY)
+
+
+def test_help_and_plain_errors_load_nothing_heavy():
+    entries = (
+        "pipelines.embed",
+        "pipelines.demo_corpus",
+        "index.build",
+        "index.neighbors",
+        "model.train",
+        "model.report",
+    )
+    loaded = _loaded("\n".join(f"import {name}" for name in entries))
+    assert not loaded & {*HEAVY, "jax"}
+
+
+def test_every_package_lives_in_one_process():
+    """ScaNN, TensorFlow and JAX bring symbols of their own that must not clash."""
+    names = ["scann.scann_ops.py.scann_ops_pybind", "tensorflow_hub", *(m.removesuffix(".__init__") for m in MODULES)]
+    loaded = _loaded("\n".join(f"import {name}" for name in names))
+    assert {"scann", "tensorflow", "jax", "apache_beam"} <= loaded
