@@ -8,8 +8,10 @@ Scores are float32 dot products as ScaNN's reordering sums them. They differ fro
 `exact_searcher` in the last bit or two (up to 2.4e-7 for unit vectors), so they can order near-ties otherwise.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,19 @@ def _scann() -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"ScaNN cannot be imported ({reason}); install scann==1.4.2, or {_INSTEAD}") from error
     return scann_ops_pybind
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps ScaNN's notes on its training, which no log level stops, off the screen."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class ScannSearcher:
@@ -111,7 +126,8 @@ def build(keys: np.ndarray, plan: Plan) -> ScannSearcher:
         anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD,
         training_sample_size=plan.quantizer_rows,
     )
-    return ScannSearcher(builder.reorder(min(_NUM_NEIGHBORS, len(keys))).build(), plan)
+    with _quiet():
+        return ScannSearcher(builder.reorder(min(_NUM_NEIGHBORS, len(keys))).build(), plan)
 
 
 def load(folder: str, plan: Plan) -> ScannSearcher:

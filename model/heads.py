@@ -111,6 +111,20 @@ class Retrieval(nn.Module):
 
 
 HEADS = ("linear", "mlp", "mean_knn", "mam")
+STARTS = ("similarity", "random")
+
+
+def check(train: Train) -> None:
+    """Raises a `UserError` if the config names no head that there is, or widths that do not fit."""
+    for name in train.heads:
+        if name not in HEADS:
+            raise UserError(f"--config.train.heads: no head {name!r}; {nearest(name, HEADS)}")
+    if train.start not in STARTS:
+        raise UserError(f"--config.train.start={train.start}: no such start; {nearest(train.start, STARTS)}")
+    if train.value_dim % train.attention_heads:
+        raise UserError(
+            f"--config.train.attention_heads={train.attention_heads}: must divide value_dim={train.value_dim}"
+        )
 
 
 def _retrieval(train: Train, num_classes: int, uniform: bool) -> Retrieval:
@@ -148,14 +162,8 @@ def build(name: str, train: Train, num_classes: int, batch: Batch) -> nn.Module:
         batch: of the shapes to come; the MLP's hidden width is chosen so that its parameters match `mam`'s.
 
     Raises:
-        UserError: if the name or the start is unknown.
+        UserError: if there is no such head.
     """
-    if train.start not in ("similarity", "random"):
-        raise UserError(f"--config.train.start={train.start}: must be similarity or random")
-    if batch.queries.shape[-1] % train.attention_heads:
-        raise UserError(
-            f"--config.train.attention_heads={train.attention_heads}: must divide {batch.queries.shape[-1]}"
-        )
     if name == "linear":
         return Linear(num_classes)
     if name == "mlp":

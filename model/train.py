@@ -39,13 +39,19 @@ def runs_folder(config: Config, fingerprint: str) -> tuple[str, str]:
 
 
 def _check(train: Train) -> None:
-    if not train.heads or not train.seeds:
-        raise UserError("--config.train.heads and --config.train.seeds must each name at least one")
-    if not (train.learning_rates and train.weight_decays and train.dropouts):
-        raise UserError("--config.train.learning_rates, weight_decays and dropouts must each hold at least one value")
-    for name in ("steps", "batch_size", "checkpoint_every", "layers"):
+    from model import heads, losses
+
+    for name in ("heads", "values", "seeds", "learning_rates", "weight_decays", "dropouts"):
+        if not getattr(train, name):
+            raise UserError(f"--config.train.{name}: must hold at least one value")
+    for name in ("steps", "batch_size", "checkpoint_every", "layers", "attention_heads", "attention_dim", "value_dim"):
         if getattr(train, name) < 1:
             raise UserError(f"--config.train.{name}={getattr(train, name)}: must be at least 1")
+    for name, shares in (("dropouts", train.dropouts), ("neighbor_dropout", (train.neighbor_dropout,))):
+        if not all(0 <= share < 1 for share in shares):
+            raise UserError(f"--config.train.{name}: must be at least 0 and less than 1")
+    heads.check(train)
+    losses.check(train.loss)
 
 
 def run(config: Config, _: Sequence[str]) -> None:
@@ -54,11 +60,11 @@ def run(config: Config, _: Sequence[str]) -> None:
     Raises:
         UserError: if an earlier stage has not finished, or a setting is wrong.
     """
+    from model import datasets, train_loop
+
     train = config.train
     _check(train)
     with Stage("train", "steps", config.workdir) as stage:
-        from model import datasets, train_loop
-
         task = datasets.load(config)
         folder, config_hash = runs_folder(config, task.fingerprint)
         storage.write_json(storage.join(folder, "config.json"), dataclasses.asdict(config))

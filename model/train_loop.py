@@ -112,7 +112,6 @@ class Trainer:
             data: the splits in device memory.
             train: loss, widths, steps.
         """
-        losses.check(train.loss)
         self.name, self.task, self.data, self.train = name, task, data, train
         self._sample = data["train"].gather(jnp.zeros(1, jnp.int32))
         self.head: nn.Module = heads.build(name, train, len(task.class_counts), self._sample)
@@ -209,6 +208,8 @@ class _Log:
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        # A shot group without images has no accuracy.
+        values = {name: value for name, value in values.items() if not math.isnan(value)}
         with self._file.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():

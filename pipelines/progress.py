@@ -17,8 +17,12 @@ from pipelines import storage
 
 _LINE_EVERY_SECS = 5.0
 _POLL_EVERY_SECS = 1.0
+_LOG_WIDTH = 160
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    # A log has no width; paths and sentences stay in one piece.
+    console = Console(highlight=False, width=_LOG_WIDTH)
 
 
 def duration(secs: float) -> str:
@@ -133,6 +137,8 @@ class Watch:
 def summary(title: str, rows: Mapping[str, object]) -> None:
     """Prints the few lines a stage ends with."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(f"  {name}", str(value))
     console.print(table)

@@ -57,9 +57,17 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
     np.testing.assert_array_equal(heads.dropout(x, 0.25, None), x)
 
 
-def test_unknown_head_names_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'mean_knn'"):
-        heads.build("mean_nn", Train(), 7, _batch())
+@pytest.mark.parametrize(
+    ("train", "sentence"),
+    [
+        (Train(heads=("linear", "mean_nn")), "did you mean 'mean_knn'"),
+        (Train(start="warm"), "known are random, similarity"),
+        (Train(attention_heads=3), "must divide value_dim=256"),
+    ],
+)
+def test_wrong_settings_are_worded(train, sentence):
+    with pytest.raises(UserError, match=sentence):
+        heads.check(train)
 
 
 def test_neighbour_dropout_leaves_out_its_share_while_training_only():

@@ -1,0 +1,211 @@
+"""The train command on a small world: results, resume, selection, refusals."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from model import datasets, train, train_loop
+from pipelines import options, schemas, storage
+from pipelines.errors import UserError
+from tests.index.world import SPLITS, World
+
+_FLAGS = {
+    "train.heads": "linear,mam",
+    "train.values": "text",
+    "train.steps": "24",
+    "train.batch_size": "16",
+    "train.checkpoint_every": "10",
+    "train.learning_rates": "0.01,0.03",
+    "train.dropouts": "0.2",
+    "train.seeds": "0,1",
+    "train.attention_dim": "4",
+    "train.value_dim": "8",
+    "train.neighbor_dropout": "0.2",
+}
+
+
+def _argv(world: World, **changes: str) -> list[str]:
+    flags = _FLAGS | {name.replace("__", "."): value for name, value in changes.items()}
+    return [f"--config={world.config_file}", *(f"--config.{name}={value}" for name, value in flags.items())]
+
+
+def _config(world: World, **changes: str):
+    return options.parse(_argv(world, **changes), "")[0]
+
+
+@pytest.fixture(scope="module")
+def looked_up(tmp_path_factory) -> World:
+    world = World(tmp_path_factory.mktemp("line")).write()
+    assert world.build() == 0 and world.neighbors() == 0
+    return world
+
+
+@pytest.fixture
+def world(looked_up, tmp_path) -> World:
+    """The looked-up world with an empty folder of runs, at a place of its own."""
+    copy = World(tmp_path)
+    for name in ("queries", "neighbors", "index", "memory"):
+        (tmp_path / name).symlink_to(looked_up.folder / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def trained(looked_up) -> World:
+    """The looked-up world after one run of the command."""
+    assert train.main(_argv(looked_up)) == 0
+    return looked_up
+
+
+def _runs(world: World) -> pathlib.Path:
+    (folder,) = (world.folder / "runs").iterdir()
+    return folder
+
+
+def _bytes(world: World) -> dict[str, str]:
+    """Digests of all that a run must repeat to the bit: predictions and the curve."""
+    folder = _runs(world)
+    files = [*folder.rglob("*.parquet"), *folder.rglob("metrics.jsonl")]
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_every_trial_and_seed_is_run_and_measured(trained):
+    folder = _runs(trained)
+    names = {f"{head}/{run}" for head in ("linear", "mam") for run in ("trial-0", "trial-1", "seed-0", "seed-1")}
+    assert {str(p.parent.relative_to(folder)) for p in folder.rglob("result.json")} == names
+    for head in ("linear", "mam"):
+        trials = [storage.read_json(f"{folder}/{head}/trial-{i}/result.json") for i in range(2)]
+        best = max(trials, key=lambda trial: trial["accuracy"]["all"])
+        for seed in (0, 1):
+            result = storage.read_json(f"{folder}/{head}/seed-{seed}/result.json")
+            assert result["setting"] == best["setting"]
+            table = schemas.read(f"{folder}/{head}/seed-{seed}/predictions.parquet", ["label", "predicted"])
+            assert table.num_rows == SPLITS["test"]
+            right = np.mean(table["label"].to_numpy() == table["predicted"].to_numpy())
+            assert result["accuracy"]["all"] == right
+            lines = (folder / head / f"seed-{seed}/metrics.jsonl").read_text().splitlines()
+            assert [json.loads(line)["step"] for line in lines] == [10, 20, 24]
+            assert list((folder / head / f"seed-{seed}/tensorboard").iterdir())
+    attention = schemas.read(f"{folder}/mam/seed-0/predictions.parquet", ["attention"])["attention"]
+    np.testing.assert_allclose(schemas.to_matrix(attention).sum(-1), 1, rtol=1e-5)
+
+
+def test_selection_never_sees_test(trained):
+    trials = [storage.read_json(str(path)) for path in _runs(trained).rglob("trial-*/result.json")]
+    assert len(trials) == 4 and {trial["split"] for trial in trials} == {"val"}
+    assert not list(_runs(trained).rglob("trial-*/predictions.parquet"))
+
+
+def test_a_second_run_trains_nothing(trained, capsys):
+    before = {path: path.stat().st_mtime_ns for path in _runs(trained).rglob("result.json")}
+    assert train.main(_argv(trained)) == 0
+    assert {path: path.stat().st_mtime_ns for path in _runs(trained).rglob("result.json")} == before
+    assert "best of 2" in capsys.readouterr().out
+
+
+def test_more_seeds_join_the_others_and_other_settings_get_a_folder_of_their_own(world):
+    train.main(_argv(world, train__heads="linear"))
+    before = _bytes(world)
+    train.main(_argv(world, train__heads="linear", train__seeds="0,1,2"))
+    after = _bytes(world)
+    assert before.items() < after.items()
+    train.main(_argv(world, train__heads="linear", train__tau="0.5"))
+    assert len(list((world.folder / "runs").iterdir())) == 2
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(world):
+    config = _config(world)
+    task = datasets.load(config)
+    data = train_loop.tables(task)
+    setting = train_loop.Setting(0.01, 0.1, 0.2)
+
+    trainer = train_loop.Trainer("mam", task, data, config.train)
+
+    def stop(stop_at, step):
+        if step == stop_at:
+            raise _Stop
+
+    results = []
+    for name, stops in (("whole", ()), ("early", (10,)), ("twice", (10, 20))):
+        folder = str(world.folder / "runs" / name)
+        for stop_at in stops:
+            with pytest.raises(_Stop):
+                train_loop.run(trainer, folder, setting, 3, "test", "h", functools.partial(stop, stop_at))
+            assert not storage.exists(f"{folder}/result.json")
+            with open(f"{folder}/metrics.jsonl", "a") as file:
+                file.write('{"step": 99, "los')
+        train_loop.run(trainer, folder, setting, 3, "test", "h", lambda _: None)
+        results.append([pathlib.Path(folder, f).read_bytes() for f in ("predictions.parquet", "metrics.jsonl")])
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.slow
+def test_sigkill_then_the_same_command_gives_the_same_bytes(trained, world):
+    expected = _bytes(trained)
+    argv = [sys.executable, "-m", "model.train", *_argv(world)]
+    for wanted in (1, 4):
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=os.getcwd())
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(list(world.folder.glob("runs/*/*/*/checkpoints/*"))) < wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert train.main(_argv(world)) == 0
+    assert _bytes(world) == expected
+
+
+def test_refusals_are_one_sentence(world, capsys):
+    cases = [
+        ({"train__heads": "linear,mum"}, "no head 'mum'; did you mean 'mam'"),
+        ({"train__loss": "lac"}, "no such loss; did you mean 'lace'"),
+        ({"train__values": "image"}, "the memory has no 'image' values"),
+        ({"train__start": "warm"}, "no such start; known are random, similarity"),
+        ({"train__steps": "0"}, "--config.train.steps=0: must be at least 1"),
+        ({"train__seeds": ""}, "--config.train.seeds: must hold at least one value"),
+        ({"train__attention_heads": "3"}, "must divide value_dim=8"),
+        ({"train__learning_rates": "nan", "train__heads": "linear"}, "the loss became nan between steps 0 and 10"),
+        ({"workdir": str(world.folder / "nowhere")}, "run index.neighbors first"),
+    ]
+    for changes, sentence in cases:
+        assert train.main(_argv(world, **changes)) == 2, sentence
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and sentence in error and error.count("\n") == 1, error
+
+
+def test_lists_of_other_queries_are_refused(looked_up, tmp_path):
+    world = World(tmp_path)
+    for name in ("neighbors", "index", "memory"):
+        (tmp_path / name).symlink_to(looked_up.folder / name)
+    world.queries["val"] = world.queries["val"][::-1].copy()
+    for split in SPLITS:
+        world.write_split(split)
+    with pytest.raises(UserError, match="was made from other queries than .*/queries/val holds now"):
+        datasets.load(_config(world))
+
+
+def test_the_task_is_what_the_folders_hold(world):
+    task = datasets.load(_config(world))
+    for split, rows in SPLITS.items():
+        loaded = task.splits[split]
+        np.testing.assert_array_equal(loaded.queries, world.queries[split])
+        np.testing.assert_array_equal(loaded.labels, np.arange(rows) % 5)
+        scores = np.einsum("nd,nkd->nk", loaded.queries, task.keys[loaded.neighbors])
+        np.testing.assert_allclose(loaded.scores, scores, atol=1e-6)
+        assert loaded.mask.all()
+    place = np.searchsorted(world.ids, task.memory_ids)
+    np.testing.assert_array_equal(task.keys, world.keys[place])
+    np.testing.assert_array_equal(task.values["text"][:, 0], place)
+    assert task.class_counts.tolist() == [14] * 5
