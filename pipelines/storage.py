@@ -50,18 +50,25 @@ def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def open_read(uri: str) -> IO[bytes]:
-    """Opens a file for reading bytes; a missing file is a `UserError` that names it."""
+    """Opens a file for reading bytes; one that is not there or cannot be read is a `UserError` that names it."""
     fs, path = _filesystem(uri)
     try:
         return fs.open(path, "rb")
     except FileNotFoundError as error:
         raise UserError(f"{uri}: no such file") from error
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"{uri}: cannot be read, {os.strerror(error.errno or 0).lower()}") from error
 
 
 def exists(uri: str) -> bool:
-    """Tells whether a file or folder is there."""
+    """Tells whether a file or folder is there; that the store cannot be asked is an error, not a no."""
     fs, path = _filesystem(uri)
-    return bool(fs.exists(path))
+    fs.invalidate_cache()
+    try:
+        fs.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def size_bytes(uri: str) -> int:
@@ -70,15 +77,41 @@ def size_bytes(uri: str) -> int:
     return int(fs.size(path))
 
 
+def etag(uri: str) -> str:
+    """Returns what changes when a file is written anew: the store's ETag or checksum, or the time it was modified."""
+    fs, path = _filesystem(uri)
+    info = fs.info(path)
+    known = (info.get(name) for name in ("ETag", "etag", "md5Hash", "mtime", "created"))
+    return str(next((value for value in known if value is not None), info["size"]))
+
+
 def glob(pattern: str) -> list[str]:
-    """Returns the files that match a pattern (`*`, `?`, `[..]`), sorted, without temporary ones."""
+    """Returns the files that match a pattern (`*`, `?`, `[..]`) of the user's, sorted, without temporary ones."""
     fs, path = _filesystem(pattern)
-    found = [p for p in fs.glob(path) if _TEMPORARY not in p]
-    protocol = pattern.split("://", 1)[0] + "://" if "://" in pattern else ""
-    absolute = pattern.startswith("/") or bool(protocol)
-    if not absolute:
-        found = [os.path.relpath(p) for p in found]
-    return sorted(p if "://" in p else protocol + p for p in found)
+    fs.invalidate_cache()
+    return _named(fs, pattern, fs.glob(path))
+
+
+def files(folder: str, suffix: str) -> list[str]:
+    """Returns the files of a folder whose names end in `suffix`, sorted, without temporary ones.
+
+    Unlike `glob` it takes every character of the folder's name as it is, and sees what other processes wrote.
+    """
+    fs, path = _filesystem(folder)
+    fs.invalidate_cache()
+    try:
+        found = [entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "file"]
+    except FileNotFoundError:
+        return []
+    return _named(fs, folder, [p for p in found if p.endswith(suffix)])
+
+
+def _named(fs: fsspec.AbstractFileSystem, like: str, found: list[str]) -> list[str]:
+    """Returns paths as the person named them: relative if `like` was, with its protocol if it had one."""
+    whole = [p for p in found if _TEMPORARY not in name(p)]
+    if "://" in like:
+        return sorted(fs.unstrip_protocol(p) for p in whole)
+    return sorted(whole if like.startswith("/") else map(os.path.relpath, whole))
 
 
 @contextlib.contextmanager
@@ -147,7 +180,7 @@ def sha256(uri: str) -> str:
 def write_json(uri: str, value: Any) -> None:
     """Writes JSON with sorted keys, whole or not at all."""
     with atomic_write(uri) as file:
-        file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+        file.write((json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
 def read_json(uri: str) -> Any:

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import os
 import tarfile
 
 import pytest
@@ -104,3 +105,22 @@ def test_read_image_from_tar_and_folder(tmp_path):
         storage.read_image(str(tmp_path / "0.tar"), "y.jpg", 100)
     with pytest.raises(UserError, match="larger than 3 bytes"):
         storage.read_image(str(tmp_path / "0.tar"), "a/x.jpg", 3)
+
+
+def test_folders_are_listed_whatever_their_names(root):
+    for name in ("b.json", "a.json", "c.txt", "x.json.tmp-1"):
+        storage.write_json(f"{root}/odd[1]*.tmp-/{name}", 1)
+    storage.write_json(f"{root}/odd[1]*.tmp-/deeper/d.json", 1)
+    found = storage.files(f"{root}/odd[1]*.tmp-", ".json")
+    assert [storage.name(path) for path in found] == ["a.json", "b.json"]
+    assert [storage.read_json(path) for path in found] == [1, 1]
+    assert storage.files(f"{root}/nowhere", ".json") == []
+
+
+def test_an_etag_changes_with_the_file(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("a")
+    first = storage.etag(str(path))
+    assert storage.etag(str(path)) == first
+    os.utime(path, ns=(1, 1))
+    assert storage.etag(str(path)) != first
