@@ -21,6 +21,8 @@ $(VENV)/bin/python:
 		|| { echo "error: $(PYTHON) is not Python 3.11 to 3.13; name one with make PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
+comma := ,
+
 define install
 @$(PIP) --constraint constraints.txt uv
 @$(UV) --constraint constraints.txt --editable '$(1)' || $(PIP) --constraint constraints.txt --editable '$(1)'
@@ -36,7 +38,7 @@ $(VENV)/demo.installed: setup.py constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/dev.installed: $(VENV)/demo.installed
-	$(call install,.[demo,dev])
+	$(call install,.[demo$(comma)dev])
 	@touch $@
 
 demo: $(VENV)/demo.installed  ## Run the main job on real images: corpus, embed, index, neighbours, train, report

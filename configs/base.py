@@ -45,7 +45,7 @@ class Embed:
     """How images become vectors.
 
     Attributes:
-        batch_size: images an encoder takes at a time; enters the fingerprint, since rounding depends on it.
+        batch_size: images an encoder takes at a time; part of a folder's identity, since rounding depends on it.
         list_shard_rows: lines of an `image_list` that make one shard.
         max_image_bytes: largest encoded image that is read.
         max_image_pixels: largest decoded image, against decompression bombs.
@@ -101,10 +101,10 @@ class Train:
 
     Attributes:
         heads: any of `linear`, `mlp`, `mean_knn`, `mam`.
-        loss: `lace` or `cross_entropy`.
-        tau: weight of the log prior in `lace`.
+        loss: `lace` or `cross_entropy` [I].
+        tau: weight of the log prior in `lace` [I].
         label_smoothing: share of the target that `cross_entropy` spreads over all classes.
-        values: what neighbours bring: `text`, `image`, or both.
+        values: what neighbours bring: `text`, `image`, or both [I].
         layers: attention layers [I].
         attention_heads: heads of each layer [I].
         attention_dim: width of the query and key projections of one head [I].

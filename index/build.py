@@ -27,6 +27,7 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
     with Stage("index", "rows", config.workdir) as stage:
         job = build_job.claim(config)
         built = build_job.build_missing(job, beam_args, stage)
+        stage.worked = built > 0
         facts, secs = build_job.finish(job)
         title = f"index: {facts['rows']:,} rows in {duration(stage.secs)}" if built else "index: already built"
         summary(title, describe(facts, secs, built, job.folder))

@@ -6,7 +6,6 @@ one, and publishes the shard. The layout of what is published is left to `shard_
 
 import dataclasses
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import apache_beam as beam
 
 from configs.base import Config
 from configs.base import Index as IndexConfig
-from index import keys, measurement, searcher, shard_store
+from index import keys, limits, measurement, searcher, shard_store
 from index.measurement import Queries
 from index.shard_store import ShardRecord
 from pipelines import manifest, runner, storage
@@ -64,19 +63,13 @@ def claim(config: Config) -> Job:
     """Checks what goes in and takes the index folder for it.
 
     Raises:
-        UserError: if the memory is not there, the queries are of another encoder, the config is impossible, or the
-            folder belongs to another configuration.
+        UserError: if the memory is not there or empty, the queries are of another encoder, the config is impossible,
+            or the folder belongs to another configuration.
     """
-    index = config.index
-    searcher.kind(index.searcher)
-    memory = Embeddings(config.memory_dir)
+    index, memory = config.index, Embeddings(config.memory_dir)
     key = memory.encoder("key")
-    if not 1 <= index.shards <= memory.rows:
-        raise UserError(f"--config.index.shards={index.shards}: must be 1 to {memory.rows}, the rows of the memory")
-    if index.k < 1 or index.leaves < 0 or index.max_queries < 2 or not 0 < index.target_recall <= 1:
-        raise UserError("--config.index: k must be at least 1, leaves 0, max_queries 2, target_recall above 0 up to 1")
-    val = config.queries_dir("val")
-    source = Embeddings(val) if storage.exists(storage.join(val, manifest.COMPLETE_FILE)) else memory
+    _check(config, memory)
+    source = _measured_on(config, memory)
     keys.require_same_encoder(key, source, config.index_dir)
     job = Job(config.index_dir, memory.folder, source.folder, index, config.seed)
     identity = {
@@ -86,7 +79,32 @@ def claim(config: Config) -> Job:
         "seed": config.seed,
         **dataclasses.asdict(index),
     }
-    return dataclasses.replace(job, config_hash=manifest.claim(job.folder, shard_store.STAGE, identity))
+    job = dataclasses.replace(job, config_hash=manifest.claim(job.folder, shard_store.STAGE, identity))
+    storage.write_json(storage.join(job.folder, "config.json"), dataclasses.asdict(config))
+    return job
+
+
+def _check(config: Config, memory: Embeddings) -> None:
+    index = config.index
+    searcher.kind(index.searcher)
+    limits.require("seed", config.seed, 0)
+    limits.require("index.leaves", index.leaves, 0)
+    limits.require("index.max_queries", index.max_queries, 1)
+    if not 0 < index.target_recall <= 1:
+        raise UserError(f"--config.index.target_recall={index.target_recall}: must be above 0 and at most 1")
+    if not memory.rows:
+        raise UserError(f"{memory.folder}: holds no rows to index; its source is empty or all of it was rejected")
+    limits.require("index.shards", index.shards, 1, memory.rows)
+    limits.require("index.k", index.k, 1, memory.rows)
+
+
+def _measured_on(config: Config, memory: Embeddings) -> Embeddings:
+    """Returns the val split, or the memory where that is not embedded or has no rows."""
+    val = config.queries_dir("val")
+    if not storage.exists(storage.join(val, manifest.COMPLETE_FILE)):
+        return memory
+    split = Embeddings(val)
+    return split if split.rows else memory
 
 
 def build_shard(job: Job, number: int) -> None:
@@ -96,7 +114,7 @@ def build_shard(job: Job, number: int) -> None:
     rows = keys.read_range(memory, begin, end)
     engine = searcher.kind(config.searcher)
     plan = engine.plan(len(rows.ids), rows.keys.shape[1], config.leaves)
-    with tempfile.TemporaryDirectory(prefix="web-memory-") as local:
+    with shard_store.new_shard(job.folder, job.names[number]) as local:
         saved = os.path.join(local, config.searcher)
         os.makedirs(saved)
         start = time.perf_counter()
@@ -106,8 +124,9 @@ def build_shard(job: Job, number: int) -> None:
         parameters, lists, spent = measurement.tune_and_measure(loaded, rows, plan, job.read_queries(), config)
         shard_store.write_contents(local, rows, lists, job.config_hash)
         recall = round(float(lists.recall().mean()), 6)
-        record = ShardRecord(job.names[number], len(rows.ids), {}, plan, parameters, recall)
-        shard_store.publish(job.folder, local, record, job.config_hash, secs | spent)
+        files = shard_store.digests(local)
+    record = ShardRecord(job.names[number], len(rows.ids), files, plan, parameters, recall)
+    shard_store.write_marker(job.folder, record, job.config_hash, secs | spent)
 
 
 class BuildShard(beam.DoFn):
@@ -150,7 +169,7 @@ def build_missing(job: Job, beam_args: Sequence[str], stage: Stage) -> int:
         )
 
     def measure() -> tuple[float, int]:
-        share = len(storage.glob(shard_store.marker_path(job.folder, "*"))) / len(job.names)
+        share = len(storage.files(storage.join(job.folder, manifest.MARKERS), ".json")) / len(job.names)
         return share, round(share * rows)
 
     runner.run(build, beam_args, stage, measure)

@@ -8,6 +8,9 @@ import numpy as np
 from index.searcher import leave_out
 from index.shard_store import Shard
 
+# Longest lists of all queries together that are searched at a time; they take some 100 bytes an entry.
+_LIST_ENTRIES = 1 << 21
+
 
 class Lookup:
     """A shard and its images in order, so that a query's own image is found at once."""
@@ -31,15 +34,21 @@ class Lookup:
             ids int64 `[Q, k]` and scores float32 `[Q, k]` as `searcher.top_k`, and int32 `[Q]`, how many rows of the
             shard are the query's own image.
         """
-        if images is None:
-            rows, scores = self._shard.search(queries, k)
-            return self._shard.ids_of(rows), scores, np.zeros(len(queries), np.int32)
-        own = np.searchsorted(self._images, images, "right") - np.searchsorted(self._images, images, "left")
+        own = np.zeros(len(queries), np.int64)
+        if images is not None:
+            own = np.searchsorted(self._images, images, "right") - np.searchsorted(self._images, images, "left")
         ids, found_scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        # Only queries that have rows to leave out need longer lists.
-        for chosen in (own == 0, own > 0):
-            if chosen.any():
-                rows, scores = self._shard.search(queries[chosen], k + int(own[chosen].max()))
-                same = np.append(self._shard.content_keys, b"")[rows] == images[chosen, None]
-                ids[chosen], found_scores[chosen] = leave_out(self._shard.ids_of(rows), scores, same, k)
+        # Only queries that have rows to leave out need longer lists, by the next power of two: few groups, and the
+        # length that a query is searched at is its own affair. An image may be in a web memory a million times.
+        extra = np.array([1 << (n - 1).bit_length() if n else 0 for n in own.tolist()], np.int64)
+        for longer in np.unique(extra).tolist():
+            group, step = np.flatnonzero(extra == longer), max(1, _LIST_ENTRIES // (k + longer))
+            for begin in range(0, len(group), step):
+                part = group[begin : begin + step]
+                rows, scores = self._shard.search(queries[part], k + longer)
+                listed = self._shard.ids_of(rows)
+                if images is not None and longer:
+                    same = self._shard.content_keys[rows] == images[part, None]
+                    listed, scores = leave_out(listed, scores, same, k)
+                ids[part], found_scores[part] = listed, scores
         return ids, found_scores, own.astype(np.int32)

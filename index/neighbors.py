@@ -25,8 +25,8 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
     runner.beam_options(beam_args)
     with Stage("neighbors", "queries", config.workdir) as stage:
         job = neighbors_plan.claim(config)
-        complete = job.is_complete()
-        if not complete:
+        stage.worked = not job.is_complete()
+        if stage.worked:
             before = job.progress()[1]
             neighbors_job.run(job, beam_args, stage)
             whole = neighbors_plan.finish(job)

@@ -1,7 +1,8 @@
 """What there is to look up: the blocks of queries, where their files lie, and what the finished folder says.
 
     stage.json                        the configuration the folder belongs to
-    _parts/00000/train-00000.parquet  lists of one block in one index shard, until the job ends
+    config.json                       the whole config of the last command; only for people to read
+    _parts/0/train-00000.parquet      lists of one block in one index shard, until the job ends
     train-00000.parquet               lists of one block (`schemas.neighbors`)
     memory/{shard}.parquet            the rows of a memory shard that some list names
     _done/..                          a marker for each of the last two
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from configs.base import Config
-from index import keys
+from index import keys, limits
 from index.shard_store import Index
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
@@ -64,7 +65,7 @@ class Job:
     blocks: tuple[Block, ...]
     config_hash: str
 
-    def part_path(self, shard: int | str, name: str) -> str:
+    def part_path(self, shard: int, name: str) -> str:
         """Returns where the lists of a block in an index shard are."""
         return storage.join(self.folder, _PARTS, str(shard), f"{name}.parquet")
 
@@ -97,7 +98,9 @@ class Job:
 
     def progress(self) -> tuple[float, int]:
         """Returns the share that is done and the queries searched, from the files that are there."""
-        parts, merged = len(storage.glob(self.part_path("*", "*"))), len(storage.glob(self.marker_path("*")))
+        folders = [storage.join(self.folder, _PARTS, str(shard)) for shard in range(self.shards)]
+        parts = sum(len(storage.files(folder, ".parquet")) for folder in folders)
+        merged = len(storage.files(storage.join(self.folder, manifest.MARKERS), ".json"))
         searched = max(parts / self.shards, merged) / len(self.blocks)
         queries = sum(block.end - block.begin for block in self.blocks)
         return (searched + merged / len(self.blocks)) / 2, round(searched * queries)
@@ -126,13 +129,18 @@ def claim(config: Config) -> Job:
     Raises:
         UserError: if an earlier stage is not finished or is of something else, or the config is impossible.
     """
-    wanted = config.neighbors
-    if wanted.k < 1 or wanted.block_rows < 1:
-        raise UserError("--config.neighbors: k and block_rows must be at least 1")
-    memory, index = Embeddings(config.memory_dir), Index(config.index_dir)
+    wanted, memory, index = config.neighbors, Embeddings(config.memory_dir), Index(config.index_dir)
+    limits.require("neighbors.block_rows", wanted.block_rows, 1)
+    limits.require("neighbors.k", wanted.k, 1, memory.rows)
     if index.memory_snapshot != memory.snapshot:
         raise UserError(f"{index.folder}: is an index of another memory than {memory.folder}; remove it and build anew")
-    queries = {split: Embeddings(config.queries_dir(split)) for split in config.queries}
+    queries = {
+        split: Embeddings(config.queries_dir(split))
+        for split, source in config.queries.items()
+        if source.path or storage.exists(config.queries_dir(split))
+    }
+    if not queries:
+        raise UserError("--config.train_set.path: is empty, as are val_set and test_set; name images to look up")
     for embeddings in queries.values():
         keys.require_same_encoder(index.key_encoder, embeddings, index.folder)
     if not any(embeddings.rows for embeddings in queries.values()):
@@ -144,6 +152,8 @@ def claim(config: Config) -> Job:
         "queries": {split: embeddings.snapshot for split, embeddings in queries.items()},
         "encoders": {role: dataclasses.asdict(info) for role, info in memory.encoders.items()},
     }
+    config_hash = manifest.claim(config.neighbors_dir, STAGE, identity)
+    storage.write_json(storage.join(config.neighbors_dir, "config.json"), dataclasses.asdict(config))
     return Job(
         config.neighbors_dir,
         memory.folder,
@@ -153,7 +163,7 @@ def claim(config: Config) -> Job:
         wanted.exclude_same_image,
         len(index.shards),
         tuple(block for split, q in queries.items() for block in _blocks(split, q, wanted.block_rows)),
-        manifest.claim(config.neighbors_dir, STAGE, identity),
+        config_hash,
     )
 
 
@@ -161,7 +171,8 @@ def finish(job: Job) -> dict[str, Any]:
     """Takes the part files away, writes `complete.json` from the markers, and returns it; all must be done."""
     storage.remove(storage.join(job.folder, _PARTS))
     blocks = [storage.read_json(job.marker_path(block.name)) for block in job.blocks]
-    rows = [storage.read_json(path) for path in storage.glob(job.marker_path(storage.join(MEMORY, "*")))]
+    markers = storage.files(storage.join(job.folder, manifest.MARKERS, MEMORY), ".json")
+    rows = [storage.read_json(path) for path in markers]
     files: dict[str, list[dict[str, Any]]] = {split: [] for split in job.queries}
     for block, marker in zip(job.blocks, blocks, strict=True):
         files[block.split].append(marker["file"])

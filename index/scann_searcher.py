@@ -11,6 +11,7 @@ Scores are float32 dot products as ScaNN's reordering sums them. They differ fro
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,8 @@ _CPU_INFO = "/proc/cpuinfo"
 _INSTEAD = "use --config.index.searcher=exact, which needs neither"
 _ANISOTROPIC_THRESHOLD = 0.2
 _NUM_NEIGHBORS = 32
+# Standard error belongs to the whole process: one build at a time may divert it. Each uses all cores anyway.
+_STDERR_LOCK = threading.Lock()
 
 
 def _require_avx() -> None:
@@ -51,15 +54,19 @@ def _scann() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps ScaNN's notes on its training, which no log level stops, off the screen."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    """Keeps ScaNN's notes on its training, which no log level stops, off the screen.
+
+    It holds a lock: of two that overlapped, the later would restore the standard error that the earlier had diverted.
+    """
+    with _STDERR_LOCK:
+        kept = os.dup(2)
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 class ScannSearcher:
@@ -104,6 +111,8 @@ def plan(rows: int, dim: int, leaves: int) -> Plan:
 
 def build(keys: np.ndarray, plan: Plan) -> ScannSearcher:
     """Builds a searcher over keys `[n, d]` float32; the same keys give the same bytes.
+
+    Builds of partitioned shards in one process wait for each other (see `_quiet`).
 
     Raises:
         UserError: if ScaNN cannot run on this machine.

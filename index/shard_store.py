@@ -1,6 +1,7 @@
 """The index folder: how a shard is published, checked and loaded, and the manifest that names all of them.
 
     stage.json                      the configuration the folder belongs to (`pipelines.manifest.claim`)
+    config.json                     the whole config of the last command; only for people to read
     shard-00000-of-00002/
         scann/.. or exact/..        what the searcher saved
         rows.parquet                id and content key of each local row
@@ -8,7 +9,7 @@
     _done/shard-00000-of-00002.json marker of a shard, written last
     manifest.json                   written when every shard is done
 
-Nothing inside names a place, so the folder can be moved. What is loaded is checked against the manifest first,
+Nothing that is read names a place, so the folder can be moved. What is loaded is checked against the manifest first,
 since a searcher given a damaged file may kill the process. How shards are built is left to `build_job`.
 """
 
@@ -89,7 +90,7 @@ class Shard:
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Returns the ids of local rows, -1 for -1."""
-        return np.append(self.ids, -1)[rows]
+        return np.where(rows < 0, np.int64(-1), self.ids[rows])
 
 
 def shard_names(shards: int) -> list[str]:
@@ -117,27 +118,45 @@ def write_contents(local: str, rows: Rows, lists: Lists, config_hash: str) -> No
     schemas.write(os.path.join(local, _MEASURED_FILE), lists.to_table(), {"config_hash": config_hash})
 
 
-def publish(folder: str, local: str, record: ShardRecord, config_hash: str, secs: Mapping[str, float]) -> None:
-    """Copies a shard into the index under its name, then writes its marker.
+@contextlib.contextmanager
+def new_shard(folder: str, name: str) -> Iterator[str]:
+    """Yields a local folder whose contents become a shard of the index when the block ends without an error.
+
+    It lies in the index itself, under a temporary name that `storage.remove_temporaries` knows; for an index that is
+    not local it lies among the system's temporary files, and its contents are copied.
+    """
+    target = storage.join(folder, name)
+    if "://" not in target:
+        with storage.atomic_folder(target) as local:
+            yield local
+        return
+    with tempfile.TemporaryDirectory(prefix="web-memory-") as local:
+        yield local
+        with storage.atomic_folder(target) as remote:
+            for file in _files(local):
+                _copy(os.path.join(local, file), storage.join(remote, file))
+
+
+def _files(local: str) -> list[str]:
+    return sorted(path.relative_to(local).as_posix() for path in pathlib.Path(local).rglob("*") if path.is_file())
+
+
+def digests(local: str) -> dict[str, dict[str, Any]]:
+    """Returns `sha256` and `bytes` of every file of a shard that is still local, as in `ShardRecord.files`."""
+    paths = {file: os.path.join(local, file) for file in _files(local)}
+    return {file: {"sha256": storage.sha256(path), "bytes": storage.size_bytes(path)} for file, path in paths.items()}
+
+
+def write_marker(folder: str, record: ShardRecord, config_hash: str, secs: Mapping[str, float]) -> None:
+    """Writes the marker of a shard that is published.
 
     Args:
         folder: of the index.
-        local: folder with the searcher's folder and what `write_contents` wrote.
-        record: of the shard; its files are filled in here.
+        record: of the shard.
         config_hash: of the index.
         secs: what took how long; in the marker only, since it differs from run to run.
     """
-    files = {}
-    with storage.atomic_folder(storage.join(folder, record.name)) as target:
-        for path in sorted(p for p in pathlib.Path(local).rglob("*") if p.is_file()):
-            name = path.relative_to(local).as_posix()
-            files[name] = {"sha256": storage.sha256(str(path)), "bytes": path.stat().st_size}
-            _copy(str(path), storage.join(target, name))
-    marker = {
-        "config_hash": config_hash,
-        "shard": dataclasses.asdict(dataclasses.replace(record, files=files)),
-        "secs": dict(secs),
-    }
+    marker = {"config_hash": config_hash, "shard": dataclasses.asdict(record), "secs": dict(secs)}
     storage.write_json(marker_path(folder, record.name), marker)
 
 

@@ -104,7 +104,7 @@ def _class_names(config: Config, classes: int) -> list[str]:
         return [f"class {label}" for label in range(classes)]
     path = storage.join(config.data, config.class_names)
     with storage.open_read(path) as file:
-        names = [line.rpartition("\t")[2] for line in file.read().decode().splitlines()]
+        names = [line.rpartition("\t")[2] for line in file.read().decode(errors="replace").splitlines()]
     if len(names) < classes:
         raise UserError(f"{path}: names {len(names)} classes, the labels go up to {classes - 1}")
     return names
@@ -124,8 +124,13 @@ def load(config: Config) -> Task:
     memory = lists.memory(["id", "key", *columns.values()])
     memory_ids = memory["id"].to_numpy()
     splits = {name: _load_split(name, config, lists, memory_ids) for name in config.queries}
+    for name, split in splits.items():
+        if not len(split.labels):
+            raise UserError(f"{config.queries_dir(name)}: has no rows; training needs train, val and test images")
     labels = np.concatenate([split.labels for split in splits.values()])
     classes = int(labels.max()) + 1
+    if classes > len(splits["train"].labels):
+        raise UserError(f"labels go up to {classes - 1}, more than the {len(splits['train'].labels)} training images")
     counts = np.bincount(splits["train"].labels, minlength=classes)
     if not counts.all():
         raise UserError(

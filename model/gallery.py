@@ -1,6 +1,7 @@
 """One picture of what attention keeps and filters out: test images beside their neighbours, weights and texts."""
 
 import dataclasses
+import tarfile
 import textwrap
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from configs.base import Config
 from model import datasets, train_loop
 from pipelines import schemas, storage
-from pipelines.decode import decode
+from pipelines.decode import DecodeError, decode
+from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
 
 _EXAMPLES, _KEPT_PLACES, _FILTERED_PLACES = 5, 5, 3
@@ -135,7 +137,10 @@ def write(config: Config, folder: str, path: str) -> None:
     memory_root = storage.join(config.data, config.memory.image_root)
 
     def image(container: str, member: str) -> Image.Image:
-        return decode(storage.read_image(container, member, limits.max_image_bytes), limits.max_image_pixels)
+        try:
+            return decode(storage.read_image(container, member, limits.max_image_bytes), limits.max_image_pixels)
+        except (DecodeError, tarfile.TarError) as error:
+            raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
 
     def neighbor(query: int, place: int) -> Neighbor:
         row = memory.slice(int(test.neighbors[query, place]), 1).to_pylist()[0]

@@ -77,10 +77,11 @@ class MemoryAttention(nn.Module):
 
     def _attend(self, z: jax.Array, keys: jax.Array, scores: jax.Array, mask: jax.Array) -> jax.Array:
         dim, similar = z.shape[-1], self.start == "similarity"
-        init = nn.initializers.normal(_SMALL_INIT) if similar else nn.initializers.lecun_normal()
+        fan_in = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
+        init = nn.initializers.normal(_SMALL_INIT) if similar else fan_in
         shape = (dim, self.num_heads, self.attention_dim)
         query = self.param("query", init, shape)
-        key = self.param("key", nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2)), shape)
+        key = self.param("key", fan_in, shape)
         # Relative to its first value, so that a step of the optimiser changes it by a fair share.
         relative = self.param("scale", nn.initializers.constant(1.0 if similar else 0.0), (self.num_heads,))
         scale = self.similarity_scale * relative

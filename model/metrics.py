@@ -25,8 +25,8 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
         groups: of each class, `[C]`.
 
     Returns:
-        `all`, the share of images that are right, and for each group the mean of its classes' accuracies (NaN for a
-        group without images). On a test set with as many images of each class, `all` is the mean over classes too.
+        `all`, the share of images that are right, and for each group that has images the mean of its classes'
+        accuracies. On a test set with as many images of each class, `all` is the mean over classes too.
     """
     right = predictions == labels
     result = {"all": float(right.mean())}
@@ -34,5 +34,6 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
     hits = np.bincount(labels, weights=right, minlength=len(groups))
     for group in GROUPS:
         chosen = (groups == group) & (totals > 0)
-        result[group] = float((hits[chosen] / totals[chosen]).mean()) if chosen.any() else float("nan")
+        if chosen.any():
+            result[group] = float((hits[chosen] / totals[chosen]).mean())
     return result

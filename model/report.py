@@ -3,7 +3,6 @@
 Prints the table of methods, writes `results.json` and `gallery.png` below the workdir. Trains nothing.
 """
 
-import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -42,7 +41,10 @@ def print_table(results: list[dict[str, Any]], title: str) -> None:
         mine = [result for result in results if result["head"] == head]
         cells = []
         for column in COLUMNS:
-            percents = [100 * result["accuracy"][column] for result in mine]
+            percents = [100 * result["accuracy"][column] for result in mine if column in result["accuracy"]]
+            if not percents:
+                cells.append("-")
+                continue
             spread = statistics.stdev(percents) if len(percents) > 1 else 0.0
             cells.append(f"{statistics.mean(percents):.1f} ± {spread:.1f}")
         secs = statistics.mean(result["train_secs"] for result in mine)
@@ -51,19 +53,19 @@ def print_table(results: list[dict[str, Any]], title: str) -> None:
 
 
 def _stage_secs(config: Config) -> dict[str, float]:
-    notes = [storage.read_json(path) for path in storage.glob(storage.join(config.workdir, "stages", "*.json"))]
+    notes = [storage.read_json(path) for path in storage.files(storage.join(config.workdir, "stages"), ".json")]
     return {note["stage"]: note["secs"] for note in notes}
 
 
 def gather(config: Config, results: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the rows behind the table, with the recall of the index and the seconds of each stage."""
     index = storage.read_json(storage.join(config.index_dir, "manifest.json"))
-    # A group without test images has no accuracy, and JSON no NaN.
+    # A group without test images has no accuracy.
     rows = [
         {
             "method": result["head"],
             "seed": result["seed"],
-            **{c: None if math.isnan(result["accuracy"][c]) else result["accuracy"][c] for c in ("all", *GROUPS)},
+            **{column: result["accuracy"].get(column) for column in ("all", *GROUPS)},
             "train_secs": result["train_secs"],
         }
         for result in results
@@ -71,7 +73,7 @@ def gather(config: Config, results: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "rows": rows,
         "recall_at_k": index["recall"]["mean"],
-        "k": config.neighbors.k,
+        "k": index["recall"]["k"],
         "images": sum(Embeddings(config.queries_dir(split)).rows for split in config.queries),
         "pairs": Embeddings(config.memory_dir).rows,
         "stage_secs": _stage_secs(config),
@@ -85,9 +87,9 @@ def run(config: Config, _: Sequence[str]) -> None:
         UserError: if the runs are not there.
     """
     from model import gallery
-    from model.train import runs_folder
+    from model.train import runs_identity
 
-    folder, _hash = runs_folder(config, Neighbors.open(config.neighbors_dir).fingerprint)
+    folder, _identity = runs_identity(config, Neighbors.open(config.neighbors_dir).fingerprint)
     results = _results(config, folder)
     results_path = storage.join(config.workdir, "results.json")
     whole = gather(config, results)

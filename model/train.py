@@ -6,8 +6,10 @@ measured on test. Killed at any time, the same command goes on from the last che
 
 import dataclasses
 import itertools
+import math
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from configs.base import Config, Train
 from pipelines import manifest, options, storage
@@ -18,38 +20,45 @@ from pipelines.progress import Stage, duration, summary
 _NOT_IDENTITY = ("heads", "seeds")
 
 
-def runs_folder(config: Config, fingerprint: str) -> tuple[str, str]:
-    """Claims the folder of the runs of one task and one training configuration.
+def runs_identity(config: Config, fingerprint: str) -> tuple[str, dict[str, Any]]:
+    """Returns the folder of the runs of one task and one training configuration, and what decides their bytes.
 
     Args:
         config: the whole configuration.
         fingerprint: of the neighbour lists.
-
-    Returns:
-        The folder `runs/{hash}` and the hash that its files carry.
     """
     settings = {name: value for name, value in dataclasses.asdict(config.train).items() if name not in _NOT_IDENTITY}
     identity = {"neighbors": fingerprint, "seed": config.seed, "train": settings}
-    folder = storage.join(config.runs_dir, manifest.fingerprint(identity)[:8])
-    if "://" in folder:
-        raise UserError(
-            f"--config.workdir={config.workdir}: training writes to a local folder; copy neighbors/ and queries/"
-        )
-    return folder, manifest.claim(folder, "model.train", identity)
+    return storage.join(config.runs_dir, manifest.fingerprint(identity)[:8]), identity
 
 
-def _check(train: Train) -> None:
+def _values(train: Train, name: str) -> tuple[float, ...]:
+    value = getattr(train, name)
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _check(config: Config) -> None:
     from model import heads, losses
 
+    train = config.train
     for name in ("heads", "values", "seeds", "learning_rates", "weight_decays", "dropouts"):
         if not getattr(train, name):
             raise UserError(f"--config.train.{name}: must hold at least one value")
     for name in ("steps", "batch_size", "checkpoint_every", "layers", "attention_heads", "attention_dim", "value_dim"):
         if getattr(train, name) < 1:
             raise UserError(f"--config.train.{name}={getattr(train, name)}: must be at least 1")
-    for name, shares in (("dropouts", train.dropouts), ("neighbor_dropout", (train.neighbor_dropout,))):
-        if not all(0 <= share < 1 for share in shares):
+    for name in ("dropouts", "neighbor_dropout", "warmup_share", "label_smoothing"):
+        if not all(0 <= share < 1 for share in _values(train, name)):
             raise UserError(f"--config.train.{name}: must be at least 0 and less than 1")
+    for name in ("learning_rates", "weight_decays", "tau", "similarity_scale"):
+        if not all(0 <= number < math.inf for number in _values(train, name)):
+            raise UserError(f"--config.train.{name}: must be a number of at least 0")
+    if not all(0 <= seed < 2**31 for seed in (*train.seeds, config.seed)) or len(set(train.seeds)) < len(train.seeds):
+        raise UserError("--config.seed and --config.train.seeds: must be different numbers from 0 to 2**31 - 1")
+    if "://" in config.runs_dir:
+        raise UserError(
+            f"--config.workdir={config.workdir}: must be a local folder to train in"
+        )
     heads.check(train)
     losses.check(train.loss)
 
@@ -63,10 +72,11 @@ def run(config: Config, _: Sequence[str]) -> None:
     from model import datasets, train_loop
 
     train = config.train
-    _check(train)
+    _check(config)
     with Stage("train", "steps", config.workdir) as stage:
         task = datasets.load(config)
-        folder, config_hash = runs_folder(config, task.fingerprint)
+        folder, identity = runs_identity(config, task.fingerprint)
+        config_hash = manifest.claim(folder, "model.train", identity)
         storage.write_json(storage.join(folder, "config.json"), dataclasses.asdict(config))
         data = train_loop.tables(task)
         grid = itertools.product(train.learning_rates, train.weight_decays, train.dropouts)

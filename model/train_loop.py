@@ -170,25 +170,25 @@ class Trainer:
         return state, float(step_losses.mean())
 
     def _forward(self, params: Any, data: Tables, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self.head.apply({"params": params}, data.gather(rows), 0.0, None)
+        logits, weights = self.head.apply({"params": params}, data.gather(rows), 0.0, None)
+        return logits.argmax(-1), weights
 
     def predict(self, params: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns logits `[N, C]` and attention weights `[N, K]` (`[N, 0]` without attention) of a split."""
+        """Returns predicted classes int32 `[N]` and attention weights `[N, K]` (`[N, 0]` without attention)."""
         data, size = self.data[split], self.train.batch_size
         count = len(data.labels)
-        logits, weights = [], []
+        classes, weights = [], []
         for first in range(0, count, size):
             # The last batch is filled up with row 0, so that there is one shape to compile.
             rows = np.arange(first, first + size)
             part = self._predict(params, data, np.where(rows < count, rows, 0).astype(np.int32))
-            logits.append(np.asarray(part[0]))
-            weights.append(np.asarray(part[1]))
-        return np.concatenate(logits)[:count], np.concatenate(weights)[:count]
+            classes.append(np.asarray(part[0], np.int32))
+            weights.append(np.asarray(part[1], np.float32))
+        return np.concatenate(classes)[:count], np.concatenate(weights)[:count]
 
     def accuracy(self, params: Any, split: str) -> dict[str, float]:
         """Returns the accuracies on a split, overall and by shot group."""
-        logits, _ = self.predict(params, split)
-        return metrics.accuracy(logits.argmax(-1), self.task.splits[split].labels, self.groups)
+        return metrics.accuracy(self.predict(params, split)[0], self.task.splits[split].labels, self.groups)
 
     @property
     def groups(self) -> np.ndarray:
@@ -204,12 +204,11 @@ class _Log:
         lines = self._file.read_text().splitlines() if self._file.exists() else []
         # A line that a kill cut short cannot be parsed, and its step is run again.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self._file.write_text("".join(line + "\n" for line in kept))
+        with storage.atomic_write(str(self._file)) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        # A shot group without images has no accuracy.
-        values = {name: value for name, value in values.items() if not math.isnan(value)}
         with self._file.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
@@ -222,13 +221,12 @@ class _Log:
 def _write_predictions(
     path: str, trainer: Trainer, params: Any, split_name: str, metadata: dict[str, str]
 ) -> np.ndarray:
-    logits, weights = trainer.predict(params, split_name)
+    predicted, weights = trainer.predict(params, split_name)
     split: Split = trainer.task.splits[split_name]
-    predicted = logits.argmax(-1).astype(np.int32)
     columns = {"query_id": pa.array(split.ids), "label": pa.array(split.labels), "predicted": pa.array(predicted)}
     if weights.shape[-1]:
         field = pa.field("attention", pa.list_(pa.float32(), weights.shape[-1]))
-        columns["attention"] = schemas.fixed_list(weights.astype(np.float32), field)
+        columns["attention"] = schemas.fixed_list(weights, field)
     schemas.write(path, pa.table(columns), metadata)
     return predicted
 
@@ -254,7 +252,8 @@ def run(
         on_steps: is told the number of steps done.
 
     Returns:
-        `head`, `seed`, `setting`, `accuracy` (fractions), `val_accuracy` and `train_secs`.
+        `head`, `seed`, `setting`, `accuracy` (fractions), `val_accuracy` and `train_secs`, which of a run that was
+        interrupted are those of its last part.
 
     Raises:
         UserError: if the loss is not a number.
@@ -272,7 +271,12 @@ def run(
         local / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=1)
     ) as checkpoints:
         if (latest := checkpoints.latest_step()) is not None:
-            state = checkpoints.restore(latest, args=ocp.args.StandardRestore(state))
+            try:
+                state = checkpoints.restore(latest, args=ocp.args.StandardRestore(state))
+            except Exception as error:
+                # Orbax lets through whatever the reader of the broken file raises.
+                reason = str(error).partition("\n")[0][:200]
+                raise UserError(f"{local / 'checkpoints'}: cannot be read ({reason}); remove {local}") from error
         log = _Log(local, int(state.step))
         while (step := int(state.step)) < train.steps:
             end = min(step + train.checkpoint_every, train.steps)
@@ -280,7 +284,7 @@ def run(
             if not math.isfinite(loss):
                 raise UserError(
                     f"{folder}: the loss became {loss} between steps {step} and {end}; "
-                    f"the likely cause is the learning rate {setting.learning_rate}; take a smaller one"
+                    f"the likely cause is the learning rate {setting.learning_rate:g}; take a smaller one"
                 )
             log.write(end, {"loss": loss, **{f"val_{k}": v for k, v in trainer.accuracy(state.params, "val").items()}})
             checkpoints.save(end, args=ocp.args.StandardSave(state))

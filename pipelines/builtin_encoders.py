@@ -8,7 +8,6 @@ know in the folder's `encoder.json`.
 
 import concurrent.futures
 import dataclasses
-import difflib
 import functools
 import hashlib
 import importlib.util
@@ -29,6 +28,7 @@ import safetensors.numpy
 
 from pipelines import efficientnet_lite, minilm, torch_checkpoint
 from pipelines.errors import UserError
+from pipelines.options import nearest
 
 _MAX_FILE_BYTES = 1 << 28
 _DESCRIPTION = "encoder.json"
@@ -151,11 +151,7 @@ def describe(name: str) -> dict[str, Any]:
         UserError: there is no such encoder.
     """
     if name not in ENCODERS:
-        nearest = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0)[0]
-        raise UserError(
-            f"there is no built-in encoder {name!r}; did you mean {nearest!r}? "
-            f"The built-in encoders are {', '.join(NAMES)}."
-        )
+        raise UserError(f"there is no built-in encoder {name!r}; {nearest(name.lower(), NAMES)}")
     encoder = ENCODERS[name]
     return {
         "name": name,

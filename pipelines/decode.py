@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 # `decode` bounds the pixels itself, by what the config says.
 Image.MAX_IMAGE_PIXELS = None
 
+_MAX_SIDE = 4096
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -35,6 +36,15 @@ class ImagePreprocess:
     size: int
     crop_fraction: float
     resize: str
+
+    def check(self) -> None:
+        """Raises a `ValueError` that names the field that is wrong."""
+        if not isinstance(self.size, int) or not 1 <= self.size <= _MAX_SIDE:
+            raise ValueError(f"'size' must be 1 to {_MAX_SIDE} pixels")
+        if not isinstance(self.crop_fraction, int | float) or not 0 < self.crop_fraction <= 1:
+            raise ValueError("'crop_fraction' must be more than 0 and at most 1")
+        if self.resize not in _RESAMPLING:
+            raise ValueError(f"'resize' must be one of {', '.join(_RESAMPLING)}")
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:

@@ -22,11 +22,17 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
     from pipelines import embed_plan
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    embed_plan.check(config)
+    if beam_args:
+        from pipelines import runner
+
+        runner.beam_options(beam_args)
     with Stage("embed", "images", config.workdir) as stage:
         encoders = embed_plan.resolve_encoders(config)
         folders = embed_plan.open_folders(config, encoders)
         before = sum(len(folder.shards) - len(folder.pending) for folder in folders)
-        if any(folder.pending for folder in folders):
+        stage.worked = any(folder.pending for folder in folders)
+        if stage.worked:
             from pipelines import embed_job
 
             embed_job.run(folders, encoders, config.embed, beam_args, stage)

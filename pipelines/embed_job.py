@@ -12,6 +12,7 @@ from configs.base import Embed
 from pipelines import inference, runner
 from pipelines.embed_plan import Folder
 from pipelines.encoders import EncoderSet, EncoderSpec, one_thread_a_call
+from pipelines.errors import UserError
 from pipelines.inference import ShardJob, embed_shard
 from pipelines.manifest import Marker
 from pipelines.progress import Stage
@@ -22,24 +23,30 @@ _ROWS_PER_BYTE = 1 / 16_384
 class EmbedShard(beam.DoFn):
     """Embeds shards; the encoders of a process are loaded once and shared by its threads."""
 
-    def __init__(self, encoders: dict[str, EncoderSpec], embed: Embed, threads: int) -> None:
+    def __init__(self, encoders: dict[str, EncoderSpec], embed: Embed, processes: int) -> None:
         """Keeps what workers need.
 
         Args:
             encoders: of all roles that any shard asks for.
             embed: batch size and limits.
-            threads: batches that each worker process embeds at a time.
+            processes: workers on each machine, which share its cores.
         """
-        self._specs, self._embed, self._threads = encoders, embed, threads
+        self._specs, self._embed, self._processes = encoders, embed, processes
         self._shared = Shared()
 
+    def _threads(self) -> int:
+        return max(1, multiprocessing.cpu_count() // self._processes)
+
     def _load(self) -> EncoderSet:
-        one_thread_a_call(self._threads)
+        one_thread_a_call(self._threads())
         return EncoderSet(self._specs)
 
     def process(self, job: ShardJob) -> Iterator[Marker]:
         """Embeds one shard and yields its marker."""
-        yield embed_shard(job, self._shared.acquire(self._load), self._embed, self._threads)
+        try:
+            yield embed_shard(job, self._shared.acquire(self._load), self._embed, self._threads())
+        except OSError as error:
+            raise UserError(f"{job.shard.uri}: {error}; run the same command again once that is mended") from error
 
 
 def run(
@@ -60,15 +67,15 @@ def run(
         for folder in folders
         for shard in folder.pending
     ]
-    processes = runner.beam_options(beam_args).view_as(DirectOptions).direct_num_workers or 1
-    threads = max(1, multiprocessing.cpu_count() // processes)
+    # Beam takes 0 for as many as there are cores.
+    processes = runner.beam_options(beam_args).view_as(DirectOptions).direct_num_workers or multiprocessing.cpu_count()
 
     def build(pipeline: beam.Pipeline) -> None:
         _ = (
             pipeline
             | "Shards" >> beam.Create(jobs)
             | "Spread" >> beam.Reshuffle()
-            | "Embed" >> beam.ParDo(EmbedShard(encoders, embed, threads))
+            | "Embed" >> beam.ParDo(EmbedShard(encoders, embed, processes))
         )
 
     def measure() -> tuple[float, int]:

@@ -34,12 +34,20 @@ class Folder:
 
     @property
     def pending(self) -> list[InputShard]:
-        """The shards that have no marker, or that changed since it was written."""
-        return [s for s in self.shards if s.name not in self.done or self.done[s.name].size_bytes != s.size_bytes]
+        """The shards that are not done."""
+        return [shard for shard in self.shards if shard.name not in self.done]
+
+    def forget_changed(self) -> None:
+        """Removes the markers of shards whose input is another than when they were embedded."""
+        for shard in self.shards:
+            marker = self.done.get(shard.name)
+            if marker and (marker.size_bytes, marker.etag) != (shard.size_bytes, shard.etag):
+                storage.remove(storage.join(self.path, manifest.MARKERS, f"{shard.name}.json"))
+                del self.done[shard.name]
 
     def refresh(self) -> None:
         """Reads the markers that are there now, of outputs that are still there."""
-        outputs = {storage.name(path) for path in storage.glob(storage.join(self.path, "*.parquet"))}
+        outputs = {storage.name(path) for path in storage.files(self.path, ".parquet")}
         markers = manifest.read_markers(self.path, self.config_hash, known=self.done)
         self.done = {name: marker for name, marker in markers.items() if f"{name}.parquet" in outputs}
 
@@ -74,16 +82,32 @@ def _number(path: str, shards: list[InputShard]) -> list[InputShard]:
     """Numbers the shards; a name once numbered keeps its number, since ids are made of it."""
     file = storage.join(path, _INPUTS_FILE)
     names: list[str] = storage.read_json(file) if storage.exists(file) else []
-    names += [shard.name for shard in shards if shard.name not in set(names)]
+    known = set(names)
+    names += [shard.name for shard in shards if shard.name not in known]
     storage.write_json(file, names)
     numbers = {name: number for number, name in enumerate(names)}
     return [dataclasses.replace(shard, number=numbers[shard.name]) for shard in shards]
+
+
+def check(config: Config) -> None:
+    """Raises a `UserError` if a setting of the job makes no sense, before anything is written."""
+    embed = config.embed
+    for name in ("batch_size", "list_shard_rows", "max_image_bytes", "max_image_pixels"):
+        if getattr(embed, name) < 1:
+            raise UserError(f"--config.embed.{name}={getattr(embed, name)}: must be at least 1")
+    if not 0 <= embed.max_rejects_share <= 1:
+        raise UserError(f"--config.embed.max_rejects_share={embed.max_rejects_share}: must be 0 to 1")
+    if not config.memory.path:
+        raise UserError("--config.memory.path: is empty; name the images of the memory")
+    if config.memory.format == "image_list" and config.encoders.value_text:
+        raise UserError("--config.memory.format=image_list: has no texts; set --config.encoders.value_text=")
 
 
 def _open_folder(name: str, path: str, source: Source, config: Config, encoders: dict[str, EncoderSpec]) -> Folder:
     identity = {
         "path": storage.join(config.data, source.path),
         "source": dataclasses.asdict(source),
+        "image_root": storage.join(config.data, source.image_root),
         "encoders": {role: dataclasses.asdict(spec.info) for role, spec in encoders.items()},
         "batch_size": config.embed.batch_size,
         "list_shard_rows": config.embed.list_shard_rows,
@@ -96,6 +120,7 @@ def _open_folder(name: str, path: str, source: Source, config: Config, encoders:
     storage.remove_temporaries(path)
     folder = Folder(name, path, config_hash, encoders, _number(path, shards), {})
     folder.refresh()
+    folder.forget_changed()
     if folder.pending:
         storage.remove(storage.join(path, manifest.COMPLETE_FILE))
     return folder
@@ -117,8 +142,12 @@ def check_rejects(folder: Folder, max_share: float) -> None:
     """Raises a `UserError` with the top reasons if more than `max_share` of a folder's rows were rejected."""
     markers = [folder.done[shard.name] for shard in folder.shards]
     rejected, total = sum(m.rows_rejected for m in markers), sum(m.rows_in for m in markers)
-    if rejected <= max_share * total:
+    if rejected == total:
+        max_share = min(max_share, 0)
+    if total and rejected <= max_share * total:
         return
+    if not total:
+        raise UserError(f"{folder.path}: its source holds no image; check the source's path")
     paths = [storage.join(folder.path, manifest.REJECTS, f"{m.name}.parquet") for m in markers if m.rows_rejected]
     table = pa.concat_tables([schemas.read(path, ["error_type"]) for path in paths])
     top = Counter(table["error_type"].to_pylist()).most_common(3)

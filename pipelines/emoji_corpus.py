@@ -161,6 +161,8 @@ def _refuse_foreign(out: pathlib.Path) -> None:
         raise UserError(f"{out}: is a file; name a folder for the corpus")
     if foreign := sorted({path.name for path in out.iterdir()} - _OWN_ENTRIES):
         raise UserError(f"{out}: holds {foreign[0]}, which is no part of a corpus; name another folder or empty it")
+    if any(out.iterdir()) and not (out / MARKER).exists():
+        raise UserError(f"{out}: is not empty and has no {MARKER}, so it was not made here; name another folder")
 
 
 def _packages(parameters: _Parameters) -> list[npm_packages.Package]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import builtin_encoders, manifest, storage
+from pipelines import builtin_encoders, manifest, schemas, storage
 from pipelines.decode import ImagePreprocess
 from pipelines.errors import UserError
+from pipelines.options import nearest
 
 DESCRIPTION_FILE = "encoder.json"
 _TEXT_LENGTH_STEP = 8
@@ -47,6 +48,22 @@ def _folder(handle: str) -> pathlib.Path:
     return folder
 
 
+def _check(description: dict[str, Any]) -> None:
+    if not isinstance(description["name"], str):
+        raise ValueError("'name' must be a text")
+    if not isinstance(description["dim"], int) or description["dim"] < 1:
+        raise ValueError("'dim' must be a number of 1 or more")
+    if description["kind"] == "image":
+        ImagePreprocess(**description["preprocess"]).check()
+    elif description["kind"] == "text":
+        if not isinstance(description["preprocess"]["max_tokens"], int):
+            raise ValueError("'max_tokens' must be a whole number")
+        if not isinstance(description["preprocess"]["tokenizer"], str):
+            raise ValueError("'tokenizer' must be the name of a file")
+    else:
+        raise ValueError(f"'kind' is {description['kind']!r}, must be image or text")
+
+
 def resolve(handle: str, dtype: str) -> EncoderSpec:
     """Finds an encoder, building a built-in one if it is not cached yet.
 
@@ -60,8 +77,13 @@ def resolve(handle: str, dtype: str) -> EncoderSpec:
     folder = _folder(handle)
     path = str(folder / DESCRIPTION_FILE)
     description = storage.read_json(path)
-    if missing := [name for name in ("name", "kind", "dim", "preprocess") if name not in description]:
-        raise UserError(f"{path}: has no {missing[0]!r}; docs/contracts.md says what it must hold")
+    try:
+        _check(description)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path}: {reason}; docs/contracts.md says what it must hold") from error
+    if dtype not in schemas.DTYPES:
+        raise UserError(f"--config.encoders.dtype={dtype}: no such type; {nearest(dtype, list(schemas.DTYPES))}")
     if handle not in builtin_encoders.NAMES:
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         description = {**description, "files": {str(p.relative_to(folder)): storage.sha256(str(p)) for p in files}}
@@ -81,7 +103,22 @@ def one_thread_a_call(calls: int) -> None:
         return
 
 
-def _normalize(vectors: np.ndarray) -> np.ndarray:
+def _load(handle: str) -> Any:
+    import tensorflow_hub as hub
+
+    folder = str(_folder(handle))
+    try:
+        return hub.load(folder)
+    except Exception as error:
+        # A broken SavedModel raises whatever its reader met first.
+        raise UserError(f"{folder}: TensorFlow cannot load this SavedModel ({error})") from error
+
+
+def _unit(vectors: np.ndarray, spec: EncoderSpec) -> np.ndarray:
+    if vectors.ndim != 2 or vectors.shape[1] != spec.info.dim:
+        raise UserError(
+            f"encoder {spec.handle!r}: gives {list(vectors.shape[1:])}, its description says [{spec.info.dim}]"
+        )
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
@@ -90,10 +127,8 @@ class ImageEncoder:
 
     def __init__(self, spec: EncoderSpec) -> None:
         """Loads the SavedModel."""
-        import tensorflow_hub as hub
-
         self.preprocess = ImagePreprocess(**spec.preprocess)
-        self._model = hub.load(str(_folder(spec.handle)))
+        self._spec, self._model = spec, _load(spec.handle)
 
     def encode(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` images uint8 `[size, size, 3]` to unit vectors `[n, dim]` float32.
@@ -103,7 +138,7 @@ class ImageEncoder:
         size = self.preprocess.size
         batch = np.zeros((batch_size, size, size, 3), np.uint8)
         batch[: len(images)] = images
-        return _normalize(self._model(batch).numpy()[: len(images)])
+        return _unit(self._model(batch).numpy()[: len(images)], self._spec)
 
 
 class TextEncoder:
@@ -111,21 +146,20 @@ class TextEncoder:
 
     def __init__(self, spec: EncoderSpec) -> None:
         """Loads the SavedModel and the tokenizer beside it."""
-        import tensorflow_hub as hub
         import tokenizers
 
         folder = _folder(spec.handle)
         self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / spec.preprocess["tokenizer"]))
         self._tokenizer.enable_truncation(spec.preprocess["max_tokens"])
         self._tokenizer.enable_padding(pad_to_multiple_of=_TEXT_LENGTH_STEP)
-        self._model = hub.load(str(folder))
+        self._spec, self._model = spec, _load(spec.handle)
 
     def encode(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` texts to unit vectors `[n, dim]` float32."""
         encodings = self._tokenizer.encode_batch([*texts, *[""] * (batch_size - len(texts))])
         tokens = np.array([e.ids for e in encodings], np.int32)
         mask = np.array([e.attention_mask for e in encodings], np.int32)
-        return _normalize(self._model(tokens, mask).numpy()[: len(texts)])
+        return _unit(self._model(tokens, mask).numpy()[: len(texts)], self._spec)
 
 
 class EncoderSet:

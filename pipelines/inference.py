@@ -86,14 +86,19 @@ def _embed_batch(samples: list[Sample | Reject], encoders: EncoderSet, roles: fr
     text = {role: encoder for role, encoder in encoders.text.items() if role in roles}
     preprocesses = {role: encoder.preprocess for role, encoder in image.items()}
     decoded = [_decode(sample, preprocesses, bool(text), embed) for sample in samples]
+    rejects = [item for item in decoded if isinstance(item, Reject)]
     rows = [item for item in decoded if isinstance(item, Decoded)]
-    vectors: dict[str, np.ndarray] = {}
-    if rows:
-        vectors |= {role: e.encode([row.arrays[role] for row in rows], embed.batch_size) for role, e in image.items()}
-        vectors |= {
-            role: e.encode([row.sample.caption or "" for row in rows], embed.batch_size) for role, e in text.items()
-        }
-    return Batch(rows, vectors, [item for item in decoded if isinstance(item, Reject)])
+    if not rows:
+        return Batch([], {}, rejects)
+    vectors = {role: e.encode([row.arrays[role] for row in rows], embed.batch_size) for role, e in image.items()}
+    captions = [row.sample.caption or "" for row in rows]
+    vectors |= {role: e.encode(captions, embed.batch_size) for role, e in text.items()}
+    finite = np.logical_and.reduce([np.isfinite(matrix).all(-1) for matrix in vectors.values()])
+    for row in itertools.compress(rows, ~finite):
+        rejects.append(Reject(row.sample.member, "encode", "NotFinite", "an encoder gave a vector that is not finite"))
+    return Batch(
+        list(itertools.compress(rows, finite)), {role: matrix[finite] for role, matrix in vectors.items()}, rejects
+    )
 
 
 def _embed_batches(job: ShardJob, encoders: EncoderSet, embed: Embed, threads: int) -> Iterator[Batch]:
@@ -170,6 +175,7 @@ def embed_shard(job: ShardJob, encoders: EncoderSet, embed: Embed, threads: int)
         name=shard.name,
         uri=shard.uri,
         size_bytes=shard.size_bytes,
+        etag=shard.etag,
         rows_in=rows + len(rejects),
         rows_out=rows,
         rows_rejected=len(rejects),

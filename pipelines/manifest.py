@@ -76,6 +76,7 @@ class Marker:
     name: str
     uri: str
     size_bytes: int
+    etag: str
     rows_in: int
     rows_out: int
     rows_rejected: int
@@ -103,7 +104,7 @@ def read_markers(folder: str, config_hash: str, known: Mapping[str, Marker] | No
         UserError: if one is broken or belongs to another configuration.
     """
     markers = {}
-    for path in storage.glob(storage.join(folder, MARKERS, "*.json")):
+    for path in storage.files(storage.join(folder, MARKERS), ".json"):
         shard = storage.name(path).removesuffix(".json")
         if known and shard in known:
             markers[shard] = known[shard]

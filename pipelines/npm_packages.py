@@ -5,7 +5,6 @@ ever installed, extracted to disk or run. What the files mean is left to the cal
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import re
@@ -17,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from typing import cast
 
+from pipelines import storage
 from pipelines.errors import UserError
 
 _NPM_TIMEOUT_SECS = 600
@@ -87,7 +87,7 @@ def fetch(package: Package, folder: pathlib.Path) -> pathlib.Path:
         UserError: if there is no npm, the registry cannot be reached or has another file than the pinned one.
     """
     cached = folder / package.file_name
-    if cached.is_file() and _sha256(cached) == package.sha256:
+    if cached.is_file() and storage.sha256(str(cached)) == package.sha256:
         return cached
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
@@ -95,7 +95,7 @@ def fetch(package: Package, folder: pathlib.Path) -> pathlib.Path:
         _pack(package, fetched.parent, by_hand=f"put {package.file_name}, made elsewhere with npm pack, into {folder}")
         if not fetched.is_file():
             raise UserError(f"{package.spec}: npm pack ended well but wrote no {package.file_name}; update npm")
-        found = _sha256(fetched)
+        found = storage.sha256(str(fetched))
         if found != package.sha256:
             raise UserError(
                 f"{package.spec}: the registry's tarball has sha256 {found}, not the pinned {package.sha256}; it was "
@@ -196,8 +196,3 @@ def _find_npm(by_hand: str) -> Callable[[list[str], pathlib.Path], subprocess.Co
         return cast(subprocess.CompletedProcess[str], done)
 
     return run
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

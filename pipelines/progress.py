@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -40,11 +41,16 @@ class Stage:
         name: of the stage, such as `embed`.
         unit: what is counted, such as `images`.
         workdir: where the seconds are noted.
+
+    Attributes:
+        worked: to be set to false if all was done before, so that the seconds noted then are kept.
     """
 
     def __init__(self, name: str, unit: str, workdir: str) -> None:
         """Starts nothing yet."""
         self._name, self._unit, self._workdir = name, unit, workdir
+        self.worked = True
+        self._lock: IO[bytes] | None = None
         self._begin = time.monotonic()
         self._first: tuple[float, float, int] | None = None
         self._last_line = self._begin
@@ -60,7 +66,12 @@ class Stage:
             self._task = self._bar.add_task(name, total=1.0, rate="")
 
     def __enter__(self) -> "Stage":
-        """Shows the bar."""
+        """Shows the bar.
+
+        Raises:
+            UserError: if the same stage is at work in the same (local) workdir.
+        """
+        self._lock = storage.lock(storage.join(self._workdir, "stages", f"{self._name}.lock"))
         if self._bar:
             self._bar.start()
         return self
@@ -68,10 +79,12 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Takes the bar away; notes the seconds if the stage went well."""
+        """Takes the bar away; notes the seconds if the stage went well and was not done before."""
         if self._bar:
             self._bar.stop()
-        if kind is None:
+        if self._lock:
+            self._lock.close()
+        if kind is None and self.worked:
             storage.write_json(
                 storage.join(self._workdir, "stages", f"{self._name}.json"),
                 {"stage": self._name, "secs": round(self.secs, 3)},

@@ -22,7 +22,12 @@ def beam_options(argv: Sequence[str]) -> PipelineOptions:
     Raises:
         UserError: if Beam does not know a flag; the sentence names the nearest it knows.
     """
-    runner = next((arg.split("=", 1)[1] for arg in argv if arg.startswith("--runner=")), "DirectRunner")
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    named.add_argument("--runner", default="DirectRunner")
+    try:
+        runner = named.parse_known_args(list(argv))[0].runner
+    except (argparse.ArgumentError, SystemExit) as error:
+        raise UserError(f"{error}") from error
     if "." in runner:
         # A runner named by its class may bring flags of its own, which exist once its module is imported.
         module = runner.rsplit(".", 1)[0]
@@ -98,6 +103,8 @@ def run(
         try:
             pipeline.run().wait_until_finish()
         except Exception as error:
+            if "KeyboardInterrupt" in str(error):
+                raise KeyboardInterrupt from error
             # Runners hand on a worker's exception as text; the sentence of a UserError is found again in it.
             found = re.search(
                 r"(?:^|\n)(?:pipelines\.errors\.)?UserError: (.+?)(?: \[while running|\n|$)",

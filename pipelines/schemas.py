@@ -21,7 +21,7 @@ ROW_GROUP_ROWS = 4096
 
 # What Arrow raises for bytes that are no Parquet, or not what their footer says.
 _BROKEN = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
-_DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
+DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
 
 def make_id(shard: int, row: int | np.ndarray) -> int | np.ndarray:
@@ -42,7 +42,7 @@ def embeddings(dims: Mapping[str, int], dtype: str = "float32") -> pa.Schema:
         dtype: `float32` or `float16`.
     """
     vectors = [
-        pa.field(role, pa.list_(_DTYPES[dtype], dims[role]), nullable=False) for role in VECTOR_ROLES if role in dims
+        pa.field(role, pa.list_(DTYPES[dtype], dims[role]), nullable=False) for role in VECTOR_ROLES if role in dims
     ]
     return pa.schema(
         [

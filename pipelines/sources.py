@@ -4,8 +4,11 @@ A reader never fails for one bad row: it yields a `Reject` and goes on. Images s
 left to `decode`, vectors to `inference`.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
+import os
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -18,6 +21,8 @@ from pipelines.options import nearest
 
 _MAX_TEXT_BYTES = 1 << 20
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+_TEXT_SUFFIXES = ("txt", "json")
+_MAX_LABEL = (1 << 31) - 1
 _TAR_END_BYTES = 1024
 
 
@@ -29,7 +34,8 @@ class InputShard:
         format: of the source, a key of `READERS`.
         name: of the output file, without suffix.
         uri: the tar or the list file.
-        size_bytes: of the tar or of the lines; the weight of the shard in the progress.
+        size_bytes: of the tar or of the lines.
+        etag: changes when the tar, the lines or, in a local image root, the images change.
         image_root: folder of the images of a list.
         first_row: first line of a list, from 0.
         rows: number of lines; 0 for a tar.
@@ -40,6 +46,7 @@ class InputShard:
     name: str
     uri: str
     size_bytes: int
+    etag: str
     image_root: str = ""
     first_row: int = 0
     rows: int = 0
@@ -74,7 +81,10 @@ def plan_tars(source: Source, data: str, embed: Embed) -> list[InputShard]:
     uris = storage.glob(pattern)
     if not uris:
         raise UserError(f"{pattern}: matches no file; check --config.data and the source's path")
-    shards = [InputShard("img2dataset", storage.name(u).split(".")[0], u, storage.size_bytes(u)) for u in uris]
+    shards = [
+        InputShard("img2dataset", storage.name(uri).split(".")[0], uri, storage.size_bytes(uri), storage.etag(uri))
+        for uri in uris
+    ]
     seen: dict[str, str] = {}
     for shard in shards:
         if shard.name in seen:
@@ -95,7 +105,7 @@ def _read_lines(uri: str) -> list[str]:
 
 def _parse_line(uri: str, row: int, line: str) -> tuple[str, int]:
     path, _, label = line.rpartition(" ")
-    if not path or not label.isdecimal():
+    if not path or not label.isdecimal() or int(label) > _MAX_LABEL:
         raise UserError(f"{uri}, line {row + 1}: must be `relative/path label`, found {line[:80]!r}")
     return path, int(label)
 
@@ -115,8 +125,21 @@ def plan_list(source: Source, data: str, embed: Embed) -> list[InputShard]:
         part = lines[first : first + embed.list_shard_rows]
         size = sum(len(line.encode()) + 1 for line in part)
         name = f"{stem}-{first // embed.list_shard_rows:05d}"
-        shards.append(InputShard("image_list", name, uri, size, root, first, len(part)))
+        etag = _list_etag(uri, part, first, root)
+        shards.append(InputShard("image_list", name, uri, size, etag, root, first, len(part)))
     return shards
+
+
+def _list_etag(uri: str, lines: list[str], first_row: int, root: str) -> str:
+    digest = hashlib.sha256()
+    for row, line in enumerate(lines, start=first_row):
+        digest.update(line.encode() + b"\n")
+        if "://" not in root:
+            # Asking a remote store for every image would take longer than reading them.
+            with contextlib.suppress(OSError):
+                status = os.stat(storage.join(root, _parse_line(uri, row, line)[0]))
+                digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def _read_bounded(file: IO[bytes], limit: int) -> bytes:
@@ -131,75 +154,98 @@ def read_list(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject]:
     lines = _read_lines(shard.uri)[shard.first_row : shard.first_row + shard.rows]
     for row, line in enumerate(lines, start=shard.first_row):
         member, label = _parse_line(shard.uri, row, line)
-        if posixpath.isabs(member) or ".." in member.split("/"):
+        if posixpath.isabs(member) or ".." in member.split("/") or "://" in member or "::" in member:
             yield Reject(member, "read", "PathOutsideRoot", "the path leaves the image root")
             continue
         try:
             with storage.open_read(storage.join(shard.image_root, member)) as file:
                 yield Sample(member, _read_bounded(file, embed.max_image_bytes), label=label)
-        except UserError:
-            yield Reject(member, "read", "MissingImage", f"no such file below {shard.image_root}")
+        except UserError as error:
+            yield Reject(member, "read", "MissingImage", str(error))
         except ValueError as error:
             yield Reject(member, "read", "TooLarge", str(error))
         except OSError as error:
-            yield Reject(member, "read", type(error).__name__, str(error), retryable=True)
+            raise UserError(f"{member}: reading failed ({error}); run the same command again") from error
 
 
-def _sample(key: str, parts: dict[str, bytes]) -> Sample | Reject:
-    """Joins the members of one key, as img2dataset writes them: image, `.txt` caption, `.json` metadata."""
-    image = next((suffix for suffix in _IMAGE_SUFFIXES if suffix in parts), None)
+@dataclasses.dataclass
+class _Group:
+    """The members of one key, as they stand together in a tar; of each suffix its name and, if read, its bytes."""
+
+    key: str = ""
+    members: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
+    rejected: bool = False
+
+    def sample(self) -> Iterator[Sample | Reject]:
+        """Joins image, `.txt` caption and `.json` metadata; yields nothing for a key that was rejected already."""
+        if self.members and not self.rejected:
+            yield _sample(self.key, self.members)
+
+
+def _sample(key: str, members: dict[str, tuple[str, bytes]]) -> Sample | Reject:
+    image = next((suffix for suffix in _IMAGE_SUFFIXES if suffix in members), None)
     if image is None:
-        return Reject(key, "read", "MissingImage", f"no image beside {', '.join('.' + p for p in sorted(parts))}")
+        return Reject(key, "read", "MissingImage", f"no image beside {', '.join('.' + p for p in sorted(members))}")
     try:
-        caption = parts["txt"].decode().strip() if "txt" in parts else ""
+        caption = members["txt"][1].decode().strip() if "txt" in members else ""
     except UnicodeDecodeError as error:
         return Reject(key, "read", "CaptionNotUtf8", str(error))
     try:
-        metadata = json.loads(parts.get("json", b"{}"))
-        url = metadata.get("url")
+        url = json.loads(members["json"][1] if "json" in members else b"{}").get("url")
+        url = url if isinstance(url, str) else None
+        (url or "").encode()
     except (ValueError, AttributeError, RecursionError) as error:
         return Reject(key, "read", "BadMetadata", f".json: {error}")
-    return Sample(f"{key}.{image}", parts[image], caption or None, url=url if isinstance(url, str) else None)
+    name, data = members[image]
+    return Sample(name, data, caption or None, url=url)
 
 
 def read_tar(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject]:
-    """Yields the pairs of a tar as img2dataset and webdataset write them: members of one key stand together."""
+    """Yields the pairs of a tar as img2dataset and webdataset write them: members of one key stand together.
+
+    Raises:
+        UserError: if the storage fails; what was read until then is not taken for the whole.
+    """
+    limits = dict.fromkeys(_IMAGE_SUFFIXES, embed.max_image_bytes) | dict.fromkeys(_TEXT_SUFFIXES, _MAX_TEXT_BYTES)
     with storage.open_read(shard.uri) as file:
-        key, parts = "", dict[str, bytes]()
+        group, broken = _Group(), ""
         whole = _ends_whole(file)
         try:
             with tarfile.open(fileobj=file, mode="r|") as tar:
                 for member in tar:
-                    if member.isdir():
-                        continue
-                    if not member.isfile():
-                        yield Reject(member.name, "read", "NotAFile", "links and devices are not followed")
-                        continue
-                    folder, _, base = member.name.rpartition("/")
+                    name = member.name.encode(errors="backslashreplace").decode()
+                    folder, _, base = name.rpartition("/")
                     stem, _, suffix = base.partition(".")
-                    next_key, suffix = f"{folder}/{stem}".lstrip("/"), suffix.lower()
-                    if parts and (next_key != key or suffix in parts):
-                        yield _sample(key, parts)
-                        parts = {}
-                    key = next_key
-                    limit = embed.max_image_bytes if suffix in _IMAGE_SUFFIXES else _MAX_TEXT_BYTES
-                    if member.size > limit:
-                        yield Reject(
-                            member.name, "read", "TooLarge", f"has {member.size:,} bytes, the limit is {limit:,}"
-                        )
+                    key, suffix = f"{folder}/{stem}", suffix.lower()
+                    if member.isdir() or (member.isfile() and suffix not in limits):
+                        continue
+                    if key != group.key or suffix in group.members:
+                        yield from group.sample()
+                        group = _Group(key)
+                    problem = None
+                    if not member.isfile():
+                        problem = Reject(name, "read", "NotAFile", "links and devices are not followed")
+                    elif name != member.name:
+                        problem = Reject(name, "read", "NameNotUtf8", "the name in the tar is not UTF-8")
+                    elif member.size > limits[suffix]:
+                        message = f"has {member.size:,} bytes, the limit is {limits[suffix]:,}"
+                        problem = Reject(name, "read", "TooLarge", message)
+                    if problem:
+                        if not group.rejected:
+                            yield problem
+                        group.rejected = True
                         continue
                     stream = tar.extractfile(member)
-                    parts[suffix] = stream.read() if stream else b""
-        except (tarfile.TarError, OSError, EOFError) as error:
-            whole = False
-            # What was read of the last key is not known to be whole.
-            parts = {}
-            yield Reject("", "read", "TruncatedTar", f"the tar breaks off after {key or 'its start'}: {error}")
-        else:
-            if not whole:
-                yield Reject("", "read", "TruncatedTar", f"the tar has no end mark after {key or 'its start'}")
-        if parts:
-            yield _sample(key, parts)
+                    group.members[suffix] = (name, stream.read() if stream else b"")
+        except (tarfile.TarError, EOFError) as error:
+            broken = f"the tar breaks off after {group.key.lstrip('/') or 'its start'}: {error}"
+        except OSError as error:
+            raise UserError(f"{shard.uri}: reading failed ({error}); run the same command again") from error
+        if broken or not whole:
+            yield Reject("", "read", "TruncatedTar", broken or "the tar has no end mark; what followed is lost")
+        if not broken:
+            # What was read of the last key of a broken tar is not known to be whole.
+            yield from group.sample()
 
 
 def _ends_whole(file: IO[bytes]) -> bool:

@@ -5,16 +5,19 @@ Owns every open, rename and delete of the project, through fsspec, so that a pat
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import tarfile
 import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import UserError
 
@@ -123,10 +126,9 @@ def atomic_write(uri: str) -> Iterator[IO[bytes]]:
     try:
         with fs.open(temporary, "wb") as file:
             yield file
-        fs.mv(temporary, path)
+        _move(fs, temporary, path)
     except BaseException:
-        if fs.exists(temporary):
-            fs.rm(temporary)
+        _delete(fs, temporary)
         raise
 
 
@@ -141,13 +143,30 @@ def atomic_folder(uri: str) -> Iterator[str]:
     fs.makedirs(temporary, exist_ok=True)
     try:
         yield fs.unstrip_protocol(temporary) if "://" in uri else temporary
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-        fs.mv(temporary, path, recursive=True)
+        _delete(fs, path)
+        _move(fs, temporary, path)
     except BaseException:
-        if fs.exists(temporary):
-            fs.rm(temporary, recursive=True)
+        _delete(fs, temporary)
         raise
+
+
+def lock(uri: str) -> IO[bytes] | None:
+    """Takes a lock that ends with the returned file or with the process; None where the storage has no locks.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    fs, path = _filesystem(uri)
+    if not isinstance(fs, LocalFileSystem):
+        return None
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    file = open(path, "wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(f"{uri}: the same stage is at work there already; wait for it or stop it") from error
+    return file
 
 
 def remove_temporaries(folder: str) -> None:
@@ -158,14 +177,36 @@ def remove_temporaries(folder: str) -> None:
     for parent, folders, files in fs.walk(path):
         for left_over in [p for p in (*folders, *files) if _TEMPORARY in p]:
             if _TEMPORARY not in parent:
-                fs.rm(f"{parent}/{left_over}", recursive=True)
+                _delete(fs, f"{parent}/{left_over}")
 
 
 def remove(uri: str) -> None:
     """Deletes a file or a folder with all it holds; what is not there is left so."""
     fs, path = _filesystem(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    _delete(fs, path)
+
+
+# fsspec's own `mv` and `rm` take a path with `*`, `?` or `[` for a pattern.
+
+
+def _move(fs: fsspec.AbstractFileSystem, source: str, target: str) -> None:
+    if isinstance(fs, LocalFileSystem):
+        os.replace(source, target)
+        return
+    for path in fs.find(source):
+        fs.cp_file(path, target + path[len(source) :])
+        fs.rm_file(path)
+
+
+def _delete(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    if isinstance(fs, LocalFileSystem):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.remove(path)
+        return
+    for file in fs.find(path):
+        fs.rm_file(file)
 
 
 def sha256(uri: str) -> str:

@@ -7,13 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import fsspec
 import numpy as np
 import pytest
 
-from index import build, build_job, scann_searcher
+from index import build, build_job, measurement, scann_searcher
 from index.keys import read_places
 from index.measurement import Lists, read_queries
 from index.shard_store import Index
@@ -116,15 +117,60 @@ def test_without_val_rows_of_the_memory_are_searched_without_themselves(world: W
         assert not (lists.exact[0] == own).any() and not (lists.found[0] == own).any()
 
 
+def test_val_without_rows_is_as_no_val(world: World):
+    shutil.rmtree(world.folder / "queries" / "val")
+    world.queries["val"], world.query_images["val"] = unit(0), []
+    world.write_split("val")
+    assert world.build("--config.index.max_queries=100") == 0
+    recall = manifest(world)["recall"]
+    assert (recall["queries"], recall["mean"]) == (50, 1.0)
+    assert recall["of"] == "rows of the memory, each searched without itself"
+
+
+def test_one_query_is_enough(world: World):
+    assert world.build("--config.index.max_queries=1", *SCANN) == 0
+    recall = manifest(world)["recall"]
+    assert (recall["queries"], recall["tuning_queries"], recall["mean"]) == (1, 0, 1.0)
+
+
+def test_memory_without_rows(tmp_path, capsys):
+    world = World(tmp_path, rows=0).write()
+    assert world.build() == 2
+    assert "memory: holds no rows to index" in capsys.readouterr().err
+    assert not world.index.exists()
+
+
+def test_config_lies_beside_the_index(world: World):
+    assert world.build("--config.index.k=4") == 0
+    config = json.loads((world.index / "config.json").read_text())
+    assert (config["index"]["k"], config["workdir"]) == (4, str(world.folder))
+
+
+def test_shards_are_built_in_the_index_under_a_temporary_name(world: World, monkeypatch):
+    seen = []
+    measure = measurement.tune_and_measure
+
+    def watched(*args):
+        seen.extend(path.parent.name for path in world.index.glob("*.tmp-*/exact"))
+        return measure(*args)
+
+    monkeypatch.setattr(measurement, "tune_and_measure", watched)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: pytest.fail("left behind where a build is killed"))
+    assert world.build() == 0
+    assert len(seen) == 3 and not list(world.index.glob("*.tmp-*"))
+
+
 @pytest.mark.parametrize("flags", [[], SCANN], ids=["exact", "scann"])
 def test_resumed_builds_do_only_what_is_missing(world: World, capsys, flags):
     assert world.build(*flags) == 0
     whole = snapshot(world.index)
     kept = world.index / "shard-00000-of-00003" / "rows.parquet"
     written = kept.stat().st_mtime_ns
+    noted = (world.folder / "stages" / "index.json").read_text()
     capsys.readouterr()
     assert world.build(*flags) == 0
     assert "already built" in capsys.readouterr().out
+    assert (world.folder / "stages" / "index.json").read_text() == noted
 
     (world.index / "manifest.json").unlink()
     (world.index / "_done" / "shard-00001-of-00003.json").unlink()
@@ -178,8 +224,16 @@ def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
     [
         (["--direct_num_wrkers=2"], "unknown flag; did you mean '--direct_num_workers'?"),
         (["--config.index.searcher=scan"], "unknown; did you mean 'scann'"),
-        (["--config.index.shards=401"], "must be 1 to 400, the rows of the memory"),
-        (["--config.index.target_recall=1.5"], "target_recall above 0 up to 1"),
+        (["--config.index.shards=401"], "index.shards=401: must be 1 to 400, the rows of the memory"),
+        (["--config.index.shards=0"], "index.shards=0: must be 1 to 400"),
+        (["--config.index.k=401"], "index.k=401: must be 1 to 400, the rows of the memory"),
+        (["--config.index.k=0"], "index.k=0: must be 1 to 400"),
+        (["--config.index.target_recall=1.5"], "target_recall=1.5: must be above 0 and at most 1"),
+        (["--config.index.target_recall=0"], "target_recall=0.0: must be above 0 and at most 1"),
+        (["--config.index.target_recall=nan"], "target_recall"),
+        (["--config.index.leaves=-1"], "index.leaves=-1: must be at least 0"),
+        (["--config.index.max_queries=0"], "index.max_queries=0: must be at least 1"),
+        (["--config.seed=-1"], "seed=-1: must be at least 0"),
         (["--config.index.leafs=3"], "did you mean 'leaves'"),
     ],
 )

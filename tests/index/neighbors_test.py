@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import neighbors, neighbors_job
+from index import lookup, neighbors, neighbors_job, neighbors_plan
 from index.exact_searcher import ExactSearcher
 from index.lookup import Lookup
 from index.shard_store import Shard
-from pipelines import schemas
+from pipelines import options, schemas
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
 from tests.index.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force, digests, snapshot, unit
@@ -118,13 +118,52 @@ def test_scann_lists_agree_with_exact_ones(indexed: World, tmp_path):
         assert np.mean([len(set(a) & set(b)) / K for a, b in zip(right, found, strict=True)]) > 0.9
 
 
-def test_lists_longer_than_the_memory_are_padded(tmp_path):
-    world = World(tmp_path, rows=9).write()
-    assert world.build() == 0 and world.neighbors("--config.neighbors.k=12") == 0
+def test_lists_that_the_own_image_leaves_short_are_padded(tmp_path):
+    world = World(tmp_path, rows=9)
+    world.images[4] = world.images[7] = world.query_images["test"][0]
+    world.write()
+    assert world.build() == 0 and world.neighbors("--config.neighbors.k=9") == 0
     table = lists(world).split("test")
-    assert set(table["num_valid"].to_pylist()) == {9}
+    assert table["num_valid"].to_pylist() == [7] + [9] * 32
     ids, scores = schemas.to_matrix(table["neighbor_ids"]), schemas.to_matrix(table["scores"])
-    assert (ids[:, 9:] == -1).all() and (scores[:, 9:] == -np.inf).all() and (ids[:, :9] >= 0).all()
+    assert (ids[0, 7:] == -1).all() and (scores[0, 7:] == -np.inf).all() and (ids[0, :7] >= 0).all()
+
+
+def test_folder_with_glob_characters(indexed: World, tmp_path):
+    odd = World(tmp_path / "odd[1]").write()
+    assert odd.build() == 0 and odd.neighbors() == 0 and indexed.neighbors() == 0
+    assert columns(odd) == columns(indexed)
+    assert lists(odd).memory(["id"]).num_rows > 0
+    job, folder = neighbors_plan.claim(options.parse(odd.args(), "")[0]), odd.folder / "neighbors"
+    assert job.progress() == (1, 163) and not (folder / "_parts").exists()
+    shutil.rmtree(folder / "_done")
+    (folder / "_parts" / "2").mkdir(parents=True)
+    for block in job.blocks:
+        (folder / "_parts" / "2" / f"{block.name}.parquet").touch()
+    assert job.progress() == (1 / 3 / 2, 54)
+
+
+def test_splits_that_the_config_does_not_name_are_left_out(indexed: World, capsys):
+    shutil.rmtree(indexed.folder / "queries" / "val")
+    assert indexed.neighbors() == 0
+    assert "in train, test" in capsys.readouterr().out
+    assert set(lists(indexed).query_snapshots) == {"train", "test"}
+    shutil.rmtree(indexed.folder / "queries")
+    assert indexed.neighbors() == 2
+    assert "train_set.path: is empty, as are val_set and test_set" in capsys.readouterr().err
+
+
+def test_split_without_rows_has_no_lists(indexed: World):
+    shutil.rmtree(indexed.folder / "queries" / "val")
+    indexed.queries["val"], indexed.query_images["val"] = unit(0), []
+    indexed.write_split("val")
+    assert indexed.neighbors() == 0
+    assert lists(indexed).split("val").num_rows == 0 and lists(indexed).split("test").num_rows == SPLITS["test"]
+
+
+def test_config_lies_beside_the_lists(indexed: World):
+    assert indexed.neighbors("--config.neighbors.k=6") == 0
+    assert json.loads((indexed.folder / "neighbors" / "config.json").read_text())["neighbors"]["k"] == 6
 
 
 def test_own_image_is_left_out_wherever_it_is(tmp_path):
@@ -154,19 +193,43 @@ def test_own_image_is_left_out_wherever_it_is(tmp_path):
 def test_lookup_when_all_rows_are_the_own_image():
     keys = unit(4)
     images = np.array(digests(["same"] * 4), "S32")
-    lookup = Lookup(Shard(ExactSearcher(keys), np.arange(4), images))
-    ids, scores, excluded = lookup.search(keys[:2], 3, np.array(digests(["same", "other"]), "S32"))
+    few = Lookup(Shard(ExactSearcher(keys), np.arange(4), images))
+    ids, scores, excluded = few.search(keys[:2], 3, np.array(digests(["same", "other"]), "S32"))
     assert ids[0].tolist() == [-1, -1, -1] and np.isneginf(scores[0]).all() and (ids[1] >= 0).all()
     assert excluded.tolist() == [4, 0]
+
+
+def test_many_copies_of_an_image_are_searched_a_few_queries_at_a_time(monkeypatch):
+    keys, queries = unit(400), unit(40, seed=1)
+    names = ["many"] * 300 + ["some"] * 20 + ["once"] + [f"memory {i}" for i in range(79)]
+    asked = (["many", "none", "some", "once", "none"] * 8)[:40]
+    images, own = np.array(digests(names), "S32"), np.array(digests(asked), "S32")
+    searched = []
+
+    class Watched(ExactSearcher):
+        def search(self, queries, k):
+            searched.append((len(queries), k))
+            return super().search(queries, k)
+
+    monkeypatch.setattr(lookup, "_LIST_ENTRIES", 600)
+    ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images)).search(queries, K, own)
+    assert max(rows * k for rows, k in searched) <= 600
+    assert excluded.tolist() == [{"many": 300, "some": 20, "once": 1, "none": 0}[name] for name in asked]
+    for query in range(40):
+        kept = np.flatnonzero(images != own[query])
+        right, right_scores = brute_force(queries[query : query + 1], keys[kept], K)
+        np.testing.assert_array_equal(ids[query], kept[right[0]])
+        np.testing.assert_array_equal(scores[query], right_scores[0])
 
 
 def test_resumed_job_does_only_what_is_missing(indexed: World, capsys, monkeypatch):
     folder = indexed.folder / "neighbors"
     assert indexed.neighbors() == 0
-    whole = snapshot(folder)
+    whole, noted = snapshot(folder), (indexed.folder / "stages" / "neighbors.json").read_text()
     capsys.readouterr()
     assert indexed.neighbors() == 0
     assert "already looked up" in capsys.readouterr().out
+    assert (indexed.folder / "stages" / "neighbors.json").read_text() == noted
 
     searched = []
     search = Lookup.search
@@ -269,7 +332,7 @@ def test_what_does_not_belong_together(indexed: World, capsys):
     assert indexed.neighbors() == 2
     assert "is an index from another encoder than the queries in" in capsys.readouterr().err
     shutil.rmtree(indexed.folder / "queries" / "test")
-    assert indexed.neighbors() == 2
+    assert indexed.neighbors("--config.test_set.path=list.txt") == 2
     assert "queries/test: nothing there yet; run pipelines.embed first" in capsys.readouterr().err
     complete = indexed.folder / "memory" / "complete.json"
     facts = json.loads(complete.read_text())
@@ -283,8 +346,11 @@ def test_wrong_commands(world: World, capsys):
     assert "there is no finished index here; run index.build" in capsys.readouterr().err
     assert world.build() == 0 and world.neighbors("--no_such_flag=1") == 2
     assert "--no_such_flag=1: unknown flag" in capsys.readouterr().err
-    assert world.neighbors("--config.neighbors.k=0") == 2
-    assert "k and block_rows must be at least 1" in capsys.readouterr().err
+    for k in (0, 401):
+        assert world.neighbors(f"--config.neighbors.k={k}") == 2
+        assert f"neighbors.k={k}: must be 1 to 400, the rows of the memory" in capsys.readouterr().err
+    assert world.neighbors("--config.neighbors.block_rows=0") == 2
+    assert "neighbors.block_rows=0: must be at least 1" in capsys.readouterr().err
     assert not (world.folder / "neighbors").exists()
     assert world.neighbors() == 0 and world.neighbors("--config.neighbors.k=8") == 2
     assert "belongs to another configuration, k was 7 and is now 8" in capsys.readouterr().err

@@ -3,6 +3,7 @@ import os
 import pathlib
 import shutil
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -102,6 +103,29 @@ def test_two_builds_give_the_same_bytes(engine, keys, tmp_path):
         built.save(str(folder))
         contents.append({f: hashlib.sha256((folder / f).read_bytes()).hexdigest() for f in os.listdir(folder)})
     assert contents[0] == contents[1] and len(contents[0]) >= 6
+
+
+def test_overlapping_builds_keep_standard_error():
+    kept, before = os.dup(2), os.fstat(2)
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with scann_searcher._quiet():
+            entered.set()
+            left.wait()
+
+    thread = threading.Thread(target=other)
+    try:
+        with scann_searcher._quiet():
+            thread.start()
+            assert not entered.wait(0.1)
+        left.set()
+        thread.join()
+        assert os.path.samestat(os.fstat(2), before)
+    finally:
+        left.set()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def test_processor_without_avx(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def load_all(folder: pathlib.Path) -> None:
 
 def files(folder: pathlib.Path) -> list[pathlib.Path]:
     """What an index needs once it is built."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name != "_done")
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name != "_done" and p.name != "config.json")
 
 
 def flip(path: pathlib.Path, place: float) -> None:

@@ -74,7 +74,20 @@ def write_embeddings(
         table = pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
         path = storage.join(folder, f"{number:05d}.parquet")
         schemas.write(path, table, {"config_hash": config_hash})
-        marker = Marker(number, f"{number:05d}", "in", 1, n, n, 0, storage.sha256(path), config_hash, "run", 0.0)
+        marker = Marker(
+            number=number,
+            name=f"{number:05d}",
+            uri="in",
+            size_bytes=1,
+            etag="1",
+            rows_in=n,
+            rows_out=n,
+            rows_rejected=0,
+            output_sha256=storage.sha256(path),
+            config_hash=config_hash,
+            run_id="run",
+            secs=0.0,
+        )
         marker.write(folder)
         markers.append(marker)
     manifest.complete(folder, markers, config_hash)
@@ -129,10 +142,13 @@ class World:
 
 
 def snapshot(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the digest of every file below a folder but for the markers of the index, which hold seconds."""
+    """Returns the digest of every file below a folder but for those that differ from run to run.
+
+    These are the markers of the index, which hold seconds, and the config, which holds the work folder.
+    """
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
-        if not (folder.name == "index" and path.parent.name == "_done")
+        if path.name != "config.json" and not (folder.name == "index" and path.parent.name == "_done")
     }

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from pipelines import embed, schemas, storage
 from pipelines.decode import ImagePreprocess, decode, prepare
 from pipelines.manifest import Embeddings
+from pipelines.progress import Stage
 from tests.pipelines import tiny_encoders as tiny
 
 _CAPTIONS = ["a red dog", "blue cat", "green", "a a dog unknown"]
@@ -153,14 +155,15 @@ def test_an_unfinished_folder_is_not_readable_and_a_new_shard_keeps_old_ids(worl
 def test_sigkill_anywhere_then_the_same_command_gives_the_same_bytes(world):
     world.embed("whole")
     argv = [sys.executable, "-m", "pipelines.embed", *world.argv("killed")]
-    # Moments from before the first byte is written to after the last marker.
-    for _ in range(3):
+    for pause in (0.0, 0.01, 0.03):
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=os.getcwd())
         seen = len(list(world.root.glob("killed/**/_done/*.json")))
         deadline = time.monotonic() + 60
         while process.poll() is None and len(list(world.root.glob("killed/**/_done/*.json"))) <= seen:
             assert time.monotonic() < deadline
             time.sleep(0.002)
+        # Some time after a marker, in the midst of the next shard.
+        time.sleep(pause)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (world.root / "killed/queries/val/complete.json").exists() or process.returncode == 0
@@ -201,6 +204,37 @@ def test_a_truncated_tar_is_a_reject_not_a_crash(world):
     assert Embeddings(f"{world.root}/out/memory").shard_rows[0] < 7
 
 
+def test_changed_inputs_are_embedded_again(world):
+    world.embed()
+    snapshots = [Embeddings(f"{world.root}/out/{name}").snapshot for name in ("memory", "queries/val")]
+    old = world.parquet()
+    pairs = [(f"0{i:04d}", tiny.image_bytes(50 + i), "a dog") for i in range(7)]
+    size = (world.root / "pairs/00000.tar").stat().st_size
+    tiny.write_tar(world.root / "pairs/00000.tar", pairs)
+    assert (world.root / "pairs/00000.tar").stat().st_size == size
+    (world.root / "val.txt").write_text("".join(f"{i}.png {2 - i % 3}\n" for i in range(5)))
+    (world.root / "images/4.png").write_bytes(tiny.image_bytes(99))
+    assert world.embed() == 0
+    now = [Embeddings(f"{world.root}/out/{name}") for name in ("memory", "queries/val")]
+    assert all(folder.snapshot != before for folder, before in zip(now, snapshots, strict=True))
+    labels = [label for shard in now[1].shard_rows for label in now[1].read(shard, ["label"])["label"].to_pylist()]
+    assert labels == [2, 1, 0, 2, 1]
+    same = {name for name, digest in world.parquet().items() if old[name] == digest and "_rejects" not in name}
+    assert same == {"memory/00001.parquet"}
+
+
+def test_a_second_run_at_the_same_time_is_refused(world, capsys):
+    with Stage("embed", "images", f"{world.root}/out"):
+        _fails(world, capsys, "the same stage is at work there already")
+    assert world.embed() == 0
+
+
+def test_a_workdir_may_have_any_name(world):
+    assert world.embed("odd[1]*") == 0
+    assert world.parquet("odd[1]*")
+    assert Embeddings(f"{world.root}/odd[1]*/memory").rows == 14
+
+
 def _fails(world, capsys, sentence, *beam, out="out", **changes):
     assert world.embed(out, *beam, **changes) == 2
     error = capsys.readouterr().err
@@ -221,7 +255,42 @@ def test_mistakes_end_in_one_sentence(world, capsys):
     _fails(world, capsys, "every memory needs keys", encoders__key="")
     _fails(world, capsys, "matches no file", memory__path="nothing/*.tar")
     _fails(world, capsys, "did you mean '--runner'", "--runer=DirectRunner")
+    _fails(world, capsys, "Unexpected pipeline runner: NoRunner", "--runner", "NoRunner")
+    _fails(world, capsys, "--config.embed.batch_size=0: must be at least 1", embed__batch_size=0)
+    _fails(world, capsys, "dtype=float64: no such type; did you mean 'float16'", encoders__dtype="float64")
+    _fails(world, capsys, "--config.memory.path: is empty", memory__path="")
+    _fails(world, capsys, "has no texts; set --config.encoders.value_text=", memory__format="image_list")
     _fails(world, capsys, "cannot be imported", "--runner=no.such.Runner")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"dim": 7}, "gives [6], its description says [7]"),
+        ({"dim": "x"}, "'dim' must be a number of 1 or more"),
+        ({"kind": "sound"}, "'kind' is 'sound', must be image or text"),
+        ({"preprocess": {}}, "missing 3 required positional arguments"),
+        ({"preprocess": {"size": 16, "crop_fraction": 1, "resize": "magic"}}, "'resize' must be one of bicubic"),
+    ],
+)
+def test_a_wrong_description_of_an_encoder_is_worded(world, capsys, encoders, tmp_path, change, sentence):
+    folder = tmp_path / "mine"
+    shutil.copytree(encoders[0] / "image", folder)
+    description = storage.read_json(str(folder / "encoder.json"))
+    storage.write_json(str(folder / "encoder.json"), description | change)
+    _fails(world, capsys, sentence, encoders__key=folder)
+
+
+def test_a_broken_saved_model_is_worded(world, capsys, encoders, tmp_path):
+    shutil.copytree(encoders[0] / "image", tmp_path / "mine")
+    (tmp_path / "mine/saved_model.pb").write_bytes(b"broken")
+    _fails(world, capsys, "TensorFlow cannot load this SavedModel", encoders__key=tmp_path / "mine")
+
+
+def test_files_that_cannot_be_used_are_worded(world, capsys):
+    (world.root / "file").write_text("")
+    _fails(world, capsys, "file", out="file")
+    _fails(world, capsys, "cannot be read, is a directory", val_set__path="images")
 
 
 def test_a_folder_of_another_config_is_refused_and_left_alone(world, capsys):

@@ -250,13 +250,22 @@ def test_other_parameters_replace_the_corpus(tmp_path: pathlib.Path, cache: path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out"]
 
 
-@pytest.mark.parametrize("damage", ["pairs/00001.tar", "labelled/classnames.txt", "corpus.json"])
+@pytest.mark.parametrize("damage", ["pairs/00001.tar", "labelled/classnames.txt"])
 def test_a_corpus_with_a_missing_file_is_built_again(tmp_path: pathlib.Path, cache: pathlib.Path, damage: str) -> None:
     _build(tmp_path / "out", cache)
     whole = _files(tmp_path / "out")
     (tmp_path / "out" / damage).unlink()
     _build(tmp_path / "out", cache)
     assert _files(tmp_path / "out") == whole
+
+
+def test_a_folder_that_was_not_made_here_is_left_alone(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
+    mine = tmp_path / "out" / "pairs" / "00000.tar"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UserError, match="was not made here"):
+        _build(tmp_path / "out", cache)
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("share", [0.2, 0.9])

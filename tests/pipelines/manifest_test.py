@@ -52,7 +52,9 @@ def _write_shard(folder: str, config_hash: str, number: int, rows: int) -> Marke
     }
     path = storage.join(folder, f"{number:05d}.parquet")
     schemas.write(path, pa.table(columns, schema=schema), {"config_hash": config_hash})
-    marker = Marker(number, f"{number:05d}", "uri", 10, rows, rows, 0, storage.sha256(path), config_hash, "run", 0.1)
+    marker = Marker(
+        number, f"{number:05d}", "uri", 10, "etag", rows, rows, 0, storage.sha256(path), config_hash, "run", 0.1
+    )
     marker.write(folder)
     return marker
 
@@ -94,7 +96,7 @@ def test_unfinished_folders_are_refused(folder, tmp_path):
 
 
 def test_rows_that_do_not_balance_get_no_marker(tmp_path):
-    marker = Marker(0, "00000", "uri", 10, 5, 3, 1, "x", "hash", "run", 0.1)
+    marker = Marker(0, "00000", "uri", 10, "etag", 5, 3, 1, "x", "hash", "run", 0.1)
     with pytest.raises(ValueError, match="5 rows in, 3 out, 1 rejected"):
         marker.write(str(tmp_path))
     assert storage.glob(f"{tmp_path}/*/*") == []

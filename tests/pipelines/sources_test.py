@@ -36,7 +36,7 @@ def _pair(key, caption=b"a dog", image=b"image"):
 def _read(tmp_path, data: bytes):
     path = tmp_path / "00000.tar"
     path.write_bytes(data)
-    return list(sources.read(InputShard("img2dataset", "00000", str(path), len(data)), _EMBED))
+    return list(sources.read(InputShard("img2dataset", "00000", str(path), len(data), "etag"), _EMBED))
 
 
 def test_pairs_of_an_img2dataset_tar(tmp_path):
@@ -80,13 +80,48 @@ def test_hostile_members_become_rejects(tmp_path, members, kinds, error_type):
 
 def test_paths_in_a_tar_are_only_names(tmp_path):
     found = _read(tmp_path, _tar(_pair("/etc/x") + _pair("../y")))
-    assert [item.member for item in found] == ["etc/x.jpg", "../y.jpg"]
+    assert [item.member for item in found] == ["/etc/x.jpg", "../y.jpg"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000.tar"]
 
 
 def test_a_key_that_comes_twice_is_two_samples(tmp_path):
     found = _read(tmp_path, _tar(_pair("0", b"first") + _pair("0", b"second")))
     assert [item.caption for item in found] == ["first", "second"]
+
+
+def test_members_keep_the_names_they_have_in_the_tar(tmp_path):
+    found = _read(tmp_path, _tar([("a/0.JPG", b"x"), ("a/0.txt", b"text"), ("a/0.xmp", b"other"), ("a/1.png", b"y")]))
+    assert [item.member for item in found] == ["a/0.JPG", "a/1.png"]
+
+
+def test_one_bad_member_is_one_reject_of_its_pair(tmp_path):
+    found = _read(tmp_path, _tar(_pair("0", image=b"x" * 1001) + _pair("1") + _pair("2", caption=b"x" * (2 << 20))))
+    assert [type(item) for item in found] == [Reject, Sample, Reject]
+
+
+def test_names_and_urls_that_are_no_text_become_rejects(tmp_path):
+    whole = _tar([*_pair("NAME"), ("1.jpg", b"x"), ("1.json", b'{"url": "\\ud800"}')]).replace(
+        b"NAME", b"\xff\xfe\xfdE"
+    )
+    fixed = bytearray(whole)
+    for start in range(0, len(fixed) - 512, 512):
+        if fixed[start + 257 : start + 262] == b"ustar":
+            fixed[start + 148 : start + 156] = b" " * 8
+            fixed[start + 148 : start + 156] = b"%06o\0 " % sum(fixed[start : start + 512])
+    assert [item.error_type for item in _read(tmp_path, bytes(fixed))] == ["NameNotUtf8", "BadMetadata"]
+
+
+def test_a_storage_error_fails_the_shard(tmp_path, monkeypatch):
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() > 4000 and size not in (1024,):
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    data = _tar([member for i in range(20) for member in _pair(f"{i}")])
+    monkeypatch.setattr(sources.storage, "open_read", lambda uri: Failing(data))
+    with pytest.raises(UserError, match="reading failed .*Input/output error.*run the same command again"):
+        list(sources.read(InputShard("img2dataset", "0", "0.tar", len(data), "etag"), _EMBED))
 
 
 def test_a_missing_or_empty_caption_is_none(tmp_path):
@@ -130,8 +165,10 @@ def test_list_rows_that_cannot_be_read_become_rejects(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "secret.jpg").write_bytes(b"x")
     (tmp_path / "images" / "large.jpg").write_bytes(b"x" * 1001)
-    _, found = _read_list(tmp_path, f"gone.jpg 1\n../secret.jpg 1\n{tmp_path}/secret.jpg 1\nlarge.jpg 1\n")
-    assert [item.error_type for item in found] == ["MissingImage", "PathOutsideRoot", "PathOutsideRoot", "TooLarge"]
+    outside = ["../secret.jpg", f"{tmp_path}/secret.jpg", f"file://{tmp_path}/secret.jpg", "simplecache::x.jpg"]
+    _, found = _read_list(tmp_path, "".join(f"{name} 1\n" for name in ["gone.jpg", *outside, "large.jpg"]))
+    expected = ["MissingImage", *["PathOutsideRoot"] * 4, "TooLarge"]
+    assert [item.error_type for item in found] == expected
 
 
 @pytest.mark.parametrize(
@@ -139,6 +176,7 @@ def test_list_rows_that_cannot_be_read_become_rejects(tmp_path):
     [
         ("a.jpg 0\nb.jpg\n", "line 2: must be `relative/path label`, found 'b.jpg'"),
         ("a.jpg -1\n", "line 1"),
+        ("a.jpg 2147483648\n", "line 1"),
         ("a.jpg x\n", "line 1"),
         ("", "is empty"),
     ],
