@@ -56,9 +56,7 @@ def _check(config: Config) -> None:
     if not all(0 <= seed < 2**31 for seed in (*train.seeds, config.seed)) or len(set(train.seeds)) < len(train.seeds):
         raise UserError("--config.seed and --config.train.seeds: must be different numbers from 0 to 2**31 - 1")
     if "://" in config.runs_dir:
-        raise UserError(
-            f"--config.workdir={config.workdir}: must be a local folder to train in"
-        )
+        raise UserError(f"--config.workdir={config.workdir}: must be a local folder to train in")
     heads.check(train)
     losses.check(train.loss)
 
@@ -87,6 +85,8 @@ def run(config: Config, _: Sequence[str]) -> None:
             done = runs * train.steps + steps
             stage.update(done / total, done)
 
+        last = [storage.join(folder, name, f"seed-{seed}") for name in train.heads for seed in train.seeds]
+        stage.worked = not all(storage.exists(storage.join(path, train_loop.RESULT_FILE)) for path in last)
         on_steps(0)
         lines = {}
         for name in train.heads:

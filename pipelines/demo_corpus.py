@@ -24,6 +24,12 @@ def run(config: Config, _: Sequence[str]) -> None:
     if not isinstance(config, DemoConfig):
         raise UserError("this config has data of its own; only configs/demo.py has a corpus to make")
     with Stage("corpus", "items", config.workdir) as stage:
+        stage.worked = False
+
+        def on_progress(_: str, done: int, total: int) -> None:
+            stage.worked = True
+            stage.update(done / total, done)
+
         made = emoji_corpus.build(
             pathlib.Path(config.data),
             cache_dir=storage.cache_dir(),
@@ -33,7 +39,7 @@ def run(config: Config, _: Sequence[str]) -> None:
             pairs_per_shard=config.corpus.pairs_per_shard,
             max_emoji=config.corpus.max_emoji,
             seed=config.seed,
-            on_progress=lambda _, done, total: stage.update(done / total, done),
+            on_progress=on_progress,
         )
         summary(
             f"corpus: {made.pairs:,} image-text pairs in {duration(stage.secs)}",
