@@ -24,7 +24,14 @@ def get_config() -> Config:
         class_names="tiny_imagenet_lt/classnames.txt",
         index=Index(shards=2, k=32),
         neighbors=Neighbors(k=32),
-        train=Train(many_over=30, few_under=10),
+        train=Train(
+            values=("text",),
+            similarity_scale=40.0,
+            neighbor_dropout=0.25,
+            batch_size=128,
+            many_over=30,
+            few_under=10,
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib.util
 import logging
+import math
 import pathlib
 import sys
 import typing
@@ -143,6 +144,10 @@ def parse(argv: Sequence[str], description: str) -> tuple[Config, list[str]]:
         parser.epilog = _help_of_fields(config)
         parser.print_help()
         raise SystemExit(0)
+    for name, value in flatten(config).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+            raise UserError(f"{_OVERRIDE}{name}={value}: must be finite")
     if not known.config:
         raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
     return config, rest

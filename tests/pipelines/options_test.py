@@ -44,6 +44,8 @@ def test_an_override_changes_nothing_else():
         ("--config.index.shards=two", "must be of type int"),
         ("--config.index=3", "name a field below 'index'"),
         ("--config.seed.x=3", "'seed' has no fields below it"),
+        ("--config.train.tau=nan", "--config.train.tau=nan: must be finite"),
+        ("--config.train.learning_rates=0.1,inf", "must be finite"),
         ("--config.seed", "give the value as --config.seed=VALUE"),
         ("--config.train.seeds=0,x", "must be of type int"),
     ],
