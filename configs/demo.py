@@ -35,6 +35,7 @@ def get_config() -> DemoConfig:
             neighbor_dropout=0.25,
             batch_size=128,
             steps=200,
+            learning_rates=(1e-3, 3e-3),
             many_over=10,
             few_under=5,
         ),
