@@ -42,7 +42,7 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         rows = {f.name: sum(f.done[s.name].rows_out for s in f.shards) for f in folders}
         rejected = sum(f.done[s.name].rows_rejected for f in folders for s in f.shards)
         summary(
-            f"embed: {sum(rows.values()):,} rows in {duration(stage.secs)}",
+            f"embed: {sum(rows.values()):,} rows in {duration(stage.secs)}" if stage.worked else "embed: already done",
             {
                 **{name: f"{count:,} rows" for name, count in rows.items()},
                 "rejected": f"{rejected:,} rows, listed in _rejects/",
