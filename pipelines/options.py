@@ -13,6 +13,7 @@ import math
 import pathlib
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -166,6 +167,7 @@ def main(
     """
     # What libraries warn of is not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
+    warnings.simplefilter("ignore")
     # Its runners print the traceback of a worker before they raise it; we word it once.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     try:
