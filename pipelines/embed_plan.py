@@ -139,20 +139,19 @@ def open_folders(config: Config, encoders: dict[str, EncoderSpec]) -> list[Folde
 
 
 def check_rejects(folder: Folder, max_share: float) -> None:
-    """Raises a `UserError` with the top reasons if more than `max_share` of a folder's rows were rejected."""
+    """Raises a `UserError` with the top reasons if more than `max_share` of a folder's rows were rejected, or all."""
     markers = [folder.done[shard.name] for shard in folder.shards]
     rejected, total = sum(m.rows_rejected for m in markers), sum(m.rows_in for m in markers)
-    if rejected == total:
-        max_share = min(max_share, 0)
-    if total and rejected <= max_share * total:
-        return
     if not total:
         raise UserError(f"{folder.path}: its source holds no image; check the source's path")
+    if rejected < total and rejected <= max_share * total:
+        return
     paths = [storage.join(folder.path, manifest.REJECTS, f"{m.name}.parquet") for m in markers if m.rows_rejected]
     table = pa.concat_tables([schemas.read(path, ["error_type"]) for path in paths])
     top = Counter(table["error_type"].to_pylist()).most_common(3)
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in top)
+    limit = f"more than --config.embed.max_rejects_share={max_share}" if rejected < total else "all there are"
     raise UserError(
-        f"{folder.path}: {rejected:,} of {total:,} rows rejected ({reasons}), more than "
-        f"--config.embed.max_rejects_share={max_share}; see {storage.join(folder.path, manifest.REJECTS)}"
+        f"{folder.path}: {rejected:,} of {total:,} rows rejected ({reasons}), {limit}; "
+        f"see {storage.join(folder.path, manifest.REJECTS)}"
     )
