@@ -13,31 +13,40 @@ class Source:
     """Where images (and their texts or labels) are read from.
 
     Attributes:
-        format: `img2dataset` (tars of .jpg/.txt/.json) or `image_list` (lines `relative/path label`).
-        path: glob of the tars, or the list file.
-        image_root: folder of the images that an `image_list` names; unused otherwise.
+        format: a name of docs/sources.md, such as `img2dataset` (tars of .jpg/.txt/.json) or `image_list`.
+        path: file, folder or pattern: `*`, `?`, `[..]` and braces (`{00000..00127}.tar`); several parts by commas.
+        image_root: folder of the images that a list names.
+        metadata: second file of formats that need one.
+        class_names: file with a name on each line, which becomes the caption of rows that have a label and no caption.
+        fields: our field = theirs, where a format lets names be chosen: `image=jpg`, `caption=txt`, `label=cls`, ..
     """
 
     format: str = "img2dataset"
     path: str = ""
     image_root: str = ""
+    metadata: str = ""
+    class_names: str = ""
+    fields: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-    """Handle of the encoder in each role: a built-in name or the folder of a SavedModel; empty for none.
+    """Handle of the encoder in each role: a built-in name, a folder, a file or a URL (docs/encoders.md); empty for none.
 
     Attributes:
         key: image encoder of keys and queries.
-        value_image: image encoder of values.
-        value_text: text encoder of values.
+        value_image: image encoders of values; the first fills the column `value_image`, and one that is written
+            `name=handle` the column `value_image_name`.
+        value_text: text encoders of values, in the same way.
         dtype: `float32` or `float16`, of the vectors on disk.
+        normalize: whether vectors are brought to unit length.
     """
 
     key: str = "efficientnet-lite0"
-    value_image: str = "efficientnet-lite2"
-    value_text: str = "minilm-l6-v2"
+    value_image: tuple[str, ...] = ("efficientnet-lite2",)
+    value_text: tuple[str, ...] = ("minilm-l6-v2",)
     dtype: str = "float32"
+    normalize: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +55,11 @@ class Embed:
 
     Attributes:
         batch_size: images an encoder takes at a time; part of a folder's identity, since rounding depends on it.
-        list_shard_rows: lines of an `image_list` that make one shard.
+        list_shard_rows: rows of a list that make one shard.
         max_image_bytes: largest encoded image that is read.
         max_image_pixels: largest decoded image, against decompression bombs.
         max_rejects_share: share of rejected rows above which the job fails.
+        threads: batches a process works on at a time; 0 for its share of the machine's cores.
     """
 
     batch_size: int = 32
@@ -57,6 +67,38 @@ class Embed:
     max_image_bytes: int = 64 << 20
     max_image_pixels: int = 100_000_000
     max_rejects_share: float = 0.2
+    threads: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """Which rows of the memory are kept; those that are not are counted under the field's name. Queries all are.
+
+    Attributes:
+        min_side: shortest shorter side, in pixels.
+        max_aspect: largest longer over shorter side; 0 for any.
+        min_caption_chars: shortest caption.
+        max_caption_chars: longest caption; 0 for any.
+        metadata: conditions on the source's own fields, all of which must hold: `similarity>=0.3`,
+            `NSFW==UNLIKELY|UNSURE`, `LICENSE!=?`; a field that is missing fulfils none.
+        opt_out: file of URLs or SHA-256 digests of images, one a line, that must not be in the memory.
+        exact_duplicates: drops images whose bytes an earlier row of the memory has.
+        near_duplicates: drops images whose key has at least this cosine to that of an earlier row; 0 for none.
+        leakage: drops images that are, or whose key has at least this cosine to, an image of `leakage_splits`; 0 for
+            none.
+        leakage_splits: the splits that must not leak into the memory.
+    """
+
+    min_side: int = 0
+    max_aspect: float = 0.0
+    min_caption_chars: int = 0
+    max_caption_chars: int = 0
+    metadata: tuple[str, ...] = ()
+    opt_out: str = ""
+    exact_duplicates: bool = False
+    near_duplicates: float = 0.0
+    leakage: float = 0.95
+    leakage_splits: tuple[str, ...] = ("val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +204,7 @@ class Config:
     class_names: str = ""
     encoders: Encoders = Encoders()
     embed: Embed = Embed()
+    filters: Filters = Filters()
     index: Index = Index()
     neighbors: Neighbors = Neighbors()
     train: Train = Train()

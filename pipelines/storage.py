@@ -4,25 +4,53 @@ Owns every open, rename and delete of the project, through fsspec, so that a pat
 `s3://`. What the files mean is left to `schemas` and `manifest`.
 """
 
+import collections
 import contextlib
+import dataclasses
 import fcntl
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import pathlib
 import shutil
 import tarfile
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
+import bracex
 import fsspec
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import UserError
 
 _TEMPORARY = ".tmp-"
 _READ_BLOCK_BYTES = 1 << 20
+_MAX_PATHS = 10_000_000
+_OPEN_ZIPS = 4
+
+# What the libraries raise for bytes that are no whole archive or compressed stream; some are OSErrors, so these first.
+BROKEN_STREAM = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+# The same for Parquet whose bytes are not what its footer says.
+BROKEN_PARQUET = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+
+
+class MissingFile(UserError):
+    """A file is not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A file of a listing: where it is, its size, and what changes when it is written anew."""
+
+    uri: str
+    size_bytes: int
+    etag: str
 
 
 def cache_dir() -> pathlib.Path:
@@ -58,9 +86,18 @@ def open_read(uri: str) -> IO[bytes]:
     try:
         return fs.open(path, "rb")
     except FileNotFoundError as error:
-        raise UserError(f"{uri}: no such file") from error
+        raise MissingFile(f"{uri}: no such file") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{uri}: cannot be read, {os.strerror(error.errno or 0).lower()}") from error
+
+
+def open_decompressed(uri: str) -> IO[bytes]:
+    """Opens a file as `open_read`, and takes off the compression that its suffix names: .gz, .bz2, .xz or .zst."""
+    file = open_read(uri)
+    compression = fsspec.utils.infer_compression(uri)
+    if compression in (None, "zip"):
+        return file
+    return fsspec.compression.compr[compression](file, mode="rb")
 
 
 def exists(uri: str) -> bool:
@@ -74,25 +111,63 @@ def exists(uri: str) -> bool:
     return True
 
 
-def size_bytes(uri: str) -> int:
-    """Returns the size of a file in bytes."""
-    fs, path = _filesystem(uri)
-    return int(fs.size(path))
-
-
-def etag(uri: str) -> str:
+def _etag(info: dict[str, Any]) -> str:
     """Returns what changes when a file is written anew: the store's ETag or checksum, or the time it was modified."""
-    fs, path = _filesystem(uri)
-    info = fs.info(path)
     known = (info.get(name) for name in ("ETag", "etag", "md5Hash", "mtime", "created"))
     return str(next((value for value in known if value is not None), info["size"]))
 
 
-def glob(pattern: str) -> list[str]:
-    """Returns the files that match a pattern (`*`, `?`, `[..]`) of the user's, sorted, without temporary ones."""
-    fs, path = _filesystem(pattern)
+def found(uri: str) -> Found | None:
+    """Returns a file's size and etag, or None if it is not there."""
+    fs, path = _filesystem(uri)
+    try:
+        info = fs.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Found(uri, int(info["size"]), _etag(info)) if info["type"] == "file" else None
+
+
+def glob(pattern: str) -> list[Found]:
+    """Returns the files that match a pattern of the user's, sorted, without temporary ones.
+
+    Args:
+        pattern: `*`, `?`, `[..]`, and braces with words or ranges (`{00000..00127}.tar`, `{train,val}/*`).
+
+    Raises:
+        UserError: if braces name more paths than anybody means, or a path without wildcards is not there.
+    """
+    try:
+        paths = bracex.expand(pattern, limit=_MAX_PATHS)
+    except bracex.ExpansionLimitException as error:
+        raise UserError(f"{pattern}: its braces name more than {_MAX_PATHS:,} paths") from error
+    fs, _ = _filesystem(paths[0])
     fs.invalidate_cache()
-    return _named(fs, pattern, fs.glob(path))
+    files: dict[str, Found] = {}
+    folders: dict[str, dict[str, dict[str, Any]]] = {}
+    for like in paths:
+        path = _filesystem(like)[1]
+        if any(wildcard in like for wildcard in "*?["):
+            matches = fs.glob(path, detail=True)
+        else:
+            # One listing of the folder instead of a question for every file.
+            parent = path.rpartition("/")[0]
+            if parent not in folders:
+                folders[parent] = _entries(fs, parent)
+            if path not in folders[parent]:
+                raise MissingFile(f"{like}: no such file")
+            matches = {path: folders[parent][path]}
+        kept = {name: info for name, info in matches.items() if info["type"] == "file"}
+        for uri, name in zip(_named(like, fs, list(kept)), kept, strict=True):
+            if _TEMPORARY not in uri:
+                files[uri] = Found(uri, int(kept[name]["size"]), _etag(kept[name]))
+    return sorted(files.values(), key=lambda file: file.uri)
+
+
+def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
+    try:
+        return {entry["name"]: entry for entry in fs.ls(folder, detail=True)}
+    except FileNotFoundError:
+        return {}
 
 
 def files(folder: str, suffix: str) -> list[str]:
@@ -102,19 +177,15 @@ def files(folder: str, suffix: str) -> list[str]:
     """
     fs, path = _filesystem(folder)
     fs.invalidate_cache()
-    try:
-        found = [entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "file"]
-    except FileNotFoundError:
-        return []
-    return _named(fs, folder, [p for p in found if p.endswith(suffix)])
+    names = [name for name, entry in _entries(fs, path).items() if entry["type"] == "file" and name.endswith(suffix)]
+    return sorted(uri for uri in _named(folder, fs, names) if _TEMPORARY not in uri.rsplit("/", 1)[-1])
 
 
-def _named(fs: fsspec.AbstractFileSystem, like: str, found: list[str]) -> list[str]:
+def _named(like: str, fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[str]:
     """Returns paths as the person named them: relative if `like` was, with its protocol if it had one."""
-    whole = [p for p in found if _TEMPORARY not in name(p)]
     if "://" in like:
-        return sorted(fs.unstrip_protocol(p) for p in whole)
-    return sorted(whole if like.startswith("/") else map(os.path.relpath, whole))
+        return [fs.unstrip_protocol(path) for path in paths]
+    return paths if like.startswith("/") else [os.path.relpath(path) for path in paths]
 
 
 @contextlib.contextmanager
@@ -234,24 +305,71 @@ def read_json(uri: str) -> Any:
         raise UserError(f"{uri}: is not valid JSON ({error}); remove it and run its stage again") from error
 
 
+class ZipCache:
+    """Reads members of zips, the last few of which stay open."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        """Starts with none open.
+
+        Args:
+            stack: closes what is still open at its end.
+        """
+        self._stack = stack
+        self._open: collections.OrderedDict[str, tuple[contextlib.ExitStack, zipfile.ZipFile]] = (
+            collections.OrderedDict()
+        )
+
+    def read(self, uri: str, member: str, max_bytes: int) -> bytes:
+        """Returns the bytes of a member.
+
+        Raises:
+            MissingFile: if zip or member are not there.
+            UserError: if the zip is broken.
+            ValueError: if the member is larger than `max_bytes`.
+        """
+        try:
+            if uri not in self._open:
+                if len(self._open) >= _OPEN_ZIPS:
+                    self._open.popitem(last=False)[1][0].close()
+                inner = self._stack.enter_context(contextlib.ExitStack())
+                file = inner.enter_context(open_read(uri))
+                self._open[uri] = (inner, inner.enter_context(zipfile.ZipFile(file)))
+            self._open.move_to_end(uri)
+            with self._open[uri][1].open(member) as stream:
+                data = stream.read(max_bytes + 1)
+        except KeyError as error:
+            raise MissingFile(f"{uri}: has no member {member!r}") from error
+        except (*BROKEN_STREAM, NotImplementedError, RuntimeError) as error:
+            raise UserError(f"{uri}, {member}: cannot be read ({error})") from error
+        if len(data) > max_bytes:
+            raise ValueError(f"is larger than {max_bytes:,} bytes")
+        return data
+
+
 def read_image(container: str, member: str, max_bytes: int) -> bytes:
-    """Returns the bytes of an image: a member of a tar, or a file below a folder.
+    """Returns the bytes of an image: a member of a tar, or a file or member of a zip below a folder.
 
     Raises:
         UserError: if it is not there or too large.
     """
-    if not container.endswith(".tar"):
-        with open_read(join(container, member)) as file:
-            data = file.read(max_bytes + 1)
-    else:
-        with open_read(container) as file, tarfile.open(fileobj=file) as tar:
-            try:
+    folder, zipped, inner = member.partition(".zip/")
+    try:
+        if zipped:
+            with contextlib.ExitStack() as stack:
+                return ZipCache(stack).read(join(container, f"{folder}.zip"), inner, max_bytes)
+        if ".tar" not in name(container):
+            with open_read(join(container, member)) as file:
+                data = file.read(max_bytes + 1)
+        else:
+            with open_decompressed(container) as file, tarfile.open(fileobj=file) as tar:
                 stream = tar.extractfile(member)
-            except KeyError:
-                stream = None
-            if stream is None:
-                raise UserError(f"{container}: has no member {member!r}; it has changed since it was embedded")
-            data = stream.read(max_bytes + 1)
+                if stream is None:
+                    raise KeyError(member)
+                data = stream.read(max_bytes + 1)
+    except KeyError as error:
+        raise UserError(f"{container}: has no member {member!r}; it has changed since it was embedded") from error
+    except ValueError as error:
+        raise UserError(f"{container}, {member}: {error}") from error
     if len(data) > max_bytes:
         raise UserError(f"{container}, {member}: is larger than {max_bytes:,} bytes")
     return data

@@ -1,0 +1,88 @@
+"""Readers of image sources: which shards there are, and the samples of one shard as a stream.
+
+A format is either of files that hold samples, each file a shard, or of lists that name images below a folder. Both
+are registered here by name. A reader never fails for one bad row: it yields a `Reject` and goes on. Images stay
+encoded bytes; decoding is left to `decode`, vectors to `inference`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from configs.base import Embed, Source
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.options import nearest
+from pipelines.sources import image_list, listing, tar
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample
+
+Reader = Callable[[InputShard, Embed], Iterator[Sample | Reject | Filtered]]
+
+
+def _with_table(file: storage.Found) -> list[str]:
+    """Returns the Parquet table that img2dataset writes beside a tar."""
+    return [f"{file.uri.removesuffix(storage.name(file.uri))}{storage.name(file.uri).split('.')[0]}.parquet"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+    """A format whose files hold samples.
+
+    Attributes:
+        read: yields what a file holds.
+        siblings: names the files that are read with a file, as far as they are there.
+    """
+
+    read: Reader
+    siblings: Callable[[storage.Found], list[str]] = lambda file: []
+
+
+CONTAINERS = {"img2dataset": Container(tar.read, _with_table)}
+LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {"image_list": image_list.rows}
+
+
+def resolve(source: Source, data: str) -> Source:
+    """Returns a source with whole paths: the data folder joined in."""
+    paths = ("path", "image_root", "metadata", "class_names")
+    whole = {name: storage.join(data, getattr(source, name)) for name in paths if getattr(source, name)}
+    return dataclasses.replace(source, **{"image_root": data, **whole})
+
+
+def plan(source: Source, data: str, embed: Embed, folder: str) -> list[InputShard]:
+    """Returns the shards of a source, in a fixed order, not yet numbered.
+
+    Args:
+        source: as the config has it.
+        data: folder that its paths are relative to.
+        embed: how many rows of a list make a shard.
+        folder: where the rows of lists are written.
+
+    Raises:
+        UserError: if the format is unknown, nothing is found, or a list is wrong.
+    """
+    whole = resolve(source, data)
+    if source.format in CONTAINERS:
+        return _plan_files(whole, CONTAINERS[source.format])
+    if source.format in LISTS:
+        return listing.plan(listing.stem(whole.path), whole, LISTS[source.format](whole), folder, embed)
+    raise UserError(f"source format {source.format!r} is unknown; {nearest(source.format, [*CONTAINERS, *LISTS])}")
+
+
+def _plan_files(source: Source, container: Container) -> list[InputShard]:
+    files = storage.glob(source.path)
+    if not files:
+        raise UserError(f"{source.path}: matches no file; check --config.data and the source's path")
+    shards: dict[str, InputShard] = {}
+    for file in files:
+        name = storage.name(file.uri).split(".")[0]
+        if name in shards:
+            raise UserError(f"{file.uri}: has the same name as {shards[name].uri}; outputs are named after their shard")
+        siblings = [found for uri in container.siblings(file) if (found := storage.found(uri))]
+        etag = "+".join([file.etag, *(sibling.etag for sibling in siblings)])
+        uris = tuple(sibling.uri for sibling in siblings)
+        shards[name] = InputShard(source, name, file.uri, file.size_bytes, etag, siblings=uris)
+    return list(shards.values())
+
+
+def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
+    """Yields the samples and rejects of one shard, in the order of the source."""
+    return listing.read(shard, embed) if shard.listing else CONTAINERS[shard.source.format].read(shard, embed)
