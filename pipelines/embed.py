@@ -1,19 +1,28 @@
 """Embeds the memory and the labelled splits: `python -m pipelines.embed --config=configs/demo.py [--runner=..]`.
 
-Reads tars or list files, writes one Parquet shard of keys and values for each input shard. Flags that are not
-ours go to Beam. Killed at any time, the same command goes on with the shards that are missing.
+Reads image-text shards, lists or vectors (docs/sources.md) and writes one Parquet shard of keys and values for each
+input shard; then lists the rows of the memory that are not to be used, such as copies of test images. Flags that are
+not ours go to Beam. Killed at any time, the same command goes on with the shards that are missing.
 """
 
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from configs.base import Config
+from configs.base import Config, Filters
 from pipelines import manifest, options
 from pipelines.progress import Stage, duration, summary
 
+if TYPE_CHECKING:
+    from pipelines.embed_plan import Folder
+    from pipelines.selection import Selection
 
-def run(config: Config, beam_args: Sequence[str]) -> None:
+_SWITCHES = {"retry_rejects": "read again what was rejected and may be readable now, such as after a network failure"}
+
+
+def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -> None:
     """Embeds every source of the config whose shards are not done yet.
 
     Raises:
@@ -29,33 +38,66 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         runner.beam_options(beam_args)
     with Stage("embed", "images", config.workdir) as stage:
         encoders = embed_plan.resolve_encoders(config)
-        folders = embed_plan.open_folders(config, encoders)
+        filters = embed_plan.resolve_filters(config)
+        folders = embed_plan.open_folders(config, encoders, retry_rejects)
         before = sum(len(folder.shards) - len(folder.pending) for folder in folders)
         stage.worked = any(folder.pending for folder in folders)
         if stage.worked:
             from pipelines import embed_job
 
-            embed_job.run(folders, encoders, config.embed, beam_args, stage)
+            embed_job.run(folders, encoders, config.embed, filters, beam_args, stage)
         for folder in folders:
             embed_plan.check_rejects(folder, config.embed.max_rejects_share)
-            manifest.complete(folder.path, [folder.done[s.name] for s in folder.shards], folder.config_hash)
-        rows = {f.name: sum(f.done[s.name].rows_out for s in f.shards) for f in folders}
-        rejected = sum(f.done[s.name].rows_rejected for f in folders for s in f.shards)
+        chosen = _complete(folders, filters, config.seed, beam_args, stage)
+        rows = {folder.name: sum(marker.rows_out for marker in folder.markers) for folder in folders}
+        markers = [marker for folder in folders for marker in folder.markers]
+        filtered = sum((Counter(marker.filtered) for marker in markers), Counter())
+        retryable = sum(marker.retryable for marker in markers)
         summary(
             f"embed: {sum(rows.values()):,} rows in {duration(stage.secs)}" if stage.worked else "embed: already done",
             {
                 **{name: f"{count:,} rows" for name, count in rows.items()},
-                "rejected": f"{rejected:,} rows, listed in _rejects/",
-                "shards": f"{sum(len(f.shards) for f in folders)}, of which {before} were done before",
-                "encoders": ", ".join(f"{role} {spec.handle} ({spec.info.dim}-d)" for role, spec in encoders.items()),
+                "rejected": f"{sum(marker.rows_rejected for marker in markers):,} rows, listed in _rejects/"
+                + (f"; {retryable:,} may be read with --retry_rejects" if retryable else ""),
+                "filtered": _counts(filtered) + (", listed in _filtered/" if filtered else ""),
+                "dropped": _counts(chosen.totals) + (", listed in memory/_dropped/" if any(chosen.totals.values()) else ""),
+                **({"leakage": "not looked for: no val or test split"} if _is_unguarded(config, chosen) else {}),
+                "shards": f"{len(markers)}, of which {before} were done before",
+                "encoders": ", ".join(
+                    f"{column} {spec.handle} ({spec.info.dim}-d)" for column, spec in encoders.items()
+                ),
                 "output": config.workdir,
             },
         )
 
 
+def _complete(
+    folders: "list[Folder]", filters: Filters, seed: int, beam_args: Sequence[str], stage: Stage
+) -> "Selection":
+    """Finishes the folders: those of queries first, since what they hold decides which rows of the memory are used."""
+    from pipelines import selection
+
+    memory, *splits = folders
+    for split in splits:
+        manifest.complete(split.path, split.markers, split.config_hash)
+    queries = {split.name: manifest.Embeddings(split.path) for split in splits}
+    chosen = selection.run(memory.shards_done(), queries, filters, seed, beam_args, stage)
+    drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
+    manifest.complete(memory.path, memory.markers, memory.config_hash, drops)
+    return chosen
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "0 rows"
+
+
+def _is_unguarded(config: Config, chosen: "Selection") -> bool:
+    return bool(config.filters.leakage) and "leakage" not in chosen.totals
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True)
+    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True, switches=_SWITCHES)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.utils.shared import Shared
 
-from configs.base import Embed
+from configs.base import Embed, Filters
 from pipelines import inference, runner
 from pipelines.embed_plan import Folder
 from pipelines.encoders import EncoderSet, EncoderSpec, one_thread_a_call
 from pipelines.errors import UserError
-from pipelines.inference import ShardJob, embed_shard
+from pipelines.filters import RowFilters
+from pipelines.inference import ShardJob, Tools, embed_shard
 from pipelines.manifest import Marker
+from pipelines.opt_out import OptOut
 from pipelines.progress import Stage
 
 _ROWS_PER_BYTE = 1 / 16_384
@@ -23,23 +25,25 @@ _ROWS_PER_BYTE = 1 / 16_384
 class EmbedShard(beam.DoFn):
     """Embeds shards; the encoders of a process are loaded once and shared by its threads."""
 
-    def __init__(self, encoders: dict[str, EncoderSpec], embed: Embed, processes: int) -> None:
+    def __init__(self, encoders: dict[str, EncoderSpec], embed: Embed, filters: Filters, processes: int) -> None:
         """Keeps what workers need.
 
         Args:
-            encoders: of all roles that any shard asks for.
+            encoders: of all columns that any shard asks for.
             embed: batch size and limits.
+            filters: of the memory.
             processes: workers on each machine, which share its cores.
         """
-        self._specs, self._embed, self._processes = encoders, embed, processes
+        self._specs, self._embed, self._filters, self._processes = encoders, embed, filters, processes
         self._shared = Shared()
 
     def _threads(self) -> int:
-        return max(1, multiprocessing.cpu_count() // self._processes)
+        return self._embed.threads or max(1, multiprocessing.cpu_count() // self._processes)
 
-    def _load(self) -> EncoderSet:
+    def _load(self) -> Tools:
         one_thread_a_call(self._threads())
-        return EncoderSet(self._specs)
+        opt_out = OptOut.load(self._filters.opt_out) if self._filters.opt_out else None
+        return Tools(EncoderSet(self._specs), RowFilters(self._filters), opt_out)
 
     def process(self, job: ShardJob) -> Iterator[Marker]:
         """Embeds one shard and yields its marker."""
@@ -50,20 +54,34 @@ class EmbedShard(beam.DoFn):
 
 
 def run(
-    folders: list[Folder], encoders: dict[str, EncoderSpec], embed: Embed, beam_args: Sequence[str], stage: Stage
+    folders: list[Folder],
+    encoders: dict[str, EncoderSpec],
+    embed: Embed,
+    filters: Filters,
+    beam_args: Sequence[str],
+    stage: Stage,
 ) -> None:
     """Embeds the pending shards of all folders; afterwards each folder knows its markers.
 
     Args:
         folders: outputs with their pending shards.
-        encoders: of all roles.
+        encoders: of all columns.
         embed: batch size and limits.
+        filters: of the memory.
         beam_args: flags for Beam.
         stage: shows the progress.
     """
     run_id = uuid.uuid4().hex[:12]
     jobs = [
-        ShardJob(shard, folder.path, folder.config_hash, run_id, folder.encoders)
+        ShardJob(
+            shard,
+            folder.path,
+            folder.config_hash,
+            run_id,
+            folder.encoders,
+            folder.is_memory,
+            folder.attempts.get(shard.name, 1),
+        )
         for folder in folders
         for shard in folder.pending
     ]
@@ -75,7 +93,7 @@ def run(
             pipeline
             | "Shards" >> beam.Create(jobs)
             | "Spread" >> beam.Reshuffle()
-            | "Embed" >> beam.ParDo(EmbedShard(encoders, embed, processes))
+            | "Embed" >> beam.ParDo(EmbedShard(encoders, embed, filters, processes))
         )
 
     def measure() -> tuple[float, int]:

@@ -1,24 +1,25 @@
 """Plans an embedding job: which encoders, which output folders, which shards of them are still to be done.
 
-What is done to a shard is left to `inference`, the pipeline to `embed_job`.
+What is done to a shard is left to `inference`, the pipeline to `embed_job`, which rows are used to `selection`.
 """
 
 import concurrent.futures
 import dataclasses
-import functools
 from collections import Counter
 
 import pyarrow as pa
 
-from configs.base import Config, Source
-from pipelines import manifest, schemas, sources, storage
-from pipelines.encoders import EncoderSpec, resolve
+from configs.base import Config, Filters, Source
+from pipelines import encoders, filters, manifest, schemas, selection, sources, storage
+from pipelines.encoders import PRECOMPUTED, EncoderSpec
 from pipelines.errors import UserError
 from pipelines.manifest import Marker
+from pipelines.selection import MemoryShard, MemoryShards
 from pipelines.sources import InputShard
 
-_KINDS = {"key": "image", "value_image": "image", "value_text": "text"}
 _INPUTS_FILE = "inputs.json"
+_LISTINGS = "_inputs"
+MEMORY = "memory"
 
 
 @dataclasses.dataclass
@@ -31,6 +32,17 @@ class Folder:
     encoders: dict[str, EncoderSpec]
     shards: list[InputShard]
     done: dict[str, Marker]
+    attempts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether it is the memory, which is filtered, and not a split of queries, which is not."""
+        return self.name == MEMORY
+
+    @property
+    def markers(self) -> list[Marker]:
+        """The markers of all shards, which must be done, in their order."""
+        return [self.done[shard.name] for shard in self.shards]
 
     @property
     def pending(self) -> list[InputShard]:
@@ -42,8 +54,22 @@ class Folder:
         for shard in self.shards:
             marker = self.done.get(shard.name)
             if marker and (marker.size_bytes, marker.etag) != (shard.size_bytes, shard.etag):
-                storage.remove(storage.join(self.path, manifest.MARKERS, f"{shard.name}.json"))
-                del self.done[shard.name]
+                self._forget(shard.name)
+
+    def retry(self) -> None:
+        """Removes the markers of shards with rejects that another attempt may read."""
+        for name in [name for name, marker in self.done.items() if marker.retryable]:
+            self.attempts[name] = self.done[name].attempt + 1
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        storage.remove(storage.join(self.path, manifest.MARKERS, f"{name}.json"))
+        del self.done[name]
+
+    def shards_done(self) -> MemoryShards:
+        """Returns the shards, which must be done, as `selection` takes them."""
+        shards = tuple(MemoryShard(m.number, m.name, m.rows_out, m.output_sha256) for m in self.markers)
+        return MemoryShards(self.path, self.config_hash, self.encoders["key"].info, shards)
 
     def refresh(self) -> None:
         """Reads the markers that are there now, of outputs that are still there."""
@@ -53,28 +79,32 @@ class Folder:
 
 
 def resolve_encoders(config: Config) -> dict[str, EncoderSpec]:
-    """Returns the encoder of each role that the config names.
+    """Returns the encoder of each vector column that the config names.
 
     Raises:
         UserError: if one is unknown, of the wrong kind, or there is none for keys.
     """
-    handles = {
-        "key": config.encoders.key,
-        "value_image": config.encoders.value_image,
-        "value_text": config.encoders.value_text,
-    }
-    used = {role: handle for role, handle in handles.items() if handle}
+    wanted, named = config.encoders, encoders.columns(config.encoders)
+    brought = {}
+    for source in (config.memory, *config.queries.values()):
+        if source.path:
+            brought |= sources.brought_dims(sources.resolve(source, config.data))
+
+    def resolve(column: str) -> EncoderSpec:
+        handle, _ = named[column]
+        if not handle.startswith(PRECOMPUTED):
+            return encoders.resolve(handle, wanted.dtype, wanted.normalize)
+        if column not in brought:
+            raise UserError(f"--config.encoders: {column} is {handle}, but no source brings such vectors")
+        return encoders.precomputed(handle, brought[column], wanted.dtype, wanted.normalize)
+
     # Building an encoder waits for the network, then takes one core: together they are done sooner.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        resolved = pool.map(functools.partial(resolve, dtype=config.encoders.dtype), used.values())
-        specs = dict(zip(used, resolved, strict=True))
-    for role, spec in specs.items():
-        if spec.kind != _KINDS[role]:
-            raise UserError(
-                f"--config.encoders.{role}={spec.handle}: is an encoder of {spec.kind}s, not {_KINDS[role]}s"
-            )
-    if "key" not in specs:
-        raise UserError("--config.encoders.key: is empty; every memory needs keys")
+        specs = dict(zip(named, pool.map(resolve, named), strict=True))
+    for column, spec in specs.items():
+        kind = named[column][1]
+        if spec.kind not in (kind, "precomputed"):
+            raise UserError(f"--config.encoders: {column} is {spec.handle}, an encoder of {spec.kind}s, not {kind}s")
     return specs
 
 
@@ -97,61 +127,109 @@ def check(config: Config) -> None:
             raise UserError(f"--config.embed.{name}={getattr(embed, name)}: must be at least 1")
     if not 0 <= embed.max_rejects_share <= 1:
         raise UserError(f"--config.embed.max_rejects_share={embed.max_rejects_share}: must be 0 to 1")
+    if embed.threads < 0:
+        raise UserError(f"--config.embed.threads={embed.threads}: must be 0 (for all cores) or more")
     if not config.memory.path:
         raise UserError("--config.memory.path: is empty; name the images of the memory")
-    if config.memory.format == "image_list" and config.encoders.value_text:
-        raise UserError("--config.memory.format=image_list: has no texts; set --config.encoders.value_text=")
+    listed = config.memory.format == "image_list" and not config.memory.class_names
+    if listed and config.encoders.value_text:
+        raise UserError(
+            "--config.memory.format=image_list: has no texts; set --config.memory.class_names to take those of the "
+            "classes, or --config.encoders.value_text="
+        )
+    _check_filters(config.filters)
 
 
-def _open_folder(name: str, path: str, source: Source, config: Config, encoders: dict[str, EncoderSpec]) -> Folder:
+def _check_filters(wanted: Filters) -> None:
+    for name in ("min_side", "max_aspect", "min_caption_chars", "max_caption_chars"):
+        if getattr(wanted, name) < 0:
+            raise UserError(f"--config.filters.{name}={getattr(wanted, name)}: must be 0 or more")
+    selection.check(wanted)
+    filters.RowFilters(wanted)
+
+
+def resolve_filters(config: Config) -> Filters:
+    """Returns the filters with the whole path of the opt-out list."""
+    listed = config.filters.opt_out
+    return dataclasses.replace(config.filters, opt_out=storage.join(config.data, listed) if listed else "")
+
+
+def _row_filters(wanted: Filters) -> dict[str, object]:
+    """Returns the filters that decide what is embedded; the others are applied to what was."""
+    names = ("min_side", "max_aspect", "min_caption_chars", "max_caption_chars", "metadata")
+    return {name: getattr(wanted, name) for name in names}
+
+
+def _open_folder(name: str, path: str, source: Source, config: Config, specs: dict[str, EncoderSpec]) -> Folder:
+    whole = sources.resolve(source, config.data)
     identity = {
-        "path": storage.join(config.data, source.path),
-        "source": dataclasses.asdict(source),
-        "image_root": storage.join(config.data, source.image_root),
-        "encoders": {role: dataclasses.asdict(spec.info) for role, spec in encoders.items()},
+        "source": dataclasses.asdict(whole),
+        "encoders": {column: dataclasses.asdict(spec.info) for column, spec in specs.items()},
+        "filters": _row_filters(config.filters) if name == MEMORY else {},
         "batch_size": config.embed.batch_size,
         "list_shard_rows": config.embed.list_shard_rows,
         "max_image_bytes": config.embed.max_image_bytes,
         "max_image_pixels": config.embed.max_image_pixels,
     }
-    shards = sources.plan(source, config.data, config.embed)
     config_hash = manifest.claim(path, "pipelines.embed", identity)
     storage.write_json(storage.join(path, "config.json"), dataclasses.asdict(config))
     storage.remove_temporaries(path)
-    folder = Folder(name, path, config_hash, encoders, _number(path, shards), {})
+    shards = sources.plan(source, config.data, config.embed, storage.join(path, _LISTINGS))
+    folder = Folder(name, path, config_hash, specs, _number(path, shards), {})
     folder.refresh()
     folder.forget_changed()
-    if folder.pending:
-        storage.remove(storage.join(path, manifest.COMPLETE_FILE))
     return folder
 
 
-def open_folders(config: Config, encoders: dict[str, EncoderSpec]) -> list[Folder]:
-    """Claims the output folders of the memory (every role) and of the labelled splits (keys only)."""
+def open_folders(config: Config, specs: dict[str, EncoderSpec], retry_rejects: bool) -> list[Folder]:
+    """Claims the output folders of the memory (every column) and of the labelled splits (keys only).
+
+    Args:
+        config: names the sources.
+        specs: of each vector column.
+        retry_rejects: whether shards with rejects that may be read now are done again.
+    """
     queries = {split: (config.queries_dir(split), source) for split, source in config.queries.items()}
-    sets = {"memory": (config.memory_dir, config.memory), **queries}
-    key = {"key": encoders["key"]}
-    return [
-        _open_folder(name, path, source, config, encoders if name == "memory" else key)
+    sets = {MEMORY: (config.memory_dir, config.memory), **queries}
+    key = {"key": specs["key"]}
+    folders = [
+        _open_folder(name, path, source, config, specs if name == MEMORY else key)
         for name, (path, source) in sets.items()
         if source.path
     ]
+    for folder in folders:
+        if retry_rejects:
+            folder.retry()
+        if folder.pending:
+            storage.remove(storage.join(folder.path, manifest.COMPLETE_FILE))
+    return folders
 
 
 def check_rejects(folder: Folder, max_share: float) -> None:
-    """Raises a `UserError` with the top reasons if more than `max_share` of a folder's rows were rejected, or all."""
-    markers = [folder.done[shard.name] for shard in folder.shards]
+    """Raises a `UserError` with the top reasons if more than `max_share` of a folder's rows were rejected, or none left.
+
+    What was filtered is no fault of the source, but a folder without a row is of no use either.
+    """
+    markers = folder.markers
     rejected, total = sum(m.rows_rejected for m in markers), sum(m.rows_in for m in markers)
     if not total:
         raise UserError(f"{folder.path}: its source holds no image; check the source's path")
-    if rejected < total and rejected <= max_share * total:
+    kept = sum(m.rows_out for m in markers)
+    if kept and rejected <= max_share * total:
         return
+    if not kept and not rejected:
+        filtered = sum((Counter(m.filtered) for m in markers), Counter())
+        raise UserError(
+            f"{folder.path}: all {total:,} rows were filtered out ({_top(filtered)}); check --config.filters"
+        )
     paths = [storage.join(folder.path, manifest.REJECTS, f"{m.name}.parquet") for m in markers if m.rows_rejected]
     table = pa.concat_tables([schemas.read(path, ["error_type"]) for path in paths])
-    top = Counter(table["error_type"].to_pylist()).most_common(3)
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in top)
-    limit = f"more than --config.embed.max_rejects_share={max_share}" if rejected < total else "all there are"
+    limit = f"more than --config.embed.max_rejects_share={max_share}" if kept else "and no row is left"
     raise UserError(
-        f"{folder.path}: {rejected:,} of {total:,} rows rejected ({reasons}), {limit}; "
-        f"see {storage.join(folder.path, manifest.REJECTS)}"
+        f"{folder.path}: {rejected:,} of {total:,} rows rejected ({_top(Counter(table['error_type'].to_pylist()))}), "
+        f"{limit}; see {storage.join(folder.path, manifest.REJECTS)}"
     )
+
+
+def _top(counts: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common(3))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines import schemas, storage
 from pipelines.errors import UserError
@@ -20,6 +21,8 @@ STAGE_FILE = "stage.json"
 COMPLETE_FILE = "complete.json"
 MARKERS = "_done"
 REJECTS = "_rejects"
+FILTERED = "_filtered"
+DROPPED = "_dropped"
 
 
 def fingerprint(value: Any) -> str:
@@ -70,7 +73,26 @@ class EncoderInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Marker:
-    """Tells that one input shard is done; written last. Rows balance: in = out + rejected."""
+    """Tells that one input shard is done; written last. Rows balance: in = out + rejected + filtered.
+
+    Attributes:
+        number: upper part of the ids of its rows.
+        name: of its files, without suffix.
+        uri: what was read.
+        size_bytes: of the input.
+        etag: of the input.
+        rows_in: rows that the reader found.
+        rows_out: rows that have vectors.
+        rows_rejected: rows that cannot be used.
+        rows_filtered: rows that are not wanted.
+        filtered: how many of these each filter took.
+        retryable: rejected rows that another attempt may read.
+        attempt: 1, or more after retries.
+        output_sha256: of the Parquet file of vectors.
+        config_hash: of the folder.
+        run_id: of the command.
+        secs: that the shard took.
+    """
 
     number: int
     name: str
@@ -80,6 +102,10 @@ class Marker:
     rows_in: int
     rows_out: int
     rows_rejected: int
+    rows_filtered: int
+    filtered: dict[str, int]
+    retryable: int
+    attempt: int
     output_sha256: str
     config_hash: str
     run_id: str
@@ -87,8 +113,12 @@ class Marker:
 
     def write(self, folder: str) -> None:
         """Writes the marker, provided that its rows balance."""
-        if self.rows_in != self.rows_out + self.rows_rejected:
-            raise ValueError(f"{self.name}: {self.rows_in} rows in, {self.rows_out} out, {self.rows_rejected} rejected")
+        balance = self.rows_out + self.rows_rejected + self.rows_filtered
+        if self.rows_in != balance or self.rows_filtered != sum(self.filtered.values()):
+            raise ValueError(
+                f"{self.name}: {self.rows_in} rows in, {self.rows_out} out, {self.rows_rejected} rejected, "
+                f"{self.rows_filtered} filtered ({self.filtered})"
+            )
         storage.write_json(storage.join(folder, MARKERS, f"{self.name}.json"), dataclasses.asdict(self))
 
 
@@ -123,10 +153,40 @@ def read_markers(folder: str, config_hash: str, known: Mapping[str, Marker] | No
     return markers
 
 
-def complete(folder: str, markers: Iterable[Marker], config_hash: str) -> dict[str, Any]:
-    """Writes `complete.json`, which makes a folder of embeddings readable, and returns it."""
+@dataclasses.dataclass(frozen=True)
+class Drops:
+    """Rows of one shard that are stored and not used (docs/contracts.md, `_dropped/`).
+
+    Attributes:
+        rows: how many.
+        sha256: of the file that lists them.
+    """
+
+    rows: int
+    sha256: str
+
+
+def complete(
+    folder: str, markers: Iterable[Marker], config_hash: str, drops: Mapping[str, Drops] | None = None
+) -> dict[str, Any]:
+    """Writes `complete.json`, which makes a folder of embeddings readable, and returns it.
+
+    Args:
+        folder: of embeddings.
+        markers: of all its shards.
+        config_hash: of the folder.
+        drops: by shard name, what a selection took out.
+    """
+    dropped = drops or {}
     shards = [
-        {"number": m.number, "name": m.name, "rows": m.rows_out, "sha256": m.output_sha256}
+        {
+            "number": m.number,
+            "name": m.name,
+            "rows": m.rows_out - (dropped[m.name].rows if m.name in dropped else 0),
+            "rows_stored": m.rows_out,
+            "sha256": m.output_sha256,
+            "dropped_sha256": dropped[m.name].sha256 if m.name in dropped else "",
+        }
         for m in sorted(markers, key=lambda m: m.number)
     ]
     whole = {"config_hash": config_hash, "shards": shards, "snapshot": fingerprint([config_hash, shards])}
@@ -187,13 +247,24 @@ class Embeddings:
         return self.encoders[role]
 
     def read(self, shard: int, columns: list[str]) -> pa.Table:
-        """Reads columns of one shard, by its number."""
-        path = storage.join(self.folder, f"{self._shards[shard]['name']}.parquet")
-        table = schemas.read(path, columns, {"config_hash": self._config_hash})
-        rows = self._shards[shard]["rows"]
-        if table.num_rows != rows:
-            raise UserError(f"{path}: has {table.num_rows} rows, not {rows}; remove it and run pipelines.embed again")
-        return table
+        """Reads columns of one shard, by its number, without the rows that were dropped."""
+        entry = self._shards[shard]
+        path = storage.join(self.folder, f"{entry['name']}.parquet")
+        wanted = columns if "id" in columns or entry["rows"] == entry["rows_stored"] else ["id", *columns]
+        table = schemas.read(path, wanted, {"config_hash": self._config_hash})
+        if table.num_rows != entry["rows_stored"]:
+            raise UserError(
+                f"{path}: has {table.num_rows} rows, not {entry['rows_stored']}; remove it and run pipelines.embed again"
+            )
+        if entry["rows"] == entry["rows_stored"]:
+            return table
+        drops = storage.join(self.folder, DROPPED, f"{entry['name']}.parquet")
+        dropped = schemas.read(drops, ["id"], {"config_hash": self._config_hash})["id"]
+        table = table.filter(pc.invert(pc.is_in(table["id"], value_set=dropped.combine_chunks())))
+        if table.num_rows != entry["rows"]:
+            raise UserError(f"{drops}: does not list {entry['rows_stored'] - entry['rows']} rows of {path}; "
+                            "run pipelines.embed again")
+        return table.select(columns)
 
     def vectors(self, shard: int, role: str) -> np.ndarray:
         """Returns the vectors `[rows, dim]` float32 of one shard."""

@@ -14,7 +14,7 @@ import pathlib
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import configs
@@ -112,15 +112,18 @@ def _help_of_fields(config: Config) -> str:
     return "config fields and their values:\n" + "\n".join(lines)
 
 
-def parse(argv: Sequence[str], description: str) -> tuple[Config, list[str]]:
+def parse(
+    argv: Sequence[str], description: str, switches: Mapping[str, str] | None = None
+) -> tuple[Config, dict[str, bool], list[str]]:
     """Parses a command line.
 
     Args:
         argv: arguments without the program's name.
         description: first line of `--help`.
+        switches: flags that are on or off, with their help.
 
     Returns:
-        The resolved config and the arguments that are not ours, in order.
+        The resolved config, the switches and the arguments that are not ours, in order.
 
     Raises:
         UserError: for a config or override that is wrong.
@@ -133,6 +136,8 @@ def parse(argv: Sequence[str], description: str) -> tuple[Config, list[str]]:
     )
     parser.add_argument("--config", metavar="FILE", help="config file, such as configs/demo.py")
     parser.add_argument("--help", "-h", action="store_true", help="show this and every config field")
+    for name, text in (switches or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     overrides = [arg for arg in argv if arg.startswith(_OVERRIDE)]
     known, rest = parser.parse_known_args([arg for arg in argv if not arg.startswith(_OVERRIDE)])
     config = load_config(known.config) if known.config else Config()
@@ -151,19 +156,24 @@ def parse(argv: Sequence[str], description: str) -> tuple[Config, list[str]]:
             raise UserError(f"{_OVERRIDE}{name}={value}: must be finite")
     if not known.config:
         raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
-    return config, rest
+    return config, {name: getattr(known, name) for name in switches or {}}, rest
 
 
 def main(
-    run: Callable[[Config, list[str]], None], description: str, argv: Sequence[str] | None = None, beam: bool = False
+    run: Callable[..., None],
+    description: str,
+    argv: Sequence[str] | None = None,
+    beam: bool = False,
+    switches: Mapping[str, str] | None = None,
 ) -> int:
     """Runs a command and returns its exit code.
 
     Args:
-        run: takes the config and the arguments left for Beam.
+        run: takes the config and the arguments left for Beam, and each switch by its name.
         description: first line of `--help`.
         argv: arguments; those of the process by default.
         beam: whether unknown arguments go to Beam; otherwise they are an error.
+        switches: flags of this command that are on or off, with their help.
     """
     # What libraries warn of is not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
@@ -171,10 +181,11 @@ def main(
     # Its runners print the traceback of a worker before they raise it; we word it once.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     try:
-        config, rest = parse(sys.argv[1:] if argv is None else argv, description)
+        config, chosen, rest = parse(sys.argv[1:] if argv is None else argv, description, switches)
         if rest and not beam:
-            raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0], ['--config', '--help'])}")
-        run(config, rest)
+            known = ["--config", "--help", *(f"--{name}" for name in chosen)]
+            raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0], known)}")
+        run(config, rest, **chosen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

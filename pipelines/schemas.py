@@ -14,13 +14,10 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROW_BITS = 40
-VECTOR_ROLES = ("key", "value_image", "value_text")
 ROW_GROUP_ROWS = 4096
 
-# What Arrow raises for bytes that are no Parquet, or not what their footer says.
-_BROKEN = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
 
@@ -38,12 +35,10 @@ def embeddings(dims: Mapping[str, int], dtype: str = "float32") -> pa.Schema:
     """Returns the schema of embedding shards.
 
     Args:
-        dims: width of the vector of each role, in the order of `VECTOR_ROLES`; roles not there have no column.
+        dims: width of each vector column: `key`, and any number of `value_..`, which come in the order of their names.
         dtype: `float32` or `float16`.
     """
-    vectors = [
-        pa.field(role, pa.list_(DTYPES[dtype], dims[role]), nullable=False) for role in VECTOR_ROLES if role in dims
-    ]
+    vectors = [pa.field(column, pa.list_(DTYPES[dtype], dims[column]), nullable=False) for column in sorted(dims)]
     return pa.schema(
         [
             pa.field("id", pa.int64(), nullable=False),
@@ -53,8 +48,9 @@ def embeddings(dims: Mapping[str, int], dtype: str = "float32") -> pa.Schema:
             pa.field("url", pa.string()),
             pa.field("caption", pa.string()),
             pa.field("label", pa.int32()),
-            pa.field("width", pa.int32(), nullable=False),
-            pa.field("height", pa.int32(), nullable=False),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("metadata", pa.string()),
             *vectors,
         ]
     )
@@ -69,6 +65,16 @@ REJECTS = pa.schema(
         pa.field("message", pa.string(), nullable=False),
         pa.field("retryable", pa.bool_(), nullable=False),
         pa.field("attempt", pa.int32(), nullable=False),
+    ]
+)
+
+
+FILTERED = pa.schema(
+    [
+        pa.field("source_shard", pa.string(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("filter", pa.string(), nullable=False),
+        pa.field("value", pa.string(), nullable=False),
     ]
 )
 
@@ -145,7 +151,7 @@ def open_parquet(
     with storage.open_read(uri) as file:
         try:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        except _BROKEN as error:
+        except storage.BROKEN_PARQUET as error:
             raise UserError(
                 f"{uri}: is not a whole Parquet file ({error}); remove it and run its stage again"
             ) from error
@@ -166,7 +172,7 @@ def open_parquet(
                 )
         try:
             yield parquet
-        except _BROKEN as error:
+        except storage.BROKEN_PARQUET as error:
             raise UserError(f"{uri}: is damaged ({error}); remove it and run its stage again") from error
 
 
@@ -174,3 +180,9 @@ def read(uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = 
     """Reads columns of a whole Parquet file; errors as `open_parquet`."""
     with open_parquet(uri, columns, metadata) as parquet:
         return parquet.read(list(columns))
+
+
+def count_rows(uri: str) -> int:
+    """Returns how many rows a file's own footer says it has."""
+    with open_parquet(uri, []) as parquet:
+        return int(parquet.metadata.num_rows)

@@ -100,6 +100,20 @@ def open_decompressed(uri: str) -> IO[bytes]:
     return fsspec.compression.compr[compression](file, mode="rb")
 
 
+def fetch_folder(uri: str, cache: pathlib.Path) -> pathlib.Path:
+    """Copies a remote folder to a local cache, unless it is there as it is now, and returns where."""
+    fs, path = _filesystem(uri)
+    entries = sorted(fs.find(path, detail=True).items())
+    if not entries:
+        raise MissingFile(f"{uri}: no such folder")
+    digest = hashlib.sha256(repr([(file, _etag(info)) for file, info in entries]).encode()).hexdigest()
+    target = cache / f"{name(uri)}-{digest[:12]}"
+    if not target.exists():
+        with atomic_folder(str(target)) as temporary:
+            fs.get(path.rstrip("/") + "/", temporary.rstrip("/") + "/", recursive=True)
+    return target
+
+
 def exists(uri: str) -> bool:
     """Tells whether a file or folder is there; that the store cannot be asked is an error, not a no."""
     fs, path = _filesystem(uri)

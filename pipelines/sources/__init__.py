@@ -47,6 +47,11 @@ def resolve(source: Source, data: str) -> Source:
     return dataclasses.replace(source, **{"image_root": data, **whole})
 
 
+def brought_dims(source: Source) -> dict[str, int]:
+    """Returns the width of the vectors that a source brings, by column; none for sources of images."""
+    return {}
+
+
 def plan(source: Source, data: str, embed: Embed, folder: str) -> list[InputShard]:
     """Returns the shards of a source, in a fixed order, not yet numbered.
 
