@@ -1,0 +1,77 @@
+"""Memory rows that are not used: why, how they travel between workers, and how they lie on storage.
+
+Who finds them is left to `selection_job`.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+FOLDER = "_dropped"
+REASONS = ("opt_out", "leakage", "exact_duplicates", "near_duplicates")
+"""In the order in which one counts that applies beside others; names of fields of `configs.base.Filters`."""
+
+DROPPED = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("twin_folder", pa.string()),
+        pa.field("twin_id", pa.int64()),
+        pa.field("similarity", pa.float32()),
+    ]
+)
+
+# Folder -1 is none, 0 the memory, then the splits.
+RECORD = np.dtype([("id", "<i8"), ("reason", "i1"), ("folder", "i1"), ("twin", "<i8"), ("similarity", "<f4")])
+
+
+def records(
+    ids: np.ndarray,
+    reason: str,
+    folders: np.ndarray | int = -1,
+    twins: np.ndarray | int = -1,
+    similarities: np.ndarray | float = np.nan,
+) -> np.ndarray:
+    """Returns rows as `RECORD` `[n]`.
+
+    Args:
+        ids: int64 `[n]`.
+        reason: one of `REASONS`.
+        folders: int8 `[n]`, -1 for no twin, 0 for the memory, s + 1 for split s.
+        twins: int64 `[n]`, the rows that these are copies of.
+        similarities: float32 `[n]`, cosines to the twins.
+    """
+    rows = np.empty(len(ids), RECORD)
+    rows["id"], rows["reason"], rows["folder"] = ids, REASONS.index(reason), folders
+    rows["twin"], rows["similarity"] = twins, similarities
+    return rows
+
+
+def merge(parts: Iterable[bytes]) -> np.ndarray:
+    """Merges packed `RECORD`s, in any order, to one a row, ascending by id.
+
+    The first reason in the order of `REASONS` counts, of one reason the most similar twin, of equal ones the first.
+    """
+    rows = np.frombuffer(b"".join(parts), RECORD)
+    rows = rows[np.lexsort((rows["twin"], rows["folder"], -rows["similarity"], rows["reason"], rows["id"]))]
+    return rows[np.unique(rows["id"], return_index=True)[1]]
+
+
+def to_table(rows: np.ndarray, splits: Sequence[str]) -> pa.Table:
+    """Returns `RECORD`s as a table of `DROPPED`.
+
+    Args:
+        rows: `[n]`.
+        splits: names of the folders from 1 on.
+    """
+    alone = rows["folder"] < 0
+    folders = ["memory", *splits]
+    columns = [
+        pa.array(rows["id"]),
+        pa.array([REASONS[reason] for reason in rows["reason"]], pa.string()),
+        pa.array([folders[folder] if folder >= 0 else None for folder in rows["folder"]], pa.string()),
+        pa.array(rows["twin"], mask=alone),
+        pa.array(rows["similarity"], mask=alone),
+    ]
+    return pa.Table.from_arrays(columns, schema=DROPPED)

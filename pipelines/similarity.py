@@ -1,0 +1,133 @@
+"""Cosines between blocks of keys, the same to the last bit however the work is cut.
+
+A product of two float32 matrices rounds differently with the shapes it is cut into. It only proposes pairs here; their
+cosines are summed anew in float64 and rounded to float32, so a decision depends on nothing but the two vectors.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import schemas
+from pipelines.errors import UserError
+from pipelines.manifest import EncoderInfo
+
+_ROW_BLOCK = 1024
+_KEY_BLOCK = 4096
+_RESCORE_BYTES = 32 << 20
+NONE = -1
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors `[n, d]` of any float type as float32 of unit length; a zero vector stays one."""
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
+    return vectors / np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
+
+
+def content_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Returns a column of 32-byte digests as an array `S32` `[n]`, which compares and sorts bytewise."""
+    return np.frombuffer(b"".join(column.to_pylist()), "S32")
+
+
+def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str) -> np.ndarray:
+    """Returns a key column as float32 `[n, d]` of unit length.
+
+    Raises:
+        UserError: if a key is not of the encoder's width or has a value that is not finite.
+    """
+    keys = schemas.to_matrix(column)
+    if keys.shape[1] != info.dim or not np.isfinite(keys).all():
+        raise UserError(
+            f"{where}: has keys of {keys.shape[1]} values or of some that are not finite, not of {info.dim} that are; "
+            "remove it and run pipelines.embed again"
+        )
+    return unit(keys)
+
+
+def slack(dim: int) -> float:
+    """Returns twice the worst rounding error of a float32 dot product of unit vectors of `dim` terms."""
+    return (dim + 8) * float(np.finfo(np.float32).eps)
+
+
+def cosines(rows: np.ndarray, keys: np.ndarray, row: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Returns the cosines float32 `[c]` of pairs `(rows[row], keys[key])`; at most 1, and just that if they are equal."""
+    result = np.empty(len(row), np.float32)
+    step = max(1, _RESCORE_BYTES // (8 * max(1, rows.shape[1])))
+    for i in range(0, len(row), step):
+        a, b = rows[row[i : i + step]].astype(np.float64), keys[key[i : i + step]].astype(np.float64)
+        norms = np.sqrt((a * a).sum(axis=1)) * np.sqrt((b * b).sum(axis=1))
+        result[i : i + step] = (a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    return np.minimum(result, np.float32(1))
+
+
+def best_matches(
+    rows: np.ndarray, keys: np.ndarray, threshold: float, earlier_only: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds for each row the key of the highest cosine that is at least `threshold`; of equal ones the first.
+
+    Args:
+        rows: float32 `[n, d]`, unit length.
+        keys: float32 `[m, d]`, unit length.
+        threshold: smallest cosine.
+        earlier_only: `keys` are the rows themselves, and row i may match rows `[0, i)` only.
+
+    Returns:
+        Places among the keys int64 `[n]`, `NONE` where there is none, and cosines float32 `[n]`, -inf there. Beside
+        them memory is bounded by the blocks, whatever n and m.
+    """
+    best, cosine = np.full(len(rows), NONE, np.int64), np.full(len(rows), -np.inf, np.float32)
+    for begin in range(0, len(rows), _ROW_BLOCK):
+        end = min(begin + _ROW_BLOCK, len(rows))
+        for first in range(0, end if earlier_only else len(keys), _KEY_BLOCK):
+            block = keys[first : first + _KEY_BLOCK]
+            rough = rows[begin:end] @ block.T
+            if earlier_only and first + len(block) > begin:
+                rough[first + np.arange(len(block)) >= np.arange(begin, end)[:, None]] = -np.inf
+            _improve(rows[begin:end], block, rough, first, threshold, best[begin:end], cosine[begin:end])
+    return best, cosine
+
+
+def _improve(
+    rows: np.ndarray,
+    keys: np.ndarray,
+    rough: np.ndarray,
+    first: int,
+    threshold: float,
+    best: np.ndarray,
+    cosine: np.ndarray,
+) -> None:
+    """Updates the best matches of a block of rows by a block of keys, the first of which is key `first`."""
+    limit = np.maximum(np.maximum(cosine, threshold), rough.max(axis=1)) - slack(rows.shape[1])
+    row, key = np.nonzero(rough >= limit[:, None])
+    exact = cosines(rows, keys, row, key)
+    order = np.lexsort((key, -exact, row))
+    row, key, exact = row[order], key[order], exact[order]
+    leads = np.ones(len(row), bool)
+    leads[1:] = row[1:] != row[:-1]
+    leads &= (exact >= np.float32(threshold)) & (exact > cosine[row])
+    best[row[leads]], cosine[row[leads]] = first + key[leads], exact[leads]
+
+
+def nearest(rows: np.ndarray, keys: np.ndarray, k: int) -> np.ndarray:
+    """Returns the places int64 `[n, k]` of the k keys of the highest cosines, of equal ones the first.
+
+    Args:
+        rows: float32 `[n, d]`, unit length.
+        keys: float32 `[m, d]`, unit length, m >= k.
+        k: how many.
+    """
+    found = np.empty((len(rows), k), np.int64)
+    for begin in range(0, len(rows), _ROW_BLOCK):
+        block = rows[begin : begin + _ROW_BLOCK]
+        worst, pairs = np.full(len(block), -np.inf, np.float32), []
+        for first in range(0, len(keys), _KEY_BLOCK):
+            rough = block @ keys[first : first + _KEY_BLOCK].T
+            if rough.shape[1] >= k:
+                worst = np.maximum(worst, np.partition(rough, rough.shape[1] - k, axis=1)[:, rough.shape[1] - k])
+            row, key = np.nonzero(rough >= (worst - slack(block.shape[1]))[:, None])
+            pairs.append((row, first + key))
+        row, key = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        order = np.lexsort((key, -cosines(block, keys, row, key), row))
+        row, key = row[order], key[order]
+        found[begin : begin + len(block)] = key[np.searchsorted(row, np.arange(len(block)))[:, None] + np.arange(k)]
+    return found
