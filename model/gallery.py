@@ -132,20 +132,20 @@ def write(config: Config, folder: str, path: str) -> None:
     lists = Neighbors.open(config.neighbors_dir)
     memory = lists.memory(["source_shard", "member", "caption"])
     queries = Embeddings(config.queries_dir("test"))
-    members = [m for shard in queries.shard_rows for m in queries.read(shard, ["member"])["member"].to_pylist()]
+    columns = ["source_shard", "member"]
+    names = [row for shard in queries.shard_rows for row in queries.read(shard, columns).to_pylist()]
     limits = config.embed
-    memory_root = storage.join(config.data, config.memory.image_root)
 
     def image(container: str, member: str) -> Image.Image:
         try:
-            return decode(storage.read_image(container, member, limits.max_image_bytes), limits.max_image_pixels)
+            data = storage.read_image(container, member, limits.max_image_bytes)
+            return decode(data, limits.max_image_pixels).image
         except (DecodeError, tarfile.TarError) as error:
             raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
 
     def neighbor(query: int, place: int) -> Neighbor:
         row = memory.slice(int(test.neighbors[query, place]), 1).to_pylist()[0]
-        container = row["source_shard"] if config.memory.format == "img2dataset" else memory_root
-        picture = image(container, row["member"])
+        picture = image(row["source_shard"], row["member"])
         weight, score = float(attention[query, place]), float(test.scores[query, place])
         return Neighbor(picture, row["caption"] or "", weight, score)
 
@@ -154,7 +154,7 @@ def write(config: Config, folder: str, path: str) -> None:
         places = [place for place in np.argsort(-attention[query], kind="stable").tolist() if test.mask[query, place]]
         examples.append(
             Example(
-                image=image(storage.join(config.data, config.test_set.image_root), members[query]),
+                image=image(names[query]["source_shard"], names[query]["member"]),
                 label=task.class_names[test.labels[query]],
                 predicted=task.class_names[predictions["predicted"][query].as_py()],
                 shots=int(task.class_counts[test.labels[query]]),

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-FOLDER = "_dropped"
 REASONS = ("opt_out", "leakage", "exact_duplicates", "near_duplicates")
 """In the order in which one counts that applies beside others; names of fields of `configs.base.Filters`."""
 

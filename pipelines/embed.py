@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from configs.base import Config, Filters
 from pipelines import manifest, options
+from pipelines.errors import UserError
 from pipelines.progress import Stage, duration, summary
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def _complete(
     queries = {split.name: manifest.Embeddings(split.path) for split in splits}
     chosen = selection.run(memory.shards_done(), queries, filters, seed, beam_args, stage)
     drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
+    if sum(drop.rows for drop in drops.values()) == sum(marker.rows_out for marker in memory.markers):
+        raise UserError(f"{memory.path}: every row was dropped ({_counts(chosen.totals)}); check --config.filters")
     manifest.complete(memory.path, memory.markers, memory.config_hash, drops)
     return chosen
 

@@ -174,7 +174,10 @@ def _open_folder(name: str, path: str, source: Source, config: Config, specs: di
     config_hash = manifest.claim(path, "pipelines.embed", identity)
     storage.write_json(storage.join(path, "config.json"), dataclasses.asdict(config))
     storage.remove_temporaries(path)
-    shards = sources.plan(source, config.data, config.embed, storage.join(path, _LISTINGS))
+    listings = storage.join(path, _LISTINGS)
+    shards = sources.plan(source, config.data, config.embed, listings)
+    for stale in {*storage.files(listings, ".parquet")} - {shard.listing for shard in shards}:
+        storage.remove(stale)
     folder = Folder(name, path, config_hash, specs, _number(path, shards), {})
     folder.refresh()
     folder.forget_changed()

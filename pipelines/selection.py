@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from configs.base import Config, Filters
 from pipelines import manifest, schemas, storage
-from pipelines.dropped import DROPPED, FOLDER, REASONS
+from pipelines.dropped import DROPPED, REASONS
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, EncoderInfo
 from pipelines.progress import Stage
@@ -99,7 +99,7 @@ class Job:
     @property
     def folder(self) -> str:
         """Where the selection lies."""
-        return storage.join(self.memory.folder, FOLDER)
+        return storage.join(self.memory.folder, manifest.DROPPED)
 
     @property
     def is_idle(self) -> bool:
@@ -225,7 +225,7 @@ def read(memory_folder: str) -> Selection:
     Raises:
         UserError: if there is none, or it is damaged.
     """
-    path = storage.join(memory_folder, FOLDER, FILE)
+    path = storage.join(memory_folder, manifest.DROPPED, FILE)
     value = storage.read_json(path)
     try:
         contents = {name: part for name, part in value.items() if name != "fingerprint"}
@@ -242,7 +242,7 @@ def read(memory_folder: str) -> Selection:
 
 def read_dropped(memory_folder: str, shard: DroppedShard, config_hash: str) -> pa.Table:
     """Reads the rows of a shard that are not used, with the columns of `DROPPED`, ascending by id."""
-    path = storage.join(memory_folder, FOLDER, f"{shard.name}.parquet")
+    path = storage.join(memory_folder, manifest.DROPPED, f"{shard.name}.parquet")
     return schemas.read(path, DROPPED.names, {"config_hash": config_hash})
 
 
