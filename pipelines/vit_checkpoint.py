@@ -1,8 +1,8 @@
 """Reads big_vision, augreg and SigLIP checkpoints (`.npz`) into a `vit.Vit`, as hostile data.
 
-Owns the bounds on what is read, the old spellings and the inference of the config from shapes.
-The parameters of `Vit` have the names of big_vision's `models/vit.py`, so that once the older spellings are renamed a
-checkpoint is a parameter tree. The graph is left to `vit`.
+Owns the bounds on what is read, the spellings of older checkpoints and the inference of the config from shapes. The
+parameters of `Vit` have the names of big_vision's `models/vit.py`, so a checkpoint whose old names are renamed is a
+parameter tree. The graph is left to `vit`.
 """
 
 import math
@@ -34,6 +34,8 @@ _STACKED_BLOCK = "Transformer/encoderblock/"
 # NumPy's header has no name for bfloat16 and calls it two bytes of anything.
 _DTYPES = {"<f4": np.float32, "<f2": np.float16, "|V2": jnp.bfloat16}
 _MAX_BYTES = 16 << 30
+# Weights hardly compress, so what inflates more is a bomb.
+_MAX_INFLATION = 10
 _MAX_MEMBERS = 8192
 _MAX_DEPTH = 256
 
@@ -70,8 +72,9 @@ def _read_tower(file: IO[bytes]) -> dict[str, np.ndarray]:
             for name, info in members.items()
             if name.startswith(roots[0]) and not name.startswith(roots[0] + _CLASSIFIER)
         }
-        if (total := sum(info.file_size for info in tower.values())) > _MAX_BYTES:
-            raise ValueError(f"its arrays have {total:,} bytes, the limit is {_MAX_BYTES:,}")
+        total, stored = (sum(getattr(info, of) for info in tower.values()) for of in ("file_size", "compress_size"))
+        if (limit := min(_MAX_BYTES, _MAX_INFLATION * stored)) < total:
+            raise ValueError(f"its arrays have {total:,} bytes, the limit is {limit:,}")
         return {name: _read_array(archive, info) for name, info in tower.items()}
 
 
@@ -89,14 +92,14 @@ def modernise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     embedding that counts the class token gives the token its part.
 
     Raises:
-        UserError: if two arrays mean the same, or the stacked blocks differ in number.
+        UserError: if two arrays mean the same, or stacked blocks have no rows or too many.
     """
     found: dict[str, np.ndarray] = {}
     for old, array in arrays.items():
         name = _rename(old)
         if not name.startswith(_STACKED_BLOCK):
             parts = {name: array}
-        elif array.ndim and len(array) <= _MAX_DEPTH:
+        elif array.ndim and 0 < len(array) <= _MAX_DEPTH:
             rest = name.removeprefix(_STACKED_BLOCK)
             parts = {f"Transformer/encoderblock_{index}/{rest}": part for index, part in enumerate(array)}
         else:
