@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 import json
+import math
 import threading
 
 import flax.traverse_util
@@ -25,29 +26,30 @@ def _layer_norm(x, scale, bias):
 
 def _mlp(x, arrays, name):
     hidden = x @ arrays[f"{name}/Dense_0/kernel"] + arrays[f"{name}/Dense_0/bias"]
-    hidden = hidden / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+    hidden = hidden / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden * hidden * hidden)))
     return hidden @ arrays[f"{name}/Dense_1/kernel"] + arrays[f"{name}/Dense_1/bias"]
 
 
 def _attend(queries, keys, arrays, name):
     """Attention of one image, [Q, D] and [K, D] to [Q, D], one head after the other."""
-
-    def project(x, part, head):
-        return x @ arrays[f"{name}/{part}/kernel"][:, head] + arrays[f"{name}/{part}/bias"][head]
-
-    total = arrays[f"{name}/out/bias"]
-    for head in range(arrays[f"{name}/query/kernel"].shape[1]):
-        q, k, v = project(queries, "query", head), project(keys, "key", head), project(keys, "value", head)
-        scores = q @ k.T / np.sqrt(q.shape[1])
+    q, k, v = (
+        np.tensordot(x, arrays[f"{name}/{part}/kernel"], 1) + arrays[f"{name}/{part}/bias"]
+        for x, part in ((queries, "query"), (keys, "key"), (keys, "value"))
+    )
+    seen = np.empty_like(q)
+    for head in range(q.shape[1]):
+        scores = q[:, head] @ k[:, head].T / math.sqrt(q.shape[2])
         weights = np.exp(scores - scores.max(1, keepdims=True))
-        weights /= weights.sum(1, keepdims=True)
-        total = total + weights @ v @ arrays[f"{name}/out/kernel"][head]
-    return total
+        seen[:, head] = weights / weights.sum(1, keepdims=True) @ v[:, head]
+    return np.tensordot(seen, arrays[f"{name}/out/kernel"], 2) + arrays[f"{name}/out/bias"]
 
 
 def reference(file, layout, images, dtype=np.float64):
     """Embeds uint8 [B, S, S, 3] with the arrays of a file, under the names they have there."""
-    arrays = {name.removeprefix(layout.root): array.astype(dtype) for name, array in vit_files.unstack(file).items()}
+    arrays = {
+        name.removeprefix(layout.root): array.astype(dtype, copy=False)
+        for name, array in vit_files.unstack(file).items()
+    }
     kernel = arrays["embedding/kernel"]
     patch, width = kernel.shape[0], kernel.shape[3]
     embedded = []
@@ -104,6 +106,18 @@ def test_every_layout_gives_the_reference(layout, tmp_path):
     expected = reference(file, layout, images)
     np.testing.assert_allclose(_encoder(tmp_path / "x.npz", 14)(images), expected, rtol=1e-4, atol=1e-5)
     assert expected.std(0).min() > 1e-3
+
+
+def test_tokens_as_faint_as_the_epsilon_of_the_norm_give_the_reference(tmp_path):
+    layout = vit_files.LAYOUTS["big_vision gap"]
+    file = vit_files.arrays(layout, vit_files.TINY)
+    for name in ("embedding/kernel", "embedding/bias", "pos_embedding"):
+        file[name] *= np.float32(1e-3)
+    np.savez(tmp_path / "x.npz", **file)
+    images = _images(2, 12)
+    np.testing.assert_allclose(
+        _encoder(tmp_path / "x.npz")(images), reference(file, layout, images), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
