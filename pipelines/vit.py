@@ -1,0 +1,240 @@
+"""The Vision Transformer as an image encoder: the Flax module, its input, and a compiled callable around it.
+
+Owns the graph (Dosovitskiy et al. 2021; "How to train your ViT", Steiner et al. 2022; the attention-pooling head of
+SigLIP, Zhai et al. 2023) and the scaling of pixels. The parameters have the names of big_vision's `models/vit.py`.
+Checkpoints are left to `vit_checkpoint`; decoding, cropping, unit length and the choice of an encoder to the callers.
+"""
+
+import dataclasses
+import threading
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pipelines import storage
+from pipelines.errors import UserError
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class VitConfig:
+    """The shape of a Vision Transformer.
+
+    Attributes:
+        patch: side of a patch, in pixels.
+        width: of the tokens and of the embedding.
+        depth: number of encoder blocks.
+        heads: attention heads, of the blocks and of the pooling head.
+        mlp_dim: hidden width of the MLPs.
+        grid: patches along each side of the image, a square.
+        pool: what the embedding is made of: `cls` (the class token), `map` (attention pooling by a learned probe) or
+            `gap` (the mean of the tokens).
+        pre_logits: whether a dense layer with tanh follows the pooling.
+    """
+
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    grid: int
+    pool: str
+    pre_logits: bool
+
+
+class MlpBlock(nn.Module):
+    """Dense, GELU (tanh form), dense: `[B, N, D]` to `[B, N, D]`."""
+
+    mlp_dim: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the block."""
+        inits = {"kernel_init": nn.initializers.xavier_uniform(), "bias_init": nn.initializers.normal(1e-6)}
+        width = x.shape[-1]
+        x = nn.Dense(self.mlp_dim, dtype=self.dtype, name="Dense_0", **inits)(x)
+        return nn.Dense(width, dtype=self.dtype, name="Dense_1", **inits)(nn.gelu(x, approximate=True))
+
+
+def _attention(config: VitConfig, dtype: Any) -> nn.Module:
+    return nn.MultiHeadDotProductAttention(
+        num_heads=config.heads,
+        dtype=dtype,
+        kernel_init=nn.initializers.xavier_uniform(),
+        deterministic=True,
+        force_fp32_for_softmax=True,
+        name="MultiHeadDotProductAttention_0",
+    )
+
+
+def _layer_norm(name: str) -> nn.Module:
+    return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name=name)
+
+
+class EncoderBlock(nn.Module):
+    """A pre-norm transformer block: float32 `[B, N, D]` to float32 `[B, N, D]`."""
+
+    config: VitConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the block."""
+        y = _layer_norm("LayerNorm_0")(x)
+        x = x + _attention(self.config, self.dtype)(y, y)
+        y = _layer_norm("LayerNorm_1")(x)
+        return x + MlpBlock(self.config.mlp_dim, self.dtype, name="MlpBlock_0")(y)
+
+
+class Encoder(nn.Module):
+    """All blocks and the last norm: float32 `[B, N, D]` to float32 `[B, N, D]`."""
+
+    config: VitConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the blocks."""
+        for index in range(self.config.depth):
+            x = EncoderBlock(self.config, self.dtype, name=f"encoderblock_{index}")(x)
+        return _layer_norm("encoder_norm")(x)
+
+
+class MapHead(nn.Module):
+    """Pools by attention of one learned probe, always in float32: `[B, N, D]` to `[B, D]`."""
+
+    config: VitConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the head."""
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, self.config.width))
+        x = _attention(self.config, jnp.float32)(jnp.tile(probe, (len(x), 1, 1)), x)
+        y = _layer_norm("LayerNorm_0")(x)
+        return (x + MlpBlock(self.config.mlp_dim, jnp.float32, name="MlpBlock_0")(y))[:, 0]
+
+
+class Vit(nn.Module):
+    """A Vision Transformer without classifier; the graph of big_vision's `models/vit.py`, without dropout.
+
+    Attributes:
+        config: its shape.
+        dtype: of the matrix products; parameters, residuals, norms, softmax and the pooling head stay float32.
+    """
+
+    config: VitConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Embeds images.
+
+        Args:
+            images: float32 `[B, S, S, 3]`, RGB from -1 to 1. Pixels beyond the last whole patch are not seen.
+
+        Returns:
+            float32 `[B, width]`, what a classifier would be given: after the last norm, the pooling and, if there is
+            one, the `pre_logits` layer. Not of unit length.
+
+        Raises:
+            ValueError: if the images do not make the grid of the position embedding.
+        """
+        c = self.config
+        x = nn.Conv(
+            c.width, (c.patch, c.patch), (c.patch, c.patch), padding="VALID", dtype=self.dtype, name="embedding"
+        )(images)
+        if x.shape[1:3] != (c.grid, c.grid):
+            raise ValueError(
+                f"images of {images.shape[1:3]} make {x.shape[1:3]} patches, the model has {c.grid} a side"
+            )
+        x = x.reshape(len(x), c.grid**2, c.width)
+        x = x + self.param("pos_embedding", nn.initializers.normal(c.width**-0.5), (1, c.grid**2, c.width))
+        if c.pool == "cls":
+            cls = self.param("cls", nn.initializers.zeros, (1, 1, c.width))
+            x = jnp.concatenate([jnp.tile(cls, (len(x), 1, 1)), x], axis=1)
+        x = Encoder(c, self.dtype, name="Transformer")(x)
+        match c.pool:
+            case "cls":
+                x = x[:, 0]
+            case "map":
+                x = MapHead(c, name="MAPHead_0")(x)
+            case "gap":
+                x = x.mean(axis=1)
+            case _:
+                raise ValueError(f"pool is {c.pool!r}, must be cls, map or gap")
+        return nn.tanh(nn.Dense(c.width, name="pre_logits")(x)) if c.pre_logits else x
+
+
+def input_size(config: VitConfig, size: int | None = None) -> int:
+    """Returns the side of the input in pixels: `size` if the grid allows it, by default the grid's own.
+
+    SigLIP's So400m/14 was trained on 384 pixels, of which its 27 x 27 patches cover 378.
+
+    Raises:
+        UserError: if `size` makes another grid.
+    """
+    own = config.grid * config.patch
+    if size is not None and (size < config.patch or (size - config.patch) // config.patch + 1 != config.grid):
+        raise UserError(f"an input of {size} pixels does not fit this ViT; take {own} to {own + config.patch - 1}")
+    return own if size is None else size
+
+
+def describe(path: str, config: VitConfig, size: int | None = None) -> dict[str, Any]:
+    """Returns what decides the vectors, for a fingerprint: the fields of `encoder.json` (docs/contracts.md) and more.
+
+    The `preprocess` is how the published models were evaluated: 256 pixels and a crop of 224 (augreg, big_vision), or
+    the whole image (SigLIP); both resize linearly. The file at `path` is read once for its checksum.
+    """
+    return {
+        "name": storage.name(path).removesuffix(".npz"),
+        "kind": "image",
+        "dim": config.width,
+        "preprocess": {
+            "size": input_size(config, size),
+            "crop_fraction": 1.0 if config.pool == "map" else 0.875,
+            "resize": "bilinear",
+        },
+        "pixels": "(x - 127.5) / 127.5",
+        "vit": dataclasses.asdict(config),
+        "weights_sha256": storage.sha256(path),
+    }
+
+
+class VitEncoder:
+    """A ViT ready to embed images; may be called by several threads at once."""
+
+    def __init__(self, vit: Vit, params: Params, size: int | None = None) -> None:
+        """Puts the parameters on the device; `size` is that of `input_size`.
+
+        Raises:
+            UserError: if `size` does not fit the model.
+        """
+        self.size = input_size(vit.config, size)
+        self._params = jax.device_put(params)
+        self._lock = threading.Lock()
+        self._compiled: dict[int, jax.stages.Compiled] = {}
+
+        def embed(params: Params, images: jax.Array) -> jax.Array:
+            return vit.apply({"params": params}, (images.astype(jnp.float32) - 127.5) / 127.5)
+
+        self._embed = jax.jit(embed)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Embeds uint8 RGB `[B, size, size, 3]` to float32 `[B, width]`; compiles once for each B.
+
+        Raises:
+            ValueError: if the images are of another type or shape.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
+            raise ValueError(
+                f"images are {images.dtype} {images.shape}, must be uint8 [B, {self.size}, {self.size}, 3]"
+            )
+        with self._lock:
+            if len(images) not in self._compiled:
+                self._compiled[len(images)] = self._embed.lower(self._params, images).compile()
+        return np.asarray(self._compiled[len(images)](self._params, images))
