@@ -138,7 +138,8 @@ def write(config: Config, folder: str, path: str) -> None:
 
     def image(container: str, member: str) -> Image.Image:
         try:
-            return decode(storage.read_image(container, member, limits.max_image_bytes), limits.max_image_pixels)
+            data = storage.read_image(container, member, limits.max_image_bytes)
+            return decode(data, limits.max_image_pixels).image
         except (DecodeError, tarfile.TarError) as error:
             raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.decode import DecodeError, ImagePreprocess, decode, prepare
+from pipelines.decode import DecodeError, ImagePreprocess, Picture, decode, prepare
 
 _LIMIT = 10_000
 
@@ -24,50 +24,58 @@ def _gradient(width=40, height=30) -> Image.Image:
     return Image.fromarray(np.stack([x, y, x // 2 + y // 2], -1).astype(np.uint8))
 
 
+def _decoded(data: bytes) -> Image.Image:
+    return decode(data, _LIMIT).image
+
+
+def _picture(image: Image.Image) -> Picture:
+    return Picture(image, image.width, image.height, (0, 0, *image.size))
+
+
 def _close(image: Image.Image, expected: Image.Image, tolerance: float) -> bool:
     difference = np.abs(np.asarray(image, float) - np.asarray(expected, float))
     return image.mode == "RGB" and image.size == expected.size and difference.mean() < tolerance
 
 
 def test_lossless_pixels_are_kept():
-    assert _close(decode(_encode(_gradient(), "PNG"), _LIMIT), _gradient(), 1e-9)
+    assert _close(_decoded(_encode(_gradient(), "PNG")), _gradient(), 1e-9)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 def test_lossy_pixels_are_near(kind):
-    assert _close(decode(_encode(_gradient(), kind, quality=95), _LIMIT), _gradient(), 4)
+    assert _close(_decoded(_encode(_gradient(), kind, quality=95)), _gradient(), 4)
 
 
 def test_cmyk_grey_and_palette_become_rgb():
     grey = _gradient().convert("L")
-    assert _close(decode(_encode(grey, "PNG"), _LIMIT), grey.convert("RGB"), 1e-9)
-    assert _close(decode(_encode(_gradient().convert("CMYK"), "JPEG", quality=95), _LIMIT), _gradient(), 6)
+    assert _close(_decoded(_encode(grey, "PNG")), grey.convert("RGB"), 1e-9)
+    assert _close(_decoded(_encode(_gradient().convert("CMYK"), "JPEG", quality=95)), _gradient(), 6)
     palette = _gradient().convert("P", palette=Image.Palette.ADAPTIVE)
-    assert _close(decode(_encode(palette, "PNG"), _LIMIT), palette.convert("RGB"), 1e-9)
+    assert _close(_decoded(_encode(palette, "PNG")), palette.convert("RGB"), 1e-9)
 
 
 def test_16_bit_grey_is_scaled_not_clipped():
     ramp = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
-    image = decode(_encode(Image.fromarray(ramp), "PNG"), _LIMIT)
+    image = _decoded(_encode(Image.fromarray(ramp), "PNG"))
     np.testing.assert_array_equal(np.asarray(image)[..., 0], ramp >> 8)
 
 
 def test_transparency_is_laid_on_white():
     image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert np.asarray(decode(_encode(image, "PNG"), _LIMIT)).min() == 255
+    assert np.asarray(_decoded(_encode(image, "PNG"))).min() == 255
 
 
 def test_exif_rotation_is_undone():
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = decode(_encode(_gradient(), "JPEG", quality=95, exif=exif), _LIMIT)
+    image = _decoded(_encode(_gradient(), "JPEG", quality=95, exif=exif))
     assert _close(image, _gradient().transpose(Image.Transpose.ROTATE_270), 4)
 
 
 def test_of_an_animation_the_first_frame_is_taken():
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     data = _encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert np.asarray(decode(data, _LIMIT))[0, 0].tolist() == [255, 0, 0]
+    assert np.asarray(_decoded(data))[0, 0].tolist() == [255, 0, 0]
 
 
 def _png_bomb() -> bytes:
@@ -112,7 +120,7 @@ def test_damaged_bytes_decode_or_raise_decode_error(place, noise, kind):
     place %= len(data)
     data[place : place + len(noise)] = noise
     try:
-        image = decode(bytes(data), _LIMIT)
+        image = _decoded(bytes(data))
     except DecodeError:
         return
     assert image.mode == "RGB" and image.width * image.height <= _LIMIT
@@ -121,7 +129,7 @@ def test_damaged_bytes_decode_or_raise_decode_error(place, noise, kind):
 def test_prepare_crops_the_centre():
     image = Image.new("RGB", (100, 50), "black")
     image.paste("white", (40, 15, 60, 35))
-    array = prepare(image, ImagePreprocess(size=20, crop_fraction=0.4, resize="bicubic"))
+    array = prepare(_picture(image), ImagePreprocess(size=20, crop_fraction=0.4, resize="bicubic"))
     assert array.shape == (20, 20, 3) and array.dtype == np.uint8
     np.testing.assert_array_equal(array, 255)
 
@@ -130,7 +138,7 @@ def test_prepare_crops_the_centre():
 def test_prepare_equals_resizing_then_cropping(size):
     """The one-step crop against the usual two steps, which round the crop to whole pixels."""
     image = _gradient(*size)
-    array = prepare(image, ImagePreprocess(size=28, crop_fraction=0.875, resize="bilinear"))
+    array = prepare(_picture(image), ImagePreprocess(size=28, crop_fraction=0.875, resize="bilinear"))
     scale = 32 / min(size)
     resized = image.resize((round(size[0] * scale), round(size[1] * scale)), Image.Resampling.BILINEAR)
     left, top = (resized.width - 28) // 2, (resized.height - 28) // 2
