@@ -17,7 +17,7 @@ from pipelines import image_bytes
 # `decode` bounds the pixels itself, by what the config says.
 Image.MAX_IMAGE_PIXELS = None
 
-_MAX_SIDE = 4096
+_MAX_SIDE, _MAX_RESIZED_SIDE = 4096, 1 << 20
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Each scan of a progressive JPEG visits all pixels, at about 1 ns each, and may take no more than 150 bytes to ask for.
 _MAX_SCANNED_PIXELS = 4_000_000_000
@@ -82,11 +82,13 @@ class ImagePreprocess:
 
     def check(self) -> None:
         """Raises a `ValueError` that names the field that is wrong."""
-        if not isinstance(self.size, int) or not 1 <= self.size <= _MAX_SIDE:
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or not 1 <= self.size <= _MAX_SIDE:
             raise ValueError(f"'size' must be 1 to {_MAX_SIDE} pixels")
         if not _is_number(self.crop_fraction) or not 0 < self.crop_fraction <= 1:
             raise ValueError("'crop_fraction' must be more than 0 and at most 1")
-        if self.resize not in _RESAMPLING:
+        if self.resized_side > _MAX_RESIZED_SIDE:
+            raise ValueError(f"'size' over 'crop_fraction' must be at most {_MAX_RESIZED_SIDE:,} pixels")
+        if self.resize not in list(_RESAMPLING):
             raise ValueError(f"'resize' must be one of {', '.join(_RESAMPLING)}")
         if self.crop not in _CROPS:
             raise ValueError(f"'crop' must be one of {', '.join(_CROPS)}")

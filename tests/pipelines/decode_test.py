@@ -144,3 +144,76 @@ def test_prepare_equals_resizing_then_cropping(size):
     left, top = (resized.width - 28) // 2, (resized.height - 28) // 2
     expected = np.asarray(resized.crop((left, top, left + 28, top + 28)), float)
     assert np.abs(array - expected).mean() < 2.5
+
+
+def test_old_descriptions_mean_what_they_meant():
+    assert ImagePreprocess(size=224) == ImagePreprocess(224, 1.0, "bicubic", "center", None)
+    ImagePreprocess(**{"size": 224, "crop_fraction": 0.875, "resize": "bicubic"}).check()
+
+
+def test_squash_keeps_all_four_sides():
+    image = Image.new("RGB", (90, 30), "black")
+    for corner in ((0, 0, 30, 10), (60, 0, 90, 10), (0, 20, 30, 30), (60, 20, 90, 30)):
+        image.paste("white", corner)
+    array = prepare(_picture(image), ImagePreprocess(3, resize="area", crop="squash"))
+    np.testing.assert_array_equal(array[..., 0], [[255, 0, 255], [0, 0, 0], [255, 0, 255]])
+
+
+def test_area_is_the_mean_of_the_pixels_covered():
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    array = prepare(_picture(Image.fromarray(pixels)), ImagePreprocess(8, resize="area", crop="squash"))
+    means = pixels.reshape(8, 4, 8, 6, 3).mean((1, 3))
+    assert np.abs(array - means).max() <= 1
+
+
+def _lanczos(samples: np.ndarray, size: int) -> np.ndarray:
+    """Resizes the first axis by the windowed sinc of 3 lobes, widened by the scale; float64."""
+    scale = len(samples) / size
+    distance = ((np.arange(size)[:, None] + 0.5) * scale - np.arange(len(samples)) - 0.5) / scale
+    weights = np.where(np.abs(distance) < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
+    return np.tensordot(weights / weights.sum(1, keepdims=True), samples, 1)
+
+
+def test_lanczos_is_the_windowed_sinc():
+    pixels = np.random.default_rng(0).integers(60, 190, (40, 40, 3), np.uint8)
+    array = prepare(_picture(Image.fromarray(pixels)), ImagePreprocess(16, resize="lanczos"))
+    expected = _lanczos(_lanczos(pixels.astype(float), 16).swapaxes(0, 1), 16).swapaxes(0, 1)
+    assert np.abs(array - expected).max() < 1.6
+
+
+def test_value_range_scales_to_float32():
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    scaled = ImagePreprocess(16, value_range=(-1, 1)).scale(pixels)
+    assert scaled.dtype == np.float32 and scaled.shape == pixels.shape
+    expected = (pixels.astype(np.float32) - np.float32(127.5)) / np.float32(127.5)
+    np.testing.assert_array_max_ulp(scaled, expected, 1)
+    unit = ImagePreprocess(16, value_range=[0.0, 1.0])
+    assert unit.value_range == (0.0, 1.0)
+    np.testing.assert_array_max_ulp(unit.scale(pixels), pixels / np.float32(255), 1)
+    assert ImagePreprocess(16).scale(pixels) is pixels
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"size": 0}, "'size' must be 1 to 4096"),
+        ({"size": True}, "'size' must be 1 to 4096"),
+        ({"size": "224"}, "'size' must be 1 to 4096"),
+        ({"crop_fraction": 0}, "'crop_fraction' must be more than 0"),
+        ({"crop_fraction": float("nan")}, "'crop_fraction' must be more than 0"),
+        ({"crop_fraction": 1e-9}, "'size' over 'crop_fraction' must be at most"),
+        ({"resize": "nearest"}, "'resize' must be one of bicubic, bilinear, lanczos, area"),
+        ({"resize": ["area"]}, "'resize' must be one of bicubic"),
+        ({"crop": "pad"}, "'crop' must be one of center, squash"),
+        ({"crop": "squash", "crop_fraction": 0.875}, "'crop_fraction' must be 1 where 'crop' is squash"),
+        ({"value_range": [1, -1]}, r"'value_range' must be null or two numbers, \[low, high\]"),
+        ({"value_range": [0, 1, 2]}, "'value_range' must be null"),
+        ({"value_range": [False, True]}, "'value_range' must be null"),
+        ({"value_range": [0, float("inf")]}, "'value_range' must be null"),
+        ({"value_range": "01"}, "'value_range' must be null"),
+        ({"value_range": 255}, "'value_range' must be null"),
+    ],
+)
+def test_wrong_fields_are_named(change, words):
+    with pytest.raises(ValueError, match=words):
+        ImagePreprocess(**{"size": 224, **change}).check()
