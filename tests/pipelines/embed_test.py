@@ -271,7 +271,7 @@ def test_mistakes_end_in_one_sentence(world, capsys):
         ({"dim": 7}, "gives [6], its description says [7]"),
         ({"dim": "x"}, "'dim' must be a number of 1 or more"),
         ({"kind": "sound"}, "'kind' is 'sound', must be image or text"),
-        ({"preprocess": {}}, "missing 3 required positional arguments"),
+        ({"preprocess": {}}, "missing 1 required positional argument"),
         ({"preprocess": {"size": 16, "crop_fraction": 1, "resize": "magic"}}, "'resize' must be one of bicubic"),
     ],
 )
