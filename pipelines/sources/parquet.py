@@ -1,30 +1,249 @@
-"""Parquet files with the image bytes in a column: img2dataset's `parquet` output, and the tables beside its tars."""
+"""Parquet files with the image bytes in a column: img2dataset's `parquet` output, HuggingFace's, or any other.
 
-from collections.abc import Iterator
-from typing import Any
+Here are also the tables that lie beside tars and vectors. Columns of lists are not read: a few bytes can stand for a
+list of any length, as they can for a value that many rows share, which is why batches are small.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.base import Embed
+from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, to_sample
+from pipelines.options import nearest
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_sample
+from pipelines.sources.stream import open_stored
 
+# `image` is bytes, or a struct with `bytes`, as HuggingFace has it.
 FIELDS = {
     "image": ("jpg", "png", "webp", "image"),
-    "caption": ("caption", "txt", "text"),
+    "caption": ("txt", "caption", "TEXT", "text"),
     "label": ("label",),
-    "url": ("url",),
-    "key": ("key",),
+    "url": ("url", "URL"),
 }
-_BATCH_ROWS = 64
-_MAX_SIBLING_BYTES = 1 << 30
+_OTHERS = ("caption", "label", "url")
+_BATCH_ROWS = 8
+_MAX_DEPTH = 8
+_BUFFER_BYTES = 1 << 20
+_MAX_FOOTER_BYTES = 64 << 20
+_MAX_TABLE_BYTES = 256 << 20
+# EXIF is large and personal.
+_UNREAD = {"exif"}
 
 
-def find(names: tuple[str, ...], columns: list[str]) -> str | None:
-    """Returns the first of the names that is a column."""
-    return next((name for name in names if name in columns), None)
+class BrokenParquet(Exception):
+    """A file that is no Parquet, or not what its footer says."""
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Words what Arrow raises for bytes that it cannot read; a failing store is a `UserError` and passes."""
+    try:
+        yield
+    except storage.BROKEN_PARQUET as error:
+        raise BrokenParquet(" ".join(str(error).split())[:300] or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def open_table(uri: str) -> Iterator[pq.ParquetFile]:
+    """Opens a Parquet file for reading in bounded memory, its page checksums on.
+
+    Raises:
+        BrokenParquet: if it is none.
+        UserError: if it is not there, or the store fails.
+    """
+    with open_stored(uri) as file:
+        with _reading():
+            _check_footer(file)
+            parquet = pq.ParquetFile(
+                file,
+                buffer_size=_BUFFER_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=True,
+            )
+        yield parquet
+
+
+def _check_footer(file: IO[bytes]) -> None:
+    size = file.seek(0, 2)
+    file.seek(max(size - 8, 0))
+    tail = file.read(8)
+    length = int.from_bytes(tail[:4], "little")
+    if size < 12 or tail[4:] != b"PAR1":
+        raise ValueError("it does not end as Parquet does")
+    if length > min(size - 8, _MAX_FOOTER_BYTES):
+        raise ValueError(f"its footer claims {length:,} bytes")
+    file.seek(0)
+
+
+def batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yields a row group in batches of a few rows.
+
+    Raises:
+        BrokenParquet: where it cannot be read, or ends before it has the rows that the footer claims.
+    """
+    claimed, found = parquet.metadata.row_group(group).num_rows, 0
+    stream = parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
+    while True:
+        with _reading():
+            batch = next(stream, None)
+        if batch is None:
+            break
+        found += len(batch)
+        yield batch
+    if found != claimed:
+        raise BrokenParquet(f"row group {group} has {found:,} rows, the footer claims {claimed:,}")
+
+
+def row_values(batch: pa.RecordBatch, row: int, columns: list[str]) -> dict[str, Any]:
+    """Returns some fields of a row; a `ValueError` if one is not what its type says, such as text that is not UTF-8."""
+    try:
+        return {name: batch.column(batch.schema.get_field_index(name))[row].as_py() for name in columns}
+    except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:
+        raise ValueError(str(error)) from error
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    of_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in of_bytes)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
+    return _is_bytes(kind)
+
+
+def _is_single(kind: pa.DataType, depth: int = 0) -> bool:
+    """Tells whether a value of a type is one value, or a struct of such."""
+    if pa.types.is_struct(kind) and depth < _MAX_DEPTH:
+        return all(_is_single(field.type, depth + 1) for field in kind)
+    return not pa.types.is_nested(kind) and not pa.types.is_run_end_encoded(kind)
+
+
+def readable_columns(schema: pa.Schema, own: Collection[str] = ()) -> list[str]:
+    """Returns the columns that can be fields: of single values, whose name is there once; of bytes those in `own`."""
+    names = schema.names
+    return [
+        field.name
+        for field in schema
+        if names.count(field.name) == 1
+        and field.name not in _UNREAD
+        and _is_single(field.type)
+        and (field.name in own or not _is_image(field.type))
+    ]
+
+
+def check_names(source: Source, names: Mapping[str, tuple[str, ...]], columns: list[str], uri: str) -> None:
+    """Raises a `UserError` with the nearest column if one that the source's `fields` name is not there."""
+    chosen = {entry.partition("=")[0] for entry in source.fields}
+    for our in chosen & set(names):
+        (theirs,) = names[our]
+        if theirs not in columns:
+            said = f"{uri}: has no column of single values {theirs!r} (fields={our}=..)"
+            raise UserError(f"{said}; {nearest(theirs, columns)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """What is read of a table.
+
+    Attributes:
+        image: name of the column of images.
+        leaf: path of its bytes.
+        fields: names of the other columns.
+        names: our fields with the names they may have.
+    """
+
+    image: str
+    leaf: str
+    fields: list[str]
+    names: Mapping[str, tuple[str, ...]]
+
+
+def _choose(schema: pa.Schema, source: Source, uri: str) -> _Columns:
+    """Returns the columns to read; errors as `read`, and a `BrokenParquet` if those of the image are not bytes."""
+    names = field_names(source, FIELDS)
+    image = next((name for name in names["image"] if name in schema.names), None)
+    if image is None:
+        said = " or ".join(map(repr, names["image"]))
+        raise UserError(f"{uri}: has no column {said} with images (fields=image=..); {nearest(said, schema.names)}")
+    if schema.names.count(image) > 1:
+        raise BrokenParquet(f"has two columns {image!r}")
+    kind = schema.field(image).type
+    if not _is_image(kind):
+        raise BrokenParquet(f"column {image!r} is of type {kind}, not bytes of images")
+    others = {our: names[our] for our in names if our != "image"}
+    fields = readable_columns(schema, {name for theirs in others.values() for name in theirs})
+    check_names(source, others, fields, uri)
+    leaf = f"{image}.bytes" if pa.types.is_struct(kind) else image
+    return _Columns(image, leaf, [name for name in fields if name != image], others)
+
+
+def _image_bytes(batch: pa.RecordBatch, column: str, row: int) -> pa.Buffer | None:
+    """Returns the encoded image of a row, not copied; None where there is none."""
+    scalar = batch.column(batch.schema.get_field_index(column))[row]
+    if scalar.is_valid and pa.types.is_struct(scalar.type):
+        scalar = scalar["bytes"]
+    if scalar.is_valid and pa.types.is_dictionary(scalar.type):
+        scalar = scalar.value
+    return scalar.as_buffer() if scalar.is_valid else None
+
+
+def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
+    """Yields the rows of a Parquet file; members are the numbers of its rows, from 0.
+
+    A row group that is damaged is one reject that says which rows are lost; the next group is read.
+
+    Raises:
+        UserError: if a column is missing, or the store fails.
+    """
+    try:
+        with open_table(shard.uri) as parquet:
+            columns = _choose(parquet.schema_arrow, shard.source, shard.uri)
+            first = 0
+            for group in range(parquet.num_row_groups):
+                yield from _read_group(parquet, group, first, columns, embed.max_image_bytes)
+                first += parquet.metadata.row_group(group).num_rows
+    except BrokenParquet as error:
+        yield Reject("", "read", "BrokenParquet", str(error))
+
+
+def _read_group(
+    parquet: pq.ParquetFile, group: int, first: int, columns: _Columns, limit: int
+) -> Iterator[Sample | Reject | Filtered]:
+    number = first
+    try:
+        for batch in batches(parquet, group, [columns.leaf, *columns.fields]):
+            for row in range(len(batch)):
+                yield _read_row(batch, row, str(number), columns, limit)
+                number += 1
+    except BrokenParquet as error:
+        last = first + parquet.metadata.row_group(group).num_rows - 1
+        yield Reject(str(number), "read", "BrokenParquet", f"rows {number:,} to {last:,} cannot be read: {error}")
+
+
+def _read_row(
+    batch: pa.RecordBatch, row: int, member: str, columns: _Columns, limit: int
+) -> Sample | Reject | Filtered:
+    try:
+        fields = rename(row_values(batch, row, columns.fields), columns.names)
+        fields |= {our: fields[our].decode() for our in columns.names if isinstance(fields[our], bytes)}
+        image = _image_bytes(batch, columns.image, row)
+    except ValueError as error:
+        return Reject(member, "read", "BadValue", str(error))
+    if image is not None and image.size > limit:
+        return Reject(member, "read", "TooLarge", f"has {image.size:,} bytes, the limit is {limit:,}")
+    sample = to_sample(member, b"" if image is None else image.to_pybytes(), fields)
+    if image is None and isinstance(sample, Sample):
+        return Reject(member, "read", "MissingImage", f"column {columns.image!r} is empty")
+    return sample
 
 
 def read_sibling(uri: str) -> dict[str, dict[str, Any]]:
@@ -33,15 +252,21 @@ def read_sibling(uri: str) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: if it is no whole Parquet file, has no keys, or would not fit into memory.
     """
-    with storage.open_read(uri) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-            size = sum(parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
-            if size > _MAX_SIBLING_BYTES:
-                raise UserError(f"{uri}: has {size:,} bytes of metadata, the limit is {_MAX_SIBLING_BYTES:,}")
-            table = parquet.read()
-        except storage.BROKEN_PARQUET as error:
-            raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or mend it") from error
-    if "key" not in table.column_names:
-        raise UserError(f"{uri}: has no column 'key' to join it with its tar; remove it or mend it")
-    return {str(row["key"]): row for row in table.to_pylist()}
+    table: dict[str, dict[str, Any]] = {}
+    size = 0
+    try:
+        with open_table(uri) as parquet:
+            columns = readable_columns(parquet.schema_arrow)
+            if "key" not in columns:
+                raise UserError(f"{uri}: has no column 'key' to join it with its tar; remove it or mend it")
+            for group in range(parquet.num_row_groups):
+                for batch in batches(parquet, group, columns):
+                    for number in range(len(batch)):
+                        row = row_values(batch, number, columns)
+                        size += sum(len(value) if isinstance(value, str) else 64 for value in row.values())
+                        if size > _MAX_TABLE_BYTES:
+                            raise UserError(f"{uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; cut it up")
+                        table[str(row["key"])] = row
+    except (BrokenParquet, ValueError) as error:
+        raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or mend it") from error
+    return table

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -128,6 +129,33 @@ def field_names(source: Source, defaults: Mapping[str, tuple[str, ...]]) -> dict
     return names
 
 
+def rename(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Returns fields of a source with ours under our names, None where there is none; the others stay as they are.
+
+    Args:
+        fields: by the source's names.
+        names: as `field_names` returns them; the first that has a value counts.
+    """
+    rest, ours = dict(fields), {}
+    for our, theirs in names.items():
+        found = next((name for name in theirs if fields.get(name) is not None), None)
+        ours[our] = rest.pop(found, None) if found else None
+    return {**rest, **ours}
+
+
+def _json_value(value: Any) -> Any:
+    """Returns a value as JSON has it: numbers that are not finite and bytes are none, what is unknown is its text."""
+    if isinstance(value, bool | int | str | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _json_value(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(inner) for inner in value]
+    return None if isinstance(value, bytes) else str(value)
+
+
 def to_sample(
     member: str, image: bytes, fields: Mapping[str, Any], vectors: Mapping[str, np.ndarray] | None = None
 ) -> Sample | Reject | Filtered:
@@ -136,7 +164,7 @@ def to_sample(
     Args:
         member: name inside the container.
         image: encoded bytes.
-        fields: JSON values; `caption`, `label` and `url` have places of their own, the others are metadata.
+        fields: `caption`, `label` and `url` have places of their own, the others are metadata, as JSON values.
         vectors: embeddings that the source brings.
     """
     status = fields.get("status", "success")
@@ -147,11 +175,10 @@ def to_sample(
         return Reject(member, "read", "BadLabel", f"label is {str(label)[:80]!r}, must be a whole number from 0")
     if not isinstance(caption, str | None):
         return Reject(member, "read", "BadCaption", f"caption is of type {type(caption).__name__}, not a text")
-    metadata = {
-        name: value for name, value in fields.items() if value is not None and name not in _OWN_PLACE | _BOOKKEEPING
-    }
+    others = {name: value for name, value in fields.items() if name not in _OWN_PLACE | _BOOKKEEPING}
     try:
-        text = json.dumps([caption, url, metadata], ensure_ascii=False, allow_nan=False, default=str)
+        metadata = {name: value for name, value in _json_value(others).items() if value is not None}
+        text = json.dumps([caption, url if isinstance(url, str) else None, metadata], ensure_ascii=False)
         size = len(text.encode())
     except (ValueError, RecursionError) as error:
         return Reject(member, "read", "BadMetadata", str(error))

@@ -1,0 +1,132 @@
+"""The bytes of a file of samples as a stream: compression taken off, bounded, and damage told from a failing store.
+
+What a store fails to deliver is a `UserError`, and the shard is read again; bytes that are not what their format says
+are a `BrokenStream`, and become rejects. Opening is left to `storage`.
+"""
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import types
+from typing import IO, Any, cast
+
+import fsspec
+import zstandard
+
+from pipelines import storage
+from pipelines.errors import UserError
+
+_BLOCK_BYTES = 1 << 20
+# A stream that unpacks to more than this, and to so many times its own size, holds no images.
+_FREE_BYTES = 1 << 30
+_MAX_RATIO = 200
+_MAX_WINDOW_BYTES = 1 << 27
+_BROKEN = (*storage.BROKEN_STREAM, zstandard.ZstdError, OSError, ValueError, MemoryError)
+
+
+class BrokenStream(Exception):
+    """Bytes that are not what their format says."""
+
+
+class _Stored(io.RawIOBase):
+    """A file of any store, whose failures are a `UserError` that no decoder takes for broken bytes."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._file = uri, storage.open_read(uri)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            # A whole page of Parquet at once would be in memory twice.
+            data = self._file.read(min(len(buffer), _BLOCK_BYTES))
+        except OSError as error:
+            raise UserError(f"{self._uri}: reading failed ({error}); run the same command again") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def open_stored(uri: str) -> io.BufferedReader:
+    """Opens a file for reading; errors as `storage.open_read`, and a `UserError` if the store fails later."""
+    return io.BufferedReader(_Stored(uri), 1 << 16)
+
+
+def _unpacked(file: io.BufferedReader, compression: str | None) -> IO[bytes]:
+    if compression == "gzip":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    if compression == "bz2":
+        return bz2.BZ2File(file)
+    if compression in ("xz", "lzma"):
+        return lzma.LZMAFile(file)
+    if compression == "zstd":
+        # fsspec's reader stops after the first frame; parallel compressors write many.
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+        return decompressor.stream_reader(file, read_across_frames=True)
+    return file
+
+
+class Stream:
+    """Reads a file from its start to its end, unpacked as its suffix says: .gz, .tgz, .bz2, .xz or .zst."""
+
+    def __init__(self, uri: str) -> None:
+        """Opens it; errors as `storage.open_read`."""
+        self._stack = contextlib.ExitStack()
+        self._stored = self._stack.enter_context(open_stored(uri))
+        compression = "gzip" if uri.endswith(".tgz") else fsspec.utils.infer_compression(uri)
+        self._file = self._stack.enter_context(_unpacked(self._stored, compression))
+        self._plain = self._file is self._stored
+        self._count = 0
+
+    def __enter__(self) -> "Stream":
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        """Closes the file."""
+        self._stack.close()
+
+    def read(self, size: int) -> bytes:
+        """Returns the next `size` bytes, fewer only at the end.
+
+        Raises:
+            BrokenStream: if they cannot be unpacked, or unpack to more than any images.
+            UserError: if the store fails.
+        """
+        try:
+            data = self._file.read(size)
+        except _BROKEN as error:
+            raise BrokenStream(str(error) or type(error).__name__) from error
+        self._count += len(data)
+        if self._count > _FREE_BYTES and not self._plain and self._count > _MAX_RATIO * self._stored.tell():
+            raise BrokenStream(f"unpacks to more than {_MAX_RATIO} times its size")
+        return data
+
+    def read_exactly(self, size: int) -> bytes:
+        """Returns the next `size` bytes; errors as `read`, and a `BrokenStream` if there are fewer."""
+        data = self.read(size)
+        if len(data) < size:
+            raise BrokenStream("the file ends early")
+        return data
+
+    def skip(self, size: int) -> None:
+        """Passes over `size` bytes in bounded memory; errors as `read_exactly`."""
+        while size:
+            size -= len(self.read_exactly(min(size, _BLOCK_BYTES)))

@@ -1,0 +1,221 @@
+"""TFRecords of `tf.train.Example`: img2dataset's `tfrecord` output, and any other by the names of its features.
+
+Framing and messages are read here, without TensorFlow: loading it takes seconds, and its reader stops at the first
+damaged record. Framing (tensorflow/core/lib/io/record_writer.h): length `uint64`, masked CRC-32C of the length, data,
+masked CRC-32C of the data.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import google_crc32c
+
+from configs.base import Embed
+from pipelines.errors import UserError
+from pipelines.options import nearest
+from pipelines.sources.sample import (
+    MAX_TEXT_BYTES,
+    Filtered,
+    InputShard,
+    Reject,
+    Sample,
+    field_names,
+    rename,
+    to_sample,
+)
+from pipelines.sources.stream import BrokenStream, Stream
+
+FIELDS = {
+    "image": ("jpg", "png", "webp", "image/encoded", "image"),
+    "caption": ("txt", "caption", "image/text", "text"),
+    "label": ("label",),
+    "url": ("url", "image/url"),
+}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+# A message is not worth more steps than its real kind needs; small fields would take minutes.
+_MAX_PARTS = 16
+_MAX_VALUES = 4096
+_MAX_OTHER_BYTES = 4 * MAX_TEXT_BYTES
+
+
+class _BrokenExample(ValueError):
+    """Bytes that are no `tf.train.Example`."""
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _records(stream: Stream, limit: int) -> Iterator[bytes | _BrokenExample]:
+    """Yields the data of each record, or why there is none.
+
+    Raises:
+        BrokenStream: where the framing cannot be trusted any more.
+    """
+    while header := stream.read(12):
+        if len(header) < 12:
+            raise BrokenStream("the file ends early")
+        length, crc = struct.unpack("<QI", header)
+        if _masked_crc(header[:8]) != crc:
+            raise BrokenStream("the checksum of a record's length is wrong")
+        if length > limit:
+            stream.skip(length + 4)
+            yield _BrokenExample(f"has {length:,} bytes, the limit is {limit:,}")
+            continue
+        data = stream.read_exactly(length)
+        if struct.unpack("<I", stream.read_exactly(4))[0] != _masked_crc(data):
+            yield _BrokenExample("the checksum of its data is wrong")
+            continue
+        yield data
+
+
+def _checked(record: bytes | _BrokenExample) -> bytes:
+    if isinstance(record, _BrokenExample):
+        raise record
+    return record
+
+
+def _varint(data: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(data):
+            raise _BrokenExample("ends within a number")
+        byte = data[place]
+        value |= (byte & 0x7F) << shift
+        place += 1
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, place
+    raise _BrokenExample("has a number of more than ten bytes")
+
+
+def _fields(data: memoryview, most: int) -> Iterator[tuple[int, int, Any]]:
+    """Yields number, wire type and value of the fields, at `most` so many, of a protocol buffer message."""
+    place = count = 0
+    while place < len(data):
+        count += 1
+        if count > most:
+            raise _BrokenExample(f"has a message of more than {most:,} fields")
+        tag, place = _varint(data, place)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            value, place = _varint(data, place)
+            yield number, kind, value
+            continue
+        if kind not in (_FIXED64, _BYTES, _FIXED32):
+            raise _BrokenExample(f"has a field of wire type {kind}")
+        length = {_FIXED64: 8, _FIXED32: 4}.get(kind, 0)
+        if kind == _BYTES:
+            length, place = _varint(data, place)
+        if length > len(data) - place:
+            raise _BrokenExample("ends within a field")
+        yield number, kind, data[place : place + length]
+        place += length
+
+
+def _features(data: bytes) -> dict[str, memoryview]:
+    """Returns the encoded `tf.train.Feature` of each name of an encoded `tf.train.Example`."""
+    features = {}
+    for number, kind, message in _fields(memoryview(data), _MAX_PARTS):
+        if (number, kind) != (1, _BYTES):
+            continue
+        for inner, wire, entry in _fields(message, _MAX_VALUES):
+            if (inner, wire) != (1, _BYTES):
+                continue
+            pair = {part: value for part, form, value in _fields(entry, _MAX_PARTS) if form == _BYTES}
+            try:
+                features[bytes(pair.get(1, b"")).decode()] = pair.get(2, memoryview(b""))
+            except UnicodeDecodeError as error:
+                raise _BrokenExample("has a feature whose name is not UTF-8") from error
+    return features
+
+
+def _values(feature: memoryview) -> Iterator[bytes | int | float]:
+    """Yields the values of an encoded feature: bytes, floats or ints, packed or one by one."""
+    for kind_of_list, kind, message in _fields(feature, _MAX_PARTS):
+        if kind != _BYTES:
+            continue
+        for number, wire, value in _fields(message, _MAX_VALUES):
+            if number != 1:
+                continue
+            if kind_of_list == 1 and wire == _BYTES:
+                yield bytes(value)
+            elif kind_of_list == 2 and wire in (_BYTES, _FIXED32):
+                if len(value) % 4:
+                    raise _BrokenExample("ends within a number")
+                yield from (single for (single,) in struct.iter_unpack("<f", value))
+            elif kind_of_list == 3 and wire == _VARINT:
+                yield _signed(value)
+            elif kind_of_list == 3 and wire == _BYTES:
+                place = 0
+                while place < len(value):
+                    single, place = _varint(value, place)
+                    yield _signed(single)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _plain(feature: memoryview) -> Any:
+    """Returns a feature as text, number or list of them; None if it is empty, large, or bytes that are no text."""
+    if len(feature) > MAX_TEXT_BYTES:
+        return None
+    values: list[Any] = []
+    for value in _values(feature):
+        if len(values) == _MAX_VALUES:
+            return None
+        try:
+            values.append(value.decode() if isinstance(value, bytes) else value)
+        except UnicodeDecodeError:
+            return None
+    if len(values) > 1:
+        return values
+    return None if values in ([], [""]) else values[0]
+
+
+def _read_record(
+    member: str, features: dict[str, memoryview], names: Mapping[str, tuple[str, ...]], limit: int
+) -> Sample | Reject | Filtered:
+    image = next((name for name in names["image"] if name in features), None)
+    if image is None:
+        return Reject(member, "read", "MissingImage", f"has no feature {' or '.join(names['image'])}")
+    try:
+        encoded = next((value for value in _values(features[image]) if isinstance(value, bytes)), None)
+        others = {name: _plain(feature) for name, feature in features.items() if name != image}
+    except _BrokenExample as error:
+        return Reject(member, "read", "BrokenRecord", f"is no tf.train.Example: {error}")
+    if encoded is None:
+        return Reject(member, "read", "MissingImage", f"feature {image} holds no bytes")
+    if len(encoded) > limit:
+        return Reject(member, "read", "TooLarge", f"has {len(encoded):,} bytes, the limit is {limit:,}")
+    return to_sample(member, encoded, rename(others, {our: names[our] for our in ("caption", "label", "url")}))
+
+
+def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
+    """Yields the records of a TFRecord file, which may be compressed; members are their numbers, from 0.
+
+    Raises:
+        UserError: if no record of the file has a feature that `fields` names, or the store fails.
+    """
+    names = field_names(shard.source, FIELDS)
+    missing = {theirs for _, _, theirs in (entry.partition("=") for entry in shard.source.fields)}
+    features: dict[str, memoryview] = {}
+    number = 0
+    with Stream(shard.uri) as stream:
+        try:
+            for record in _records(stream, embed.max_image_bytes + _MAX_OTHER_BYTES):
+                try:
+                    features = _features(_checked(record))
+                    missing -= features.keys()
+                    yield _read_record(str(number), features, names, embed.max_image_bytes)
+                except _BrokenExample as error:
+                    yield Reject(str(number), "read", "BrokenRecord", str(error))
+                number += 1
+        except BrokenStream as error:
+            yield Reject(str(number), "read", "TruncatedRecords", f"nothing from here on can be read: {error}")
+            return
+    if missing and features:
+        name = min(missing)
+        raise UserError(f"{shard.uri}: no record has a feature {name!r}; {nearest(name, list(features))}")
