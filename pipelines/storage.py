@@ -15,6 +15,7 @@ import lzma
 import os
 import pathlib
 import shutil
+import struct
 import tarfile
 import uuid
 import zipfile
@@ -25,6 +26,7 @@ from typing import IO, Any
 import bracex
 import fsspec
 import pyarrow as pa
+import zstandard
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import UserError
@@ -33,9 +35,21 @@ _TEMPORARY = ".tmp-"
 _READ_BLOCK_BYTES = 1 << 20
 _MAX_PATHS = 10_000_000
 _OPEN_ZIPS = 4
+_MAX_ZIP_DIRECTORY_BYTES = 64 << 20
+_WILDCARDS = "*?["
 
 # What the libraries raise for bytes that are no whole archive or compressed stream; some are OSErrors, so these first.
-BROKEN_STREAM = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+BROKEN_STREAM = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    zstandard.ZstdError,
+)
+# The same for zips; RuntimeError is for a member that is encrypted.
+BROKEN_ZIP = (*BROKEN_STREAM, NotImplementedError, RuntimeError, ValueError, struct.error, OverflowError)
 # The same for Parquet whose bytes are not what its footer says.
 BROKEN_PARQUET = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
@@ -64,7 +78,7 @@ def join(root: str, *parts: str) -> str:
     for part in parts:
         if not part:
             continue
-        path = part if part.startswith("/") or "://" in part else f"{path.rstrip('/')}/{part}"
+        path = part if not path or part.startswith("/") or "://" in part else f"{path.rstrip('/')}/{part}"
     return path
 
 
@@ -78,6 +92,12 @@ def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
         raise UserError(f"{uri}: no storage driver for this kind of path ({error})") from error
+
+
+def local_path(uri: str) -> str | None:
+    """Returns the path of a file of this machine, or None if it is in a store."""
+    fs, path = _filesystem(uri)
+    return path if isinstance(fs, LocalFileSystem) else None
 
 
 def open_read(uri: str) -> IO[bytes]:
@@ -141,35 +161,47 @@ def found(uri: str) -> Found | None:
     return Found(uri, int(info["size"]), _etag(info)) if info["type"] == "file" else None
 
 
-def glob(pattern: str) -> list[Found]:
-    """Returns the files that match a pattern of the user's, sorted, without temporary ones.
+def parts(patterns: str) -> list[str]:
+    """Returns the patterns of a list of them: what stands between commas that are not within braces or brackets."""
+    found, depth = [""], 0
+    for character in patterns:
+        depth += (character in "{[") - (character in "}]" and depth > 0)
+        if character == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += character
+    return [part.strip() for part in found if part.strip()]
+
+
+def glob(patterns: str) -> list[Found]:
+    """Returns the files that match what the user gave, sorted, without temporary ones.
 
     Args:
-        pattern: `*`, `?`, `[..]`, and braces with words or ranges (`{00000..00127}.tar`, `{train,val}/*`).
+        patterns: one or more, separated by commas (so no name may have one): `*`, `?`, `[..]`, and braces with words
+            or ranges (`{00000..00127}.tar`, `{train,val}/*`).
 
     Raises:
         UserError: if braces name more paths than anybody means, or a path without wildcards is not there.
     """
-    try:
-        paths = bracex.expand(pattern, limit=_MAX_PATHS)
-    except bracex.ExpansionLimitException as error:
-        raise UserError(f"{pattern}: its braces name more than {_MAX_PATHS:,} paths") from error
-    fs, _ = _filesystem(paths[0])
-    fs.invalidate_cache()
     files: dict[str, Found] = {}
     folders: dict[str, dict[str, dict[str, Any]]] = {}
-    for like in paths:
-        path = _filesystem(like)[1]
-        if any(wildcard in like for wildcard in "*?["):
+    fresh: list[fsspec.AbstractFileSystem] = []
+    for like in _expand(patterns):
+        fs, path = _filesystem(like)
+        if fs not in fresh:
+            fs.invalidate_cache()
+            fresh.append(fs)
+        if any(wildcard in like for wildcard in _WILDCARDS):
             matches = fs.glob(path, detail=True)
         else:
             # One listing of the folder instead of a question for every file.
             parent = path.rpartition("/")[0]
-            if parent not in folders:
-                folders[parent] = _entries(fs, parent)
-            if path not in folders[parent]:
+            folder = fs.unstrip_protocol(parent)
+            if folder not in folders:
+                folders[folder] = _entries(fs, parent)
+            if path not in folders[folder]:
                 raise MissingFile(f"{like}: no such file")
-            matches = {path: folders[parent][path]}
+            matches = {path: folders[folder][path]}
         kept = {name: info for name, info in matches.items() if info["type"] == "file"}
         for uri, name in zip(_named(like, fs, list(kept)), kept, strict=True):
             if _TEMPORARY not in uri:
@@ -177,11 +209,59 @@ def glob(pattern: str) -> list[Found]:
     return sorted(files.values(), key=lambda file: file.uri)
 
 
+def _expand(patterns: str) -> Iterator[str]:
+    left = _MAX_PATHS
+    for part in parts(patterns):
+        try:
+            paths = bracex.expand(part, limit=left)
+        except bracex.ExpansionLimitException as error:
+            raise UserError(f"{part}: its braces name more than {_MAX_PATHS:,} paths") from error
+        left = max(left - len(paths), 1)
+        yield from paths
+
+
 def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
     try:
         return {entry["name"]: entry for entry in fs.ls(folder, detail=True)}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What a folder holds under a name: a `file`, a `folder`, or a `link` to a folder, which is not followed."""
+
+    name: str
+    kind: str
+
+
+def entries(folder: str) -> list[Entry]:
+    """Returns what a folder holds, sorted by name; nothing for one that is not there.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    path = local_path(folder)
+    if path is None:
+        fs, path = _filesystem(folder)
+        fs.invalidate_cache()
+        kinds = {"file": "file", "directory": "folder"}
+        found = [Entry(name(key), kinds.get(info["type"], "file")) for key, info in _entries(fs, path).items()]
+    else:
+        try:
+            with os.scandir(path) as listed:
+                found = [Entry(entry.name, _kind(entry)) for entry in listed]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be read, {os.strerror(error.errno or 0).lower()}") from error
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    if not entry.is_dir():
+        return "file"
+    return "link" if entry.is_symlink() else "folder"
 
 
 def files(folder: str, suffix: str) -> list[str]:
@@ -328,32 +408,50 @@ class ZipCache:
         Args:
             stack: closes what is still open at its end.
         """
-        self._stack = stack
-        self._open: collections.OrderedDict[str, tuple[contextlib.ExitStack, zipfile.ZipFile]] = (
-            collections.OrderedDict()
-        )
+        self._open: collections.OrderedDict[str, zipfile.ZipFile] = collections.OrderedDict()
+        stack.callback(self._close)
+
+    def _close(self, keep: int = 0) -> None:
+        while len(self._open) > keep:
+            archive = self._open.popitem(last=False)[1]
+            file = archive.fp
+            archive.close()
+            if file:
+                file.close()
+
+    def _archive(self, uri: str) -> zipfile.ZipFile:
+        if uri not in self._open:
+            self._close(keep=_OPEN_ZIPS - 1)
+            with contextlib.ExitStack() as on_error:
+                file = on_error.enter_context(open_read(uri))
+                # `zipfile` holds the whole directory in memory.
+                end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+                if end and end[zipfile._ECD_SIZE] > _MAX_ZIP_DIRECTORY_BYTES:  # type: ignore[attr-defined]
+                    raise zipfile.BadZipFile(f"its directory has more than {_MAX_ZIP_DIRECTORY_BYTES:,} bytes")
+                self._open[uri] = zipfile.ZipFile(file)
+                on_error.pop_all()
+        self._open.move_to_end(uri)
+        return self._open[uri]
 
     def read(self, uri: str, member: str, max_bytes: int) -> bytes:
         """Returns the bytes of a member.
 
         Raises:
             MissingFile: if zip or member are not there.
-            UserError: if the zip is broken.
+            UserError: if the zip is broken, or packed in a way whose size cannot be bounded.
             ValueError: if the member is larger than `max_bytes`.
         """
         try:
-            if uri not in self._open:
-                if len(self._open) >= _OPEN_ZIPS:
-                    self._open.popitem(last=False)[1][0].close()
-                inner = self._stack.enter_context(contextlib.ExitStack())
-                file = inner.enter_context(open_read(uri))
-                self._open[uri] = (inner, inner.enter_context(zipfile.ZipFile(file)))
-            self._open.move_to_end(uri)
-            with self._open[uri][1].open(member) as stream:
+            archive = self._archive(uri)
+            info = archive.getinfo(member)
+            # Other methods are unpacked in pieces of any size.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise NotImplementedError("is neither stored nor deflated; pack it again")
+            with archive.open(info) as stream:
                 data = stream.read(max_bytes + 1)
         except KeyError as error:
             raise MissingFile(f"{uri}: has no member {member!r}") from error
-        except (*BROKEN_STREAM, NotImplementedError, RuntimeError) as error:
+        except BROKEN_ZIP as error:
             raise UserError(f"{uri}, {member}: cannot be read ({error})") from error
         if len(data) > max_bytes:
             raise ValueError(f"is larger than {max_bytes:,} bytes")

@@ -13,7 +13,19 @@ from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.options import nearest
-from pipelines.sources import image_list, listing, parquet, tar, tfrecord, vectors
+from pipelines.sources import (
+    image_folder,
+    image_list,
+    inat2021,
+    listing,
+    parquet,
+    table,
+    tar,
+    tfrecord,
+    vectors,
+    webvision,
+    yfcc15m,
+)
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample
 
 Reader = Callable[[InputShard, Embed], Iterator[Sample | Reject | Filtered]]
@@ -52,19 +64,32 @@ CONTAINERS = {
     "tfrecord": Container(tfrecord.read),
     "vectors": Container(vectors.read, vectors.siblings),
 }
-LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {"image_list": image_list.rows}
+LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {
+    "image_folder": image_folder.rows,
+    "image_list": image_list.rows,
+    "inat2021": inat2021.rows,
+    "table": table.rows,
+    "webvision": webvision.rows,
+    "yfcc15m": yfcc15m.rows,
+}
 
 
 def resolve(source: Source, data: str) -> Source:
-    """Returns a source with whole paths: the data folder joined in."""
-    paths = ("path", "image_root", "metadata", "class_names")
-    whole = {name: storage.join(data, getattr(source, name)) for name in paths if getattr(source, name)}
-    return dataclasses.replace(source, **{"image_root": data, **whole})
+    """Returns a source with whole paths: the data folder joined in; a folder of images is its own image root."""
+    path = ",".join(storage.join(data, part) for part in storage.parts(source.path))
+    root = path if source.format == "image_folder" else storage.join(data, source.image_root)
+    return dataclasses.replace(
+        source,
+        path=path,
+        image_root=root or ".",
+        metadata=source.metadata and storage.join(data, source.metadata),
+        class_names=source.class_names and storage.join(data, source.class_names),
+    )
 
 
 def brought_dims(source: Source) -> dict[str, int]:
     """Returns the width of the vectors that a source brings, by column; none for sources of images."""
-    return {}
+    return vectors.dims(source) if source.format == "vectors" else {}
 
 
 def plan(source: Source, data: str, embed: Embed, folder: str) -> list[InputShard]:
@@ -83,7 +108,7 @@ def plan(source: Source, data: str, embed: Embed, folder: str) -> list[InputShar
     if source.format in CONTAINERS:
         return _plan_files(whole, CONTAINERS[source.format])
     if source.format in LISTS:
-        return listing.plan(listing.stem(whole.path), whole, LISTS[source.format](whole), folder, embed)
+        return listing.plan(whole, LISTS[source.format](whole), folder, embed)
     raise UserError(f"source format {source.format!r} is unknown; {nearest(source.format, [*CONTAINERS, *LISTS])}")
 
 

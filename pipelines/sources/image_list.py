@@ -1,25 +1,142 @@
 """Lists of lines `relative/path label`: ImageNet-LT, Places-LT and any list of one's own.
 
-The lists of Places-LT name their images in the style of one of three downloads; the image root may be of another.
+The images of Places365 are published in several layouts, and the lists of Places-LT name them in more than one:
+
+- `train/airport-x/1.jpg`, `val/airport-x/2.jpg`, also below `places365_standard/`: the download "with easy directory
+  structure", and the lists of Decoupling (facebookresearch/classifier-balancing);
+- `data_256/a/airport/x/1.jpg`, `val_256/2.jpg`: the plain downloads (`data_large`, `val_large` in high resolution;
+  torchvision adds `_standard`), and the lists of OLTR (Places_LT_v2);
+- `/a/airport/x/1.jpg`, `2.jpg`: the lists of Places365 itself.
+
+A list in one of these styles is read from images in another.
 """
 
-from collections.abc import Iterator
+import contextlib
+import dataclasses
+import functools
+import itertools
+import re
+from collections.abc import Callable, Iterator
 
 from configs.base import Source
+from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.sources.listing import Row, read_lines
+from pipelines.sources.images import leaves_root
+from pipelines.sources.listing import Row
 from pipelines.sources.sample import MAX_LABEL
+from pipelines.sources.text import files, read_lines
+
+_PROBED_ROWS = 20
+_STYLES = (
+    re.compile(r"(?:places365_standard/)?(?P<split>train|val)/(?P<flat>[^/]+)/(?P<file>[^/]+)"),
+    re.compile(r"(?:data_(?:256|large)(?:_standard)?/|/)[a-z]/(?P<nested>[^/]+(?:/[^/]+)?)/(?P<file>[^/]+)"),
+    re.compile(r"(?:val_(?:256|large)/)?(?P<file>Places365_val_\d+\.jpg)"),
+)
+_EASY = ("", "places365_standard/")
+_PLAIN = (
+    ("data_256/", "val_256/"),
+    ("data_256_standard/", "val_256/"),
+    ("data_large/", "val_large/"),
+    ("data_large_standard/", "val_large/"),
+    ("", ""),
+)
 
 
 def parse_line(uri: str, number: int, line: str) -> Row:
     """Returns the row of a line `relative/path label`; a `UserError` names the line if it is something else."""
     path, _, label = line.rpartition(" ")
-    if not path or not label.isdecimal() or int(label) > MAX_LABEL:
+    if not path or not (label.isascii() and label.isdigit()) or len(label) > 10 or int(label) > MAX_LABEL:
         raise UserError(f"{uri}, line {number}: must be `relative/path label`, found {line[:80]!r}")
     return Row(path, {"label": int(label)})
 
 
+def parse(uri: str) -> Iterator[Row]:
+    """Yields the rows of a list; every line is checked."""
+    for number, line in read_lines(uri):
+        yield parse_line(uri, number, line)
+
+
 def rows(source: Source) -> Iterator[Row]:
-    """Yields the rows of a list file; every line is checked."""
-    for number, line in read_lines(source.path):
-        yield parse_line(source.path, number, line)
+    """Yields the rows of the lists of a source, their paths in the style of the images.
+
+    Raises:
+        UserError: if a line is wrong, or a list is of Places365 and its first images are below the image root in no
+            known layout.
+    """
+    for uri in files(source):
+        listed = parse(uri)
+        first = list(itertools.islice(listed, _PROBED_ROWS))
+        place = _style(uri, [row.member for row in first], source.image_root)
+        for row in itertools.chain(first, listed):
+            yield row if place is None else dataclasses.replace(row, member=place(row.member))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """An image of Places365; `scene` is its class as the easy structure writes it, empty where the path has none."""
+
+    split: str
+    scene: str
+    file: str
+
+
+_Layout = Callable[[_Place], str]
+
+
+def _place(member: str) -> _Place | None:
+    for style in _STYLES:
+        if match := style.fullmatch(member):
+            found = match.groupdict()
+            scene = found.get("flat") or found.get("nested", "").replace("/", "-")
+            return _Place(found.get("split") or ("train" if scene else "val"), scene, found["file"])
+    return None
+
+
+def _easy(top: str, scenes: dict[str, str], place: _Place) -> str:
+    return f"{top}{place.split}/{place.scene or scenes.get(place.file, '')}/{place.file}"
+
+
+def _plain(data: str, val: str, place: _Place) -> str:
+    if place.split == "val":
+        return f"{val}{place.file}"
+    return f"{data}{place.scene[0]}/{place.scene.replace('-', '/')}/{place.file}"
+
+
+def _scenes(folder: str) -> dict[str, str]:
+    """Returns the class of each validation image: the easy structure needs it, the plain one does not write it."""
+    scenes = [entry.name for entry in storage.entries(folder) if entry.kind != "file"]
+    return {entry.name: scene for scene in scenes for entry in storage.entries(storage.join(folder, scene))}
+
+
+def _layouts(root: str, places: list[_Place]) -> Iterator[_Layout]:
+    for top in _EASY:
+        unknown = any(not place.scene for place in places)
+        yield functools.partial(_easy, top, _scenes(storage.join(root, f"{top}val")) if unknown else {})
+    for data, val in _PLAIN:
+        yield functools.partial(_plain, data, val)
+
+
+def _style(uri: str, members: list[str], root: str) -> Callable[[str], str] | None:
+    """Returns what makes a path of the list one below the root; None if they are the same, or no matter of style."""
+    places = [place for member in members if (place := _place(member))]
+    if not members or len(places) < len(members) or any(_is_there(root, member) for member in members):
+        return None
+    for layout in _layouts(root, places):
+        if any(_is_there(root, layout(place)) for place in places):
+            return functools.partial(_move, layout)
+    raise UserError(
+        f"{uri}: none of its first {len(members)} images is below {root}, nor in a layout of Places365; "
+        "check the source's image_root"
+    )
+
+
+def _move(layout: _Layout, member: str) -> str:
+    place = _place(member)
+    return layout(place) if place else member
+
+
+def _is_there(root: str, member: str) -> bool:
+    # A name may be longer than the storage can be asked for.
+    with contextlib.suppress(OSError):
+        return not leaves_root(member) and storage.exists(storage.join(root, member))
+    return False

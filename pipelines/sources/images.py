@@ -1,0 +1,108 @@
+"""The bytes of one image that a list names: a file or member of a zip below a folder, or a URL.
+
+Lists and what lies beside their images may be hostile: nothing outside the folder is opened, no pipe, nothing without
+a bound. Downloads are left to `web`, decoding to `decode`.
+"""
+
+import contextlib
+import os
+import posixpath
+import stat
+
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.sources import web
+from pipelines.sources.sample import read_bounded
+from pipelines.sources.web import Unreadable
+
+_STORES = ("gs://", "s3://")
+_WEB = ("http://", "https://")
+
+
+def split_zip(member: str) -> tuple[str, str]:
+    """Returns the file of a path and the member of the zip if it is one: `a.zip/b.jpg` gives `a.zip` and `b.jpg`."""
+    head, separator, inner = member.partition(".zip/")
+    return (f"{head}.zip", inner) if separator else (member, "")
+
+
+def leaves_root(member: str) -> bool:
+    """Tells whether a path names something that is not below the folder it is joined to."""
+    odd = "\0" in member or "\\" in member or "://" in member or "::" in member
+    return not member or odd or posixpath.isabs(member) or ".." in member.split("/")
+
+
+class Images:
+    """Reads images below one folder, and URLs."""
+
+    def __init__(self, root: str, max_bytes: int, stack: contextlib.ExitStack) -> None:
+        """Remembers the folder.
+
+        Args:
+            root: folder that paths are below; it may itself be a link.
+            max_bytes: largest image that is read.
+            stack: closes the zips that are open at its end.
+        """
+        self._root, self._max_bytes = root, max_bytes
+        self._zips = storage.ZipCache(stack)
+        local = storage.local_path(root)
+        self._real_root = None if local is None else os.path.realpath(local)
+
+    def read(self, member: str) -> bytes:
+        """Returns the bytes of a file or of a member of a zip below the folder.
+
+        Raises:
+            Unreadable: if it is not there, outside the folder, too large, or cannot be read.
+        """
+        file, inner = split_zip(member)
+        try:
+            path = self._path(member, file)
+            if inner:
+                return self._zips.read(path, inner, self._max_bytes)
+            with storage.open_read(path) as stream:
+                return read_bounded(stream, self._max_bytes)
+        except (FileNotFoundError, NotADirectoryError, storage.MissingFile) as error:
+            raise Unreadable("MissingImage", str(error)) from error
+        except UserError as error:
+            raise Unreadable("CannotRead", str(error)) from error
+        except ValueError as error:
+            raise Unreadable("TooLarge", str(error)) from error
+        except OSError as error:
+            raise Unreadable(type(error).__name__, str(error), retryable=True) from error
+
+    def _path(self, member: str, file: str) -> str:
+        """Returns where a file is, links resolved; of a store, which has no links, the plain path."""
+        if leaves_root(member):
+            raise Unreadable("PathOutsideRoot", "the path leaves the image root" if member else "the row has no path")
+        if self._real_root is None:
+            return storage.join(self._root, file)
+        path = os.path.realpath(f"{self._real_root}/{file}")
+        if not path.startswith(f"{self._real_root.rstrip('/')}/"):
+            raise Unreadable("PathOutsideRoot", "the path is a link that leaves the image root")
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise Unreadable("NotAFile", "is a folder, pipe or device")
+        return path
+
+    def fetch(self, url: str) -> bytes:
+        """Returns what is at an `http://`, `https://`, `gs://` or `s3://` URL.
+
+        Raises:
+            Unreadable: if the URL is of another kind, not there, too large, too slow, or cannot be read.
+        """
+        if url.startswith(_WEB):
+            return web.download(url, self._max_bytes)
+        if not url.startswith(_STORES):
+            raise Unreadable(
+                "BadUrl", "must begin with http://, https://, gs:// or s3://" if url else "there is no URL"
+            )
+        try:
+            with storage.open_read(url) as stream:
+                return read_bounded(stream, self._max_bytes)
+        except storage.MissingFile as error:
+            raise Unreadable("MissingImage", str(error)) from error
+        except UserError as error:
+            raise Unreadable("CannotRead", str(error)) from error
+        except ValueError as error:
+            raise Unreadable("TooLarge", str(error)) from error
+        except Exception as error:
+            # The drivers of stores have errors of their own, which are no OSErrors.
+            raise Unreadable(type(error).__name__, str(error), retryable=True) from error

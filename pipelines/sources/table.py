@@ -1,0 +1,132 @@
+"""Tables with an image in each row: CSV, TSV (both also compressed) or Parquet, with a column of paths or of URLs.
+
+The columns are named by the source's `fields`: `path=`, `url=`, `caption=`, `label=`; where it says nothing, by these
+names themselves and a few usual ones. A number names a column of a CSV or TSV without a header, from 0 (`url=0`). If
+there are paths, images are read below the image root and the URL is only noted; else they are downloaded. All other
+columns are metadata, but for bytes.
+
+CSV has quotes as in RFC 4180; TSV has none: a line is a row. Downloads are made anew by each run that needs the
+images; for many, img2dataset is the tool.
+"""
+
+import csv
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.base import Source
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.sources.listing import Row
+from pipelines.sources.sample import MAX_LABEL, field_names
+from pipelines.sources.text import decode_line, files, read_raw_lines
+
+_FIELDS = {
+    "path": ("path", "file", "file_name", "filename", "image_path"),
+    "url": ("url", "URL", "image_url"),
+    "caption": ("caption", "text", "TEXT"),
+    "label": ("label",),
+}
+_BATCH_ROWS = 512
+
+
+def rows(source: Source) -> Iterator[Row]:
+    """Yields the rows of the tables of a source.
+
+    Raises:
+        UserError: if a table lacks a column, or a line is wrong: it is named by file and line.
+    """
+    names = field_names(source, _FIELDS)
+    explicit = {entry.partition("=")[0] for entry in source.fields}
+    for uri in files(source):
+        parquet = storage.name(uri).endswith((".parquet", ".pq"))
+        for where, values in _read_parquet(uri) if parquet else _read_text(uri, names):
+            yield _row(where, values, names, explicit)
+
+
+def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with storage.open_read(uri) as file:
+        try:
+            parquet = pq.ParquetFile(file)
+            columns = [field.name for field in parquet.schema_arrow if not _is_bytes(field.type)]
+            number = itertools.count()
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
+                for values in batch.to_pylist():
+                    yield f"{uri}, row {next(number)}", values
+        except storage.BROKEN_PARQUET as error:
+            raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or mend it") from error
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _read_text(uri: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields place and cells of each row; empty cells are None."""
+    lines = (decode_line(uri, number, line) for number, line in read_raw_lines(uri))
+    tabs = ".tsv" in storage.name(uri) or ".tab" in storage.name(uri)
+    reader = csv.reader(lines, csv.excel_tab, quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
+    numbered = any(len(theirs) == 1 and theirs[0].isdecimal() for theirs in names.values())
+    header: list[str] = []
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{uri}, line {reader.line_num}: cannot be read as a table ({error})") from error
+        if cells is None:
+            return
+        where = f"{uri}, line {reader.line_num}"
+        if cells and not header and not numbered:
+            header = cells
+            if len(set(header)) < len(header):
+                raise UserError(f"{where}: two columns have the same name; its columns are {', '.join(header)[:500]}")
+        elif cells:
+            header = header or [str(number) for number in range(len(cells))]
+            if len(cells) != len(header):
+                raise UserError(f"{where}: has {len(cells)} columns, the lines before have {len(header)}")
+            yield where, {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _row(where: str, values: dict[str, Any], names: Mapping[str, tuple[str, ...]], explicit: set[str]) -> Row:
+    ours: dict[str, Any] = {}
+    metadata = {name: value for name, value in values.items() if not _is_nan(value)}
+    found = {field: next((name for name in names[field] if name in values), None) for field in names}
+    for field in explicit:
+        if found[field] is None:
+            raise UserError(f"{where}: has no column {names[field][0]!r}; its columns are {', '.join(values)[:500]}")
+    for field, name in found.items():
+        if name is not None:
+            ours[field] = metadata.pop(name, None)
+    if "path" not in ours and "url" not in ours:
+        raise UserError(
+            f"{where}: has no column of paths or URLs, name it by --config..fields=path=x or url=x; its columns are "
+            f"{', '.join(values)[:500]}"
+        )
+    is_url = "path" not in ours
+    member = ours.pop("path", None) if not is_url else ours["url"]
+    if not isinstance(member, str | None):
+        raise UserError(f"{where}: {found['url' if is_url else 'path']!r} is {str(member)[:80]!r}, not a text")
+    if "label" in ours:
+        ours["label"] = _label(ours["label"], where)
+    return Row(member or "", {**metadata, **ours}, is_url)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _label(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
+        value = int(value)
+    # A column of whole numbers, some missing, is one of floats in Pandas.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_LABEL:
+        raise UserError(f"{where}: label must be a whole number from 0, found {str(value)[:80]!r}")
+    return value

@@ -1,0 +1,154 @@
+"""What the parsers of lists share: their files one after another, lines and JSON that are read as a stream, bounded."""
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from configs.base import Source
+from pipelines import storage
+from pipelines.errors import UserError
+
+MAX_LINE_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 20
+_BROKEN = (*storage.BROKEN_STREAM, OSError)
+
+
+def files(source: Source) -> list[str]:
+    """Returns the lists that a source names, sorted.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = [file.uri for file in storage.glob(source.path)]
+    if not found:
+        raise UserError(f"{source.path}: matches no file; check --config.data and the source's path")
+    return found
+
+
+def _open(uri: str) -> io.BufferedReader:
+    # Files of stores and of some compressions read lines a byte at a time, or not at all.
+    return io.BufferedReader(storage.open_decompressed(uri), _BLOCK_BYTES)  # type: ignore[arg-type]
+
+
+def read_raw_lines(uri: str) -> Iterator[tuple[int, bytes]]:
+    """Yields number (from 1) and bytes of the lines of a file, which may be compressed, with their ends.
+
+    Raises:
+        UserError: if it cannot be read, breaks off, or has a line longer than `MAX_LINE_BYTES`.
+    """
+    number = 0
+    with _open(uri) as file:
+        try:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise UserError(f"{uri}, line {number}: is longer than {MAX_LINE_BYTES:,} bytes; is it a list?")
+                yield number, line
+        except _BROKEN as error:
+            raise UserError(f"{uri}: breaks off after line {number} ({error})") from error
+
+
+def decode_line(uri: str, number: int, line: bytes) -> str:
+    """Returns a line as text, without a byte order mark; a `UserError` names it if it is not UTF-8."""
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{uri}, line {number}: is not UTF-8 text ({error})") from error
+
+
+def read_lines(uri: str) -> Iterator[tuple[int, str]]:
+    """Yields number (from 1) and text of the lines of a UTF-8 file, without their ends; errors as `read_raw_lines`."""
+    for number, line in read_raw_lines(uri):
+        yield number, decode_line(uri, number, line).rstrip("\r\n")
+
+
+def read_json_arrays(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yields the objects of the arrays of a JSON object, as they come: name of the array, place in it, the object.
+
+    `{"images": [{..}, {..}], "year": 2021}` yields `("images", 0, {..})` and `("images", 1, {..})`; what is no array
+    is passed over. A file of any size is read with the memory of a few objects.
+
+    Raises:
+        UserError: if the file is no such JSON, and where.
+    """
+    with _open(uri) as file:
+        scanner = _Scanner(file)
+        try:
+            yield from scanner.arrays()
+        except (ValueError, RecursionError) as error:
+            problem = getattr(error, "msg", error)
+            raise UserError(f"{uri}: is not the JSON that is expected, {scanner.place} ({problem})") from error
+        except _BROKEN as error:
+            raise UserError(f"{uri}: breaks off, {scanner.place} ({error})") from error
+
+
+class _Scanner:
+    """Reads JSON values off a stream, each no longer than `_BLOCK_BYTES`."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._text = io.TextIOWrapper(file, encoding="utf-8-sig")
+        self._decode = json.JSONDecoder().raw_decode
+        self._buffer, self._at, self._ended = "", 0, False
+        self.place = "at its start"
+
+    def _more(self) -> bool:
+        if self._ended or len(self._buffer) - self._at > 2 * _BLOCK_BYTES:
+            return False
+        block = self._text.read(_BLOCK_BYTES)
+        self._buffer, self._at, self._ended = self._buffer[self._at :] + block, 0, not block
+        return not self._ended
+
+    def _peek(self) -> str:
+        """Returns the next character that is no space, or nothing at the end."""
+        while True:
+            while self._at < len(self._buffer) and self._buffer[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._buffer) or not self._more():
+                return self._buffer[self._at : self._at + 1]
+
+    def _take(self, expected: str) -> str:
+        found = self._peek()
+        if not found or found not in expected:
+            raise ValueError(f"found {found or 'the end'}, expected one of {expected}")
+        self._at += 1
+        return found
+
+    def _value(self) -> Any:
+        self._peek()
+        while True:
+            try:
+                value, end = self._decode(self._buffer, self._at)
+                # A number may go on in what was not read yet.
+                if end < len(self._buffer) or not self._more():
+                    self._at = end
+                    return value
+            except ValueError:
+                if not self._more():
+                    raise
+
+    def arrays(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        self._take("{")
+        separator = "," if self._peek() != "}" else self._take("}")
+        while separator == ",":
+            name = self._value()
+            self.place = f"at {str(name)[:80]!r}"
+            self._take(":")
+            if self._peek() == "[":
+                self.place = f"at entry 0 of {str(name)[:80]!r}"
+                for index, value in enumerate(self._elements()):
+                    if not isinstance(value, dict):
+                        raise ValueError(f"is of type {type(value).__name__}, not an object")
+                    yield str(name), index, value
+                    self.place = f"at entry {index + 1} of {str(name)[:80]!r}"
+            else:
+                self._value()
+            separator = self._take(",}")
+        if self._peek():
+            raise ValueError("something follows its end")
+
+    def _elements(self) -> Iterator[Any]:
+        self._take("[")
+        separator = "," if self._peek() != "]" else self._take("]")
+        while separator == ",":
+            yield self._value()
+            separator = self._take(",]")
