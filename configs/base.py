@@ -31,7 +31,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-    """Handle of the encoder in each role: a built-in name, a folder, a file or a URL (docs/encoders.md); empty for none.
+    """Handle of the encoder of each role: a built-in name, folder, file or URL (docs/encoders.md); empty for none.
 
     Attributes:
         key: image encoder of keys and queries.

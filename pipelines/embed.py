@@ -61,7 +61,8 @@ def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -
                 "rejected": f"{sum(marker.rows_rejected for marker in markers):,} rows, listed in _rejects/"
                 + (f"; {retryable:,} may be read with --retry_rejects" if retryable else ""),
                 "filtered": _counts(filtered) + (", listed in _filtered/" if filtered else ""),
-                "dropped": _counts(chosen.totals) + (", listed in memory/_dropped/" if any(chosen.totals.values()) else ""),
+                "dropped": _counts(chosen.totals)
+                + (", listed in memory/_dropped/" if any(chosen.totals.values()) else ""),
                 **({"leakage": "not looked for: no val or test split"} if _is_unguarded(config, chosen) else {}),
                 "shards": f"{len(markers)}, of which {before} were done before",
                 "encoders": ", ".join(

@@ -85,7 +85,7 @@ def resolve_encoders(config: Config) -> dict[str, EncoderSpec]:
         UserError: if one is unknown, of the wrong kind, or there is none for keys.
     """
     wanted, named = config.encoders, encoders.columns(config.encoders)
-    brought = {}
+    brought: dict[str, int] = {}
     for source in (config.memory, *config.queries.values()):
         if source.path:
             brought |= sources.brought_dims(sources.resolve(source, config.data))
@@ -171,11 +171,13 @@ def _open_folder(name: str, path: str, source: Source, config: Config, specs: di
         "max_image_bytes": config.embed.max_image_bytes,
         "max_image_pixels": config.embed.max_image_pixels,
     }
+    listings = storage.join(path, _LISTINGS)
+    manifest.check_claim(path, "pipelines.embed", identity)
+    storage.remove_temporaries(path)
+    # A folder is not taken for a source that is not there.
+    shards = sources.plan(source, config.data, config.embed, listings)
     config_hash = manifest.claim(path, "pipelines.embed", identity)
     storage.write_json(storage.join(path, "config.json"), dataclasses.asdict(config))
-    storage.remove_temporaries(path)
-    listings = storage.join(path, _LISTINGS)
-    shards = sources.plan(source, config.data, config.embed, listings)
     for stale in {*storage.files(listings, ".parquet")} - {shard.listing for shard in shards}:
         storage.remove(stale)
     folder = Folder(name, path, config_hash, specs, _number(path, shards), {})
@@ -209,7 +211,7 @@ def open_folders(config: Config, specs: dict[str, EncoderSpec], retry_rejects: b
 
 
 def check_rejects(folder: Folder, max_share: float) -> None:
-    """Raises a `UserError` with the top reasons if more than `max_share` of a folder's rows were rejected, or none left.
+    """Raises a `UserError` with the top reasons if more than `max_share` of the rows were rejected, or none is left.
 
     What was filtered is no fault of the source, but a folder without a row is of no use either.
     """

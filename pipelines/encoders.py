@@ -143,9 +143,11 @@ def resolve(handle: str, dtype: str, normalize: bool = True) -> EncoderSpec:
         raise UserError(f"--config.encoders.dtype={dtype}: no such type; {nearest(dtype, list(schemas.DTYPES))}")
     description, model, where = _describe(handle)
     if model.endswith(".npz"):
-        from pipelines import vit
+        from pipelines import vit, vit_checkpoint
 
-        description = {**vit.describe(model, description.get("preprocess", {}).get("size")), **description}
+        loaded, _ = vit_checkpoint.load(model)
+        known = vit.describe(model, loaded.config, description.get("preprocess", {}).get("size"))
+        description = {**known, **description, "preprocess": known["preprocess"] | description.get("preprocess", {})}
     try:
         _check(description)
     except (KeyError, TypeError, ValueError) as error:
@@ -299,13 +301,11 @@ class ImageEncoder:
         self.preprocess = ImagePreprocess(**spec.description["preprocess"])
         self._spec = spec
         if spec.model.endswith(".npz"):
-            from pipelines import vit
+            from pipelines import vit, vit_checkpoint
 
-            # It takes bytes and scales them itself.
-            self._model: Callable[..., Any] = vit.VitEncoder(spec.model)
-            self._scale: Callable[[np.ndarray], np.ndarray] = lambda batch: batch
+            self._model: Callable[..., Any] = vit.VitEncoder(*vit_checkpoint.load(spec.model), self.preprocess.size)
         else:
-            self._model, self._scale = _load(spec), self.preprocess.scale
+            self._model = _load(spec)
 
     def encode(self, images: Sequence[np.ndarray | None], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` images uint8 `[size, size, 3]` to vectors `[n, dim]` float32.
@@ -318,7 +318,7 @@ class ImageEncoder:
         for row, image in enumerate(images):
             if image is not None:
                 batch[row] = image
-        return finish(self._model(self._scale(batch))[: len(images)], self._spec)
+        return finish(self._model(self.preprocess.scale(batch))[: len(images)], self._spec)
 
 
 class TextEncoder:

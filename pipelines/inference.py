@@ -7,6 +7,7 @@ a time keep the cores busier than more threads on one batch. Which shards are to
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -183,12 +184,10 @@ class BatchEmbedder:
 
 def _content_key(sample: Sample) -> bytes:
     """Returns the digest that the source gives of an image that is not there, or that of its vectors."""
-    stated = sample.metadata.get("sha256")
-    try:
-        if len(digest := bytes.fromhex(stated)) == hashlib.sha256().digest_size:
+    with contextlib.suppress(TypeError, ValueError):
+        digest = bytes.fromhex(sample.metadata.get("sha256", ""))
+        if len(digest) == hashlib.sha256().digest_size:
             return digest
-    except (TypeError, ValueError):
-        pass
     return hashlib.sha256(b"".join(sample.vectors[name].tobytes() for name in sorted(sample.vectors))).digest()
 
 

@@ -31,6 +31,25 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def _whole_identity(stage: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema_version": schemas.SCHEMA_VERSION, "stage": stage, **json.loads(json.dumps(identity))}
+
+
+def check_claim(folder: str, stage: str, identity: Mapping[str, Any]) -> None:
+    """Raises a `UserError` that names what differs if an output folder belongs to another stage or configuration."""
+    path = storage.join(folder, STAGE_FILE)
+    if not storage.exists(path):
+        return
+    ours, theirs = _whole_identity(stage, identity), storage.read_json(path)
+    if different := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
+        name = different[0]
+        raise UserError(
+            f"{folder}: belongs to another configuration, {name} was {theirs.get(name)!r} and is now "
+            f"{ours.get(name)!r}{f' ({len(different) - 1} more differ)' if len(different) > 1 else ''}; "
+            "name another --config.workdir or remove the folder"
+        )
+
+
 def claim(folder: str, stage: str, identity: Mapping[str, Any]) -> str:
     """Takes an output folder for one configuration, or confirms that it is ours.
 
@@ -43,20 +62,11 @@ def claim(folder: str, stage: str, identity: Mapping[str, Any]) -> str:
         The fingerprint of the identity, the `config_hash` of every file in the folder.
 
     Raises:
-        UserError: if the folder belongs to another stage or configuration; it names what differs.
+        UserError: as `check_claim`.
     """
-    ours = {"schema_version": schemas.SCHEMA_VERSION, "stage": stage, **json.loads(json.dumps(identity))}
-    path = storage.join(folder, STAGE_FILE)
-    if storage.exists(path):
-        theirs = storage.read_json(path)
-        if different := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
-            name = different[0]
-            raise UserError(
-                f"{folder}: belongs to another configuration, {name} was {theirs.get(name)!r} and is now "
-                f"{ours.get(name)!r}{f' ({len(different) - 1} more differ)' if len(different) > 1 else ''}; "
-                "name another --config.workdir or remove the folder"
-            )
-    else:
+    check_claim(folder, stage, identity)
+    ours, path = _whole_identity(stage, identity), storage.join(folder, STAGE_FILE)
+    if not storage.exists(path):
         storage.write_json(path, ours)
     return fingerprint(ours)
 
@@ -84,14 +94,14 @@ class Marker:
         rows_in: rows that the reader found.
         rows_out: rows that have vectors.
         rows_rejected: rows that cannot be used.
-        rows_filtered: rows that are not wanted.
-        filtered: how many of these each filter took.
-        retryable: rejected rows that another attempt may read.
-        attempt: 1, or more after retries.
         output_sha256: of the Parquet file of vectors.
         config_hash: of the folder.
         run_id: of the command.
         secs: that the shard took.
+        rows_filtered: rows that are not wanted.
+        filtered: how many of these each filter took.
+        retryable: rejected rows that another attempt may read.
+        attempt: 1, or more after retries.
     """
 
     number: int
@@ -102,14 +112,14 @@ class Marker:
     rows_in: int
     rows_out: int
     rows_rejected: int
-    rows_filtered: int
-    filtered: dict[str, int]
-    retryable: int
-    attempt: int
     output_sha256: str
     config_hash: str
     run_id: str
     secs: float
+    rows_filtered: int = 0
+    filtered: dict[str, int] = dataclasses.field(default_factory=dict)
+    retryable: int = 0
+    attempt: int = 1
 
     def write(self, folder: str) -> None:
         """Writes the marker, provided that its rows balance."""
@@ -249,21 +259,19 @@ class Embeddings:
     def read(self, shard: int, columns: list[str]) -> pa.Table:
         """Reads columns of one shard, by its number, without the rows that were dropped."""
         entry = self._shards[shard]
+        kept, stored = entry["rows"], entry["rows_stored"]
         path = storage.join(self.folder, f"{entry['name']}.parquet")
-        wanted = columns if "id" in columns or entry["rows"] == entry["rows_stored"] else ["id", *columns]
+        wanted = columns if "id" in columns or kept == stored else ["id", *columns]
         table = schemas.read(path, wanted, {"config_hash": self._config_hash})
-        if table.num_rows != entry["rows_stored"]:
-            raise UserError(
-                f"{path}: has {table.num_rows} rows, not {entry['rows_stored']}; remove it and run pipelines.embed again"
-            )
-        if entry["rows"] == entry["rows_stored"]:
+        if table.num_rows != stored:
+            raise UserError(f"{path}: has {table.num_rows} rows, not {stored}; remove it and run pipelines.embed again")
+        if kept == stored:
             return table
         drops = storage.join(self.folder, DROPPED, f"{entry['name']}.parquet")
         dropped = schemas.read(drops, ["id"], {"config_hash": self._config_hash})["id"]
         table = table.filter(pc.invert(pc.is_in(table["id"], value_set=dropped.combine_chunks())))
-        if table.num_rows != entry["rows"]:
-            raise UserError(f"{drops}: does not list {entry['rows_stored'] - entry['rows']} rows of {path}; "
-                            "run pipelines.embed again")
+        if table.num_rows != kept:
+            raise UserError(f"{drops}: does not list {stored - kept} rows of {path}; run pipelines.embed again")
         return table.select(columns)
 
     def vectors(self, shard: int, role: str) -> np.ndarray:

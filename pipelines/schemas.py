@@ -100,7 +100,13 @@ def fixed_list(values: np.ndarray, field: pa.Field) -> pa.Array:
 
 
 def to_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Returns a column of fixed-size lists as an array `[n, width]` of its own dtype, without padding or nulls."""
+    """Returns a column of fixed-size lists as an array `[n, width]` of its own dtype, without padding or nulls.
+
+    Raises:
+        UserError: if the column is something else.
+    """
+    if not pa.types.is_fixed_size_list(column.type):
+        raise UserError(f"a column of vectors is of type {column.type}: its file is damaged; run its stage again")
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     width = column.type.list_size
     parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]

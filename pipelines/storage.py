@@ -145,6 +145,12 @@ def exists(uri: str) -> bool:
     return True
 
 
+def size_bytes(uri: str) -> int:
+    """Returns the size of a file in bytes."""
+    fs, path = _filesystem(uri)
+    return int(fs.size(path))
+
+
 def _etag(info: dict[str, Any]) -> str:
     """Returns what changes when a file is written anew: the store's ETag or checksum, or the time it was modified."""
     known = (info.get(name) for name in ("ETag", "etag", "md5Hash", "mtime", "created"))

@@ -187,18 +187,16 @@ def input_size(config: VitConfig, size: int | None = None) -> int:
 def describe(path: str, config: VitConfig, size: int | None = None) -> dict[str, Any]:
     """Returns what decides the vectors, for a fingerprint: the fields of `encoder.json` (docs/contracts.md) and more.
 
-    The `preprocess` is how the published models were evaluated: 256 pixels and a crop of 224 (augreg, big_vision), or
-    the whole image (SigLIP); both resize linearly. The file at `path` is read once for its checksum.
+    The `preprocess` is how the published models were evaluated: the centre 7/8 (augreg, big_vision: 256 pixels by area,
+    a crop of 224), or the whole image squashed (SigLIP). The file at `path` is read once for its checksum.
     """
+    squash = {"crop": "squash", "resize": "bilinear"}
+    center = {"crop": "center", "resize": "area", "crop_fraction": 0.875}
     return {
         "name": storage.name(path).removesuffix(".npz"),
         "kind": "image",
         "dim": config.width,
-        "preprocess": {
-            "size": input_size(config, size),
-            "crop_fraction": 1.0 if config.pool == "map" else 0.875,
-            "resize": "bilinear",
-        },
+        "preprocess": {"size": input_size(config, size), **(squash if config.pool == "map" else center)},
         "pixels": "(x - 127.5) / 127.5",
         "vit": dataclasses.asdict(config),
         "weights_sha256": storage.sha256(path),

@@ -66,6 +66,7 @@ def write_embeddings(
             "label": pa.array(place % 5, pa.int32()),
             "width": pa.array([8] * n, pa.int32()),
             "height": pa.array([8] * n, pa.int32()),
+            "metadata": pa.nulls(n, pa.string()),
             "key": schemas.fixed_list(keys[begin:end], schema.field("key")),
             "value_text": schemas.fixed_list(
                 np.repeat(place, 3).reshape(n, 3).astype(np.float32), schema.field("value_text")

@@ -265,7 +265,7 @@ def test_mistakes_end_in_one_sentence(world, capsys):
     _fails(world, capsys, "--config.embed.batch_size=0: must be at least 1", embed__batch_size=0)
     _fails(world, capsys, "dtype=float64: no such type; did you mean 'float16'", encoders__dtype="float64")
     _fails(world, capsys, "--config.memory.path: is empty", memory__path="")
-    _fails(world, capsys, "has no texts; set --config.encoders.value_text=", memory__format="image_list")
+    _fails(world, capsys, "has no texts; set --config.memory.class_names to take those", memory__format="image_list")
     _fails(world, capsys, "cannot be imported", "--runner=no.such.Runner")
 
 
@@ -296,7 +296,7 @@ def test_a_broken_saved_model_is_worded(world, capsys, encoders, tmp_path):
 def test_files_that_cannot_be_used_are_worded(world, capsys):
     (world.root / "file").write_text("")
     _fails(world, capsys, "file", out="file")
-    _fails(world, capsys, "cannot be read, is a directory", val_set__path="images")
+    _fails(world, capsys, "images: matches no file", val_set__path="images")
 
 
 def test_a_folder_of_another_config_is_refused_and_left_alone(world, capsys):

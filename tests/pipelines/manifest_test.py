@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
-from pipelines.manifest import Embeddings, Marker
+from pipelines.manifest import Drops, Embeddings, Marker
 
 _ENCODERS = {"key": {"fingerprint": "abc", "dim": 4, "normalized": True, "dtype": "float32"}}
 
@@ -45,7 +45,7 @@ def _write_shard(folder: str, config_hash: str, number: int, rows: int) -> Marke
         "content_key": pa.array([bytes(32)] * rows, pa.binary(32)),
         "source_shard": pa.array(["s"] * rows),
         "member": pa.array(["m"] * rows),
-        **{name: pa.nulls(rows, schema.field(name).type) for name in ("url", "caption", "label")},
+        **{name: pa.nulls(rows, schema.field(name).type) for name in ("url", "caption", "label", "metadata")},
         "width": pa.array([1] * rows, pa.int32()),
         "height": pa.array([1] * rows, pa.int32()),
         "key": schemas.fixed_list(keys, schema.field("key")),
@@ -85,6 +85,31 @@ def test_snapshots_follow_the_bytes(folder):
     assert Embeddings(folder).snapshot == before
     manifest.complete(folder, [dataclasses.replace(markers[0], output_sha256="x"), *markers[1:]], whole["config_hash"])
     assert Embeddings(folder).snapshot != before
+
+
+def _drop(folder: str, shard: str, ids: list[int], config_hash: str) -> Drops:
+    path = storage.join(folder, manifest.DROPPED, f"{shard}.parquet")
+    schemas.write(path, pa.table({"id": pa.array(ids, pa.int64())}), {"config_hash": config_hash})
+    return Drops(len(ids), storage.sha256(path))
+
+
+def test_dropped_rows_are_left_out_whatever_is_read(folder):
+    before, stored = Embeddings(folder).snapshot, Embeddings(folder).vectors(2, "key")
+    _, whole = manifest.read_complete(folder, "pipelines.embed")
+    markers = list(manifest.read_markers(folder, whole["config_hash"]).values())
+    ids = [int(schemas.make_id(2, row)) for row in (0, 3)]
+    drops = {"00002": _drop(folder, "00002", ids, whole["config_hash"])}
+    manifest.complete(folder, markers, whole["config_hash"], drops)
+    embeddings = Embeddings(folder)
+    assert (embeddings.shard_rows, embeddings.rows) == ({0: 5, 1: 0, 2: 5}, 10)
+    assert embeddings.snapshot != before
+    np.testing.assert_array_equal(embeddings.vectors(2, "key"), stored[[1, 2, 4, 5, 6]])
+    table = embeddings.read(2, ["member", "id"])
+    assert table.column_names == ["member", "id"]
+    assert schemas.split_ids(table["id"].to_numpy())[1].tolist() == [1, 2, 4, 5, 6]
+    _drop(folder, "00002", ids[:1], whole["config_hash"])
+    with pytest.raises(UserError, match="does not list 2 rows of"):
+        embeddings.read(2, ["id"])
 
 
 def test_unfinished_folders_are_refused(folder, tmp_path):
@@ -139,7 +164,7 @@ def test_a_damaged_file_is_refused_not_misread(folder, damage):
 def test_another_schema_version_is_refused(tmp_path):
     path = str(tmp_path / "x.parquet")
     pq.write_table(pa.table({"id": [1]}), path)
-    with pytest.raises(UserError, match="schema_version is None, this program reads 1"):
+    with pytest.raises(UserError, match="schema_version is None, this program reads 2"):
         schemas.read(path, ["id"])
 
 

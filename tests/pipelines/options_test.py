@@ -8,7 +8,8 @@ from pipelines.errors import UserError
 
 
 def _parse(*argv):
-    return options.parse(["--config=configs/demo.py", *argv], "test")
+    config, _, rest = options.parse(["--config=configs/demo.py", *argv], "test")
+    return config, rest
 
 
 def test_overrides_reach_nested_fields_with_their_types():
@@ -106,3 +107,11 @@ def test_help_lists_every_field(capsys):
     assert "what it does" in printed
     for name in options.flatten(options.load_config("configs/demo.py")):
         assert f"--config.{name}=" in printed
+
+
+def test_switches_are_off_unless_they_are_named():
+    switches = {"retry_rejects": "reads again what was rejected"}
+    argv = ["--config=configs/demo.py", "--other"]
+    assert options.parse(argv, "test", switches)[1:] == ({"retry_rejects": False}, ["--other"])
+    assert options.parse([*argv, "--retry_rejects"], "test", switches)[1:] == ({"retry_rejects": True}, ["--other"])
+    assert options.parse([*argv, "--retry_rejects"], "test")[1:] == ({}, ["--other", "--retry_rejects"])

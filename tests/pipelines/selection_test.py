@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from configs.base import Filters
-from pipelines import schemas, selection, selection_job
+from pipelines import selection, selection_job
 from pipelines.dropped import DROPPED, REASONS
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.progress import Stage
-from tests.pipelines.selection_world import KEY, Rows, brute_leakage, brute_near, dropped, embeddings, near_to, unit
+from tests.pipelines.selection_world import KEY, Rows, brute_leakage, brute_near, dropped, embeddings, near_to
 
 OFF = Filters(leakage=0.0)
 FN_API = ["--runner=FnApiRunner"]

@@ -278,7 +278,7 @@ def test_the_description_names_the_bytes_and_the_form(tmp_path):
         "name": "so400m",
         "kind": "image",
         "dim": 1152,
-        "preprocess": {"size": 384, "crop_fraction": 1.0, "resize": "bilinear"},
+        "preprocess": {"size": 384, "crop": "squash", "resize": "bilinear"},
         "pixels": "(x - 127.5) / 127.5",
         "vit": {
             "patch": 14,
