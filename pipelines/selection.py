@@ -233,7 +233,8 @@ def read(memory_folder: str) -> Selection:
             raise UserError(f"{path}: is damaged; remove it and run pipelines.embed again")
         shards = tuple(DroppedShard(**shard) for shard in value["shards"])
         examples = tuple(Example(**example) for example in value["examples"])
-        return Selection(value["identity"], value["totals"], shards, examples, value["fingerprint"])
+        totals = {reason: value["totals"][reason] for reason in REASONS if reason in value["totals"]}
+        return Selection(value["identity"], totals, shards, examples, value["fingerprint"])
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: is not a selection of this version ({error}); remove it and run pipelines.embed again"

@@ -11,7 +11,7 @@ duplicates; for near duplicates twice 8 + 2 d bytes a row, or once where there i
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import apache_beam as beam
 import numpy as np
@@ -35,7 +35,7 @@ _EXAMPLES = 4
 Packed = tuple[int, bytes]
 Pair = tuple[int, tuple[bytes, bytes]]
 # Beam types its outputs by this.
-Screened = Packed | TaggedOutput[Literal["images"], Pair] | TaggedOutput[Literal["cells"], Pair]
+Screened: TypeAlias = Packed | TaggedOutput[Literal["images"], Pair] | TaggedOutput[Literal["cells"], Pair]
 
 
 class ReadPivots(beam.DoFn):

@@ -19,9 +19,12 @@ NONE = -1
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Returns vectors `[n, d]` of any float type as float32 of unit length; a zero vector stays one."""
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
-    return vectors / np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
+    vectors = np.array(vectors, np.float32, order="C")
+    for begin in range(0, len(vectors), _ROW_BLOCK):
+        block = vectors[begin : begin + _ROW_BLOCK]
+        norms = np.sqrt(np.square(block, dtype=np.float64).sum(axis=1))
+        block /= np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
+    return vectors
 
 
 def content_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -50,7 +53,7 @@ def slack(dim: int) -> float:
 
 
 def cosines(rows: np.ndarray, keys: np.ndarray, row: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Returns the cosines float32 `[c]` of pairs `(rows[row], keys[key])`; at most 1, and just that if they are equal."""
+    """Returns the cosines float32 `[c]` of pairs `(rows[row], keys[key])`: at most 1, and 1 for equal vectors."""
     result = np.empty(len(row), np.float32)
     step = max(1, _RESCORE_BYTES // (8 * max(1, rows.shape[1])))
     for i in range(0, len(row), step):

@@ -401,7 +401,10 @@ def test_with_many_cells_what_is_dropped_is_a_near_duplicate(tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_workers_in_processes_write_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("cell_rows", [10, 8192])
+def test_workers_in_processes_write_the_same_bytes(tmp_path, monkeypatch, cell_rows):
+    monkeypatch.setattr("pipelines.duplicates.ONE_CELL_ROWS", 2 * cell_rows)
+    monkeypatch.setattr("pipelines.duplicates.CELL_ROWS", cell_rows)
     world, other = _planted(tmp_path / "a"), _planted(tmp_path / "b")
     world.select(EVERY)
     other.select(EVERY, "--direct_num_workers=2", "--direct_running_mode=multi_processing")
