@@ -65,6 +65,9 @@ def beam_options(argv: Sequence[str]) -> PipelineOptions:
         _, unknown = parser.parse_known_args(list(argv))
     except (argparse.ArgumentError, SystemExit) as error:
         raise UserError(f"{error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        # Flags that take JSON are read by Beam without a check.
+        raise UserError(f"{' '.join(argv)}: one of these has a value that Beam cannot read ({error})") from error
     if unknown:
         known = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
         near = (
@@ -187,6 +190,8 @@ def _worded(error: Exception) -> BaseException:
     )
     if found:
         return UserError(found.group(1))
+    if type(error).__name__ == "FutureTimeoutError":
+        return UserError("--job_endpoint: no job service answers there")
     if type(error).__name__ == "KilledWorker":
         return UserError(worker_process.KILLED)
     if type(error).__module__.startswith("google."):

@@ -5,6 +5,7 @@ for them: it speaks the same protocol and starts the same workers.
 """
 
 import contextlib
+import os
 import pathlib
 import signal
 import socket
@@ -121,8 +122,10 @@ def _serve(folder: pathlib.Path, module: str, flag: str):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
+    # The pool starts its workers by the name `python`.
+    env = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with (folder / f"{module}.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", module, f"--{flag}={port}"], stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", module, f"--{flag}={port}"], stdout=log, stderr=log, env=env)
     try:
         yield f"localhost:{port}"
     finally:
