@@ -13,11 +13,15 @@ import subprocess
 import sys
 import time
 
+import apache_beam as beam
 import psutil
 import pytest
 from distributed import Client, LocalCluster
 
-from pipelines import worker_process
+from pipelines import runner, worker_process
+from pipelines.errors import UserError
+from pipelines.progress import Stage
+from tests.index import world as index_world
 from tests.pipelines import tiny_encoders as tiny
 from tests.pipelines.embed_test import World, encoders  # noqa: F401  a fixture
 
@@ -42,9 +46,9 @@ def large_world(world):
     return world
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
-    with LocalCluster(n_workers=2, processes=True, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, processes=True, threads_per_worker=1, dashboard_address="localhost:0") as cluster:
         yield cluster
 
 
@@ -66,27 +70,42 @@ def _start(world: World, out: str, flags: list[str]) -> subprocess.Popen:
     return process
 
 
+def _have_loaded_encoders(cluster: LocalCluster) -> list[bool]:
+    with Client(cluster) as client:
+        # Nothing else imports TensorFlow.
+        return list(client.run(eval, "'tensorflow' in __import__('sys').modules").values())
+
+
 def test_dask_gives_the_same_bytes_and_both_workers_take_part(world, cluster):
+    assert _have_loaded_encoders(cluster) == [False, False]
     assert world.embed("direct") == 0
     assert world.embed("dask", *_dask(cluster)) == 0
     assert world.parquet("dask") == world.parquet("direct")
-    with Client(cluster) as client:
-        # Only what loads encoders imports TensorFlow.
-        took_part = client.run(eval, "'tensorflow' in __import__('sys').modules")
-    assert list(took_part.values()) == [True, True]
+    assert _have_loaded_encoders(cluster) == [True, True]
 
 
-def test_a_mistake_found_in_a_dask_worker_is_one_sentence(world, cluster, capsys):
-    process = _start(world, "out", ["--runner=DirectRunner"])
-    process.communicate()
-    for path in (world.root / "out").glob("**/_done/*.json"):
-        path.unlink()
-    folder = world.root / "out/memory/_done"
-    folder.rmdir()
-    folder.write_text("")
-    assert world.embed("out", *_dask(cluster)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1, error
+def test_dask_gives_the_same_index_and_lists(tmp_path, cluster):
+    worlds = [index_world.World(tmp_path / name).write() for name in ("direct", "dask")]
+    for world, flags in zip(worlds, ([], _dask(cluster)), strict=True):
+        assert world.build(*flags) == 0
+        assert world.neighbors(*flags) == 0
+    for stage in ("index", "neighbors"):
+        direct, dask = [index_world.snapshot(world.folder / stage) for world in worlds]
+        assert direct == dask and len(direct) > 10
+
+
+class _Refuse(beam.DoFn):
+    def process(self, number):
+        raise UserError(f"shard {number}: is odd; take another")
+
+
+def test_a_mistake_found_in_a_dask_worker_is_one_sentence(tmp_path, cluster):
+    def build(pipeline):
+        _ = pipeline | beam.Create([1, 3]) | beam.Reshuffle() | beam.ParDo(_Refuse())
+
+    with Stage("test", "numbers", str(tmp_path)) as stage:
+        with pytest.raises(UserError, match=r"^shard [13]: is odd; take another$"):
+            runner.run(build, _dask(cluster), stage, lambda: (0.5, 1))
 
 
 def test_dask_goes_on_when_a_worker_is_killed(large_world, cluster):
