@@ -42,6 +42,16 @@ setup(
         "gcp": ["apache-beam[gcp]>=2.77", "gcsfs"],
         "s3": ["s3fs"],
         "dask": ["apache-beam[dask]>=2.77", "dask", "distributed"],
-        "dev": ["hypothesis", "mypy", "onnxruntime", "pytest", "ruff", "scikit-image", "wheel"],
+        "dev": [
+            "web-memory[gcp,dask]",
+            "hypothesis",
+            "mypy",
+            "onnxruntime",
+            "psutil",
+            "pytest",
+            "ruff",
+            "scikit-image",
+            "wheel",
+        ],
     },
 )

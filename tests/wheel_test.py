@@ -12,15 +12,20 @@ ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = ("pipelines.demo_corpus", "pipelines.embed", "index.build", "index.neighbors", "model.train", "model.report")
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    sources = folder / "sources"
+def copy_sources(folder: pathlib.Path) -> pathlib.Path:
+    """Copies what a package is built of, so that building leaves nothing beside the sources; returns the folder."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     for name in tracked:
         if name.split("/")[0] in ("configs", "index", "model", "pipelines") or "/" not in name:
-            (sources / name).parent.mkdir(parents=True, exist_ok=True)
-            (sources / name).write_bytes((ROOT / name).read_bytes())
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = copy_sources(folder / "sources")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--no-build-isolation", "-w", str(folder), str(sources)], check=True)
     (wheel,) = folder.glob("*.whl")

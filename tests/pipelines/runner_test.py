@@ -1,10 +1,24 @@
+import argparse
+import sys
+import types
+
 import apache_beam as beam
+import google.auth.exceptions
 import pytest
+from apache_beam.options import pipeline_options
 from apache_beam.options.pipeline_options import DirectOptions
+from distributed.scheduler import KilledWorker
 
 from pipelines import runner
 from pipelines.errors import UserError
 from pipelines.progress import Stage
+
+_DATAFLOW = (
+    "--runner=DataflowRunner",
+    "--project=my-project",
+    "--region=europe-west1",
+    "--temp_location=gs://bucket/a",
+)
 
 
 class _Double(beam.DoFn):
@@ -52,9 +66,22 @@ def test_beams_flags_are_beams():
         (["surplus"], "surplus: unknown flag; flags are given as --name=value"),
         (["--direct_num_workers=many"], "invalid int value: 'many'"),
         (["--runner=no.such.Runner"], "cannot be imported"),
+        (["--runner=NoRunner"], "Unexpected pipeline runner: NoRunner"),
+        (
+            ["--runner=DataflowRunner"],
+            "DataflowRunner: --project=, --region=, --temp_location=gs://BUCKET/FOLDER must be given",
+        ),
+        ([*_DATAFLOW[:3], "--temp_location=/tmp"], "DataflowRunner: --temp_location=gs://BUCKET/FOLDER must be given"),
+        ([*_DATAFLOW, "--num_workers=3", "--max_num_workers=2"], r"num_workers \(3\) cannot exceed max_num_workers"),
+        ([*_DATAFLOW, "--worker_zone=b", "--worker_region=a"], "worker_region and worker_zone are mutually exclusive"),
+        (["--runner=PortableRunner"], "--job_endpoint=HOST:PORT must be given"),
+        (["--gcs_custom_audit_entries=1"], "has a value that Beam cannot read"),
+        (["--dry_run=true"], "--dry_run: DirectRunner does not have it"),
     ],
 )
-def test_wrong_flags_are_worded(argv, sentence):
+def test_wrong_flags_are_worded(argv, sentence, monkeypatch):
+    monkeypatch.delenv("CLOUDSDK_COMPUTE_REGION", raising=False)
+    monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=sentence):
         runner.beam_options(argv)
 
@@ -62,3 +89,60 @@ def test_wrong_flags_are_worded(argv, sentence):
 def test_an_unknown_runner_is_worded(tmp_path):
     with pytest.raises(UserError, match="NoRunner"):
         _run(tmp_path, [1], "--runner=NoRunner")
+
+
+@pytest.mark.parametrize("names", ["GoogleCloudOptions", "WorkerOptions", "SetupOptions", "FlinkRunnerOptions"])
+def test_every_flag_of_a_service_is_known(names):
+    parser = argparse.ArgumentParser(add_help=False)
+    getattr(pipeline_options, names)._add_argparse_args(parser)
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    assert len(flags) > 5
+    for flag in flags:
+        try:
+            runner.beam_options([f"{flag}=1"])
+        except UserError as error:
+            assert "unknown flag" not in str(error), flag
+
+
+def test_a_service_keeps_our_settings():
+    settings = runner.beam_options(_DATAFLOW).get_all_options()
+    assert (settings["save_main_session"], settings["streaming"], settings["dry_run"]) == (False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("flag", "module", "extra"),
+    [
+        ("--runner=DataflowRunner", "google.cloud.dataflow", "gcp"),
+        ("--runner=apache_beam.runners.dask.dask_runner.DaskRunner", "distributed", "dask"),
+    ],
+)
+def test_what_is_not_installed_is_named(monkeypatch, flag, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"^{flag}: is not installed; run pip install 'web-memory\[{extra}\]'$"):
+        runner.beam_options([flag])
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            google.auth.exceptions.DefaultCredentialsError("No credentials.\nRead on"),
+            r"^Google Cloud: No credentials.$",
+        ),
+        (
+            KilledWorker("task", types.SimpleNamespace(address="tcp://a:1"), 3),
+            r"^a worker process was killed \(out of memory\?\); run the same command again",
+        ),
+    ],
+)
+def test_failures_of_a_service_are_worded(tmp_path, error, sentence):
+    def build(_):
+        raise error
+
+    with Stage("test", "numbers", str(tmp_path)) as stage, pytest.raises(UserError, match=sentence):
+        runner.run(build, (), stage, lambda: (0.5, 1))
+
+
+def test_a_job_service_that_is_not_there_is_worded(tmp_path):
+    with pytest.raises(UserError, match="--job_endpoint: no job service answers there"):
+        _run(tmp_path, [1], "--runner=PortableRunner", "--job_endpoint=localhost:1", "--job_server_timeout=1")
