@@ -111,7 +111,7 @@ def near(ids: np.ndarray, vectors: np.ndarray, threshold: float) -> tuple[np.nda
     # Equal vectors, such as of the placeholders of dead links, are compared once.
     _, first, kind = np.unique(_as_bytes(vectors), return_index=True, return_inverse=True)
     first, kind = np.sort(first), np.argsort(np.argsort(first))[kind]
-    keys = similarity.unit(vectors[first])
+    keys = vectors[first]
     match, cosine = similarity.best_matches(keys, keys, threshold, earlier_only=True)
     match, cosine = match[kind], cosine[kind]
     twin = np.where(match == similarity.NONE, similarity.NONE, first[match])

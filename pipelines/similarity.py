@@ -4,6 +4,8 @@ A product of two float32 matrices rounds differently with the shapes it is cut i
 cosines are summed anew in float64 and rounded to float32, so a decision depends on nothing but the two vectors.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 
@@ -14,6 +16,8 @@ from pipelines.manifest import EncoderInfo
 _ROW_BLOCK = 1024
 _KEY_BLOCK = 4096
 _RESCORE_BYTES = 32 << 20
+# Of float16 vectors, a share of 1 / 32 of all pairs costs as much as all of them by one product.
+_DENSE = 32
 NONE = -1
 
 
@@ -53,13 +57,29 @@ def slack(dim: int) -> float:
 
 
 def cosines(rows: np.ndarray, keys: np.ndarray, row: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Returns the cosines float32 `[c]` of pairs `(rows[row], keys[key])`: at most 1, and 1 for equal vectors."""
+    """Returns the cosines float32 `[c]` of pairs `(rows[row], keys[key])`: at most 1, and 1 for equal vectors.
+
+    Args:
+        rows: float32 or float16 `[n, d]`; float16 of at most unit length.
+        keys: of the same type, `[m, d]`.
+        row: int64 `[c]`.
+        key: int64 `[c]`.
+    """
+    if rows.dtype == np.float16 and len(row) * _DENSE > len(rows) * len(keys):
+        # Such values are multiples of 2^-24 up to 1: their products add up in float64 without rounding, in any order.
+        return _cosines(rows, keys, lambda a, b: a @ b.T, np.multiply.outer)[row, key]
     result = np.empty(len(row), np.float32)
     step = max(1, _RESCORE_BYTES // (8 * max(1, rows.shape[1])))
     for i in range(0, len(row), step):
-        a, b = rows[row[i : i + step]].astype(np.float64), keys[key[i : i + step]].astype(np.float64)
-        norms = np.sqrt((a * a).sum(axis=1)) * np.sqrt((b * b).sum(axis=1))
-        result[i : i + step] = (a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
+        pairs = rows[row[i : i + step]], keys[key[i : i + step]]
+        result[i : i + step] = _cosines(*pairs, lambda a, b: (a * b).sum(axis=1), np.multiply)
+    return result
+
+
+def _cosines(rows: np.ndarray, keys: np.ndarray, dot: Callable, times: Callable) -> np.ndarray:
+    rows, keys = rows.astype(np.float64), keys.astype(np.float64)
+    norms = times(np.sqrt(np.square(rows).sum(axis=1)), np.sqrt(np.square(keys).sum(axis=1)))
+    result = (dot(rows, keys) / np.maximum(norms, np.finfo(np.float64).tiny)).astype(np.float32)
     return np.minimum(result, np.float32(1))
 
 
@@ -69,8 +89,8 @@ def best_matches(
     """Finds for each row the key of the highest cosine that is at least `threshold`; of equal ones the first.
 
     Args:
-        rows: float32 `[n, d]`, unit length.
-        keys: float32 `[m, d]`, unit length.
+        rows: float32 `[n, d]` of unit length, or float16 of about that.
+        keys: of the same type, `[m, d]`.
         threshold: smallest cosine.
         earlier_only: `keys` are the rows themselves, and row i may match rows `[0, i)` only.
 
@@ -79,11 +99,15 @@ def best_matches(
         them memory is bounded by the blocks, whatever n and m.
     """
     best, cosine = np.full(len(rows), NONE, np.int64), np.full(len(rows), -np.inf, np.float32)
+    rough_rows, rough_keys = rows, keys
+    if rows.dtype == np.float16:
+        rough_rows = unit(rows)
+        rough_keys = rough_rows if earlier_only else unit(keys)
     for begin in range(0, len(rows), _ROW_BLOCK):
         end = min(begin + _ROW_BLOCK, len(rows))
         for first in range(0, end if earlier_only else len(keys), _KEY_BLOCK):
             block = keys[first : first + _KEY_BLOCK]
-            rough = rows[begin:end] @ block.T
+            rough = rough_rows[begin:end] @ rough_keys[first : first + _KEY_BLOCK].T
             if earlier_only and first + len(block) > begin:
                 rough[first + np.arange(len(block)) >= np.arange(begin, end)[:, None]] = -np.inf
             _improve(rows[begin:end], block, rough, first, threshold, best[begin:end], cosine[begin:end])
@@ -102,13 +126,17 @@ def _improve(
     """Updates the best matches of a block of rows by a block of keys, the first of which is key `first`."""
     limit = np.maximum(np.maximum(cosine, threshold), rough.max(axis=1)) - slack(rows.shape[1])
     row, key = np.nonzero(rough >= limit[:, None])
+    if not len(row):
+        return
     exact = cosines(rows, keys, row, key)
-    order = np.lexsort((key, -exact, row))
-    row, key, exact = row[order], key[order], exact[order]
-    leads = np.ones(len(row), bool)
-    leads[1:] = row[1:] != row[:-1]
-    leads &= (exact >= np.float32(threshold)) & (exact > cosine[row])
-    best[row[leads]], cosine[row[leads]] = first + key[leads], exact[leads]
+    # Pairs come by row, then key.
+    _, begins, place = np.unique(row, return_index=True, return_inverse=True)
+    wins = (exact == np.maximum.reduceat(exact, begins)[place]) & (exact >= np.float32(threshold))
+    row, key, exact = row[wins], key[wins], exact[wins]
+    row, first_win = np.unique(row, return_index=True)
+    key, exact = key[first_win], exact[first_win]
+    better = exact > cosine[row]
+    best[row[better]], cosine[row[better]] = first + key[better], exact[better]
 
 
 def nearest(rows: np.ndarray, keys: np.ndarray, k: int) -> np.ndarray:

@@ -40,11 +40,29 @@ def test_equal_vectors_have_cosine_one_and_none_has_more():
     np.testing.assert_allclose(found, _cosines(vectors, vectors), atol=1e-7)
 
 
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 5), st.floats(-1, 1), st.integers(0, 999), st.booleans())
+def test_cosines_of_float16_have_the_same_bits_by_pairs_and_by_one_product():
+    vectors = _vectors(150, 1280, 3, kinds=2).astype(np.float16)
+    row, key = np.divmod(np.arange(150 * 150), 150)
+    whole = similarity.cosines(vectors, vectors, row, key)
+    assert whole.min() < 0.5 and (whole.reshape(150, 150).diagonal() == 1).all()
+    for pairs in np.array_split(np.random.default_rng(0).permutation(len(row)), 40):
+        np.testing.assert_array_equal(similarity.cosines(vectors, vectors, row[pairs], key[pairs]), whole[pairs])
+    np.testing.assert_allclose(whole.reshape(150, 150), _cosines(vectors, vectors), atol=1e-7)
+
+
+@given(
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.integers(1, 5),
+    st.floats(-1, 1),
+    st.integers(0, 999),
+    st.booleans(),
+    st.sampled_from([np.float16, np.float32]),
+)
 @settings(deadline=None)
-def test_best_matches_equal_brute_force_whatever_the_blocks(n, m, kinds, threshold, seed, earlier_only):
-    rows = _vectors(n, 8, seed, kinds)
-    keys = rows if earlier_only else _vectors(m, 8, seed + (seed % 2), kinds)
+def test_best_matches_equal_brute_force_whatever_the_blocks(n, m, kinds, threshold, seed, earlier_only, dtype):
+    rows = _vectors(n, 8, seed, kinds).astype(dtype)
+    keys = rows if earlier_only else _vectors(m, 8, seed + (seed % 2), kinds).astype(dtype)
     row, key = np.divmod(np.arange(len(rows) * len(keys)), max(len(keys), 1))
     # The pairs' own cosines, so that rows that differ in the last bit are told apart as they should be.
     scores = similarity.cosines(rows, keys, row, key).reshape(len(rows), len(keys))
