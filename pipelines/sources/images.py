@@ -91,9 +91,8 @@ class Images:
         if url.startswith(_WEB):
             return web.download(url, self._max_bytes)
         if not url.startswith(_STORES):
-            raise Unreadable(
-                "BadUrl", "must begin with http://, https://, gs:// or s3://" if url else "there is no URL"
-            )
+            kinds = ", ".join(_WEB + _STORES)
+            raise Unreadable("BadUrl", f"must begin with one of {kinds}" if url else "the row has no URL")
         try:
             with storage.open_read(url) as stream:
                 return read_bounded(stream, self._max_bytes)
