@@ -31,12 +31,12 @@ import zstandard
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import UserError
+from pipelines.zstd_reader import ZstdReader
 
 _TEMPORARY = ".tmp-"
 _READ_BLOCK_BYTES = 1 << 20
 _MAX_PATHS = 10_000_000
 _OPEN_ZIPS = 4
-_ZSTD_BLOCK_BYTES = 1 << 10
 _MAX_ZIP_DIRECTORY_BYTES = 64 << 20
 _WILDCARDS = "*?["
 
@@ -120,41 +120,8 @@ def open_decompressed(uri: str) -> IO[bytes]:
     if compression in (None, "zip"):
         return file
     if compression == "zstd":
-        return io.BufferedReader(_ZstdReader(file))
+        return io.BufferedReader(ZstdReader(file))
     return fsspec.compression.compr[compression](file, mode="rb")
-
-
-class _ZstdReader(io.RawIOBase):
-    """Unpacks Zstandard frames; the library's own reader stops after the first, and takes a cut one for whole."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._data, self._at, self._within = b"", 0, False
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readinto(self, buffer: Any) -> int:
-        while self._at == len(self._data):
-            block = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame, self._within = zstandard.ZstdDecompressor().decompressobj(), False
-            # So few that what they are unpacked to fits into memory, whatever they are.
-            block = block or self._file.read(_ZSTD_BLOCK_BYTES)
-            if not block:
-                if self._within:
-                    raise EOFError("the compressed stream has no end")
-                return 0
-            self._data, self._at, self._within = self._frame.decompress(block), 0, True
-        size = min(len(buffer), len(self._data) - self._at)
-        buffer[:size] = self._data[self._at : self._at + size]
-        self._at += size
-        return size
 
 
 def exists(uri: str) -> bool:
