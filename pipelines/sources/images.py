@@ -6,7 +6,6 @@ a bound. Downloads are left to `web`, decoding to `decode`.
 
 import contextlib
 import os
-import posixpath
 import stat
 
 from pipelines import storage
@@ -28,7 +27,7 @@ def split_zip(member: str) -> tuple[str, str]:
 def leaves_root(member: str) -> bool:
     """Tells whether a path names something that is not below the folder it is joined to."""
     odd = "\0" in member or "\\" in member or "://" in member or "::" in member
-    return not member or odd or posixpath.isabs(member) or ".." in member.split("/")
+    return not member or odd or member.startswith("/") or (".." in member and ".." in member.split("/"))
 
 
 class Images:

@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
 )
 # ASCII: half a surrogate pair, which JSON may hold, is no UTF-8.
 _to_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str).encode
-_PLAN_THREADS = 4
+_PLAN_THREADS = 8
 _DOWNLOADS = 16
 
 _T = TypeVar("_T")
