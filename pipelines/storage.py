@@ -10,6 +10,7 @@ import dataclasses
 import fcntl
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -30,6 +31,7 @@ import zstandard
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import UserError
+from pipelines.zstd_reader import ZstdReader
 
 _TEMPORARY = ".tmp-"
 _READ_BLOCK_BYTES = 1 << 20
@@ -117,6 +119,8 @@ def open_decompressed(uri: str) -> IO[bytes]:
     compression = fsspec.utils.infer_compression(uri)
     if compression in (None, "zip"):
         return file
+    if compression == "zstd":
+        return io.BufferedReader(ZstdReader(file))
     return fsspec.compression.compr[compression](file, mode="rb")
 
 

@@ -119,15 +119,21 @@ def _layouts(root: str, places: list[_Place]) -> Iterator[_Layout]:
 def _style(uri: str, members: list[str], root: str) -> Callable[[str], str] | None:
     """Returns what makes a path of the list one below the root; None if they are the same, or no matter of style."""
     places = [place for member in members if (place := _place(member))]
-    if not members or len(places) < len(members) or any(_is_there(root, member) for member in members):
+    present = sum(_is_there(root, member) for member in members)
+    if len(places) < len(members) or present == len(members):
         return None
+    best: _Layout | None = None
+    # A layout may have the images of one split and not of the other.
     for layout in _layouts(root, places):
-        if any(_is_there(root, layout(place)) for place in places):
-            return functools.partial(_move, layout)
-    raise UserError(
-        f"{uri}: none of its first {len(members)} images is below {root}, nor in a layout of Places365; "
-        "check the source's image_root"
-    )
+        found = sum(_is_there(root, layout(place)) for place in places)
+        if found > present:
+            best, present = layout, found
+    if not present:
+        raise UserError(
+            f"{uri}: none of its first {len(members)} images is below {root}, nor in a layout of Places365; "
+            "check the source's image_root"
+        )
+    return functools.partial(_move, best) if best else None
 
 
 def _move(layout: _Layout, member: str) -> str:

@@ -6,7 +6,6 @@ a bound. Downloads are left to `web`, decoding to `decode`.
 
 import contextlib
 import os
-import posixpath
 import stat
 
 from pipelines import storage
@@ -28,7 +27,7 @@ def split_zip(member: str) -> tuple[str, str]:
 def leaves_root(member: str) -> bool:
     """Tells whether a path names something that is not below the folder it is joined to."""
     odd = "\0" in member or "\\" in member or "://" in member or "::" in member
-    return not member or odd or posixpath.isabs(member) or ".." in member.split("/")
+    return not member or odd or member.startswith("/") or (".." in member and ".." in member.split("/"))
 
 
 class Images:
@@ -91,9 +90,8 @@ class Images:
         if url.startswith(_WEB):
             return web.download(url, self._max_bytes)
         if not url.startswith(_STORES):
-            raise Unreadable(
-                "BadUrl", "must begin with http://, https://, gs:// or s3://" if url else "there is no URL"
-            )
+            kinds = ", ".join(_WEB + _STORES)
+            raise Unreadable("BadUrl", f"must begin with one of {kinds}" if url else "the row has no URL")
         try:
             with storage.open_read(url) as stream:
                 return read_bounded(stream, self._max_bytes)

@@ -67,9 +67,7 @@ class _Tables:
             raise UserError(f"{uri}: image {twice[0]} has more than one entry in 'annotations'")
         unknown = self._labels[self._labels >= len(self.categories)]
         if len(unknown):
-            raise UserError(
-                f"{uri}: 'annotations' has category_id {unknown[0]}, of {len(self.categories)} 'categories'"
-            )
+            raise UserError(f"{uri}: 'annotations' has category_id {unknown[0]}, which 'categories' lacks")
 
     def label(self, image: int, where: str) -> int:
         place = int(np.searchsorted(self._images, image))

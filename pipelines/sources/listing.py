@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
 )
 # ASCII: half a surrogate pair, which JSON may hold, is no UTF-8.
 _to_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str).encode
-_PLAN_THREADS = 4
+_PLAN_THREADS = 8
 _DOWNLOADS = 16
 
 _T = TypeVar("_T")
@@ -62,7 +62,7 @@ class Row:
 def stem(source: Source) -> str:
     """Returns a name for the shards of a source: `a/x_train.txt.gz` gives `x_train`, `{b,c}.txt` gives `b_c`."""
     names = "_".join(storage.name(part).split(".")[0] for part in storage.parts(source.path))
-    return re.sub(r"\W+", "_", names, flags=re.ASCII).strip("_")[:100] or source.format
+    return re.sub(r"[\W_]+", "_", names, flags=re.ASCII).strip("_")[:100] or source.format
 
 
 def read_class_names(uri: str) -> list[str]:

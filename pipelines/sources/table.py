@@ -12,7 +12,7 @@ images; for many, img2dataset is the tool.
 import csv
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -58,7 +58,9 @@ def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 for values in batch.to_pylist():
                     yield f"{uri}, row {next(number)}", values
         except storage.BROKEN_PARQUET as error:
-            raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or mend it") from error
+            # Arrow's sentences go over several lines.
+            problem = " ".join(str(error).split())
+            raise UserError(f"{uri}: is not a whole Parquet file ({problem}); remove it or mend it") from error
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -83,7 +85,7 @@ def _read_text(uri: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[tuple
         if cells and not header and not numbered:
             header = cells
             if len(set(header)) < len(header):
-                raise UserError(f"{where}: two columns have the same name; its columns are {', '.join(header)[:500]}")
+                raise UserError(f"{where}: two columns have the same name; its columns are {_listed(header)}")
         elif cells:
             header = header or [str(number) for number in range(len(cells))]
             if len(cells) != len(header):
@@ -97,14 +99,14 @@ def _row(where: str, values: dict[str, Any], names: Mapping[str, tuple[str, ...]
     found = {field: next((name for name in names[field] if name in values), None) for field in names}
     for field in explicit:
         if found[field] is None:
-            raise UserError(f"{where}: has no column {names[field][0]!r}; its columns are {', '.join(values)[:500]}")
+            raise UserError(f"{where}: has no column {names[field][0]!r}; its columns are {_listed(values)}")
     for field, name in found.items():
         if name is not None:
             ours[field] = metadata.pop(name, None)
     if "path" not in ours and "url" not in ours:
         raise UserError(
             f"{where}: has no column of paths or URLs, name it by --config..fields=path=x or url=x; its columns are "
-            f"{', '.join(values)[:500]}"
+            f"{_listed(values)}"
         )
     is_url = "path" not in ours
     member = ours.pop("path", None) if not is_url else ours["url"]
@@ -113,6 +115,10 @@ def _row(where: str, values: dict[str, Any], names: Mapping[str, tuple[str, ...]
     if "label" in ours:
         ours["label"] = _label(ours["label"], where)
     return Row(member or "", {**metadata, **ours}, is_url)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))[:500]
 
 
 def _is_nan(value: Any) -> bool:

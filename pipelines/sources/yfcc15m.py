@@ -98,9 +98,8 @@ def _row(index: int, photo: int, line: str, where: str) -> Row:
     if len(columns) != _COLUMNS:
         raise UserError(f"{where}: has {len(columns)} columns, yfcc100m_dataset has {_COLUMNS}")
     if columns[_PHOTO_ID] != str(photo):
-        raise UserError(
-            f"{where}: is of photo {columns[_PHOTO_ID][:80]}, the subset says {photo} for line number {index}"
-        )
+        found = columns[_PHOTO_ID][:80]
+        raise UserError(f"{where}: is of photo {found}, the subset has photo {photo} for line number {index}")
     texts = [clean(columns[_TITLE]), clean(columns[_DESCRIPTION])]
     digits = f"{index:08d}"
     fields = {

@@ -1,0 +1,20 @@
+import pytest
+
+from configs.base import Embed, Source
+from pipelines import sources
+from pipelines.errors import UserError
+
+
+def test_mistakes_of_a_source_are_worded(tmp_path):
+    def plan(source):
+        return sources.plan(source, str(tmp_path), Embed(), str(tmp_path / "listings"))
+
+    with pytest.raises(UserError, match="matches no file"):
+        plan(Source(path="*.tar"))
+    with pytest.raises(UserError, match="did you mean 'img2dataset'"):
+        plan(Source(format="img2datset", path="*.tar"))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.tar").write_bytes(b"")
+    with pytest.raises(UserError, match="same name"):
+        plan(Source(path="*/*.tar"))
