@@ -166,7 +166,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
             texts: Iterator[dict[str, Any] | ValueError] = itertools.repeat({})
             if table:
                 opened = stack.enter_context(parquet.open_table(table))
-                counts[storage.name(table)] = opened.metadata.num_rows
+                counts[storage.name(table)] = sum(opened.group_rows)
                 texts = _texts(opened, names, table, shard.source)
             if len(set(counts.values())) > 1:
                 said = ", ".join(f"{name} has {count:,} rows" for name, count in counts.items())
@@ -178,13 +178,13 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
 
 
 def _texts(
-    table: Any, names: Mapping[str, tuple[str, ...]], uri: str, source: Source
+    table: parquet.Table, names: Mapping[str, tuple[str, ...]], uri: str, source: Source
 ) -> Iterator[dict[str, Any] | ValueError]:
     """Yields the fields of each row, or what is wrong with them."""
-    columns = parquet.readable_columns(table.schema_arrow)
+    columns = parquet.readable_columns(table.schema)
     parquet.check_names(source, names, columns, uri)
-    for group in range(table.num_row_groups):
-        for batch in parquet.batches(table, group, columns):
+    for group in range(len(table.group_rows)):
+        for batch in table.batches(group, columns):
             for row in range(len(batch)):
                 try:
                     yield rename(parquet.row_values(batch, row, columns), names)
