@@ -136,12 +136,10 @@ def open_table(uri: str) -> Iterator[Table]:
 
 
 def row_values(batch: pa.RecordBatch, row: int, columns: list[str]) -> dict[str, Any]:
-    """Returns some fields of a row; a `ValueError` if one is not what its type says, such as text that is not UTF-8.
-
-    Time zones that nobody knows are `LookupError`s, times out of range `ArithmeticError`s.
-    """
+    """Returns some fields of a row; a `ValueError` if one is not what its type says, such as text that is not UTF-8."""
     try:
         return {name: batch.column(batch.schema.get_field_index(name))[row].as_py() for name in columns}
+    # A time zone that nobody knows is a LookupError, a time out of range an ArithmeticError.
     except (ValueError, LookupError, ArithmeticError, TypeError, pa.ArrowException) as error:
         raise ValueError(str(error)) from error
 

@@ -25,5 +25,5 @@ def test_nothing_but_samples_and_rejects_comes_out(name, tmp_path):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     print(done.stdout, end="")
     if done.returncode:
-        kept = shutil.copytree(tmp_path / "case", f"fuzz-{name}", dirs_exist_ok=True)
+        kept = shutil.copytree(tmp_path / "case", root / "out" / f"fuzz-{name}", dirs_exist_ok=True)
         pytest.fail(f"exit {done.returncode}; the case is kept in {kept}\n{done.stderr[-3000:]}")
