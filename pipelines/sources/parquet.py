@@ -4,6 +4,7 @@ Here are also the tables that lie beside tars and vectors. Columns of lists are 
 list of any length, as they can for a value that many rows share, which is why batches are small.
 """
 
+import collections
 import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
@@ -29,6 +30,7 @@ FIELDS = {
 _OTHERS = ("caption", "label", "url")
 _BATCH_ROWS = 8
 _MAX_DEPTH = 8
+_MAX_COLUMNS = 4096
 _BUFFER_BYTES = 1 << 20
 _MAX_WHOLE_BYTES = 128 << 20
 _MAX_FOOTER_BYTES = 64 << 20
@@ -69,6 +71,7 @@ class Table:
 
     Attributes:
         schema: of the columns.
+        size_bytes: of the file.
         group_rows: rows of each row group, as the footer claims.
     """
 
@@ -76,15 +79,15 @@ class Table:
         """Reads the footer; a `BrokenParquet` if there is none, or it claims what the file does not hold."""
         self._file = file
         with _reading():
-            self._size_bytes = _check_footer(file)
+            self.size_bytes = _check_footer(file)
             self._whole = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
             self._footer = self._whole.metadata
             self.schema = self._whole.schema_arrow
             groups = [self._footer.row_group(group) for group in range(self._footer.num_row_groups)]
             self._group_bytes = [group.total_byte_size for group in groups]
             self.group_rows = [group.num_rows for group in groups]
-        if min(self.group_rows, default=0) < 0:
-            raise BrokenParquet("its footer claims fewer than no rows")
+        if min(self.group_rows, default=0) < 0 or len(self.schema) > _MAX_COLUMNS:
+            raise BrokenParquet(f"its footer claims {len(self.schema):,} columns, or fewer than no rows")
 
     def batches(self, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Yields a row group in batches of a few rows.
@@ -102,9 +105,13 @@ class Table:
             if batch is None:
                 break
             found += len(batch)
+            if found > self.group_rows[group]:
+                break
             yield batch
         if found != self.group_rows[group]:
-            raise BrokenParquet(f"the row group has {found:,} rows, the footer claims {self.group_rows[group]:,}")
+            raise BrokenParquet(
+                f"the row group has {found:,} rows or more, the footer claims {self.group_rows[group]:,}"
+            )
 
     def _reader(self, group: int) -> pq.ParquetFile:
         """Returns what reads column chunks as a whole or, if they are large, page by page.
@@ -112,7 +119,7 @@ class Table:
         Where pages are read one by one, memory for what their headers claim, up to 2 GiB, is taken first. The footer's
         column chunks are not asked: pyarrow 25 aborts the process for some that are damaged.
         """
-        if min(self._group_bytes[group], self._size_bytes) <= _MAX_WHOLE_BYTES:
+        if min(self._group_bytes[group], self.size_bytes) <= _MAX_WHOLE_BYTES:
             return self._whole
         return pq.ParquetFile(
             self._file,
@@ -165,11 +172,11 @@ def _is_single(kind: pa.DataType, depth: int = 0) -> bool:
 
 def readable_columns(schema: pa.Schema, own: Collection[str] = ()) -> list[str]:
     """Returns the columns that can be fields: of single values, whose name is there once; of bytes those in `own`."""
-    names = schema.names
+    counts = collections.Counter(schema.names)
     return [
         field.name
         for field in schema
-        if names.count(field.name) == 1
+        if counts[field.name] == 1
         and field.name not in _UNREAD
         and _is_single(field.type)
         and (field.name in own or not _is_image(field.type))
@@ -243,6 +250,9 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     try:
         with open_table(shard.uri) as table:
             columns = _choose(table.schema, shard.source, shard.uri)
+            if sum(table.group_rows) > table.size_bytes:
+                # Empty rows take no bytes at all, and would be rejected one by one for days.
+                raise BrokenParquet(f"its footer claims {sum(table.group_rows):,} rows in {table.size_bytes:,} bytes")
             first = 0
             for group, rows in enumerate(table.group_rows):
                 yield from _read_group(table, group, first, columns, embed.max_image_bytes)

@@ -13,6 +13,7 @@ import json
 import random
 import re
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -69,14 +70,14 @@ def _tar(kind: int, members: dict[str, bytes]) -> bytes:
 
 
 def _tars() -> list[Files]:
-    members = {f"{'l' * 120 if i == 2 else i}{part}": data for i in range(4) for part, data in [
-        (".jpg", b"\xff\xd8" * 20 * i), (".txt", b"a dog"), (".json", json.dumps({"a": [1, "x"], "url": "u"}).encode())
-    ]} | {"s.jpg": b"1\n0\n1\n"}  # fmt: skip
+    metadata = json.dumps({"a": [1, "x"], "url": "u"}).encode()
+    names = ["0", "1", "l" * 120, "3"]
+    parts = {".jpg": b"\xff\xd8" * 20, ".txt": b"a dog", ".json": metadata, ".cls": b"5"}
+    members = {f"{name}{part}": data for name in names for part, data in parts.items()} | {"s.jpg": b"1\n0\n1\n"}
+    plain = [_tar(kind, members) for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
     table = _parquet(pa.table({"key": ["0", "1"], "similarity": [0.5, None], "status": ["success", "failed"]}))
-    plain = [{"0.tar": _tar(kind, members)} for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
-             if kind != tarfile.USTAR_FORMAT or "l" * 120 + ".jpg" not in members]  # fmt: skip
-    packed = zstandard.compress(plain[0]["0.tar"])
-    return [*plain, plain[0] | {"0.parquet": table}, {"0.tar.zst": packed}]
+    packed = {"0.tar.zst": zstandard.compress(plain[0])}
+    return [*({"0.tar": data} for data in plain), {"0.tar": plain[0], "0.parquet": table}, packed]
 
 
 def _repair_tar(data: bytes) -> bytes:
@@ -239,19 +240,22 @@ def read_all(source: Source, folder: Path) -> int:
     return count
 
 
+def _write(case: Path, files: Files) -> None:
+    shutil.rmtree(case, ignore_errors=True)
+    for file, data in files.items():
+        (case / file).parent.mkdir(parents=True, exist_ok=True)
+        (case / file).write_bytes(data)
+
+
 def main(name: str, secs: float, seed: int, folder: Path) -> None:
     """Fuzzes one format for some time; the first failure ends the process, and what it was is printed."""
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
     kind, rng, case = FORMATS[name], random.Random(seed), folder / "case"
-    case.mkdir(parents=True, exist_ok=True)
     seeds = kind.seeds()
     everything = [data for files in seeds for data in files.values()]
     for files in seeds:
-        for file, data in files.items():
-            (case / file).write_bytes(data)
+        _write(case, files)
         read_all(kind.source, case)
-        for file in files:
-            (case / file).unlink()
     start, base, count, total = time.monotonic(), _peak_bytes(), 0, 0
     while time.monotonic() < start + secs:
         files = dict(rng.choice(seeds))
@@ -259,8 +263,7 @@ def main(name: str, secs: float, seed: int, folder: Path) -> None:
             files[file] = mutate(rng, files[file], everything)
             if rng.random() < 0.7:
                 files[file] = kind.repair(files[file])
-        for file, data in files.items():
-            (case / file).write_bytes(data)
+        _write(case, files)
         signal.alarm(_CASE_SECS)
         try:
             total += read_all(kind.source, case)
@@ -269,9 +272,6 @@ def main(name: str, secs: float, seed: int, folder: Path) -> None:
             traceback.print_exc()
             sys.exit(1)
         signal.alarm(0)
-        for path in case.iterdir():
-            if path.is_file():
-                path.unlink()
         count += 1
     grown = (_peak_bytes() - base) >> 20
     print(f"{name}: {count:,} cases, {total:,} items, memory grew by {grown} MiB")

@@ -234,6 +234,11 @@ def test_a_storage_error_fails_the_shard(tmp_path, monkeypatch):
         list(sources.read(_shard(tmp_path / "0.parquet"), _EMBED))
 
 
+def test_more_empty_rows_than_bytes_are_not_read_one_by_one(tmp_path):
+    (found,) = _read(tmp_path, {"jpg": pa.nulls(1_000_000, pa.binary())})
+    assert found.error_type == "BrokenParquet" and "claims 1,000,000 rows in" in found.message
+
+
 def _peak_mib(program: str, *args: str) -> int:
     """Runs a program and returns the most memory it had; `getrusage` would count that of its parent, too."""
     status = "print(open('/proc/self/status').read())"
