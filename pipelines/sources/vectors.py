@@ -202,9 +202,11 @@ def _rows(
         finite = np.all([np.isfinite(block[:found]).all(axis=1) for block in blocks.values()], axis=0)
         for row in range(found):
             member = str(first + row)
-            fields = next(texts, None)
-            if fields is None:
-                yield Reject(member, "read", "RowsDisagree", "the metadata ends before the vectors")
+            try:
+                fields = next(texts)
+            except (BrokenParquet, StopIteration) as error:
+                message = f"rows {first + row:,} to {rows - 1:,} have no metadata: {error or 'it ends early'}"
+                yield Reject(member, "read", "BrokenVectors", message)
                 return
             if isinstance(fields, ValueError):
                 yield Reject(member, "read", "BadValue", str(fields))
