@@ -4,6 +4,7 @@ Here are also the tables that lie beside tars and vectors. Columns of lists are 
 list of any length, as they can for a value that many rows share, which is why batches are small.
 """
 
+import collections
 import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
@@ -29,7 +30,9 @@ FIELDS = {
 _OTHERS = ("caption", "label", "url")
 _BATCH_ROWS = 8
 _MAX_DEPTH = 8
+_MAX_COLUMNS = 4096
 _BUFFER_BYTES = 1 << 20
+_MAX_WHOLE_BYTES = 128 << 20
 _MAX_FOOTER_BYTES = 64 << 20
 _MAX_TABLE_BYTES = 256 << 20
 # EXIF is large and personal.
@@ -49,27 +52,8 @@ def _reading() -> Iterator[None]:
         raise BrokenParquet(" ".join(str(error).split())[:300] or type(error).__name__) from error
 
 
-@contextlib.contextmanager
-def open_table(uri: str) -> Iterator[pq.ParquetFile]:
-    """Opens a Parquet file for reading in bounded memory, its page checksums on.
-
-    Raises:
-        BrokenParquet: if it is none.
-        UserError: if it is not there, or the store fails.
-    """
-    with open_stored(uri) as file:
-        with _reading():
-            _check_footer(file)
-            parquet = pq.ParquetFile(
-                file,
-                buffer_size=_BUFFER_BYTES,
-                pre_buffer=False,
-                page_checksum_verification=True,
-            )
-        yield parquet
-
-
-def _check_footer(file: IO[bytes]) -> None:
+def _check_footer(file: IO[bytes]) -> int:
+    """Returns the file's size; a `ValueError` if its footer cannot be one."""
     size = file.seek(0, 2)
     file.seek(max(size - 8, 0))
     tail = file.read(8)
@@ -79,32 +63,91 @@ def _check_footer(file: IO[bytes]) -> None:
     if length > min(size - 8, _MAX_FOOTER_BYTES):
         raise ValueError(f"its footer claims {length:,} bytes")
     file.seek(0)
+    return size
 
 
-def batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yields a row group in batches of a few rows.
+class Table:
+    """A Parquet file that is read in bounded memory, its page checksums on.
+
+    Attributes:
+        schema: of the columns.
+        size_bytes: of the file.
+        group_rows: rows of each row group, as the footer claims.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Reads the footer; a `BrokenParquet` if there is none, or it claims what the file does not hold."""
+        self._file = file
+        with _reading():
+            self.size_bytes = _check_footer(file)
+            self._whole = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
+            self._footer = self._whole.metadata
+            self.schema = self._whole.schema_arrow
+            groups = [self._footer.row_group(group) for group in range(self._footer.num_row_groups)]
+            self._group_bytes = [group.total_byte_size for group in groups]
+            self.group_rows = [group.num_rows for group in groups]
+        if min(self.group_rows, default=0) < 0 or len(self.schema) > _MAX_COLUMNS:
+            raise BrokenParquet(f"its footer claims {len(self.schema):,} columns, or fewer than no rows")
+
+    def batches(self, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yields a row group in batches of a few rows.
+
+        Raises:
+            BrokenParquet: where it cannot be read, or ends before it has the rows that the footer claims.
+        """
+        found = 0
+        with _reading():
+            parquet = self._reader(group)
+            stream = parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
+        while True:
+            with _reading():
+                batch = next(stream, None)
+            if batch is None:
+                break
+            found += len(batch)
+            if found > self.group_rows[group]:
+                break
+            yield batch
+        if found != self.group_rows[group]:
+            raise BrokenParquet(
+                f"the row group has {found:,} rows or more, the footer claims {self.group_rows[group]:,}"
+            )
+
+    def _reader(self, group: int) -> pq.ParquetFile:
+        """Returns what reads column chunks as a whole or, if they are large, page by page.
+
+        Where pages are read one by one, memory for what their headers claim, up to 2 GiB, is taken first. The footer's
+        column chunks are not asked: pyarrow 25 aborts the process for some that are damaged.
+        """
+        if min(self._group_bytes[group], self.size_bytes) <= _MAX_WHOLE_BYTES:
+            return self._whole
+        return pq.ParquetFile(
+            self._file,
+            metadata=self._footer,
+            pre_buffer=False,
+            page_checksum_verification=True,
+            buffer_size=_BUFFER_BYTES,
+        )
+
+
+@contextlib.contextmanager
+def open_table(uri: str) -> Iterator[Table]:
+    """Opens a Parquet file.
 
     Raises:
-        BrokenParquet: where it cannot be read, or ends before it has the rows that the footer claims.
+        BrokenParquet: if it is none.
+        UserError: if it is not there, or the store fails.
     """
-    claimed, found = parquet.metadata.row_group(group).num_rows, 0
-    stream = parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
-    while True:
-        with _reading():
-            batch = next(stream, None)
-        if batch is None:
-            break
-        found += len(batch)
-        yield batch
-    if found != claimed:
-        raise BrokenParquet(f"row group {group} has {found:,} rows, the footer claims {claimed:,}")
+    with open_stored(uri) as file:
+        yield Table(file)
 
 
 def row_values(batch: pa.RecordBatch, row: int, columns: list[str]) -> dict[str, Any]:
     """Returns some fields of a row; a `ValueError` if one is not what its type says, such as text that is not UTF-8."""
     try:
         return {name: batch.column(batch.schema.get_field_index(name))[row].as_py() for name in columns}
-    except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:
+    # A time zone that nobody knows is a LookupError, a time out of range an ArithmeticError.
+    except (ValueError, LookupError, ArithmeticError, TypeError, pa.ArrowException) as error:
         raise ValueError(str(error)) from error
 
 
@@ -129,11 +172,11 @@ def _is_single(kind: pa.DataType, depth: int = 0) -> bool:
 
 def readable_columns(schema: pa.Schema, own: Collection[str] = ()) -> list[str]:
     """Returns the columns that can be fields: of single values, whose name is there once; of bytes those in `own`."""
-    names = schema.names
+    counts = collections.Counter(schema.names)
     return [
         field.name
         for field in schema
-        if names.count(field.name) == 1
+        if counts[field.name] == 1
         and field.name not in _UNREAD
         and _is_single(field.type)
         and (field.name in own or not _is_image(field.type))
@@ -205,27 +248,30 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
         UserError: if a column is missing, or the store fails.
     """
     try:
-        with open_table(shard.uri) as parquet:
-            columns = _choose(parquet.schema_arrow, shard.source, shard.uri)
+        with open_table(shard.uri) as table:
+            columns = _choose(table.schema, shard.source, shard.uri)
+            if sum(table.group_rows) > table.size_bytes:
+                # Empty rows take no bytes at all, and would be rejected one by one for days.
+                raise BrokenParquet(f"its footer claims {sum(table.group_rows):,} rows in {table.size_bytes:,} bytes")
             first = 0
-            for group in range(parquet.num_row_groups):
-                yield from _read_group(parquet, group, first, columns, embed.max_image_bytes)
-                first += parquet.metadata.row_group(group).num_rows
+            for group, rows in enumerate(table.group_rows):
+                yield from _read_group(table, group, first, columns, embed.max_image_bytes)
+                first += rows
     except BrokenParquet as error:
         yield Reject("", "read", "BrokenParquet", str(error))
 
 
 def _read_group(
-    parquet: pq.ParquetFile, group: int, first: int, columns: _Columns, limit: int
+    table: Table, group: int, first: int, columns: _Columns, limit: int
 ) -> Iterator[Sample | Reject | Filtered]:
     number = first
     try:
-        for batch in batches(parquet, group, [columns.leaf, *columns.fields]):
+        for batch in table.batches(group, [columns.leaf, *columns.fields]):
             for row in range(len(batch)):
                 yield _read_row(batch, row, str(number), columns, limit)
                 number += 1
     except BrokenParquet as error:
-        last = first + parquet.metadata.row_group(group).num_rows - 1
+        last = first + table.group_rows[group] - 1
         yield Reject(str(number), "read", "BrokenParquet", f"rows {number:,} to {last:,} cannot be read: {error}")
 
 
@@ -252,21 +298,20 @@ def read_sibling(uri: str) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: if it is no whole Parquet file, has no keys, or would not fit into memory.
     """
-    table: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     size = 0
     try:
-        with open_table(uri) as parquet:
-            columns = readable_columns(parquet.schema_arrow)
+        with open_table(uri) as table:
+            columns = readable_columns(table.schema)
             if "key" not in columns:
                 raise UserError(f"{uri}: has no column 'key' to join it with its tar; remove it or mend it")
-            for group in range(parquet.num_row_groups):
-                for batch in batches(parquet, group, columns):
-                    for number in range(len(batch)):
-                        row = row_values(batch, number, columns)
-                        size += sum(len(value) if isinstance(value, str) else 64 for value in row.values())
-                        if size > _MAX_TABLE_BYTES:
-                            raise UserError(f"{uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; cut it up")
-                        table[str(row["key"])] = row
+            for batch in (batch for group in range(len(table.group_rows)) for batch in table.batches(group, columns)):
+                for number in range(len(batch)):
+                    row = row_values(batch, number, columns)
+                    size += sum(len(value) if isinstance(value, str) else 64 for value in row.values())
+                    if size > _MAX_TABLE_BYTES:
+                        raise UserError(f"{uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; cut it up")
+                    rows[str(row["key"])] = row
     except (BrokenParquet, ValueError) as error:
         raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or mend it") from error
-    return table
+    return rows

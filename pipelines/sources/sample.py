@@ -47,7 +47,7 @@ class InputShard:
 
     @property
     def container(self) -> str:
-        """Where `storage.read_image` finds a member again: the file itself, or the folder that the list is of."""
+        """Where `sources.read_image` finds a member again: the file itself, or the folder that the list is of."""
         return self.source.image_root if self.listing else self.uri
 
 

@@ -20,7 +20,7 @@ from pipelines.errors import UserError
 
 _BLOCK_BYTES = 1 << 20
 # A stream that unpacks to more than this, and to so many times its own size, holds no images.
-_FREE_BYTES = 1 << 30
+_FREE_BYTES = 64 << 20
 _MAX_RATIO = 200
 _MAX_WINDOW_BYTES = 1 << 27
 _BROKEN = (*storage.BROKEN_STREAM, zstandard.ZstdError, OSError, ValueError, MemoryError)

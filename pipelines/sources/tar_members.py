@@ -139,8 +139,8 @@ class Archive:
     def _check(self, header: bytes) -> bytes:
         """Returns the type of a header whose checksum, of which there is a signed variant, is right."""
         rest = header[:148] + b" " * 8 + header[156:]
-        signed = sum(rest) - 256 * sum(byte >= 0x80 for byte in rest)
-        if _number(header[148:156]) not in (sum(rest), signed):
+        claimed, unsigned = _number(header[148:156]), sum(rest)
+        if claimed != unsigned and claimed != unsigned - 256 * sum(byte >= 0x80 for byte in rest):
             raise BrokenStream("a header's checksum is wrong")
         return header[156:157]
 

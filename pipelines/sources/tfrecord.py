@@ -36,6 +36,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # A message is not worth more steps than its real kind needs; small fields would take minutes.
 _MAX_PARTS = 16
 _MAX_VALUES = 4096
+_ENOUGH_RECORDS = 100
 _MAX_OTHER_BYTES = 4 * MAX_TEXT_BYTES
 
 
@@ -48,8 +49,8 @@ def _masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _records(stream: Stream, limit: int) -> Iterator[bytes | _BrokenExample]:
-    """Yields the data of each record, or why there is none.
+def _records(stream: Stream, limit: int) -> Iterator[bytes | str]:
+    """Yields the data of each record as bytes, or as text why there is none.
 
     Raises:
         BrokenStream: where the framing cannot be trusted any more.
@@ -62,19 +63,13 @@ def _records(stream: Stream, limit: int) -> Iterator[bytes | _BrokenExample]:
             raise BrokenStream("the checksum of a record's length is wrong")
         if length > limit:
             stream.skip(length + 4)
-            yield _BrokenExample(f"has {length:,} bytes, the limit is {limit:,}")
+            yield f"has {length:,} bytes, the limit is {limit:,}"
             continue
         data = stream.read_exactly(length)
         if struct.unpack("<I", stream.read_exactly(4))[0] != _masked_crc(data):
-            yield _BrokenExample("the checksum of its data is wrong")
+            yield "the checksum of its data is wrong"
             continue
         yield data
-
-
-def _checked(record: bytes | _BrokenExample) -> bytes:
-    if isinstance(record, _BrokenExample):
-        raise record
-    return record
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
@@ -176,20 +171,20 @@ def _plain(feature: memoryview) -> Any:
 
 
 def _read_record(
-    member: str, features: dict[str, memoryview], names: Mapping[str, tuple[str, ...]], limit: int
+    member: str, features: Mapping[str, memoryview], names: Mapping[str, tuple[str, ...]], limit: int
 ) -> Sample | Reject | Filtered:
     image = next((name for name in names["image"] if name in features), None)
     if image is None:
         return Reject(member, "read", "MissingImage", f"has no feature {' or '.join(names['image'])}")
-    try:
-        encoded = next((value for value in _values(features[image]) if isinstance(value, bytes)), None)
-        others = {name: _plain(feature) for name, feature in features.items() if name != image}
-    except _BrokenExample as error:
-        return Reject(member, "read", "BrokenRecord", f"is no tf.train.Example: {error}")
+    encoded = next((value for value in _values(features[image]) if isinstance(value, bytes)), None)
+    others = {name: _plain(feature) for name, feature in features.items() if name != image}
     if encoded is None:
         return Reject(member, "read", "MissingImage", f"feature {image} holds no bytes")
     if len(encoded) > limit:
         return Reject(member, "read", "TooLarge", f"has {len(encoded):,} bytes, the limit is {limit:,}")
+    caption = next((name for name in names["caption"] if name in others), None)
+    if caption and others[caption] is None and any(_values(features[caption])):
+        return Reject(member, "read", "CaptionNotUtf8", f"feature {caption} is no text, or too long")
     return to_sample(member, encoded, rename(others, {our: names[our] for our in ("caption", "label", "url")}))
 
 
@@ -197,7 +192,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     """Yields the records of a TFRecord file, which may be compressed; members are their numbers, from 0.
 
     Raises:
-        UserError: if no record of the file has a feature that `fields` names, or the store fails.
+        UserError: if none of many records has a feature that `fields` names, or the store fails.
     """
     names = field_names(shard.source, FIELDS)
     missing = {theirs for _, _, theirs in (entry.partition("=") for entry in shard.source.fields)}
@@ -206,16 +201,20 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     with Stream(shard.uri) as stream:
         try:
             for record in _records(stream, embed.max_image_bytes + _MAX_OTHER_BYTES):
-                try:
-                    features = _features(_checked(record))
-                    missing -= features.keys()
-                    yield _read_record(str(number), features, names, embed.max_image_bytes)
-                except _BrokenExample as error:
-                    yield Reject(str(number), "read", "BrokenRecord", str(error))
+                if isinstance(record, str):
+                    yield Reject(str(number), "read", "BrokenRecord", record)
+                else:
+                    try:
+                        features = _features(record)
+                        missing -= features.keys()
+                        yield _read_record(str(number), features, names, embed.max_image_bytes)
+                    except _BrokenExample as error:
+                        yield Reject(str(number), "read", "BrokenRecord", f"is no tf.train.Example: {error}")
                 number += 1
         except BrokenStream as error:
             yield Reject(str(number), "read", "TruncatedRecords", f"nothing from here on can be read: {error}")
             return
-    if missing and features:
+    # Writers leave out what is empty, so a few records prove nothing.
+    if missing and number >= _ENOUGH_RECORDS and features:
         name = min(missing)
         raise UserError(f"{shard.uri}: no record has a feature {name!r}; {nearest(name, list(features))}")

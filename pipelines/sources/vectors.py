@@ -166,7 +166,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
             texts: Iterator[dict[str, Any] | ValueError] = itertools.repeat({})
             if table:
                 opened = stack.enter_context(parquet.open_table(table))
-                counts[storage.name(table)] = opened.metadata.num_rows
+                counts[storage.name(table)] = sum(opened.group_rows)
                 texts = _texts(opened, names, table, shard.source)
             if len(set(counts.values())) > 1:
                 said = ", ".join(f"{name} has {count:,} rows" for name, count in counts.items())
@@ -178,13 +178,13 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
 
 
 def _texts(
-    table: Any, names: Mapping[str, tuple[str, ...]], uri: str, source: Source
+    table: parquet.Table, names: Mapping[str, tuple[str, ...]], uri: str, source: Source
 ) -> Iterator[dict[str, Any] | ValueError]:
     """Yields the fields of each row, or what is wrong with them."""
-    columns = parquet.readable_columns(table.schema_arrow)
+    columns = parquet.readable_columns(table.schema)
     parquet.check_names(source, names, columns, uri)
-    for group in range(table.num_row_groups):
-        for batch in parquet.batches(table, group, columns):
+    for group in range(len(table.group_rows)):
+        for batch in table.batches(group, columns):
             for row in range(len(batch)):
                 try:
                     yield rename(parquet.row_values(batch, row, columns), names)
@@ -202,9 +202,11 @@ def _rows(
         finite = np.all([np.isfinite(block[:found]).all(axis=1) for block in blocks.values()], axis=0)
         for row in range(found):
             member = str(first + row)
-            fields = next(texts, None)
-            if fields is None:
-                yield Reject(member, "read", "RowsDisagree", "the metadata ends before the vectors")
+            try:
+                fields = next(texts)
+            except (BrokenParquet, StopIteration) as error:
+                message = f"rows {first + row:,} to {rows - 1:,} have no metadata: {error or 'it ends early'}"
+                yield Reject(member, "read", "BrokenVectors", message)
                 return
             if isinstance(fields, ValueError):
                 yield Reject(member, "read", "BadValue", str(fields))

@@ -18,6 +18,7 @@ from pipelines.errors import UserError
 from pipelines.sources import Filtered, InputShard, Reject, Sample
 
 _EMBED = Embed(max_image_bytes=1000)
+_PEAK = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not tell a process's peak")
 _SOURCE = Source(format="img2dataset_parquet")
 
 
@@ -233,6 +234,11 @@ def test_a_storage_error_fails_the_shard(tmp_path, monkeypatch):
         list(sources.read(_shard(tmp_path / "0.parquet"), _EMBED))
 
 
+def test_more_empty_rows_than_bytes_are_not_read_one_by_one(tmp_path):
+    (found,) = _read(tmp_path, {"jpg": pa.nulls(1_000_000, pa.binary())})
+    assert found.error_type == "BrokenParquet" and "claims 1,000,000 rows in" in found.message
+
+
 def _peak_mib(program: str, *args: str) -> int:
     """Runs a program and returns the most memory it had; `getrusage` would count that of its parent, too."""
     status = "print(open('/proc/self/status').read())"
@@ -255,7 +261,7 @@ _READ = """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not tell a process's peak")
+@_PEAK
 def test_memory_is_bounded_by_a_few_images(tmp_path):
     base = _peak_mib("from pipelines import sources")
     image = os.urandom(1 << 19)
@@ -268,3 +274,61 @@ def test_memory_is_bounded_by_a_few_images(tmp_path):
     large = pa.DictionaryArray.from_arrays(pa.array(np.zeros(300, np.int32)), pa.array([image * 16], pa.binary()))
     pq.write_table(pa.table({"jpg": large}), tmp_path / "bomb", store_schema=False, dictionary_pagesize_limit=1 << 30)
     assert _peak_mib(_READ, str(tmp_path / "bomb"), str(8 << 20), "300") < base + 350
+
+
+# -- What fuzzing found ------------------------------------------------------------------------
+
+
+def test_a_time_zone_that_nobody_knows_rejects_its_rows(tmp_path):
+    times = pa.array([0, None], pa.timestamp("ns", "Mars/Phobos"))
+    found = _read(tmp_path, {"jpg": [b"a", b"b"], "when": times})
+    assert found[0].error_type == "BadValue" and "Mars/Phobos" in found[0].message
+    assert found[1] == Sample("1", b"b")
+
+
+@_PEAK
+def test_a_page_that_claims_gigabytes_takes_none(tmp_path):
+    path = tmp_path / "0.parquet"
+    pq.write_table(pa.table({"jpg": [b"x" * 100]}), path, compression="none", use_dictionary=False)
+    data = path.read_bytes()
+    start = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+    # Type, then size unpacked and packed as zigzag varints of two bytes each.
+    head = data[start : start + 8]
+    assert head[:3] == b"\x15\x00\x15" and head[5:6] == b"\x15"
+    claim = b"\xfe\xff\xff\xff\x0f"
+    path.write_bytes(data[:start] + b"\x15\x00\x15" + claim + b"\x15" + claim + data[start + 8 :])
+    program = """
+        import sys
+        from configs.base import Embed, Source
+        from pipelines import sources
+        (found,) = sources.read(sources.InputShard(Source("img2dataset_parquet"), "0", sys.argv[1], 0, ""), Embed())
+        assert found.error_type == "BrokenParquet" and "2147483647" in found.message, found
+    """
+    assert _peak_mib(program, str(path)) < _peak_mib("from pipelines import sources") + 100
+
+
+@pytest.mark.slow
+def test_no_byte_of_a_footer_ends_the_process(tmp_path):
+    table = pa.table({"jpg": [b"x", None], "box": [{"x": "a"}, None], "tags": [["a"], []]})
+    pq.write_table(table, tmp_path / "good", store_schema=False)
+    program = """
+        import sys
+        from configs.base import Embed, Source
+        from pipelines import sources
+        shard = sources.InputShard(Source("img2dataset_parquet"), "0", sys.argv[1] + "/0.parquet", 0, "")
+        good, path = open(sys.argv[1] + "/good", "rb").read(), shard.uri
+        for place in range(len(good) - 8 - int.from_bytes(good[-8:-4], "little"), len(good)):
+            for change in (1, 2, 0x7F):
+                data = bytearray(good)
+                data[place] ^= change
+                open(path, "wb").write(data)
+                try:
+                    found = list(sources.read(shard, Embed()))
+                except sources.UserError:
+                    continue
+                assert all(isinstance(item, sources.Sample | sources.Reject) for item in found)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -143,7 +143,7 @@ def test_loads_no_tensorflow():
 def test_names_of_files_and_features_can_be_any(tmp_path):
     records = [_example(image__x=b"a", text=b"a cat", n=-1, s=0.5), _example(image__x=b"b")]
     for part in range(2):
-        (tmp_path / f"web.tfrecord-{part:05d}-of-00002").write_bytes(_frame(records[part]))
+        (tmp_path / f"web.tfrecord-{part:05d}-of-00002").write_bytes(_frame(records[part]) * (1 + 99 * part))
     source = Source("tfrecord", "web.tfrecord-*", fields=("image=image/x", "caption=text"))
     shards = sources.plan(source, str(tmp_path), _EMBED, "")
     assert [shard.name for shard in shards] == ["web-tfrecord-00000-of-00002", "web-tfrecord-00001-of-00002"]
@@ -191,6 +191,7 @@ def test_damage_is_one_reject_where_the_framing_holds(tmp_path):
         (_example(jpg=b"x" * 1001), "TooLarge"),
         (_example(jpg=b"x", label=-1), "BadLabel"),
         (_example(jpg=b"x", caption=0.5), "BadCaption"),
+        (_example(jpg=b"x", txt=b"\xff"), "CaptionNotUtf8"),
         (_example(jpg=b"x")[:-1], "BrokenRecord"),
         (b"\xff" * 20, "BrokenRecord"),
         (b"\x0b\x0c", "BrokenRecord"),

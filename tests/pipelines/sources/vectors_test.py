@@ -200,9 +200,22 @@ def test_rows_that_are_only_claimed_cost_nothing(tmp_path):
     assert len(samples) == 2 and last.error_type == "TruncatedVectors" and peak < 4 << 20
 
 
-def test_a_damaged_table_is_one_reject(tmp_path):
+def test_a_table_that_is_none_is_one_reject(tmp_path):
     _write(tmp_path)
     path = tmp_path / "metadata" / "metadata_0000.parquet"
     path.write_bytes(path.read_bytes()[:-1])
     (found,) = sources.read(_plan(tmp_path)[0], _EMBED)
     assert found.error_type == "BrokenVectors"
+
+
+def test_a_damaged_table_ends_with_the_rows_that_are_lost(tmp_path):
+    _write(tmp_path)
+    path = tmp_path / "metadata" / "metadata_0000.parquet"
+    pq.write_table(_TABLE, path, row_group_size=200, compression="none", write_page_checksum=True)
+    data = bytearray(path.read_bytes())
+    data[pq.read_metadata(path).row_group(1).column(1).dictionary_page_offset + 100] ^= 1
+    path.write_bytes(data)
+    *samples, last = sources.read(_plan(tmp_path)[0], _EMBED)
+    assert [item.caption for item in samples] == [f"caption {i}" for i in range(200)]
+    assert (last.member, last.error_type) == ("200", "BrokenVectors")
+    assert last.message.startswith("rows 200 to 599 have no metadata: ") and "CRC" in last.message
