@@ -2,10 +2,8 @@ import bz2
 import contextlib
 import gzip
 import hashlib
-import io
 import lzma
 import os
-import tarfile
 import zipfile
 
 import fsspec
