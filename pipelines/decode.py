@@ -1,6 +1,6 @@
 """Encoded image bytes to arrays of an encoder's size; untrusted bytes are bounded before they are decoded.
 
-Metadata is cut off by `image_bytes` first. docs/adr/0008-decoding.md says why some formats are refused, and how small
+Metadata is cut off by `image_bytes` first. docs/adr/0010-decoding.md says why some formats are refused, and how small
 a JPEG may be decoded.
 """
 

@@ -66,6 +66,7 @@ class Rows:
                 "label": [None] * n,
                 "width": [8] * n,
                 "height": [8] * n,
+                "metadata": [None] * n,
             }
             arrays = [pa.array(columns[field.name], field.type) for field in schema if field.name in columns]
             keys = self.keys[span.start : span.stop].astype(key.dtype)
