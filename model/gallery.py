@@ -1,15 +1,15 @@
 """One picture of what attention keeps and filters out: test images beside their neighbours, weights and texts."""
 
 import dataclasses
-import tarfile
 import textwrap
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from configs.base import Config
+from configs.base import Config, Source
 from model import datasets, train_loop
-from pipelines import schemas, storage
+from pipelines import schemas, sources, storage
 from pipelines.decode import DecodeError, decode
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
@@ -134,27 +134,26 @@ def write(config: Config, folder: str, path: str) -> None:
     queries = Embeddings(config.queries_dir("test"))
     columns = ["source_shard", "member"]
     names = [row for shard in queries.shard_rows for row in queries.read(shard, columns).to_pylist()]
-    limits = config.embed
 
-    def image(container: str, member: str) -> Image.Image:
+    def image(source: Source, row: dict[str, Any]) -> Image.Image:
+        container, member = row["source_shard"], row["member"]
         try:
-            data = storage.read_image(container, member, limits.max_image_bytes)
-            return decode(data, limits.max_image_pixels).image
-        except (DecodeError, tarfile.TarError) as error:
+            data = sources.read_image(sources.resolve(source, config.data), container, member, config.embed)
+            return decode(data, config.embed.max_image_pixels).image
+        except DecodeError as error:
             raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
 
     def neighbor(query: int, place: int) -> Neighbor:
         row = memory.slice(int(test.neighbors[query, place]), 1).to_pylist()[0]
-        picture = image(row["source_shard"], row["member"])
         weight, score = float(attention[query, place]), float(test.scores[query, place])
-        return Neighbor(picture, row["caption"] or "", weight, score)
+        return Neighbor(image(config.memory, row), row["caption"] or "", weight, score)
 
     examples = []
     for query in chosen.tolist():
         places = [place for place in np.argsort(-attention[query], kind="stable").tolist() if test.mask[query, place]]
         examples.append(
             Example(
-                image=image(names[query]["source_shard"], names[query]["member"]),
+                image=image(config.test_set, names[query]),
                 label=task.class_names[test.labels[query]],
                 predicted=task.class_names[predictions["predicted"][query].as_py()],
                 shots=int(task.class_counts[test.labels[query]]),
