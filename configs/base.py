@@ -97,7 +97,7 @@ class Filters:
     opt_out: str = ""
     exact_duplicates: bool = False
     near_duplicates: float = 0.0
-    leakage: float = 0.95
+    leakage: float = 0.9
     leakage_splits: tuple[str, ...] = ("val", "test")
 
 

@@ -9,7 +9,7 @@ The data folder holds `tiny_imagenet_lt/` (images/ and the lists TinyImageNet_LT
 With so few images a class the shot groups are many > 30, medium 10 to 30, few < 10.
 """
 
-from configs.base import Config, Index, Neighbors, Source, Train
+from configs.base import Config, Filters, Index, Neighbors, Source, Train
 
 
 def get_config() -> Config:
@@ -22,6 +22,8 @@ def get_config() -> Config:
         val_set=_split("val"),
         test_set=_split("test"),
         class_names="tiny_imagenet_lt/classnames.txt",
+        # A thumbnail and its enlarged copy are less alike than two scales of a photograph (docs/filters.md).
+        filters=Filters(leakage=0.84),
         index=Index(shards=2, k=32),
         neighbors=Neighbors(k=32),
         train=Train(

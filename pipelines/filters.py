@@ -13,7 +13,7 @@ from configs.base import Filters
 from pipelines.errors import UserError
 from pipelines.sources.sample import Filtered, Sample
 
-_CONDITION = re.compile(r"([^<>=!]+?)\s*(==|!=|>=|<=|>|<)\s*(.+)")
+_CONDITION = re.compile(r"([^<>=!]+?)\s*(==|!=|>=|<=|>|<)\s*([^=\s].*)")
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,

@@ -7,7 +7,6 @@ a time keep the cores busier than more threads on one batch. Which shards are to
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -27,6 +26,7 @@ from pipelines.filters import RowFilters
 from pipelines.manifest import FILTERED, REJECTS, Marker
 from pipelines.opt_out import OptOut
 from pipelines.sources import Filtered, InputShard, Reject, Sample
+from pipelines.sources.sample import stated_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +124,11 @@ class BatchEmbedder:
     def _decode(self, item: Item) -> Item | Outcome:
         sample, is_memory = item.sample, self._job.is_memory
         is_brought = bool(sample.vectors) and not sample.image
-        content_key = _content_key(sample) if is_brought else hashlib.sha256(sample.image).digest()
-        if is_memory and self._tools.opt_out and self._tools.opt_out.names(sample.url, content_key):
+        stated = stated_digest(sample.metadata)
+        own = _digest_of_vectors(sample) if is_brought else hashlib.sha256(sample.image).digest()
+        content_key = stated if is_brought and stated else own
+        opt_out = self._tools.opt_out if is_memory else None
+        if opt_out and (opt_out.names(sample.url, content_key) or opt_out.names(None, stated or content_key)):
             return Filtered(sample.member, "opt_out", sample.url or content_key.hex())
         if is_brought:
             known = [sample.metadata.get(name) for name in ("original_width", "original_height")]
@@ -182,12 +185,7 @@ class BatchEmbedder:
         return vectors, guilty
 
 
-def _content_key(sample: Sample) -> bytes:
-    """Returns the digest that the source gives of an image that is not there, or that of its vectors."""
-    with contextlib.suppress(TypeError, ValueError):
-        digest = bytes.fromhex(sample.metadata.get("sha256", ""))
-        if len(digest) == hashlib.sha256().digest_size:
-            return digest
+def _digest_of_vectors(sample: Sample) -> bytes:
     return hashlib.sha256(b"".join(sample.vectors[name].tobytes() for name in sorted(sample.vectors))).digest()
 
 

@@ -281,6 +281,7 @@ def run(
     if finished := _finished(job):
         return finished
     # First of all, so that no half of a selection is ever taken for one.
+    storage.remove(storage.join(memory.folder, manifest.COMPLETE_FILE))
     storage.remove(storage.join(job.folder, FILE))
     storage.remove(job.folder)
     if job.is_idle or not memory.shards:

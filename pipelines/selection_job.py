@@ -10,6 +10,7 @@ Each shard is read once (pivots before that). What travels: 22 bytes for a dropp
 duplicates; for near duplicates twice 8 + 2 d bytes a row, or once where there is but one cell.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -27,6 +28,7 @@ from pipelines.opt_out import OptOut
 from pipelines.progress import Stage
 from pipelines.selection import DroppedShard, Example, Job, MemoryShard
 from pipelines.similarity import NONE, content_keys, unit_keys
+from pipelines.sources.sample import stated_digest
 
 _IMAGES, _CELLS = "images", "cells"
 _SCREENED = "_screened"
@@ -68,7 +70,7 @@ class Screen(beam.DoFn):
     def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
         """Yields (shard, packed drops), (bucket, (ids, digests)) and (cell, (ids, vectors)) of a shard."""
         job, drops = self._job, [b""]
-        wanted = {"url": job.opt_out, "key": job.leakage or job.near_duplicates}
+        wanted = {"url": job.opt_out, "metadata": job.opt_out, "key": job.leakage or job.near_duplicates}
         columns = ["id", "content_key", *(name for name, is_wanted in wanted.items() if is_wanted)]
         vectors = np.frombuffer(b"".join(pivots), np.float16).reshape(-1, job.memory.key.dim)
         centres = duplicates.different(vectors)
@@ -77,7 +79,7 @@ class Screen(beam.DoFn):
             keys = unit_keys(block.column("key"), job.memory.key, shard.name) if wanted["key"] else None
             stays = np.ones(len(ids), bool)
             if job.opt_out:
-                stays &= ~self._opt_out().matches(block.column("url").to_pylist(), images)
+                stays &= ~self._opted_out(block, images)
                 drops.append(dropped.records(ids[~stays], "opt_out").tobytes())
             if job.leakage:
                 leaks = self._leaks(ids[stays], images[stays], keys[stays])  # type: ignore[index]
@@ -97,8 +99,13 @@ class Screen(beam.DoFn):
         yield shard.number, b"".join(drops)
         storage.write_json(storage.join(job.folder, _SCREENED, f"{shard.name}.json"), {})
 
-    def _opt_out(self) -> OptOut:
-        return self._shared_opt_out.acquire(lambda: OptOut.load(self._job.opt_out))
+    def _opted_out(self, block: pa.RecordBatch, images: np.ndarray) -> np.ndarray:
+        listed = self._shared_opt_out.acquire(lambda: OptOut.load(self._job.opt_out))
+        stated = [stated_digest(json.loads(text or "{}")) for text in block.column("metadata").to_pylist()]
+        own = images.tobytes()
+        whole = [digest or own[32 * row : 32 * row + 32] for row, digest in enumerate(stated)]
+        originals = np.frombuffer(b"".join(whole), "S32")
+        return listed.matches(block.column("url").to_pylist(), images) | listed.matches([None] * len(images), originals)
 
     def _leaks(self, ids: np.ndarray, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
         queries = self._shared_queries.acquire(lambda: Queries.load(self._job.splits))

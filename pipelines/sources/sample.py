@@ -1,6 +1,8 @@
 """What a source is made of: input shards, samples, and rows that cannot be used. How they are read is the readers'."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -186,3 +188,16 @@ def to_sample(
         return Reject(member, "read", "TooLarge", f"its texts have {size:,} bytes, the limit is {MAX_TEXT_BYTES:,}")
     url = url if isinstance(url, str) else None
     return Sample(member, image, (caption or "").strip() or None, label, url, metadata, vectors or {})
+
+
+def stated_digest(metadata: Mapping[str, Any]) -> bytes | None:
+    """Returns the SHA-256 that a source states of the image as it was downloaded, 32 bytes, or None.
+
+    img2dataset encodes images anew, so that their own bytes are not those that were on the web.
+    """
+    stated = metadata.get("sha256")
+    with contextlib.suppress(TypeError, ValueError):
+        digest = bytes.fromhex(stated or "")
+        if len(digest) == hashlib.sha256().digest_size:
+            return digest
+    return None
