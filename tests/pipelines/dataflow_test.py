@@ -17,7 +17,7 @@ import time
 
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
-from google.cloud.dataflow import JobState
+from google.cloud.dataflow import JobState, JobType
 
 from pipelines import encoders as encoders_module
 from tests.pipelines.embed_test import World, encoders  # noqa: F401  a fixture
@@ -172,7 +172,7 @@ def test_a_job_with_nothing_but_what_was_staged_gives_the_same_bytes(world, serv
     assert [transforms[name].unique_name for name in transforms[root].subtransforms] == ["Shards", "Spread", "Embed"]
 
     environment = service.job["environment"]
-    assert service.job["type"] == "JOB_TYPE_BATCH"
+    assert service.job["type"] == JobType.JOB_TYPE_BATCH
     assert environment["serviceOptions"] == ["worker_accelerator=type:nvidia-tesla-t4;count:1;install-nvidia-driver"]
     assert "no_use_multiple_sdk_containers" in environment["experiments"]
     assert "use_multiple_sdk_containers" not in environment["experiments"]
