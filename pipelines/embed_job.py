@@ -15,7 +15,7 @@ from pipelines.encoders import EncoderSet, EncoderSpec, one_thread_a_call
 from pipelines.errors import UserError
 from pipelines.filters import RowFilters
 from pipelines.inference import ShardJob, Tools, embed_shard
-from pipelines.manifest import Marker
+from pipelines.manifest import Marker, read_marker
 from pipelines.opt_out import OptOut
 from pipelines.progress import Stage
 
@@ -46,8 +46,11 @@ class EmbedShard(beam.DoFn):
         return Tools(EncoderSet(self._specs), RowFilters(self._filters), opt_out)
 
     def process(self, job: ShardJob) -> Iterator[Marker]:
-        """Embeds one shard and yields its marker."""
+        """Embeds one shard and yields its marker, unless a worker that was lost since had written it."""
         try:
+            if marker := read_marker(job.folder, job.shard.name, job.config_hash):
+                yield marker
+                return
             yield embed_shard(job, self._shared.acquire(self._load), self._embed, self._threads())
         except OSError as error:
             raise UserError(f"{job.shard.uri}: {error}; run the same command again once that is mended") from error
@@ -110,3 +113,9 @@ def run(
 
     runner.run(build, beam_args, stage, measure)
     measure()
+    if missing := [(folder, shard) for folder in folders for shard in folder.pending]:
+        folder, shard = missing[0]
+        raise UserError(
+            f"{folder.path}: {len(missing)} shards are not there after the job ({shard.name}); --config.workdir must be "
+            "on storage that all workers and this machine reach"
+        )

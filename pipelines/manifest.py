@@ -132,6 +132,24 @@ class Marker:
         storage.write_json(storage.join(folder, MARKERS, f"{self.name}.json"), dataclasses.asdict(self))
 
 
+def read_marker(folder: str, shard: str, config_hash: str) -> Marker | None:
+    """Returns the marker of one shard, or None if it is not done.
+
+    Raises:
+        UserError: if it is broken or belongs to another configuration.
+    """
+    path = storage.join(folder, MARKERS, f"{shard}.json")
+    if not storage.exists(path):
+        return None
+    try:
+        marker = Marker(**storage.read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: is not a marker of this version ({error}); remove it and run embed again") from error
+    if marker.config_hash != config_hash:
+        raise UserError(f"{path}: belongs to configuration {marker.config_hash}, not {config_hash}; remove the folder")
+    return marker
+
+
 def read_markers(folder: str, config_hash: str, known: Mapping[str, Marker] | None = None) -> dict[str, Marker]:
     """Returns the markers of a folder by shard name.
 
@@ -141,26 +159,11 @@ def read_markers(folder: str, config_hash: str, known: Mapping[str, Marker] | No
         known: markers that need not be read again.
 
     Raises:
-        UserError: if one is broken or belongs to another configuration.
+        UserError: as `read_marker`.
     """
-    markers = {}
-    for path in storage.files(storage.join(folder, MARKERS), ".json"):
-        shard = storage.name(path).removesuffix(".json")
-        if known and shard in known:
-            markers[shard] = known[shard]
-            continue
-        try:
-            marker = Marker(**storage.read_json(path))
-        except TypeError as error:
-            raise UserError(
-                f"{path}: is not a marker of this version ({error}); remove it and run embed again"
-            ) from error
-        if marker.config_hash != config_hash:
-            raise UserError(
-                f"{path}: belongs to configuration {marker.config_hash}, not {config_hash}; remove the folder"
-            )
-        markers[marker.name] = marker
-    return markers
+    names = [storage.name(path).removesuffix(".json") for path in storage.files(storage.join(folder, MARKERS), ".json")]
+    found = {name: (known or {}).get(name) or read_marker(folder, name, config_hash) for name in names}
+    return {name: marker for name, marker in found.items() if marker}
 
 
 @dataclasses.dataclass(frozen=True)
