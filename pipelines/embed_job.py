@@ -116,6 +116,6 @@ def run(
     if missing := [(folder, shard) for folder in folders for shard in folder.pending]:
         folder, shard = missing[0]
         raise UserError(
-            f"{folder.path}: {len(missing)} shards are not there after the job ({shard.name}); --config.workdir must be "
+            f"{folder.path}: {len(missing)} shards are missing after the job ({shard.name}); --config.workdir must be "
             "on storage that all workers and this machine reach"
         )
