@@ -73,7 +73,9 @@ def load(folder: pathlib.Path, description: Mapping[str, Any]) -> Callable[..., 
     elif callable(model):
 
         def call(*arrays: Any) -> Any:
-            return model(dict(zip(names, arrays, strict=True))) if names else model(*arrays)
+            # NumPy is cast to what the model takes, which is right for token ids, but pixels would lose their scale.
+            taken = [array if array.dtype == np.int32 else tf.convert_to_tensor(array) for array in arrays]
+            return model(dict(zip(names, taken, strict=True))) if names else model(*taken)
 
     else:
         known = ", ".join(model.signatures) or "none"
@@ -113,6 +115,9 @@ def _signature(model: Any, signature: str, names: list[str] | None, folder: path
         # Pixels would lose their scale, in either direction.
         if (given.is_integer, given.is_floating) != (wanted.is_integer, wanted.is_floating):
             raise TypeError(f"{name} is {wanted.name}; of images, 'value_range' makes float32")
+        if not specs[name].shape.is_compatible_with(array.shape):
+            # TensorFlow itself looks at the types only.
+            raise ValueError(f"{name} is {specs[name].shape}")
         return tf.cast(array, wanted)
 
     def call(*arrays: Any) -> Any:
