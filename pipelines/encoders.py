@@ -89,7 +89,7 @@ def _check(description: dict[str, Any]) -> None:
     if not isinstance(description["name"], str):
         raise ValueError("'name' must be a text")
     if type(description["dim"]) is not int or description["dim"] < 1:
-        raise ValueError("'dim' must be a whole number of 1 or more")
+        raise ValueError("'dim' must be a number of 1 or more")
     kind, preprocess = description["kind"], description["preprocess"]
     if not isinstance(preprocess, dict):
         raise ValueError("'preprocess' must be an object")

@@ -242,8 +242,8 @@ def test_outputs_of_the_wrong_shape_are_worded(describe, output, words):
     ("change", "words"),
     [
         ({"name": 1}, "'name' must be a text"),
-        ({"dim": True}, "'dim' must be a whole number"),
-        ({"dim": 0}, "'dim' must be a whole number"),
+        ({"dim": True}, "'dim' must be a number"),
+        ({"dim": 0}, "'dim' must be a number"),
         ({"kind": "sound"}, "'kind' is 'sound', must be image or text"),
         ({"preprocess": [4]}, "'preprocess' must be an object"),
         ({"preprocess": {}}, "has no 'size'"),
