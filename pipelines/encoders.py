@@ -2,7 +2,7 @@
 
 A handle is a built-in name, a SavedModel folder, a TF Hub or Kaggle URL, a `.npz` of a Vision Transformer, or an
 `encoder.json` that says what one of these takes and gives (docs/encoders.md). The SavedModels behind the built-in names
-are made by `builtin_encoders`, Vision Transformers by `vit`.
+are made by `builtin_encoders`, and called by `saved_model`; Vision Transformers are left to `vit`.
 """
 
 import dataclasses
@@ -10,13 +10,14 @@ import os
 import pathlib
 import re
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from configs.base import Encoders
-from pipelines import builtin_encoders, manifest, schemas, storage
+from pipelines import builtin_encoders, manifest, saved_model, schemas, storage
 from pipelines.decode import ImagePreprocess
 from pipelines.errors import UserError
 from pipelines.options import nearest
@@ -25,6 +26,7 @@ DESCRIPTION_FILE = "encoder.json"
 PRECOMPUTED = "precomputed:"
 _TEXT_LENGTH_STEP = 8
 _URL = ("http://", "https://")
+_DOWNLOADING = threading.Lock()
 _NAMED = re.compile(r"([a-z][a-z0-9_]*)=(.+)")
 
 _SENTENCE_T5 = {"kind": "text", "dim": 768, "output": 0, "requires": "tensorflow_text", "preprocess": {}}
@@ -86,19 +88,29 @@ def columns(encoders: Encoders) -> dict[str, tuple[str, str]]:
 def _check(description: dict[str, Any]) -> None:
     if not isinstance(description["name"], str):
         raise ValueError("'name' must be a text")
-    if not isinstance(description["dim"], int) or description["dim"] < 1:
+    if type(description["dim"]) is not int or description["dim"] < 1:
         raise ValueError("'dim' must be a number of 1 or more")
-    preprocess = description["preprocess"]
-    if description["kind"] == "image":
-        ImagePreprocess(**preprocess).check()
-    elif description["kind"] == "text":
-        # Without a tokenizer the model takes strings.
-        if preprocess and not isinstance(preprocess["max_tokens"], int):
-            raise ValueError("'max_tokens' must be a whole number")
-        if preprocess and not isinstance(preprocess["tokenizer"], str):
-            raise ValueError("'tokenizer' must be the name of a file")
+    kind, preprocess = description["kind"], description["preprocess"]
+    if not isinstance(preprocess, dict):
+        raise ValueError("'preprocess' must be an object")
+    if kind == "image":
+        known = [field.name for field in dataclasses.fields(ImagePreprocess)]
+    elif kind == "text":
+        known = ["tokenizer", "max_tokens"]
     else:
-        raise ValueError(f"'kind' is {description['kind']!r}, must be image or text")
+        raise ValueError(f"'kind' is {kind!r}, must be image or text")
+    if unknown := [name for name in preprocess if name not in known]:
+        raise ValueError(f"'preprocess' has no field {unknown[0]!r}; {nearest(unknown[0], known)}")
+    if kind == "image":
+        ImagePreprocess(**{"size": preprocess["size"], **preprocess}).check()
+    elif preprocess:
+        # Without a tokenizer the model takes strings.
+        if type(preprocess["max_tokens"]) is not int or preprocess["max_tokens"] < 1:
+            raise ValueError("'max_tokens' must be a whole number of 1 or more")
+        file = preprocess["tokenizer"]
+        if not isinstance(file, str) or pathlib.PurePath(file).is_absolute() or ".." in pathlib.PurePath(file).parts:
+            raise ValueError("'tokenizer' must be the path of a file within the folder of the model")
+    saved_model.check(description, 2 if kind == "text" and preprocess else 1)
 
 
 def _describe(handle: str) -> tuple[dict[str, Any], str, str]:
@@ -107,25 +119,43 @@ def _describe(handle: str) -> tuple[dict[str, Any], str, str]:
         return builtin_encoders.describe(handle), handle, handle
     if handle in PUBLISHED:
         return dict(PUBLISHED[handle]), handle, handle
-    if handle.endswith(".json"):
-        description = storage.read_json(handle)
-        if not isinstance(description, dict) or not isinstance(description.get("model"), str):
-            raise UserError(f"{handle}: must be an object that names its 'model', a folder, a URL or a .npz")
-        model = storage.join(handle.rpartition("/")[0] or ".", description.pop("model"))
-        return description, model, handle
     if handle.endswith(".npz"):
         return {}, handle, handle
-    if handle.startswith(_URL):
+    if handle.endswith(".json"):
+        path = handle
+    elif handle.startswith(_URL):
         raise UserError(
             f"encoder {handle!r}: nothing is known of what this model takes and gives; write an encoder.json with "
             '"model" set to this URL and name that file (docs/encoders.md)'
         )
-    if not storage.exists(storage.join(handle, "saved_model.pb")):
-        raise UserError(
-            f"encoder {handle!r}: is neither a SavedModel folder nor built in ({', '.join(builtin_encoders.NAMES)})"
-        )
-    path = storage.join(handle, DESCRIPTION_FILE)
-    return storage.read_json(path), handle, path
+    else:
+        path = storage.join(handle, DESCRIPTION_FILE)
+        if not any(storage.exists(storage.join(handle, file)) for file in (saved_model.FILE, DESCRIPTION_FILE)):
+            raise UserError(
+                f"encoder {handle!r}: is neither a SavedModel folder nor built in ({', '.join(builtin_encoders.NAMES)})"
+            )
+    description = storage.read_json(path)
+    if not isinstance(description, dict) or not isinstance(description.get("model", ""), str):
+        raise UserError(f"{path}: must be an object whose 'model', if it has one, is a folder, a URL or a .npz")
+    # Where the model lies is no part of what it is.
+    return description, storage.join(path.rpartition("/")[0] or ".", description.pop("model", "")), path
+
+
+def _describe_vit(description: dict[str, Any], model: str, where: str) -> dict[str, Any]:
+    """Returns a description with what the weights of a Vision Transformer say."""
+    from pipelines import vit, vit_checkpoint
+
+    loaded, _ = vit_checkpoint.load(model)
+    wanted = description.get("preprocess", {})
+    if not isinstance(wanted, dict) or type(wanted.get("size", 1)) is not int:
+        raise UserError(f"{where}: 'preprocess' must be an object whose 'size' is a whole number")
+    if wanted.get("value_range") is not None:
+        raise UserError(f"{where}: 'value_range' is not for a Vision Transformer, which scales its pixels itself")
+    known = vit.describe(model, loaded.config, wanted.get("size"))
+    for name in sorted(known.keys() & description.keys() - {"name", "preprocess"}):
+        if description[name] != known[name]:
+            raise UserError(f"{where}: {name!r} is {description[name]!r}, of these weights it is {known[name]!r}")
+    return {**known, **description, "preprocess": {**known["preprocess"], **wanted}}
 
 
 def resolve(handle: str, dtype: str, normalize: bool = True) -> EncoderSpec:
@@ -143,25 +173,30 @@ def resolve(handle: str, dtype: str, normalize: bool = True) -> EncoderSpec:
         raise UserError(f"--config.encoders.dtype={dtype}: no such type; {nearest(dtype, list(schemas.DTYPES))}")
     description, model, where = _describe(handle)
     if model.endswith(".npz"):
-        from pipelines import vit, vit_checkpoint
-
-        loaded, _ = vit_checkpoint.load(model)
-        known = vit.describe(model, loaded.config, description.get("preprocess", {}).get("size"))
-        description = {**known, **description, "preprocess": known["preprocess"] | description.get("preprocess", {})}
+        description = _describe_vit(description, model, where)
     try:
         _check(description)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: {reason}; docs/encoders.md says what it must hold") from error
     identity = description
     if model in builtin_encoders.NAMES:
         _local_folder(model)
     elif not model.endswith(".npz"):
-        folder = _local_folder(model)
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != DESCRIPTION_FILE)
-        identity = {**description, "files": {str(p.relative_to(folder)): storage.sha256(str(p)) for p in files}}
-    info = manifest.EncoderInfo(manifest.fingerprint(identity), int(description["dim"]), normalize, dtype)
+        # A missing library is said before gigabytes are downloaded.
+        saved_model.import_required(description)
+        identity = {**description, "files": _checksums(_local_folder(model), description)}
+    info = manifest.EncoderInfo(manifest.fingerprint(identity), description["dim"], normalize, dtype)
     return EncoderSpec(handle, description["kind"], info, model, description)
+
+
+def _checksums(folder: pathlib.Path, description: dict[str, Any]) -> dict[str, str]:
+    """Returns the SHA-256 of each file of a SavedModel that there must be, but not of what describes it."""
+    for file in filter(None, (saved_model.FILE, description["preprocess"].get("tokenizer"))):
+        if not (folder / file).is_file():
+            raise UserError(f"{folder}: holds no {file}")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / DESCRIPTION_FILE)
+    return {str(p.relative_to(folder)): storage.sha256(str(p)) for p in files}
 
 
 def precomputed(handle: str, dim: int, dtype: str, normalize: bool) -> EncoderSpec:
@@ -188,17 +223,19 @@ def _from_hub(url: str) -> pathlib.Path:
     import tensorflow_hub as hub
 
     try:
-        folder = pathlib.Path(hub.resolve(url))
-        if not (folder / "saved_model.pb").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        # Columns are resolved side by side; one must not sweep away what another has just fetched.
+        with _DOWNLOADING:
             folder = pathlib.Path(hub.resolve(url))
+            if not (folder / saved_model.FILE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder = pathlib.Path(hub.resolve(url))
     except Exception as error:
         # Networks fail in many ways, and TensorFlow passes on all of them.
         raise UserError(
             f"encoder {url}: cannot be downloaded ({error}); fetch it elsewhere and name its folder"
         ) from error
-    if not (folder / "saved_model.pb").exists():
-        raise UserError(f"encoder {url}: holds no saved_model.pb; it is no TensorFlow 2 SavedModel")
+    if not (folder / saved_model.FILE).exists():
+        raise UserError(f"encoder {url}: holds no {saved_model.FILE}; it is no TensorFlow 2 SavedModel")
     return folder
 
 
@@ -212,73 +249,6 @@ def one_thread_a_call(calls: int) -> None:
     except RuntimeError:
         # The runtime of this process is up already, with the threads it was given first.
         return
-
-
-def _load(spec: EncoderSpec) -> Callable[..., Any]:
-    """Loads a SavedModel as a function of its inputs, in their order, whatever its signature and output are like."""
-    import tensorflow as tf
-    import tensorflow_hub as hub
-
-    description, folder = spec.description, str(_local_folder(spec.model))
-    if module := description.get("requires"):
-        _import_required(spec, module)
-    try:
-        model = hub.load(folder)
-    except Exception as error:
-        # A broken SavedModel raises whatever its reader met first.
-        raise UserError(f"{folder}: TensorFlow cannot load this SavedModel ({error})") from error
-    signature, names = description.get("signature"), description.get("inputs")
-    if signature is None:
-        if not callable(model):
-            known = ", ".join(model.signatures)
-            raise UserError(f"{folder}: cannot be called; name a 'signature' in {DESCRIPTION_FILE}: it has {known}")
-
-        def call(*inputs: Any) -> Any:
-            return model(dict(zip(names, inputs, strict=True))) if names else model(*inputs)
-
-    else:
-        if signature not in model.signatures:
-            raise UserError(f"{folder}: has no signature {signature!r}; {nearest(signature, list(model.signatures))}")
-        function = model.signatures[signature]
-        specs = function.structured_input_signature[1]
-        order = names or list(specs)
-        if unknown := [name for name in order if name not in specs]:
-            raise UserError(f"{folder}: {signature} has no input {unknown[0]!r}; {nearest(unknown[0], list(specs))}")
-
-        def call(*inputs: Any) -> Any:
-            pairs = zip(order, inputs, strict=True)
-            return function(**{name: tf.cast(value, specs[name].dtype) for name, value in pairs})
-
-    return lambda *inputs: _pick(call(*inputs), spec)
-
-
-def _import_required(spec: EncoderSpec, module: str) -> None:
-    """Loads the library whose operations a model is made of."""
-    if module != "tensorflow_text":
-        raise UserError(f"encoder {spec.handle!r}: requires {module!r}; only tensorflow_text can be asked for")
-    try:
-        import tensorflow_text  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"encoder {spec.handle!r}: needs the operations of TensorFlow Text; pip install 'tensorflow-text==2.20.*'"
-        ) from error
-
-
-def _pick(result: Any, spec: EncoderSpec) -> np.ndarray:
-    output = spec.description.get("output")
-    if isinstance(result, Mapping):
-        if output is None and len(result) == 1:
-            output = next(iter(result))
-        if output not in result:
-            raise UserError(
-                f"encoder {spec.handle!r}: gives {', '.join(map(str, result))}; name one as 'output' of its description"
-            )
-        result = result[output]
-    elif isinstance(result, list | tuple):
-        if not isinstance(output or 0, int) or not -len(result) <= (output or 0) < len(result):
-            raise UserError(f"encoder {spec.handle!r}: gives {len(result)} tensors; 'output' must be the place of one")
-        result = result[output or 0]
-    return np.asarray(result.numpy(), np.float32)
 
 
 def finish(vectors: np.ndarray, spec: EncoderSpec) -> np.ndarray:
@@ -305,7 +275,7 @@ class ImageEncoder:
 
             self._model: Callable[..., Any] = vit.VitEncoder(*vit_checkpoint.load(spec.model), self.preprocess.size)
         else:
-            self._model = _load(spec)
+            self._model = saved_model.load(_local_folder(spec.model), spec.description)
 
     def encode(self, images: Sequence[np.ndarray | None], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` images uint8 `[size, size, 3]` to vectors `[n, dim]` float32.
@@ -326,16 +296,20 @@ class TextEncoder:
 
     def __init__(self, spec: EncoderSpec) -> None:
         """Loads the SavedModel and, where there is one, the tokenizer beside it."""
-        preprocess = spec.description["preprocess"]
+        folder, preprocess = _local_folder(spec.model), spec.description["preprocess"]
         self._tokenizer = None
         if preprocess:
             import tokenizers
 
-            path = _local_folder(spec.model) / preprocess["tokenizer"]
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            path = folder / preprocess["tokenizer"]
+            try:
+                self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            except Exception as error:
+                # The library has no exception of its own.
+                raise UserError(f"{path}: is no tokenizer that can be read ({error})") from error
             self._tokenizer.enable_truncation(preprocess["max_tokens"])
             self._tokenizer.enable_padding(pad_to_multiple_of=_TEXT_LENGTH_STEP)
-        self._spec, self._model = spec, _load(spec)
+        self._spec, self._model = spec, saved_model.load(folder, spec.description)
 
     def encode(self, texts: Sequence[str | None], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` texts to vectors `[n, dim]` float32; None is an empty text."""

@@ -1,0 +1,141 @@
+"""A SavedModel as a function of arrays that gives one matrix, whatever its signature and outputs are like.
+
+Owns the fields `signature`, `inputs`, `output` and `requires` of an `encoder.json` (docs/encoders.md). Where the folder
+comes from and what the arrays mean is left to `encoders`.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pipelines.errors import UserError
+from pipelines.options import nearest
+
+FILE = "saved_model.pb"
+
+
+def check(description: Mapping[str, Any], arrays: int) -> None:
+    """Raises a `ValueError` that names the field that is wrong; `arrays` is how many a batch consists of."""
+    if not isinstance(description.get("signature", ""), str):
+        raise ValueError("'signature' must be the name of one")
+    names = description.get("inputs")
+    if names is not None:
+        if not isinstance(names, list) or len(names) != arrays or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"'inputs' must be a list of {arrays} name{'s' * (arrays > 1)}")
+    output = description.get("output")
+    if isinstance(output, bool) or not isinstance(output, str | int | None):
+        raise ValueError("'output' must be a name or a place, counted from 0")
+    if description.get("requires") not in (None, "tensorflow_text"):
+        raise ValueError("'requires' can only be tensorflow_text")
+
+
+def import_required(description: Mapping[str, Any]) -> None:
+    """Imports the library whose operations a model is made of.
+
+    Raises:
+        UserError: if it is not installed, or is of another version than TensorFlow.
+    """
+    if not description.get("requires"):
+        return
+    import tensorflow as tf
+
+    try:
+        import tensorflow_text  # noqa: F401
+    except (ImportError, tf.errors.OpError) as error:
+        release = tf.__version__.rpartition(".")[0]
+        raise UserError(
+            f"encoder {description['name']!r}: needs the operations of TensorFlow Text ({error}); "
+            f"pip install 'tensorflow-text=={release}.*'"
+        ) from error
+
+
+def load(folder: pathlib.Path, description: Mapping[str, Any]) -> Callable[..., np.ndarray]:
+    """Loads a model as a function of arrays `[B, ..]`, in the order of `inputs`, to float32 `[B, ..]`.
+
+    Raises:
+        UserError: if it cannot be loaded or has no such signature; the function raises it if the model does not take
+            the arrays, or gives no such output.
+    """
+    import tensorflow as tf
+    import tensorflow_hub as hub
+
+    import_required(description)
+    try:
+        model = hub.load(str(folder))
+    except Exception as error:
+        # A broken SavedModel raises whatever its reader met first.
+        raise UserError(f"{folder}: TensorFlow cannot load this SavedModel ({error})") from error
+    signature, names = description.get("signature"), description.get("inputs")
+    if signature is not None:
+        call = _signature(model, signature, names, folder)
+    elif callable(model):
+
+        def call(*arrays: Any) -> Any:
+            # NumPy is cast to what the model takes, which is right for token ids, but pixels would lose their scale.
+            taken = [array if array.dtype == np.int32 else tf.convert_to_tensor(array) for array in arrays]
+            return model(dict(zip(names, taken, strict=True))) if names else model(*taken)
+
+    else:
+        known = ", ".join(model.signatures) or "none"
+        raise UserError(f"{folder}: cannot be called; name one of its signatures ({known}) as 'signature'")
+
+    def run(*arrays: Any) -> np.ndarray:
+        try:
+            result = call(*arrays)
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            given = " and ".join(f"{tf.as_dtype(array.dtype).name} {list(array.shape)}" for array in arrays)
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"{folder}: does not take {given}; see 'signature' and 'inputs' ({reason})") from error
+        picked = _pick(result, description.get("output"), folder)
+        if not tf.is_tensor(picked) or not picked.dtype.is_floating or picked.shape[:1] != arrays[0].shape[:1]:
+            raise UserError(f"{folder}: its output is no float tensor with a row for each of the batch; see 'output'")
+        return np.asarray(picked.numpy(), np.float32)
+
+    return run
+
+
+def _signature(model: Any, signature: str, names: list[str] | None, folder: pathlib.Path) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    if signature not in model.signatures:
+        raise UserError(f"{folder}: has no signature {signature!r}; {nearest(signature, list(model.signatures))}")
+    function = model.signatures[signature]
+    specs = function.structured_input_signature[1]
+    if names is None and len(specs) > 1:
+        # They have no order: token ids would be taken for the mask.
+        raise UserError(f"{folder}: {signature} has the inputs {', '.join(specs)}; name them in order as 'inputs'")
+    order = list(specs) if names is None else names
+    if unknown := [name for name in order if name not in specs]:
+        raise UserError(f"{folder}: {signature} has no input {unknown[0]!r}; {nearest(unknown[0], list(specs))}")
+
+    def cast(name: str, array: Any) -> Any:
+        given, wanted = tf.as_dtype(array.dtype), specs[name].dtype
+        # Pixels would lose their scale, in either direction.
+        if (given.is_integer, given.is_floating) != (wanted.is_integer, wanted.is_floating):
+            raise TypeError(f"{name} is {wanted.name}; of images, 'value_range' makes float32")
+        if not specs[name].shape.is_compatible_with(array.shape):
+            # TensorFlow itself looks at the types only.
+            raise ValueError(f"{name} is {specs[name].shape}")
+        return tf.cast(array, wanted)
+
+    def call(*arrays: Any) -> Any:
+        return function(**{name: cast(name, array) for name, array in zip(order, arrays, strict=True)})
+
+    return call
+
+
+def _pick(result: Any, output: str | int | None, folder: pathlib.Path) -> Any:
+    if isinstance(result, Mapping):
+        if output is None and len(result) == 1:
+            return next(iter(result.values()))
+        if output not in result:
+            raise UserError(f"{folder}: gives {', '.join(map(str, result))}; name one of them as 'output'")
+        return result[output]
+    several = result if isinstance(result, list | tuple) else [result]
+    if output is None and len(several) == 1:
+        return several[0]
+    if not isinstance(output, int) or not 0 <= output < len(several):
+        raise UserError(f"{folder}: gives {len(several)} tensor(s) without names; 'output' must be the place of one")
+    return several[output]
