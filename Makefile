@@ -4,6 +4,7 @@ CONFIG ?= configs/demo.py
 WORKDIR ?= out/demo
 # More flags for every stage of the demo, such as ARGS=--config.train.seeds=0,1
 ARGS ?=
+FUZZ_SECS ?= 60
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV := $(BIN)/uv pip install --quiet --native-tls --python $(BIN)/python
 DEMO := $(BIN)/python -m
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test fuzz lint clean
 
 help:  ## Show what make can do
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -56,6 +57,9 @@ lint: $(VENV)/dev.installed  ## Check style and types
 
 test: lint  ## Check style, types and run every test
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/dev.installed  ## Read bytes that nobody wrote, each case for FUZZ_SECS seconds
+	FUZZ_SECS=$(FUZZ_SECS) $(BIN)/python -m pytest tests/pipelines/sources/fuzz*_test.py
 
 clean:  ## Remove the environment and all outputs; downloads stay in ~/.cache/web-memory
 	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache
