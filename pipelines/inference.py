@@ -119,6 +119,10 @@ class BatchEmbedder:
                 return Reject(sample.member, "read", "MissingVector", f"the source has no {column} for it")
             if spec.kind == "text" and not sample.caption:
                 return Reject(sample.member, "read", "EmptyCaption", "there is no text to encode")
+            if spec.kind == "image" and sample.vectors and not sample.image:
+                return Reject(
+                    sample.member, "read", "MissingImage", f"the source has vectors, and no image for {column}"
+                )
         return None
 
     def _decode(self, item: Item) -> Item | Outcome:

@@ -185,7 +185,7 @@ def input_size(config: VitConfig, size: int | None = None) -> int:
 
 
 def describe(path: str, config: VitConfig, size: int | None = None) -> dict[str, Any]:
-    """Returns what decides the vectors, for a fingerprint: the fields of `encoder.json` (docs/contracts.md) and more.
+    """Returns what decides the vectors, for a fingerprint: the fields of `encoder.json` (docs/encoders.md) and more.
 
     The `preprocess` is how the published models were evaluated: the centre 7/8 (augreg, big_vision: 256 pixels by area,
     a crop of 224), or the whole image squashed (SigLIP). The file at `path` is read once for its checksum.

@@ -28,6 +28,9 @@ from pipelines.sources import (
 )
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample
 
+# Formats whose files name their fields; the others have places for what they hold.
+_NAMED_FIELDS = {"img2dataset", "img2dataset_parquet", "tfrecord", "vectors", "table"}
+
 Reader = Callable[[InputShard, Embed], Iterator[Sample | Reject | Filtered]]
 
 
@@ -105,11 +108,15 @@ def plan(source: Source, data: str, embed: Embed, folder: str) -> list[InputShar
         UserError: if the format is unknown, nothing is found, or a list is wrong.
     """
     whole = resolve(source, data)
+    if source.format not in {*CONTAINERS, *LISTS}:
+        raise UserError(f"source format {source.format!r} is unknown; {nearest(source.format, [*CONTAINERS, *LISTS])}")
+    if source.fields and source.format not in _NAMED_FIELDS:
+        raise UserError(f"source format {source.format}: its fields have no names; leave 'fields' empty")
+    if source.class_names and source.format not in LISTS:
+        raise UserError(f"source format {source.format}: takes no class names; leave 'class_names' empty")
     if source.format in CONTAINERS:
         return _plan_files(whole, CONTAINERS[source.format])
-    if source.format in LISTS:
-        return listing.plan(whole, LISTS[source.format](whole), folder, embed)
-    raise UserError(f"source format {source.format!r} is unknown; {nearest(source.format, [*CONTAINERS, *LISTS])}")
+    return listing.plan(whole, LISTS[source.format](whole), folder, embed)
 
 
 def _plan_files(source: Source, container: Container) -> list[InputShard]:

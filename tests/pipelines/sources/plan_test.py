@@ -13,6 +13,10 @@ def test_mistakes_of_a_source_are_worded(tmp_path):
         plan(Source(path="*.tar"))
     with pytest.raises(UserError, match="did you mean 'img2dataset'"):
         plan(Source(format="img2datset", path="*.tar"))
+    with pytest.raises(UserError, match="image_list: its fields have no names"):
+        plan(Source(format="image_list", path="x.txt", fields=("caption=text",)))
+    with pytest.raises(UserError, match="img2dataset: takes no class names"):
+        plan(Source(path="*.tar", class_names="names.txt"))
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "0.tar").write_bytes(b"")
