@@ -9,7 +9,7 @@ from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.utils.shared import Shared
 
 from configs.base import Embed, Filters
-from pipelines import inference, runner
+from pipelines import inference, runner, storage
 from pipelines.embed_plan import Folder
 from pipelines.encoders import EncoderSet, EncoderSpec, one_thread_a_call
 from pipelines.errors import UserError
@@ -48,7 +48,8 @@ class EmbedShard(beam.DoFn):
     def process(self, job: ShardJob) -> Iterator[Marker]:
         """Embeds one shard and yields its marker, unless a worker that was lost since had written it."""
         try:
-            if marker := read_marker(job.folder, job.shard.name, job.config_hash):
+            marker = read_marker(job.folder, job.shard.name, job.config_hash)
+            if marker and storage.exists(storage.join(job.folder, f"{job.shard.name}.parquet")):
                 yield marker
                 return
             yield embed_shard(job, self._shared.acquire(self._load), self._embed, self._threads())
