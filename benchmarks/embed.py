@@ -1,82 +1,267 @@
-"""How near the embedding of a shard comes to the bare work it cannot avoid.
+"""How near the embedding comes to the bare work that it cannot avoid, and to what one would write by hand instead.
 
-    python benchmarks/embed.py --config=configs/demo.py
+    python benchmarks/embed.py --config=configs/tiny_imagenet_lt.py --config.data=DATA
+    python benchmarks/embed.py --config=configs/demo.py --memory     # also 6,000 and 60,000 images, ten minutes more
 
-Takes the first shard of the config's memory. `embed_shard` (read, decode, encode, write Parquet, marker) and a bare
-loop over the same images, decoded and encoded in as many threads, run in turn; the ratio is the median of the repeats'
-ratios. The last line is one JSON object.
+Images of the config's memory are written anew as tars of equal size and embedded with its key encoder, over and
+over: by the Beam job, by a loop that only decodes and encodes, by one that only encodes, and by a tf.data pipeline that
+writes such vectors to Parquet (in a process of its own, with TensorFlow's own threads). They run in turn, ratios are
+medians of the repeats. Rates of the job are those at the margin: between the markers of its first and its last shard.
+The last line is one JSON object.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import io
+import itertools
 import json
 import multiprocessing
 import os
+import pathlib
 import statistics
+import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 
-from configs.base import Config
-from pipelines import options, sources
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.base import Config, Encoders, Filters, Source
+from pipelines import embed, options, sources, storage
 from pipelines.decode import decode, prepare
-from pipelines.embed_plan import resolve_encoders
-from pipelines.encoders import EncoderSet, one_thread_a_call
-from pipelines.inference import ShardJob, embed_shard
+from pipelines.encoders import ImageEncoder, one_thread_a_call, resolve
 from pipelines.sources import Sample
 
 _REPEATS = 5
+_TARS, _TAR_IMAGES = 12, 128
+_SKIPPED = 3
+_MEMORY_IMAGES = (6_000, 60_000)
+_TWO = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
-def _bare(samples: list[Sample], encoders: EncoderSet, config: Config, threads: int) -> None:
+def _write_tars(samples: Sequence[Sample], folder: pathlib.Path, images: int) -> None:
+    folder.mkdir(parents=True)
+    endless = itertools.cycle(samples)
+    for shard in range(-(-images // _TAR_IMAGES)):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for row in range(_TAR_IMAGES):
+                data = next(endless).image
+                info = tarfile.TarInfo(f"{shard:05d}{row:05d}.jpg")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def _config(config: Config, data: pathlib.Path, workdir: str, threads: int) -> Config:
+    return Config(
+        data=str(data),
+        workdir=workdir,
+        memory=Source(format="img2dataset", path="*.tar"),
+        train_set=Source(),
+        val_set=Source(),
+        test_set=Source(),
+        encoders=Encoders(config.encoders.key, (), ()),
+        embed=dataclasses.replace(config.embed, threads=threads),
+        filters=Filters(leakage=0.0),
+    )
+
+
+def _job(config: Config, data: pathlib.Path, beam: Sequence[str] = (), threads: int = 0) -> tuple[float, float]:
+    """Returns images/s at the margin of a whole job, and the bytes of its Parquet files over those of its vectors."""
+    with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(io.StringIO()):
+        embed.run(_config(config, data, workdir, threads), list(beam))
+        memory = pathlib.Path(workdir) / "memory"
+        when = sorted(path.stat().st_mtime_ns for path in (memory / "_done").glob("*.json"))
+        # Workers start and end at different times; between these markers all are at work.
+        begin, end = _SKIPPED, len(when) - _SKIPPED
+        files = list(memory.glob("*.parquet"))
+        width = pq.read_schema(files[0]).field("key").type.list_size
+        stored = sum(file.stat().st_size for file in files)
+        vectors = sum(pq.read_metadata(file).num_rows for file in files) * width * 4
+        return (end - begin) * _TAR_IMAGES / (when[end] - when[begin]) * 1e9, stored / vectors
+
+
+def _bare(samples: Sequence[Sample], encoder: ImageEncoder, config: Config, threads: int) -> float:
+    """Returns images/s of decoding and encoding, and of nothing else."""
     size = config.embed.batch_size
 
     def work(first: int) -> None:
         batch = samples[first : first + size]
-        images = [decode(sample.image, config.embed.max_image_pixels) for sample in batch]
-        for encoder in encoders.image.values():
-            encoder.encode([prepare(image, encoder.preprocess) for image in images], size)
-        for text in encoders.text.values():
-            text.encode([sample.caption or "" for sample in batch], size)
+        pictures = [decode(s.image, config.embed.max_image_pixels, [encoder.preprocess]) for s in batch]
+        encoder.encode([prepare(picture, encoder.preprocess) for picture in pictures], size)
 
+    return _rate(work, len(samples), size, threads)
+
+
+def _encode_only(encoder: ImageEncoder, images: int, size: int, threads: int) -> float:
+    """Returns images/s of the encoder on pixels that are there."""
+    side = encoder.preprocess.size
+    batch = list(np.random.default_rng(0).integers(0, 256, (size, side, side, 3), np.uint8))
+    return _rate(lambda _: encoder.encode(batch, size), images, size, threads)
+
+
+def _rate(work: object, images: int, size: int, threads: int) -> float:
+    begin = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(0, len(samples), size)))
+        list(pool.map(work, range(0, images, size)))  # type: ignore[arg-type]
+    return images / (time.perf_counter() - begin)
 
 
-def run(config: Config, _: list[str]) -> None:
+def _by_hand(folder: str, data: str, size: int, crop: float, batch_size: int) -> None:
+    """Embeds all tars with tf.data for each line on standard input, and answers with images/s."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(folder)
+
+    def members() -> Iterator[bytes]:
+        for path in sorted(pathlib.Path(data).glob("*.tar")):
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    yield tar.extractfile(member).read()  # type: ignore[union-attr]
+
+    def pixels(image: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_jpeg(image, channels=3)
+        shape = tf.cast(tf.shape(image)[:2], tf.float32)
+        side = tf.cast(tf.reduce_min(shape) * crop, tf.int32)
+        top, left = (tf.shape(image)[0] - side) // 2, (tf.shape(image)[1] - side) // 2
+        image = tf.image.crop_to_bounding_box(image, top, left, side, side)
+        image = tf.image.resize(image, (size, size), "bicubic", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
+    def run() -> float:
+        images, tables, begin = 0, [], 0.0
+        data_set = tf.data.Dataset.from_generator(members, output_signature=tf.TensorSpec((), tf.string))
+        data_set = data_set.map(pixels, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
+        with tempfile.TemporaryDirectory() as out:
+            for batch in data_set:
+                vectors = tf.math.l2_normalize(model(batch), -1).numpy()
+                # The margin, as of the job: the first batch pays for tracing and starting.
+                if not begin:
+                    begin = time.perf_counter()
+                else:
+                    images += len(vectors)
+                flat = pa.array(vectors.reshape(-1))
+                tables.append(pa.table({"key": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}))
+            pq.write_table(pa.concat_tables(tables), f"{out}/x.parquet", compression="zstd", use_dictionary=False)
+            return images / (time.perf_counter() - begin)
+
+    for _ in sys.stdin:
+        print(run(), flush=True)
+
+
+class _ByHand:
+    """The tf.data pipeline in its process, which waits while the others run."""
+
+    def __init__(self, encoder: ImageEncoder, config: Config, data: pathlib.Path) -> None:
+        from pipelines import builtin_encoders
+
+        folder = builtin_encoders.ensure(config.encoders.key, storage.cache_dir() / "encoders")
+        wanted = encoder.preprocess
+        arguments = [str(folder), str(data), wanted.size, wanted.crop_fraction, config.embed.batch_size]
+        command = [sys.executable, __file__, "--by-hand", json.dumps(arguments)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def rate(self) -> float:
+        assert self._process.stdin and self._process.stdout
+        print("go", file=self._process.stdin, flush=True)
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _peak_kib(config_file: str, flags: Sequence[str]) -> int:
+    """Returns the peak resident memory of a whole embed command."""
+    code = (
+        "import resource, sys; from pipelines import embed; assert embed.main(sys.argv[1:]) == 0;"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"--config={config_file}", *flags], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout.split()[-1])
+
+
+def _memory_ratio(config: Config, samples: Sequence[Sample], root: pathlib.Path) -> float:
+    peaks = []
+    for images in _MEMORY_IMAGES:
+        _write_tars(samples, root / f"{images}", images)
+        (root / "config.py").write_text("from configs.base import Config\ndef get_config():\n    return Config()\n")
+        flat = options.flatten(_config(config, root / f"{images}", str(root / f"out-{images}"), 0))
+        named = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in flat.items()}
+        wanted = ("data", "workdir", "memory.path", "encoders.", "train_set.path", "val_set.path", "test_set.path")
+        flags = [f"--config.{name}={value}" for name, value in named.items() if name.startswith(wanted)]
+        peaks.append(_peak_kib(str(root / "config.py"), [*flags, "--config.filters.leakage=0"]))
+        print(f"{images:,} images: peak {peaks[-1] / 1024:,.0f} MiB", flush=True)
+    return peaks[1] / peaks[0]
+
+
+def run(config: Config, _: list[str], memory: bool = False) -> None:
     """Measures and prints."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     threads = multiprocessing.cpu_count()
-    specs = resolve_encoders(config)
-    one_thread_a_call(threads)
-    encoders = EncoderSet(specs)
-    shard = dataclasses.replace(sources.plan(config.memory, config.data, config.embed)[0], number=0)
-    samples = [item for item in sources.read(shard, config.embed) if isinstance(item, Sample)]
-    _bare(samples[: 2 * config.embed.batch_size], encoders, config, threads)
-    rates: dict[str, list[float]] = {"pipeline": [], "decode_encode": []}
-    with tempfile.TemporaryDirectory() as folder:
-        job = ShardJob(shard, folder, "benchmark", "benchmark", specs)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = pathlib.Path(temporary)
+        shard = sources.plan(config.memory, config.data, config.embed, str(root / "listing"))[0]
+        read = (item for item in sources.read(shard, config.embed) if isinstance(item, Sample))
+        samples = list(itertools.islice(read, _TARS * _TAR_IMAGES))
+        data = root / "tars"
+        _write_tars(samples, data, _TARS * _TAR_IMAGES)
+        one_thread_a_call(threads)
+        encoder = ImageEncoder(resolve(config.encoders.key, config.encoders.dtype))
+        by_hand, size = _ByHand(encoder, config, data), config.embed.batch_size
+        by_hand.rate()
+        _encode_only(encoder, 4 * size, size, threads)
+        rates: dict[str, list[float]] = {}
+        share = 0.0
         for repeat in range(_REPEATS):
-            begin = time.perf_counter()
-            _bare(samples, encoders, config, threads)
-            middle = time.perf_counter()
-            embed_shard(job, encoders, config.embed, threads)
-            end = time.perf_counter()
-            rates["decode_encode"].append(len(samples) / (middle - begin))
-            rates["pipeline"].append(len(samples) / (end - middle))
-            print(f"{repeat + 1} of {_REPEATS}: " + ", ".join(f"{n} {r[-1]:.1f} images/s" for n, r in rates.items()))
-    ratios = [pipeline / bare for pipeline, bare in zip(rates["pipeline"], rates["decode_encode"], strict=True)]
-    medians = {f"{name}_images_per_sec": round(statistics.median(values), 1) for name, values in rates.items()}
-    print(
-        json.dumps(
-            {"pipeline_over_decode_encode": round(statistics.median(ratios), 3), **medians, "images": len(samples)}
-        )
-    )
+            pipeline, share = _job(config, data)
+            measured = {
+                "pipeline": pipeline,
+                "decode_encode": _bare(samples, encoder, config, threads),
+                "encode": _encode_only(encoder, len(samples), size, threads),
+                "tf_data": by_hand.rate(),
+                "one_process_one_thread": _job(config, data, threads=1)[0],
+                "two_processes": _job(config, data, _TWO, threads=1)[0],
+            }
+            for name, rate in measured.items():
+                rates.setdefault(name, []).append(rate)
+            print(f"{repeat + 1} of {_REPEATS}: " + ", ".join(f"{n} {r:.1f} images/s" for n, r in measured.items()))
+            sys.stdout.flush()
+        by_hand.close()
+
+        def ratio(over: str, under: str) -> float:
+            return round(statistics.median(a / b for a, b in zip(rates[over], rates[under], strict=True)), 3)
+
+        result = {
+            "pipeline_over_decode_encode": ratio("pipeline", "decode_encode"),
+            "pipeline_over_encode": ratio("pipeline", "encode"),
+            "pipeline_over_tf_data": ratio("pipeline", "tf_data"),
+            "two_processes_over_one": ratio("two_processes", "one_process_one_thread"),
+            "parquet_over_vector_bytes": round(share, 4),
+            **({"peak_memory_60000_over_6000": round(_memory_ratio(config, samples, root), 3)} if memory else {}),
+            **{f"{name}_images_per_sec": round(statistics.median(values), 1) for name, values in rates.items()},
+            "images": len(samples),
+            "repeats": _REPEATS,
+        }
+        print(json.dumps(result))
 
 
 def main() -> int:
     """Runs the benchmark."""
-    return options.main(run, str(__doc__).splitlines()[0])
+    if sys.argv[1:2] == ["--by-hand"]:
+        _by_hand(*json.loads(sys.argv[2]))
+        return 0
+    switches = {"memory": "measure the peak memory at 6,000 and 60,000 images, too"}
+    return options.main(run, str(__doc__).splitlines()[0], switches=switches)
 
 
 if __name__ == "__main__":
