@@ -15,7 +15,7 @@ from index import lookup, neighbors, neighbors_job, neighbors_plan
 from index.exact_searcher import ExactSearcher
 from index.lookup import Lookup
 from index.shard_store import Shard
-from pipelines import options, schemas
+from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
 from tests.index.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force, digests, snapshot, unit
@@ -51,6 +51,31 @@ def test_lists_equal_brute_force(indexed: World, capsys):
         assert table.num_rows == rows and table.schema.equals(schemas.neighbors(K))
     output = capsys.readouterr().out
     assert "163 in train, val, test" in output and "not measured at 7" in output
+
+
+def test_dropped_rows_are_in_no_list(world: World):
+    folder = f"{world.folder}/memory"
+    _, whole = manifest.read_complete(folder, "pipelines.embed")
+    markers = manifest.read_markers(folder, whole["config_hash"])
+    kept = np.random.default_rng(0).random(len(world.keys)) < 0.6
+    shards, _ = schemas.split_ids(world.ids)
+    drops = {}
+    for marker in markers.values():
+        ids = world.ids[~kept & (shards == marker.number)]
+        path = f"{folder}/{manifest.DROPPED}/{marker.name}.parquet"
+        schemas.write(path, pa.table({"id": pa.array(ids)}), {"config_hash": whole["config_hash"]})
+        drops[marker.name] = manifest.Drops(len(ids), storage.sha256(path))
+    manifest.complete(folder, markers.values(), whole["config_hash"], drops)
+    assert world.build() == 0 and world.neighbors() == 0
+    opened = lists(world)
+    for split in SPLITS:
+        right, _ = brute_force(world.queries[split], world.keys[kept], K)
+        found = schemas.to_matrix(opened.split(split)["neighbor_ids"])
+        np.testing.assert_array_equal(found, world.ids[kept][right])
+    named = opened.memory(["id", "key"])
+    places = np.searchsorted(world.ids, named["id"].to_numpy())
+    assert kept[places].all()
+    np.testing.assert_array_equal(schemas.to_matrix(named["key"]), world.keys[places])
 
 
 def test_named_rows_are_gathered_once_with_all_their_columns(indexed: World):
