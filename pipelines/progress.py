@@ -18,6 +18,7 @@ from pipelines import storage
 
 _LINE_EVERY_SECS = 5.0
 _POLL_EVERY_SECS = 1.0
+_POLL_SHARE = 20
 _LOG_WIDTH = 160
 
 console = Console(highlight=False)
@@ -131,8 +132,12 @@ class Watch:
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
     def _poll(self) -> None:
-        while not self._done.wait(_POLL_EVERY_SECS):
+        pause = _POLL_EVERY_SECS
+        while not self._done.wait(pause):
+            begin = time.monotonic()
             self._stage.update(*self._measure())
+            # Listing the markers of a large job on an object store takes a while, and must not be all that is done.
+            pause = max(_POLL_EVERY_SECS, _POLL_SHARE * (time.monotonic() - begin))
 
     def __enter__(self) -> None:
         """Starts polling."""
