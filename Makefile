@@ -56,7 +56,7 @@ lint: $(VENV)/dev.installed  ## Check style and types
 	$(BIN)/mypy
 
 test: lint  ## Check style, types and run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 fuzz: $(VENV)/dev.installed  ## Read bytes that nobody wrote, each case for FUZZ_SECS seconds
 	FUZZ_SECS=$(FUZZ_SECS) $(BIN)/python -m pytest tests/pipelines/sources/fuzz*_test.py

@@ -49,6 +49,7 @@ setup(
             "onnxruntime",
             "psutil",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "scikit-image",
             "wheel",

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from configs.base import Config, Encoders, Filters, Source
 from pipelines import embed, options, sources, storage
 from pipelines.decode import decode, prepare
-from pipelines.encoders import ImageEncoder, one_thread_a_call, resolve
+from pipelines.encoders import ImageEncoder, keep_freed_memory, one_thread_a_call, resolve
 from pipelines.sources import Sample
 
 _REPEATS = 5
@@ -216,6 +216,7 @@ def run(config: Config, _: list[str], memory: bool = False) -> None:
         data = root / "tars"
         _write_tars(samples, data, _TARS * _TAR_IMAGES)
         one_thread_a_call(threads)
+        keep_freed_memory()
         encoder = ImageEncoder(resolve(config.encoders.key, config.encoders.dtype))
         by_hand, size = _ByHand(encoder, config, data), config.embed.batch_size
         by_hand.rate()

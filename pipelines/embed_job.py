@@ -11,7 +11,7 @@ from apache_beam.utils.shared import Shared
 from configs.base import Embed, Filters
 from pipelines import inference, runner, storage
 from pipelines.embed_plan import Folder
-from pipelines.encoders import EncoderSet, EncoderSpec, one_thread_a_call
+from pipelines.encoders import EncoderSet, EncoderSpec, keep_freed_memory, one_thread_a_call
 from pipelines.errors import UserError
 from pipelines.filters import RowFilters
 from pipelines.inference import ShardJob, Tools, embed_shard
@@ -42,6 +42,7 @@ class EmbedShard(beam.DoFn):
 
     def _load(self) -> Tools:
         one_thread_a_call(self._threads())
+        keep_freed_memory()
         opt_out = OptOut.load(self._filters.opt_out) if self._filters.opt_out else None
         return Tools(EncoderSet(self._specs), RowFilters(self._filters), opt_out)
 
