@@ -1,7 +1,7 @@
 """How near the embedding comes to the bare work that it cannot avoid, and to what one would write by hand instead.
 
     python benchmarks/embed.py --config=configs/tiny_imagenet_lt.py --config.data=DATA
-    python benchmarks/embed.py --config=configs/demo.py --memory     # also 6,000 and 60,000 images, ten minutes more
+    python benchmarks/embed.py --config=configs/demo.py --processes --memory     # a quarter of an hour more
 
 Images of the config's memory are written anew as tars of equal size and embedded with its key encoder, over and
 over: by the Beam job, by a loop that only decodes and encodes, by one that only encodes, and by a tf.data pipeline that
@@ -38,18 +38,19 @@ from pipelines.encoders import ImageEncoder, keep_freed_memory, one_thread_a_cal
 from pipelines.sources import Sample
 
 _REPEATS = 5
-_TARS, _TAR_IMAGES = 12, 128
-_SKIPPED = 3
+_TARS, _TAR_IMAGES = 3, 512
+# Two worker processes share shards; small ones, so that both have several.
+_SMALL_TARS, _SMALL_TAR_IMAGES = 12, 128
 _MEMORY_IMAGES = (6_000, 60_000)
 _TWO = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
-def _write_tars(samples: Sequence[Sample], folder: pathlib.Path, images: int) -> None:
+def _write_tars(samples: Sequence[Sample], folder: pathlib.Path, tars: int, images: int) -> None:
     folder.mkdir(parents=True)
     endless = itertools.cycle(samples)
-    for shard in range(-(-images // _TAR_IMAGES)):
+    for shard in range(tars):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
-            for row in range(_TAR_IMAGES):
+            for row in range(images):
                 data = next(endless).image
                 info = tarfile.TarInfo(f"{shard:05d}{row:05d}.jpg")
                 info.size = len(data)
@@ -70,19 +71,30 @@ def _config(config: Config, data: pathlib.Path, workdir: str, threads: int) -> C
     )
 
 
-def _job(config: Config, data: pathlib.Path, beam: Sequence[str] = (), threads: int = 0) -> tuple[float, float]:
-    """Returns images/s at the margin of a whole job, and the bytes of its Parquet files over those of its vectors."""
+def _job(
+    config: Config, data: pathlib.Path, skipped: int, beam: Sequence[str] = (), threads: int = 0
+) -> tuple[float, float]:
+    """Returns images/s at the margin of a whole job, and the bytes of its Parquet files over those of its vectors.
+
+    Args:
+        config: names the encoder.
+        data: folder of the tars.
+        skipped: markers that are left out at the begin and, but for the last, at the end.
+        beam: flags for Beam.
+        threads: of each process; 0 for all.
+    """
     with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(io.StringIO()):
         embed.run(_config(config, data, workdir, threads), list(beam))
         memory = pathlib.Path(workdir) / "memory"
         when = sorted(path.stat().st_mtime_ns for path in (memory / "_done").glob("*.json"))
         # Workers start and end at different times; between these markers all are at work.
-        begin, end = _SKIPPED, len(when) - _SKIPPED
+        begin, end = skipped, len(when) - 1 - skipped
         files = list(memory.glob("*.parquet"))
         width = pq.read_schema(files[0]).field("key").type.list_size
         stored = sum(file.stat().st_size for file in files)
         vectors = sum(pq.read_metadata(file).num_rows for file in files) * width * 4
-        return (end - begin) * _TAR_IMAGES / (when[end] - when[begin]) * 1e9, stored / vectors
+        rows = pq.read_metadata(files[0]).num_rows
+        return (end - begin) * rows / (when[end] - when[begin]) * 1e9, stored / vectors
 
 
 def _bare(samples: Sequence[Sample], encoder: ImageEncoder, config: Config, threads: int) -> float:
@@ -193,7 +205,7 @@ def _peak_kib(config_file: str, flags: Sequence[str]) -> int:
 def _memory_ratio(config: Config, samples: Sequence[Sample], root: pathlib.Path) -> float:
     peaks = []
     for images in _MEMORY_IMAGES:
-        _write_tars(samples, root / f"{images}", images)
+        _write_tars(samples, root / f"{images}", images // _TAR_IMAGES + 1, _TAR_IMAGES)
         (root / "config.py").write_text("from configs.base import Config\ndef get_config():\n    return Config()\n")
         flat = options.flatten(_config(config, root / f"{images}", str(root / f"out-{images}"), 0))
         named = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in flat.items()}
@@ -204,7 +216,7 @@ def _memory_ratio(config: Config, samples: Sequence[Sample], root: pathlib.Path)
     return peaks[1] / peaks[0]
 
 
-def run(config: Config, _: list[str], memory: bool = False) -> None:
+def run(config: Config, _: list[str], processes: bool = False, memory: bool = False) -> None:
     """Measures and prints."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     threads = multiprocessing.cpu_count()
@@ -213,8 +225,9 @@ def run(config: Config, _: list[str], memory: bool = False) -> None:
         shard = sources.plan(config.memory, config.data, config.embed, str(root / "listing"))[0]
         read = (item for item in sources.read(shard, config.embed) if isinstance(item, Sample))
         samples = list(itertools.islice(read, _TARS * _TAR_IMAGES))
-        data = root / "tars"
-        _write_tars(samples, data, _TARS * _TAR_IMAGES)
+        data, small = root / "tars", root / "small"
+        _write_tars(samples, data, _TARS, _TAR_IMAGES)
+        _write_tars(samples, small, _SMALL_TARS, _SMALL_TAR_IMAGES)
         one_thread_a_call(threads)
         keep_freed_memory()
         encoder = ImageEncoder(resolve(config.encoders.key, config.encoders.dtype))
@@ -224,15 +237,16 @@ def run(config: Config, _: list[str], memory: bool = False) -> None:
         rates: dict[str, list[float]] = {}
         share = 0.0
         for repeat in range(_REPEATS):
-            pipeline, share = _job(config, data)
+            pipeline, share = _job(config, data, 0)
             measured = {
                 "pipeline": pipeline,
                 "decode_encode": _bare(samples, encoder, config, threads),
                 "encode": _encode_only(encoder, len(samples), size, threads),
                 "tf_data": by_hand.rate(),
-                "one_process_one_thread": _job(config, data, threads=1)[0],
-                "two_processes": _job(config, data, _TWO, threads=1)[0],
             }
+            if processes:
+                measured["one_process"] = _job(config, small, 2, threads=1)[0]
+                measured["two_processes"] = _job(config, small, 2, _TWO, threads=1)[0]
             for name, rate in measured.items():
                 rates.setdefault(name, []).append(rate)
             print(f"{repeat + 1} of {_REPEATS}: " + ", ".join(f"{n} {r:.1f} images/s" for n, r in measured.items()))
@@ -246,7 +260,7 @@ def run(config: Config, _: list[str], memory: bool = False) -> None:
             "pipeline_over_decode_encode": ratio("pipeline", "decode_encode"),
             "pipeline_over_encode": ratio("pipeline", "encode"),
             "pipeline_over_tf_data": ratio("pipeline", "tf_data"),
-            "two_processes_over_one": ratio("two_processes", "one_process_one_thread"),
+            **({"two_processes_over_one": ratio("two_processes", "one_process")} if processes else {}),
             "parquet_over_vector_bytes": round(share, 4),
             **({"peak_memory_60000_over_6000": round(_memory_ratio(config, samples, root), 3)} if memory else {}),
             **{f"{name}_images_per_sec": round(statistics.median(values), 1) for name, values in rates.items()},
@@ -261,7 +275,10 @@ def main() -> int:
     if sys.argv[1:2] == ["--by-hand"]:
         _by_hand(*json.loads(sys.argv[2]))
         return 0
-    switches = {"memory": "measure the peak memory at 6,000 and 60,000 images, too"}
+    switches = {
+        "processes": "measure two worker processes against one, each with one thread, too",
+        "memory": "measure the peak memory at 6,000 and 60,000 images, too",
+    }
     return options.main(run, str(__doc__).splitlines()[0], switches=switches)
 
 
