@@ -178,8 +178,10 @@ def _open_folder(name: str, path: str, source: Source, config: Config, specs: di
     shards = sources.plan(source, config.data, config.embed, listings)
     config_hash = manifest.claim(path, "pipelines.embed", identity)
     storage.write_json(storage.join(path, "config.json"), dataclasses.asdict(config))
-    for stale in {*storage.files(listings, ".parquet")} - {shard.listing for shard in shards}:
-        storage.remove(stale)
+    wanted = {storage.name(shard.listing) for shard in shards}
+    for listing in storage.files(listings, ".parquet"):
+        if storage.name(listing) not in wanted:
+            storage.remove(listing)
     folder = Folder(name, path, config_hash, specs, _number(path, shards), {})
     folder.refresh()
     folder.forget_changed()

@@ -385,3 +385,10 @@ def test_several_value_columns_share_an_encoder(world, encoders):
     table = memory.read(0, ["key", "value_text", "value_text_again"])
     assert table["value_text"] == table["value_text_again"] and table["key"].type.value_type == pa.float16()
     assert np.abs(np.linalg.norm(schemas.to_matrix(table["value_text"]), axis=1) - 1).min() > 0.01
+
+
+def test_a_workdir_may_be_written_in_any_way(world, monkeypatch):
+    world.embed("plain")
+    monkeypatch.chdir(world.root)
+    assert world.embed(workdir="./dotted/../out") == 0
+    assert world.parquet("out") == world.parquet("plain")
