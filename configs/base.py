@@ -113,6 +113,7 @@ class Index:
         leaves: partitions of one shard; 0 lets the planner choose.
         reorder: precision of the keys that candidates are scored anew with: `bfloat16`, `float32` or `int8`. It
             decides the memory that a searcher takes.
+        memory_gb: most memory that building one shard may take; 0 for any.
         max_queries: most queries that recall is measured on.
     """
 
@@ -122,6 +123,7 @@ class Index:
     k: int = 32
     leaves: int = 0
     reorder: str = "bfloat16"
+    memory_gb: float = 0.0
     max_queries: int = 2000
 
 
