@@ -71,9 +71,8 @@ def size(plan: Plan, rows: int, dim: int) -> Size:
         raw = 4 * rows * dim
         return Size(raw, 2 * raw, raw)
     coded = plan.pca_dims or dim
-    copies = 2 if plan.soar else 1
-    codes = copies * rows * math.ceil(coded / plan.dims_per_block)
-    tokens = copies * 4 * rows
+    codes = rows * math.ceil(coded / plan.dims_per_block)
+    tokens = 4 * rows
     trained = 4 * plan.leaves * coded + 4 * 16 * coded + 4 * plan.pca_dims * dim
     kept = _KEPT_BYTES[plan.reorder] * rows * dim
     # In memory two codes share a byte.
@@ -88,7 +87,7 @@ def work(plan: Plan, rows: int, dim: int) -> float:
         return float(rows * dim)
     coded = plan.pca_dims or dim
     training = _TRAINING_WORK * plan.sample_rows * plan.leaves * coded
-    coding = (2 if plan.soar else 1) * rows * (plan.leaves + _CODING_WORK) * coded
+    coding = rows * (plan.leaves + _CODING_WORK) * coded
     projecting = _PCA_WORK * (rows + plan.sample_rows) * dim * plan.pca_dims
     return training + coding + projecting
 
