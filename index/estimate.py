@@ -21,10 +21,10 @@ from index.searcher import ArrayKeys
 CALIBRATION_ROWS = 20_000
 CALIBRATION_QUERIES = 400
 _KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-# Keys of the sample, ScaNN's copy of them, the residuals it quantizes and the points of its k-means.
-_SAMPLE_COPIES = 3.3
-# Fitted on 250k and 1M x 128 and on 100k x 768: work in multiply-adds of comparing a key to a leaf's centre.
-_TRAINING_WORK, _CODING_WORK, _PCA_WORK = 11.0, 1600.0, 3.2
+# The sample, its points in the order of their leaves, and their sums.
+_SAMPLE_COPIES = 2.5
+# ScaNN's coding of one dimension takes as long as comparing it to so many centres, its projection to one axis to ten.
+_CODING_WORK, _PCA_WORK = 4400.0, 10.0
 # Neighbours crowd into a smaller share of the leaves as rows grow.
 _SHARE_POWER = 0.5
 
@@ -86,10 +86,8 @@ def work(plan: Plan, rows: int, dim: int) -> float:
     if not plan.leaves:
         return float(rows * dim)
     coded = plan.pca_dims or dim
-    training = _TRAINING_WORK * plan.sample_rows * plan.leaves * coded
-    coding = rows * (plan.leaves + _CODING_WORK) * coded
-    projecting = _PCA_WORK * (rows + plan.sample_rows) * dim * plan.pca_dims
-    return training + coding + projecting
+    comparing = (plan.iterations * plan.sample_rows + rows) * plan.leaves * coded
+    return comparing + _CODING_WORK * rows * coded + _PCA_WORK * (rows + plan.sample_rows) * dim * plan.pca_dims
 
 
 def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibration:
