@@ -142,7 +142,7 @@ def test_precision_of_what_is_scored_anew(keys, reorder, least, error):
 
 
 def test_trained_on_a_sample_it_finds_as_much(engine, keys):
-    sampled = scann_searcher.build(ArrayKeys(keys), dataclasses.replace(PLAN, sample_rows=1000))
+    sampled = scann_searcher.build(ArrayKeys(keys), dataclasses.replace(PLAN, sample_rows=2000))
     queries, parameters = unit(200, dim=33, seed=1), Parameters(8, 20, K)
     of_all = recall(engine.with_parameters(parameters), keys, queries)
     assert abs(recall(sampled.with_parameters(parameters), keys, queries) - of_all) < 0.03
