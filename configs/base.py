@@ -108,6 +108,8 @@ class Index:
     Attributes:
         searcher: `scann`, or `exact` where ScaNN cannot run.
         shards: parts of the index, each built and searched on its own.
+        sharding: `routed`, shards are regions of space and a query visits those near it; or `hash`, chance decides and
+            every query visits every shard.
         target_recall: recall@k that the search parameters are tuned to.
         k: the k of that recall.
         leaves: partitions of one shard; 0 takes the square root of its rows.
@@ -115,7 +117,8 @@ class Index:
     """
 
     searcher: str = "scann"
-    shards: int = 2
+    shards: int = 1
+    sharding: str = "routed"
     target_recall: float = 0.95
     k: int = 32
     leaves: int = 0

@@ -19,7 +19,7 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         UserError: if an input, the config or a flag is wrong.
     """
     from index import neighbors_job, neighbors_plan
-    from index.shard_store import Index
+    from index.reader import Index
     from pipelines import runner
 
     runner.beam_options(beam_args)
@@ -35,7 +35,7 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         else:
             whole = storage.read_json(storage.join(job.folder, manifest.COMPLETE_FILE))
             title = "neighbors: already looked up"
-        recall = Index(config.index_dir).facts["recall"]
+        recall = Index.open(config.index_dir).facts["recall"]
         beyond = f", not measured at {job.k}" if job.k > recall["k"] else ""
         summary(
             title,

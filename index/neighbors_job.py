@@ -17,7 +17,7 @@ import pyarrow as pa
 from index import keys, searcher
 from index.lookup import Lookup
 from index.neighbors_plan import MEMORY, Block, Job
-from index.shard_store import Index
+from index.reader import Index
 from pipelines import manifest, runner, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
@@ -39,7 +39,7 @@ class SearchShard(beam.DoFn):
         shard, numbers = item
         missing = [block for block in (self._job.blocks[n] for n in numbers) if not self._is_done(shard, block)]
         if missing:
-            lookup = Lookup(Index(self._job.index).load(shard))
+            lookup = Lookup(Index.open(self._job.index).load(shard))
             for name in dict.fromkeys(block.split for block in missing):
                 self._search_split(shard, lookup, name, [block for block in missing if block.split == name])
         for number in numbers:

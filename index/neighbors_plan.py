@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from configs.base import Config
 from index import keys, limits
-from index.shard_store import Index
+from index.reader import Index
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
@@ -129,7 +129,7 @@ def claim(config: Config) -> Job:
     Raises:
         UserError: if an earlier stage is not finished or is of something else, or the config is impossible.
     """
-    wanted, memory, index = config.neighbors, Embeddings(config.memory_dir), Index(config.index_dir)
+    wanted, memory, index = config.neighbors, Embeddings(config.memory_dir), Index.open(config.index_dir)
     limits.require("neighbors.block_rows", wanted.block_rows, 1)
     limits.require("neighbors.k", wanted.k, 1, memory.rows)
     if index.memory_snapshot != memory.snapshot:

@@ -83,6 +83,8 @@ def full_search(plan: Plan, rows: int, k: int) -> Parameters:
 
 def cost(parameters: Parameters, plan: Plan, rows: int) -> float:
     """Returns the cost of one query, in quantized rows scanned."""
+    if not plan.leaves:
+        return 8.0 * rows
     return rows * parameters.leaves_to_search / plan.leaves + _REORDER_COST * parameters.pre_reorder_num_neighbors
 
 
@@ -132,3 +134,10 @@ def _leaves_steps(leaves: int) -> list[int]:
 
 def _reorder_steps(rows: int, k: int) -> list[int]:
     return sorted({min(rows, math.ceil(k * factor)) for factor in _REORDER_FACTORS})
+
+
+LEVELS = (0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+def frontier(measure, plan, rows, k, levels):
+    return {level: tune(measure, plan, rows, k, level) for level in levels}

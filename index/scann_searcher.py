@@ -88,11 +88,11 @@ class ScannSearcher:
         # A relative folder would be doubled in the paths that ScaNN notes, absolute ones would pin it to its place.
         self._scann.serialize(os.path.abspath(folder), relative_path=True)
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and scores as `Searcher.search`; equal calls give equal results, on any number of threads."""
         if not len(queries) or not k:
             return np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-        wanted = min(k, self._rows)
+        wanted = min(k + more, self._rows)
         longer = max(1.0, wanted / self._parameters.k)
         rows, scores = self._scann.search_batched_parallel(
             np.ascontiguousarray(queries, np.float32),
@@ -101,12 +101,12 @@ class ScannSearcher:
             leaves_to_search=self._parameters.leaves_to_search or None,
         )
         # ScaNN pads a short list with row 0 and score NaN, which top_k takes for padding.
-        return top_k(rows.astype(np.int64), scores, k)
+        return top_k(rows.astype(np.int64), scores, k + more)
 
 
-def plan(rows: int, dim: int, leaves: int) -> Plan:
+def plan(rows: int, dim: int, config) -> Plan:
     """Returns the plan of a shard; below `planner.MIN_TREE_ROWS` ScaNN scans all keys."""
-    return plan_shard(rows, dim, leaves)
+    return plan_shard(rows, dim, config.leaves)
 
 
 def build(keys: np.ndarray, plan: Plan) -> ScannSearcher:
@@ -117,7 +117,7 @@ def build(keys: np.ndarray, plan: Plan) -> ScannSearcher:
     Raises:
         UserError: if ScaNN cannot run on this machine.
     """
-    keys = np.ascontiguousarray(keys, np.float32)
+    keys = np.concatenate(list(keys.chunks()))
     builder = _scann().builder(keys, min(_NUM_NEIGHBORS, len(keys)), "dot_product")
     if not plan.leaves:
         return ScannSearcher(builder.score_brute_force().build(), plan)
