@@ -107,21 +107,26 @@ class Index:
 
     Attributes:
         searcher: `scann`, or `exact` where ScaNN cannot run.
-        shards: parts of the index, each built and searched on its own.
+        shards: parts of the index, each built and searched on its own; 0 for as few as `memory_gb` allows.
         sharding: `routed`, shards are regions of space and a query visits those near it; or `hash`, chance decides and
             every query visits every shard.
         target_recall: recall@k that the search parameters are tuned to.
         k: the k of that recall.
-        leaves: partitions of one shard; 0 takes the square root of its rows.
+        leaves: partitions of one shard; 0 lets the planner choose.
+        reorder: precision of the keys that candidates are scored anew with: `bfloat16`, `float32` or `int8`. It
+            decides the memory that a searcher takes.
+        memory_gb: most memory that building one shard may take; 0 for any.
         max_queries: most queries that recall is measured on.
     """
 
     searcher: str = "scann"
-    shards: int = 1
+    shards: int = 0
     sharding: str = "routed"
     target_recall: float = 0.95
     k: int = 32
     leaves: int = 0
+    reorder: str = "bfloat16"
+    memory_gb: float = 0.0
     max_queries: int = 2000
 
 

@@ -18,7 +18,18 @@ import numpy as np
 
 from configs.base import Config
 from configs.base import Index as IndexConfig
-from index import curve, index_manifest, keys, limits, measurement, partition_job, routing, searcher, shard_store
+from index import (
+    curve,
+    estimate,
+    index_manifest,
+    keys,
+    limits,
+    measurement,
+    partition_job,
+    routing,
+    searcher,
+    shard_store,
+)
 from index.curve import MeasuredShard, Point
 from index.keys import KeyStream
 from index.measurement import Queries
@@ -142,16 +153,17 @@ def claim(config: Config, number: int = 0) -> Job:
         # What a killed build left there is of a memory that is no more.
         storage.remove(folder)
     build_hash = manifest.claim(folder, STAGE, identity)
+    shards = estimate.choose_shards(index, memory.rows, memory.encoder("key").dim)
     job = Job(
         index=config.index_dir,
         number=number,
         memory=memory.folder,
         config=index,
         seed=config.seed,
-        shards=index.shards,
+        shards=shards,
         is_delta=False,
         queries=storage.join(folder, QUERIES_FILE),
-        router=storage.join(folder, ROUTER_FILE) if index.sharding == "routed" and index.shards > 1 else "",
+        router=storage.join(folder, ROUTER_FILE) if index.sharding == "routed" and shards > 1 else "",
         config_hash=config_hash,
         build_hash=build_hash,
     )
@@ -159,8 +171,8 @@ def claim(config: Config, number: int = 0) -> Job:
         drawn = measurement.draw_queries(source, source.folder == memory.folder, index.max_queries, config.seed)
         schemas.write(job.queries, drawn.to_table(), job.metadata)
     if job.router and not storage.exists(job.router):
-        sample = _sample(memory, routing.sample_rows(index.shards))
-        schemas.write(job.router, routing.fit(sample, index.shards, config.seed).to_table(), job.metadata)
+        sample = _sample(memory, routing.sample_rows(shards))
+        schemas.write(job.router, routing.fit(sample, shards, config.seed).to_table(), job.metadata)
     return job
 
 
@@ -188,7 +200,7 @@ def _check(config: Config, memory: Embeddings) -> None:
         raise UserError(f"--config.index.sharding={index.sharding}: must be one of {', '.join(SHARDINGS)}")
     if not memory.rows:
         raise UserError(f"{memory.folder}: holds no rows to index; its source is empty or all of it was rejected")
-    limits.require("index.shards", index.shards, 1, memory.rows)
+    limits.require("index.shards", index.shards, 0, memory.rows)
     limits.require("index.k", index.k, 1, memory.rows)
 
 

@@ -9,8 +9,9 @@ import os
 
 import numpy as np
 
+from configs.base import Index
 from index.planner import NO_TREE, Parameters, Plan
-from index.searcher import merge, top_k
+from index.searcher import Keys, merge, top_k
 
 _QUERY_BLOCK = 256
 _KEY_BLOCK = 16384
@@ -84,14 +85,14 @@ def _as_lists(
     return ids, values
 
 
-def plan(rows: int, dim: int, config) -> Plan:
+def plan(rows: int, dim: int, config: Index) -> Plan:
     """Returns the plan of a shard: no partitions."""
     return NO_TREE
 
 
-def build(keys: np.ndarray, plan: Plan) -> ExactSearcher:
-    """Builds a searcher; an exact one needs no plan."""
-    return ExactSearcher(np.concatenate([np.empty((0, keys.dim), np.float32), *keys.chunks()]))
+def build(keys: Keys, plan: Plan) -> ExactSearcher:
+    """Builds a searcher; an exact one needs no plan, and all keys in memory."""
+    return ExactSearcher(keys.sample(keys.rows))
 
 
 def load(folder: str, plan: Plan) -> ExactSearcher:

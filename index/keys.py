@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from index.searcher import CHUNK_ROWS
 from pipelines import schemas
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, EncoderInfo
@@ -59,7 +60,7 @@ def require_same_encoder(memory: EncoderInfo, queries: Embeddings, index_folder:
 
 
 COLUMNS = ("id", "content_key", "key")
-_CHUNK_ROWS = 16_384
+
 
 Blocks = Callable[[Sequence[str]], Iterator[pa.Table | pa.RecordBatch]]
 
@@ -88,8 +89,8 @@ class KeyStream:
     def chunks(self) -> Iterator[np.ndarray]:
         """Yields the unit keys in row order, float32 `[<= 16384, d]`; errors as `unit_keys`."""
         for block in self.blocks(["key"]):
-            for begin in range(0, block.num_rows, _CHUNK_ROWS):
-                yield unit_keys(block.slice(begin, _CHUNK_ROWS).column("key"), self.info, self.where)
+            for begin in range(0, block.num_rows, CHUNK_ROWS):
+                yield unit_keys(block.slice(begin, CHUNK_ROWS).column("key"), self.info, self.where)
 
     def sample(self, rows: int) -> np.ndarray:
         """Returns evenly spread unit keys, float32 `[min(rows, self.rows), d]`."""
@@ -139,6 +140,20 @@ def of_files(paths: Sequence[str], info: EncoderInfo, metadata: Mapping[str, str
     def blocks(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for path in paths:
             with schemas.open_parquet(path, columns, metadata) as parquet:
-                yield from parquet.iter_batches(_CHUNK_ROWS, columns=list(columns))
+                yield from parquet.iter_batches(CHUNK_ROWS, columns=list(columns))
 
     return KeyStream(sum(schemas.count_rows(path) for path in paths), info, where, blocks)
+
+
+def read_places(source: Embeddings, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids int64 `[q]` and unit keys `[q, d]` at ascending places of the global order."""
+    ids, keys = [np.empty(0, np.int64)], [np.empty((0, source.encoder("key").dim), np.float32)]
+    begin = 0
+    for shard, rows in source.shard_rows.items():
+        inside = places[(places >= begin) & (places < begin + rows)] - begin
+        if len(inside):
+            stream = of_memory(source, (shard,))
+            ids.append(stream.names()[0][inside])
+            keys.append(stream.take(inside))
+        begin += rows
+    return np.concatenate(ids), np.concatenate(keys)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from configs.base import Index
 from index import planner
 from index.exact_searcher import ExactSearcher
-from index.keys import KeyStream, of_memory
+from index.keys import KeyStream, read_places
 from index.planner import Parameters, Plan
 from index.recall import recall_at_k
 from index.searcher import Searcher, leave_out, merge, top_k
@@ -70,24 +70,10 @@ def draw_queries(source: Embeddings, of_memory_: bool, most: int, seed: int) -> 
     """
     rng = np.random.default_rng(seed)
     places = np.sort(rng.permutation(source.rows)[:most])
-    ids, keys = _rows_at(source, places)
+    ids, keys = read_places(source, places)
     mixed = rng.permutation(len(places))
     own_ids = ids[mixed] if of_memory_ else np.full(len(places), -1, np.int64)
     return Queries(keys[mixed], own_ids, len(places) // 2, of_memory_)
-
-
-def _rows_at(source: Embeddings, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ids int64 `[q]` and unit keys `[q, d]` at ascending places of the global order."""
-    ids, keys = [np.empty(0, np.int64)], [np.empty((0, source.encoder("key").dim), np.float32)]
-    begin = 0
-    for shard, rows in source.shard_rows.items():
-        inside = places[(places >= begin) & (places < begin + rows)] - begin
-        if len(inside):
-            stream = of_memory(source, (shard,))
-            ids.append(stream.names()[0][inside])
-            keys.append(stream.take(inside))
-        begin += rows
-    return np.concatenate(ids), np.concatenate(keys)
 
 
 @dataclasses.dataclass(frozen=True)

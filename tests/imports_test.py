@@ -64,7 +64,7 @@ def test_pipelines_know_nothing_of_later_stages(module):
 
 def test_one_module_imports_scann():
     assert [m for m, names in MODULES.items() if any(n.split(".")[0] == "scann" for n in names)] == [
-        "index.scann_searcher"
+        "index.scann_coder"
     ]
 
 

@@ -1,0 +1,180 @@
+"""What a planned shard will take: bytes from its plan, seconds from a small build on this machine.
+
+A calibration builds and searches a sample of the memory with the same planner. Build time is scaled by counted work,
+search time by `planner.cost`; both are rough, since neighbours of a large shard lie closer than those of its sample.
+Bytes are counted from the formats of `scann_coder` and do not depend on the machine.
+"""
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+
+from configs.base import Index
+from index import planner, searcher
+from index.exact_searcher import ExactSearcher
+from index.planner import Parameters, Plan
+from index.recall import recall_at_k
+from index.searcher import ArrayKeys
+from pipelines.errors import UserError
+
+CALIBRATION_ROWS = 20_000
+CALIBRATION_QUERIES = 400
+_KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+# Keys of the sample, ScaNN's copy of them, the residuals it quantizes and the points of its k-means.
+_SAMPLE_COPIES = 3.3
+# Fitted on 250k and 1M x 128 and on 100k x 768: work in multiply-adds of comparing a key to a leaf's centre.
+_TRAINING_WORK, _CODING_WORK, _PCA_WORK = 11.0, 1600.0, 3.2
+# Neighbours crowd into a smaller share of the leaves as rows grow.
+_SHARE_POWER = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Bytes of a shard.
+
+    Attributes:
+        disk_bytes: of its files.
+        peak_bytes: most anonymous memory while it is built and loaded.
+        steady_bytes: memory of the loaded searcher.
+    """
+
+    disk_bytes: int
+    peak_bytes: int
+    steady_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What a small shard took on this machine.
+
+    Attributes:
+        build_secs: of one unit of work.
+        query_secs: of one unit of `planner.cost`, on all cores.
+        leaves_share: share of the leaves that the target took.
+        candidates: of a list of k.
+        recall: that the target's search reached on the small shard; of full search where none reached it.
+        rows: of the small shard.
+    """
+
+    build_secs: float
+    query_secs: float
+    leaves_share: float
+    candidates: int
+    recall: float
+    rows: int
+
+
+def size(plan: Plan, rows: int, dim: int) -> Size:
+    """Returns what a shard of `rows` keys of width `dim` takes."""
+    if not plan.leaves:
+        raw = 4 * rows * dim
+        return Size(raw, 2 * raw, raw)
+    coded = plan.pca_dims or dim
+    copies = 2 if plan.soar else 1
+    codes = copies * rows * math.ceil(coded / plan.dims_per_block)
+    tokens = copies * 4 * rows
+    trained = 4 * plan.leaves * coded + 4 * 16 * coded + 4 * plan.pca_dims * dim
+    kept = _KEPT_BYTES[plan.reorder] * rows * dim
+    # In memory two codes share a byte.
+    steady = kept + codes // 2 + tokens + 2 * trained
+    training = round(_SAMPLE_COPIES * 4 * plan.sample_rows * dim)
+    return Size(kept + codes + tokens + trained, max(training, steady + codes + 2 * tokens), steady)
+
+
+def choose_shards(config: Index, rows: int, dim: int) -> int:
+    """Returns how many shards an index is to have: what the config says, else the fewest that it has the memory for.
+
+    Args:
+        config: of the index.
+        rows: of the memory.
+        dim: width of a key.
+
+    Raises:
+        UserError: if building one of them takes more than `memory_gb`; it names the fewest shards that do not.
+    """
+    engine, most = searcher.kind(config.searcher), config.memory_gb * 1e9
+
+    def peak(shards: int) -> int:
+        in_shard = math.ceil(rows / shards)
+        return size(engine.plan(in_shard, dim, config), in_shard, dim).peak_bytes
+
+    wanted = config.shards or 1
+    if not most or peak(wanted) <= most:
+        return wanted
+    shards = wanted
+    while peak(shards) > most and shards < rows:
+        shards = min(rows, math.ceil(1.1 * shards + 0.5))
+    if not config.shards and peak(shards) <= most:
+        return shards
+    instead = f"--config.index.shards={shards} takes {_gb(peak(shards))}" if peak(shards) <= most else "nothing fits"
+    raise UserError(
+        f"--config.index.memory_gb={config.memory_gb:g}: a shard of {math.ceil(rows / wanted):,} rows takes "
+        f"{_gb(peak(wanted))} to build; {instead}"
+    )
+
+
+def _gb(number: float) -> str:
+    return f"{number / 1e9:.2f} GB"
+
+
+def work(plan: Plan, rows: int, dim: int) -> float:
+    """Returns the work of building a shard, in multiply-adds of comparing a key to the leaves."""
+    if not plan.leaves:
+        return float(rows * dim)
+    coded = plan.pca_dims or dim
+    training = _TRAINING_WORK * plan.sample_rows * plan.leaves * coded
+    coding = (2 if plan.soar else 1) * rows * (plan.leaves + _CODING_WORK) * coded
+    projecting = _PCA_WORK * (rows + plan.sample_rows) * dim * plan.pca_dims
+    return training + coding + projecting
+
+
+def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibration:
+    """Builds and searches a small shard.
+
+    Args:
+        keys: sample of the memory, float32 `[n, d]`.
+        queries: others, float32 `[Q, d]`.
+        config: of the index.
+
+    Raises:
+        UserError: if the searcher cannot run on this machine.
+    """
+    (rows, dim), k = keys.shape, min(config.k, len(keys))
+    engine = searcher.kind(config.searcher)
+    plan = engine.plan(rows, dim, config)
+    begin = time.perf_counter()
+    built = engine.build(ArrayKeys(keys), plan)
+    build_secs = time.perf_counter() - begin
+    exact = ExactSearcher(keys).search(queries, 2 * k)
+
+    def measure(parameters: Parameters) -> np.ndarray:
+        return recall_at_k(built.with_parameters(parameters).search(queries, k)[0], *exact, k=k)
+
+    tuned = planner.full_search(plan, rows, k)
+    if plan.leaves:
+        tuned = planner.frontier(measure, plan, rows, k, [config.target_recall])[config.target_recall]
+    begin = time.perf_counter()
+    recall = float(measure(tuned).mean())
+    query_secs = (time.perf_counter() - begin) / len(queries)
+    return Calibration(
+        build_secs / work(plan, rows, dim),
+        query_secs / planner.cost(tuned, plan, rows),
+        tuned.leaves_to_search / max(1, plan.leaves),
+        tuned.candidates(k, rows),
+        recall,
+        rows,
+    )
+
+
+def build_secs(calibration: Calibration, plan: Plan, rows: int, dim: int) -> float:
+    """Returns the seconds that building a shard is expected to take."""
+    return calibration.build_secs * work(plan, rows, dim)
+
+
+def queries_per_sec(calibration: Calibration, plan: Plan, rows: int, k: int) -> float:
+    """Returns the queries/s that one shard is expected to answer at the target recall, on all cores."""
+    share = calibration.leaves_share * min(1.0, calibration.rows / rows) ** _SHARE_POWER
+    parameters = Parameters(math.ceil(share * plan.leaves), calibration.candidates, k)
+    return 1 / (calibration.query_secs * planner.cost(parameters, plan, rows))

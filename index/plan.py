@@ -1,0 +1,83 @@
+"""Says what an index will be and take, before any work: `python -m index.plan --config=configs/demo.py`.
+
+Reads a sample of the memory, builds and searches a small shard of it on this machine, and refuses a recall that it
+cannot reach or a build that takes more than `--config.index.memory_gb`. `index.build` uses the same planner.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from configs.base import Config
+from index import estimate, limits, searcher
+from index.keys import read_places
+from pipelines import options
+from pipelines.errors import UserError
+from pipelines.manifest import Embeddings
+from pipelines.progress import duration, summary
+
+
+def run(config: Config, beam_args: Sequence[str]) -> None:
+    """Prints the plan.
+
+    Raises:
+        UserError: if the memory is not there, or no plan does what is asked.
+    """
+    memory, index = Embeddings(config.memory_dir), config.index
+    limits.require("index.shards", index.shards, 0, memory.rows)
+    limits.require("index.k", index.k, 1, memory.rows)
+    dim = memory.encoder("key").dim
+    shards = estimate.choose_shards(index, memory.rows, dim)
+    rows = math.ceil(memory.rows / shards)
+    plan = searcher.kind(index.searcher).plan(rows, dim, index)
+    size = estimate.size(plan, rows, dim)
+    calibration = estimate.calibrate(*_sample(memory, config.seed), index)
+    if plan.leaves and calibration.recall < index.target_recall:
+        raise UserError(
+            f"--config.index.target_recall={index.target_recall}: {index.reorder} keys reach {calibration.recall:.3f} "
+            f"even where all is searched; ask for {math.floor(1000 * calibration.recall) / 1000:g}"
+            + (" or set --config.index.reorder=float32" if index.reorder != "float32" else "")
+        )
+    secs = estimate.build_secs(calibration, plan, rows, dim)
+    rate = estimate.queries_per_sec(calibration, plan, rows, index.k)
+    summary(
+        f"index plan: {memory.rows:,} rows, {dim} dimensions",
+        {
+            "searcher": f"{index.searcher}, recall@{index.k} {index.target_recall:g}",
+            "shards": f"{shards}, of {rows:,} rows",
+            "leaves": f"{plan.leaves:,}, trained on {plan.sample_rows:,} rows"
+            if plan.leaves
+            else "none, all is scanned",
+            "codes": f"{plan.pca_dims or dim} dimensions, {plan.dims_per_block} a code" if plan.leaves else "none",
+            "scored anew in": plan.reorder,
+            "disk": f"{_gb(shards * size.disk_bytes)} in all",
+            "memory": f"{_gb(size.peak_bytes)} to build a shard, {_gb(size.steady_bytes)} to search it",
+            "build": f"about {duration(secs)} a shard",
+            "search": f"about {rate:,.0f} queries/s through one shard, on all cores",
+        },
+    )
+
+
+def _gb(number: float) -> str:
+    return f"{number / 1e9:.2f} GB"
+
+
+def _sample(memory: Embeddings, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns keys and queries float32 `[n, d]`, distinct rows of the memory."""
+    rng = np.random.default_rng(seed)
+    queries = min(estimate.CALIBRATION_QUERIES, memory.rows // 2)
+    drawn = rng.permutation(memory.rows)[: queries + estimate.CALIBRATION_ROWS]
+    _, keys = read_places(memory, np.sort(drawn))
+    mixed = rng.permutation(len(keys))
+    return keys[np.sort(mixed[queries:])], keys[mixed[:queries]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    return options.main(run, str(__doc__).splitlines()[0], argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
