@@ -120,7 +120,7 @@ class Index:
     def _checked(self, name: str) -> str:
         path = next(path for path in self._files if storage.name(path) == name)
         uri = storage.join(self.folder, path)
-        shard_store.check_file(uri, self._files[path], "run index.build again after removing the index's manifest")
+        shard_store.check_file(uri, self._files[path], f"run {index_manifest.STAGE} again")
         return uri
 
     @property

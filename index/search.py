@@ -148,9 +148,9 @@ def of_row(config: Config, memory: Embeddings, id_: int) -> Query:
 
 def find(index: Index, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids int64 and scores float32 `[<= k]` of the rows nearest to a query, without itself."""
-    is_row = query.own_id >= 0
+    is_row, k = query.own_id >= 0, min(k, index.rows)
     vector = query.vector / max(float(np.linalg.norm(query.vector)), np.finfo(np.float32).tiny)
-    hits = index.search(vector[None], min(k, index.rows) + is_row)
+    hits = index.search(vector[None], k + is_row)
     ids, scores = leave_out(hits.ids, hits.scores, hits.ids == query.own_id, k)
     found = ids[0] >= 0
     return ids[0][found], scores[0][found]
@@ -192,7 +192,7 @@ def _printable(text: str) -> Text:
 
 def print_table(title: str, tiles: Sequence[Tile]) -> None:
     """Prints the rows that were found."""
-    table = Table(title=_printable(title), title_justify="left")
+    table = Table()
     for column in ("rank", "score"):
         table.add_column(column, justify="right")
     for column in ("caption", "from", "id"):
@@ -200,6 +200,7 @@ def print_table(title: str, tiles: Sequence[Tile]) -> None:
     for rank, tile in enumerate(tiles, 1):
         texts = (_printable(text) for text in (tile.caption, tile.place))
         table.add_row(str(rank), f"{tile.score:.4f}", *texts, str(tile.id))
+    console.print(_printable(title), soft_wrap=True)
     console.print(table)
 
 

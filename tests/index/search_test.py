@@ -182,10 +182,10 @@ def test_page_shows_what_is_near(world: World, tmp_path):
     page = path.read_text()
     asked, first, *rest = pictures(page)
     assert len(rest) == 3
-    # A JPEG of a picture of noise is near it and far from another.
+    # A JPEG of a picture of noise is nearer to it than to another.
     same, other = (np.asarray(picture, float) for picture in (first, rest[0]))
     original = np.asarray(Image.open(world.root / "3.png"), float)
-    assert np.abs(same - original).mean() < 30 < np.abs(other - original).mean()
+    assert np.abs(same - original).mean() < 60 < np.abs(other - original).mean()
     assert asked.size == first.size == (24, 20)
     assert "<script>" not in page and "&lt;script&gt;alert(" in page
     assert '<a href="http://host/0003">' in page
