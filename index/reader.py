@@ -133,13 +133,14 @@ class Index:
         return self._tombstones.get(self.shards[number].path, np.empty(0, np.int64))
 
     def visits(self, queries: np.ndarray) -> np.ndarray:
-        """Returns which shards each query visits, bool `[Q, shards]`, for queries `[Q, d]`."""
+        """Returns which shards each query visits, bool `[Q, shards]`, for queries `[Q, d]`; none without rows."""
         regions = self.router.visits(queries, self.probe)
         visited, region = np.ones((len(queries), len(self.shards)), bool), 0
         for number, shard in enumerate(self.shards):
             if not shard.is_delta:
                 visited[:, number] = regions[:, region]
                 region += 1
+            visited[:, number] &= shard.rows > 0
         return visited
 
     def load(self, number: int) -> Shard:

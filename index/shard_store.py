@@ -105,7 +105,7 @@ class Shard:
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Returns the ids of local rows, -1 for -1."""
-        return np.where(rows < 0, np.int64(-1), self.ids[rows])
+        return np.where(rows < 0, np.int64(-1), self.ids[rows]) if len(self.ids) else np.full(rows.shape, -1)
 
 
 def build_path(number: int) -> str:
