@@ -21,6 +21,7 @@ setup(
         "fsspec",
         "google-crc32c>=1.7",
         "jax>=0.10",
+        "jinja2>=3.1",
         "numpy>=2",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",

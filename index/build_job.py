@@ -167,11 +167,14 @@ def claim(config: Config, number: int = 0) -> Job:
         config_hash=config_hash,
         build_hash=build_hash,
     )
+    if published and published["base"] == number and identity["memory"] != memory.snapshot:
+        if len(job.done()) < len(job.names):
+            raise UserError(f"{folder}: has lost shards of rows that have changed; run pipelines.reindex --compact")
     if not storage.exists(job.queries):
         drawn = measurement.draw_queries(source, source.folder == memory.folder, index.max_queries, config.seed)
         schemas.write(job.queries, drawn.to_table(), job.metadata)
     if job.router and not storage.exists(job.router):
-        sample = _sample(memory, routing.sample_rows(shards))
+        sample = _sample(memory, shards)
         schemas.write(job.router, routing.fit(sample, shards, config.seed).to_table(), job.metadata)
     return job
 
@@ -180,11 +183,12 @@ def claim(config: Config, number: int = 0) -> Job:
 _SAMPLED_SHARDS = 256
 
 
-def _sample(memory: Embeddings, rows: int) -> np.ndarray:
-    """Returns keys from evenly spread shards of the memory, float32 `[<= rows, d]`."""
+def _sample(memory: Embeddings, shards: int) -> np.ndarray:
+    """Returns keys from evenly spread shards of the memory to cut space by, at least one for each index shard."""
     numbers = [shard for shard, count in memory.shard_rows.items() if count]
-    drawn = [numbers[i] for i in np.unique(np.arange(_SAMPLED_SHARDS) * len(numbers) // _SAMPLED_SHARDS)]
-    each = -(-rows // len(drawn))
+    most = max(_SAMPLED_SHARDS, shards)
+    drawn = [numbers[i] for i in np.unique(np.arange(most) * len(numbers) // most)]
+    each = -(-routing.sample_rows(shards) // len(drawn))
     return np.concatenate([keys.of_memory(memory, (shard,)).sample(each) for shard in drawn])
 
 
@@ -338,6 +342,8 @@ def published(job: Job) -> dict[str, Any] | None:
     if not index_manifest.exists(job.index):
         return None
     facts = index_manifest.read(job.index)
+    for file, known in facts["files"].items():
+        shard_store.check_file(storage.join(job.index, file), known, f"run {STAGE} again")
     for shard in facts["shards"]:
         for file, known in shard["files"].items():
             uri = storage.join(job.index, shard["path"], file)

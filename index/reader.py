@@ -120,7 +120,7 @@ class Index:
     def _checked(self, name: str) -> str:
         path = next(path for path in self._files if storage.name(path) == name)
         uri = storage.join(self.folder, path)
-        shard_store.check_file(uri, self._files[path], "run index.build again after removing the index's manifest")
+        shard_store.check_file(uri, self._files[path], f"run {index_manifest.STAGE} again")
         return uri
 
     @property
@@ -133,13 +133,14 @@ class Index:
         return self._tombstones.get(self.shards[number].path, np.empty(0, np.int64))
 
     def visits(self, queries: np.ndarray) -> np.ndarray:
-        """Returns which shards each query visits, bool `[Q, shards]`, for queries `[Q, d]`."""
+        """Returns which shards each query visits, bool `[Q, shards]`, for queries `[Q, d]`; none without rows."""
         regions = self.router.visits(queries, self.probe)
         visited, region = np.ones((len(queries), len(self.shards)), bool), 0
         for number, shard in enumerate(self.shards):
             if not shard.is_delta:
                 visited[:, number] = regions[:, region]
                 region += 1
+            visited[:, number] &= shard.rows > 0
         return visited
 
     def load(self, number: int) -> Shard:
@@ -160,8 +161,8 @@ class Index:
         Args:
             queries: float32 `[Q, d]`, embedded and normalised as the memory's keys are.
             k: length of the lists; a shorter one is padded with -1.
-            images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows of the same image are
-                left out.
+            images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows that are the same
+                image are left out.
 
         Returns:
             The lists, ties ordered by id.

@@ -40,6 +40,7 @@ from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 
 BUILDS = "builds"
+_REMEDY = f"run {index_manifest.STAGE} again, it builds what is missing anew"
 _ROWS_FILE, _EXACT_FILE, _FOUND_FILE = "rows.parquet", "exact.parquet", "found.parquet"
 _ROWS_SCHEMA = pa.schema(
     [pa.field("id", pa.int64(), nullable=False), pa.field("content_key", pa.binary(32), nullable=False)]
@@ -104,7 +105,7 @@ class Shard:
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Returns the ids of local rows, -1 for -1."""
-        return np.where(rows < 0, np.int64(-1), self.ids[rows])
+        return np.where(rows < 0, np.int64(-1), self.ids[rows]) if len(self.ids) else np.full(rows.shape, -1)
 
 
 def build_path(number: int) -> str:
@@ -172,11 +173,11 @@ def file_facts(uri: str) -> dict[str, Any]:
 
 
 def check_file(uri: str, facts: Mapping[str, Any], remedy: str) -> None:
-    """Raises a `UserError` if a file is not there or not what the manifest says."""
+    """Raises a `UserError` if a file is not there or not what the manifest says; `remedy` is a command to run."""
     if not storage.exists(uri):
         raise UserError(f"{uri}: is missing; {remedy}")
     if storage.size_bytes(uri) != facts["bytes"] or storage.sha256(uri) != facts["sha256"]:
-        raise UserError(f"{uri}: is damaged; {remedy}")
+        raise UserError(f"{uri}: is damaged; remove it and {remedy}")
 
 
 def write_marker(build: str, record: ShardRecord, secs: Mapping[str, list[float]]) -> None:
@@ -216,10 +217,11 @@ def read_marker(build: str, name: str, build_hash: str) -> tuple[ShardRecord, di
 
 
 def read_lists(folder: str, record: ShardRecord) -> ShardLists:
-    """Reads the lists that a shard was measured by, of an index folder."""
+    """Reads the lists that a shard was measured by, of an index folder, checked."""
     tables = []
     for file, columns in ((_EXACT_FILE, ShardLists.EXACT_COLUMNS), (_FOUND_FILE, ShardLists.FOUND_COLUMNS)):
         path = storage.join(folder, record.path, file)
+        check_file(path, record.files[file], _REMEDY)
         tables.append(schemas.read(path, columns, {"config_hash": record.build_hash}))
     return ShardLists.from_tables(tables[0], tables[1], len(record.settings))
 
@@ -230,9 +232,6 @@ def read_names(folder: str, record: ShardRecord) -> tuple[np.ndarray, np.ndarray
     check_file(path, record.files[_ROWS_FILE], _REMEDY)
     table = schemas.read(path, _ROWS_SCHEMA.names, {"config_hash": record.build_hash})
     return table["id"].to_numpy(), content_keys(table["content_key"])
-
-
-_REMEDY = f"run {index_manifest.STAGE} again, it builds what is missing anew"
 
 
 def load(folder: str, record: ShardRecord, parameters: Parameters, removed: np.ndarray) -> Shard:
@@ -269,5 +268,5 @@ def _checked(folder: str, record: ShardRecord) -> Iterator[str]:
                 continue
             if local != source:
                 copy(storage.join(source, file), os.path.join(local, file))
-            check_file(os.path.join(local, file), facts, f"remove {source} and {_REMEDY}")
+            check_file(os.path.join(local, file), facts, _REMEDY)
         yield local

@@ -66,6 +66,13 @@ class EncoderSpec:
     model: str
     description: dict[str, Any]
 
+    @property
+    def space(self) -> str:
+        """Name of the space that its vectors share with those of other encoders; empty for a space of its own."""
+        if self.kind == "precomputed":
+            return self.handle.removeprefix(PRECOMPUTED)
+        return str(self.description.get("space", ""))
+
 
 def columns(encoders: Encoders) -> dict[str, tuple[str, str]]:
     """Returns the handle and the kind, `image` or `text`, of each vector column that the config names.
@@ -94,6 +101,8 @@ def _check(description: dict[str, Any]) -> None:
         raise ValueError("'name' must be a text")
     if type(description["dim"]) is not int or description["dim"] < 1:
         raise ValueError("'dim' must be a number of 1 or more")
+    if not isinstance(description.get("space", ""), str):
+        raise ValueError("'space' must be a text")
     kind, preprocess = description["kind"], description["preprocess"]
     if not isinstance(preprocess, dict):
         raise ValueError("'preprocess' must be an object")

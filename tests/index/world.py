@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 
 import numpy as np
@@ -145,11 +146,19 @@ class World:
 def snapshot(folder: pathlib.Path) -> dict[str, str]:
     """Returns the digest of every file below a folder but for those that differ from run to run.
 
-    These are the markers of the index, which hold seconds, and the config, which holds the work folder.
+    These are the markers of the index and the rates in its manifest, which are of seconds, and the config, which holds
+    the work folder.
     """
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(without_rates(path.name, path.read_bytes())).hexdigest()
         for path in files
         if path.name != "config.json" and not (folder.name == "index" and path.parent.name == "_done")
     }
+
+
+def without_rates(name: str, data: bytes) -> bytes:
+    """Returns the bytes of a file, those of a manifest of an index without what was timed."""
+    if name != "manifest.json":
+        return data
+    return json.dumps({field: value for field, value in json.loads(data).items() if field != "rates"}).encode()
