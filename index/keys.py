@@ -13,35 +13,7 @@ from index.searcher import CHUNK_ROWS
 from pipelines import schemas
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, EncoderInfo
-
-
-def content_keys(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns a column of 32-byte digests as an array `S32` `[n]`, which compares and sorts bytewise."""
-    return np.frombuffer(b"".join(column.to_pylist()), "S32")
-
-
-def unit_keys(column: pa.ChunkedArray, info: EncoderInfo, where: str) -> np.ndarray:
-    """Returns a key column as float32 `[n, d]` of unit length, so that dot products are cosines.
-
-    Args:
-        column: fixed-size lists, of float16 or float32.
-        info: of the key encoder; keys that it calls normalised are left as they are.
-        where: what to name in an error.
-
-    Raises:
-        UserError: if a key is not of the encoder's width or has a value that is not finite.
-    """
-    keys = schemas.to_matrix(column).astype(np.float32)
-    if keys.shape[1] != info.dim:
-        raise UserError(f"{where}: its keys have {keys.shape[1]} values, not {info.dim}; run pipelines.embed again")
-    finite = np.isfinite(keys).all(axis=1)
-    if not finite.all():
-        raise UserError(
-            f"{where}: row {int(np.argmin(finite))} has a key that is not finite; run pipelines.embed again"
-        )
-    if not info.normalized:
-        keys /= np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return keys
+from pipelines.schemas import content_keys, unit_keys
 
 
 def require_same_encoder(memory: EncoderInfo, queries: Embeddings, index_folder: str) -> None:

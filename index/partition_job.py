@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.keys import COLUMNS, content_keys, unit_keys
+from index.keys import COLUMNS
 from index.routing import Router
 from pipelines import manifest, schemas, storage
 from pipelines.manifest import Embeddings
+from pipelines.schemas import content_keys, unit_keys
 
 PARTS = "_parts"
 # Rows of a group: files are few and large, and there are groups enough for many workers.

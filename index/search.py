@@ -20,7 +20,7 @@ from rich.text import Text
 
 from configs.base import Config
 from index import search_page
-from index.keys import COLUMNS, unit_keys
+from index.keys import COLUMNS
 from index.reader import Index
 from index.search_page import Tile
 from index.searcher import leave_out
@@ -29,6 +29,7 @@ from pipelines.encoders import EncoderSpec
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.progress import console
+from pipelines.schemas import unit_keys
 
 _SIDE = 200
 _VALUES: dict[str, tuple[Any, str]] = {
@@ -133,7 +134,7 @@ def of_row(config: Config, memory: Embeddings, id_: int) -> Query:
     """
     shard = int(schemas.split_ids(np.array([id_]))[0][0])
     table = memory.read(shard, [*COLUMNS, "source_shard", "member"]) if shard in memory.shard_rows else None
-    places = np.flatnonzero(table["id"].to_numpy() == id_) if table else []
+    places = np.flatnonzero(table["id"].to_numpy() == id_) if table else np.empty(0, np.int64)
     if table is None or not len(places):
         raise UserError(f"--id={id_}: {memory.folder} has no such row; take an id that a search shows")
     row = table.slice(int(places[0]), 1)

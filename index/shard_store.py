@@ -32,12 +32,12 @@ import numpy as np
 import pyarrow as pa
 
 from index import index_manifest, searcher
-from index.keys import content_keys
 from index.measurement import Setting, ShardLists
 from index.planner import Parameters, Plan
 from index.searcher import Searcher
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
+from pipelines.schemas import content_keys
 
 BUILDS = "builds"
 _REMEDY = f"run {index_manifest.STAGE} again, it builds what is missing anew"

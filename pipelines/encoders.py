@@ -158,13 +158,13 @@ def _describe_vit(description: dict[str, Any], model: str, where: str) -> dict[s
     """Returns a description with what the weights of a Vision Transformer say."""
     from pipelines import vit, vit_checkpoint
 
-    loaded, _ = vit_checkpoint.load(model)
+    config = vit_checkpoint.read_config(model)
     wanted = description.get("preprocess", {})
     if not isinstance(wanted, dict) or type(wanted.get("size", 1)) is not int:
         raise UserError(f"{where}: 'preprocess' must be an object whose 'size' is a whole number")
     if wanted.get("value_range") is not None:
         raise UserError(f"{where}: 'value_range' is not for a Vision Transformer, which scales its pixels itself")
-    known = vit.describe(model, loaded.config, wanted.get("size"))
+    known = vit.describe(model, config, wanted.get("size"))
     for name in sorted(known.keys() & description.keys() - {"name", "preprocess"}):
         if description[name] != known[name]:
             raise UserError(f"{where}: {name!r} is {description[name]!r}, of these weights it is {known[name]!r}")

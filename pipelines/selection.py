@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from configs.base import Config, Filters
 from pipelines import manifest, schemas, storage
-from pipelines.dropped import DROPPED, REASONS
+from pipelines.dropped import REASONS
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, EncoderInfo
 from pipelines.progress import Stage
@@ -239,12 +239,6 @@ def read(memory_folder: str) -> Selection:
         raise UserError(
             f"{path}: is not a selection of this version ({error}); remove it and run pipelines.embed again"
         ) from error
-
-
-def read_dropped(memory_folder: str, shard: DroppedShard, config_hash: str) -> pa.Table:
-    """Reads the rows of a shard that are not used, with the columns of `DROPPED`, ascending by id."""
-    path = storage.join(memory_folder, manifest.DROPPED, f"{shard.name}.parquet")
-    return schemas.read(path, DROPPED.names, {"config_hash": config_hash})
 
 
 def _finished(job: Job) -> Selection | None:

@@ -26,8 +26,9 @@ from pipelines.leakage import Queries
 from pipelines.manifest import Embeddings
 from pipelines.opt_out import OptOut
 from pipelines.progress import Stage
+from pipelines.schemas import content_keys, unit_keys
 from pipelines.selection import DroppedShard, Example, Job, MemoryShard
-from pipelines.similarity import NONE, content_keys, unit_keys
+from pipelines.similarity import NONE, unit
 from pipelines.sources.sample import stated_digest
 
 _IMAGES, _CELLS = "images", "cells"
@@ -55,7 +56,7 @@ class ReadPivots(beam.DoFn):
             inside = rows[(rows >= begin) & (rows < begin + block.num_rows)] - begin
             if len(inside):
                 keys = block.column("key").take(pa.array(inside))
-                yield from map(bytes, duplicates.rounded(unit_keys(keys, self._job.memory.key, shard.name)))
+                yield from map(bytes, duplicates.rounded(unit(unit_keys(keys, self._job.memory.key, shard.name))))
             begin += block.num_rows
 
 
@@ -76,7 +77,7 @@ class Screen(beam.DoFn):
         centres = duplicates.different(vectors)
         for block in job.memory.blocks(shard, columns):
             ids, images = block.column("id").to_numpy(), content_keys(block.column("content_key"))
-            keys = unit_keys(block.column("key"), job.memory.key, shard.name) if wanted["key"] else None
+            keys = unit(unit_keys(block.column("key"), job.memory.key, shard.name)) if wanted["key"] else None
             stays = np.ones(len(ids), bool)
             if job.opt_out:
                 stays &= ~self._opted_out(block, images)

@@ -114,9 +114,13 @@ def open_read(uri: str) -> IO[bytes]:
 
 
 def open_decompressed(uri: str) -> IO[bytes]:
-    """Opens a file as `open_read`, and takes off the compression that its suffix names: .gz, .bz2, .xz or .zst."""
-    file = open_read(uri)
-    compression = fsspec.utils.infer_compression(uri)
+    """Opens a file as `open_read`, and takes off its compression as `decompressed` does."""
+    return decompressed(open_read(uri), uri)
+
+
+def decompressed(file: IO[bytes], uri: str) -> IO[bytes]:
+    """Returns an open file without the compression that its suffix names: .gz, .tgz, .bz2, .xz or .zst."""
+    compression = "gzip" if uri.endswith(".tgz") else fsspec.utils.infer_compression(uri)
     if compression in (None, "zip"):
         return file
     if compression == "zstd":
