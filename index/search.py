@@ -134,10 +134,10 @@ def of_row(config: Config, memory: Embeddings, id_: int) -> Query:
     """
     shard = int(schemas.split_ids(np.array([id_]))[0][0])
     table = memory.read(shard, [*COLUMNS, "source_shard", "member"]) if shard in memory.shard_rows else None
-    places = np.flatnonzero(table["id"].to_numpy() == id_) if table else np.empty(0, np.int64)
-    if table is None or not len(places):
+    places = np.flatnonzero(table["id"].to_numpy() == id_).tolist() if table else []
+    if table is None or not places:
         raise UserError(f"--id={id_}: {memory.folder} has no such row; take an id that a search shows")
-    row = table.slice(int(places[0]), 1)
+    row = table.slice(places[0], 1)
     vector = unit_keys(row["key"], memory.encoder("key"), f"{memory.folder}, shard {shard}")[0]
     try:
         picture = pictures.load(config, config.memory, row["source_shard"][0].as_py(), row["member"][0].as_py())
