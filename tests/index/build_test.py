@@ -243,8 +243,9 @@ def test_build_that_fails_at_any_write_goes_on(world: World, monkeypatch):
         assert world.build() == 0
         assert snapshot(world.index) == whole
         allowed += 1
-    # Two identities, the config, queries, cells, three parts and their marker, three shards and theirs, the manifest.
-    assert allowed - 1 == 16
+    # Two identities, config, queries, cells, three parts and their marker, three shards of three tables and their
+    # markers, the manifest.
+    assert allowed - 1 == 25
 
 
 def test_memory_that_changed_is_left_to_reindexing(world: World, capsys):
@@ -281,8 +282,7 @@ def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
     [
         (["--direct_num_wrkers=2"], "unknown flag; did you mean '--direct_num_workers'?"),
         (["--config.index.searcher=scan"], "unknown; did you mean 'scann'"),
-        (["--config.index.shards=401"], "index.shards=401: must be 1 to 400, the rows of the memory"),
-        (["--config.index.shards=0"], "index.shards=0: must be 1 to 400"),
+        (["--config.index.shards=401"], "index.shards=401: must be 0 to 400, the rows of the memory"),
         (["--config.index.k=401"], "index.k=401: must be 1 to 400, the rows of the memory"),
         (["--config.index.k=0"], "index.k=0: must be 1 to 400"),
         (["--config.index.target_recall=1.5"], "target_recall=1.5: must be above 0 and at most 1"),

@@ -27,7 +27,7 @@ def test_streams_follow_the_global_row_order(world: World):
 
 
 def test_chunks_are_bounded(world: World, monkeypatch):
-    monkeypatch.setattr(keys, "_CHUNK_ROWS", 50)
+    monkeypatch.setattr(keys, "CHUNK_ROWS", 50)
     stream = keys.of_memory(Embeddings(f"{world.folder}/memory"))
     assert [len(chunk) for chunk in stream.chunks()] == [50, 50, 33, 50, 50, 33, 50, 50, 34]
     np.testing.assert_array_equal(np.concatenate(list(stream.chunks())), world.keys)

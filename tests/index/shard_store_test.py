@@ -75,7 +75,8 @@ def test_moved_folder_finds_the_same(built: World, copied: pathlib.Path):
         np.testing.assert_array_equal(left, right)
     there.probe = 0
     rows, _ = brute_force(queries, built.keys, 4)
-    assert (there.search(queries, 4).ids == built.ids[rows]).mean() > 0.8
+    found = there.search(queries, 4).ids
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(found, built.ids[rows], strict=True)]) > 0.8
 
 
 def test_ids_of_padding_is_padding(copied: pathlib.Path):
