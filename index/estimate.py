@@ -22,10 +22,10 @@ from pipelines.errors import UserError
 CALIBRATION_ROWS = 20_000
 CALIBRATION_QUERIES = 400
 _KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-# Keys of the sample, ScaNN's copy of them, the residuals it quantizes and the points of its k-means.
-_SAMPLE_COPIES = 3.3
-# Fitted on 250k and 1M x 128 and on 100k x 768: work in multiply-adds of comparing a key to a leaf's centre.
-_TRAINING_WORK, _CODING_WORK, _PCA_WORK = 11.0, 1600.0, 3.2
+# The sample, its points in the order of their leaves, and their sums.
+_SAMPLE_COPIES = 2.5
+# ScaNN's coding of one dimension takes as long as comparing it to so many centres, its projection to one axis to ten.
+_CODING_WORK, _PCA_WORK = 4400.0, 10.0
 # Neighbours crowd into a smaller share of the leaves as rows grow.
 _SHARE_POWER = 0.5
 
@@ -72,9 +72,8 @@ def size(plan: Plan, rows: int, dim: int) -> Size:
         raw = 4 * rows * dim
         return Size(raw, 2 * raw, raw)
     coded = plan.pca_dims or dim
-    copies = 2 if plan.soar else 1
-    codes = copies * rows * math.ceil(coded / plan.dims_per_block)
-    tokens = copies * 4 * rows
+    codes = rows * math.ceil(coded / plan.dims_per_block)
+    tokens = 4 * rows
     trained = 4 * plan.leaves * coded + 4 * 16 * coded + 4 * plan.pca_dims * dim
     kept = _KEPT_BYTES[plan.reorder] * rows * dim
     # In memory two codes share a byte.
@@ -124,10 +123,8 @@ def work(plan: Plan, rows: int, dim: int) -> float:
     if not plan.leaves:
         return float(rows * dim)
     coded = plan.pca_dims or dim
-    training = _TRAINING_WORK * plan.sample_rows * plan.leaves * coded
-    coding = (2 if plan.soar else 1) * rows * (plan.leaves + _CODING_WORK) * coded
-    projecting = _PCA_WORK * (rows + plan.sample_rows) * dim * plan.pca_dims
-    return training + coding + projecting
+    comparing = (plan.iterations * plan.sample_rows + rows) * plan.leaves * coded
+    return comparing + _CODING_WORK * rows * coded + _PCA_WORK * (rows + plan.sample_rows) * dim * plan.pca_dims
 
 
 def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibration:

@@ -55,7 +55,6 @@ class Plan:
         pca_dims: principal axes of the sample that are partitioned and quantized; 0 for the keys as they are.
         reorder: precision of the keys that candidates are scored anew with, one of `PRECISIONS`.
         iterations: of the k-means that trains the partitions.
-        soar: weight of the second partition that each key is also put into (Sun et al. 2023, lambda); 0 for none.
     """
 
     leaves: int
@@ -65,7 +64,6 @@ class Plan:
     pca_dims: int = 0
     reorder: str = "float32"
     iterations: int = 0
-    soar: float = 0.0
 
 
 NO_TREE = Plan(leaves=0, sample_rows=0, quantizer_rows=0, dims_per_block=0)

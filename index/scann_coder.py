@@ -1,13 +1,14 @@
 """Writes the files of a ScaNN searcher, so that a shard's keys need never be in memory at once.
 
-ScaNN trains partitions and quantizer on a sample and saves them. Given them with a chunk of keys and no codes, its
-loader codes the chunk, with the very bits that a build of all keys with this sample would give; the codes of the
-chunks are joined here, and so are the keys as they are kept for scoring candidates anew.
+Partitions are trained on a sample and written as ScaNN's own. Given them with keys but no codes, its loader trains the
+quantizer, and given that, too, it codes a chunk of keys; the codes of the chunks are joined here, and so are the keys
+as they are kept for scoring candidates anew.
 
 Which files there are and what is in them is ScaNN 1.4.2's own format. Searching them is left to `scann_searcher`.
 """
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from index import partitions
 from index.planner import Plan
 from index.searcher import Keys
 from pipelines.errors import UserError
@@ -28,13 +30,12 @@ _INSTEAD = "use --config.index.searcher=exact, which needs neither"
 _ANISOTROPIC_THRESHOLD = 0.2
 # Only what a search takes that names none; ours name both.
 _NUM_NEIGHBORS = 32
-_TRAINED = {"AH_CENTERS": "ah_codebook.pb", "PARTITIONER": "serialized_partitioner.pb"}
+_PARTITIONER = {"PARTITIONER": "serialized_partitioner.pb"}
+_TRAINED = {"AH_CENTERS": "ah_codebook.pb", **_PARTITIONER}
 _CONFIG_FILE = "scann_config.pb"
-_CODES = {
-    "TOKENIZATION_NPY": "datapoint_to_token.npy",
-    "AH_DATASET_NPY": "hashed_dataset.npy",
-    "AH_DATASET_SOAR_NPY": "hashed_dataset_soar.npy",
-}
+_TOKENS = {"TOKENIZATION_NPY": "datapoint_to_token.npy"}
+_CODES = {"AH_DATASET_NPY": "hashed_dataset.npy"}
+_CHUNK = {"DATASET_NPY": "chunk.npy"}
 _KEYS = {"float32": "DATASET_NPY", "bfloat16": "BF16_DATASET_NPY", "int8": "INT8_DATASET_NPY"}
 _KEY_FILES = {"float32": "dataset.npy", "bfloat16": "bfloat16_dataset.npy", "int8": "int8_dataset.npy"}
 _MULTIPLIERS_FILE = "int8_multipliers.npy"
@@ -90,7 +91,7 @@ def _quiet() -> Iterator[None]:
 def write(keys: Keys, plan: Plan, folder: str) -> None:
     """Writes the searcher of a shard into an empty folder; the same keys and plan give the same bytes.
 
-    Memory is that of the sample, twice, and of a few chunks; files are mapped.
+    Memory is that of the sample and its projection, and of a few chunks; files are mapped.
 
     Args:
         keys: of the shard, at least one.
@@ -106,13 +107,13 @@ def write(keys: Keys, plan: Plan, folder: str) -> None:
         brute.serialize(os.path.abspath(folder), relative_path=True)
         return
     with tempfile.TemporaryDirectory(prefix="scann-") as work:
-        _train(sample, plan, work)
-        for name in (*_TRAINED.values(), _CONFIG_FILE):
-            shutil.copyfile(os.path.join(work, name), os.path.join(folder, name))
+        coder = _Coder(sample, plan, work)
         multipliers = _int8_multipliers(sample)
         del sample
-        _write_coded(keys, plan, multipliers, work, folder)
-    assets = {**_TRAINED, **_codes(plan), _KEYS[plan.reorder]: _KEY_FILES[plan.reorder]}
+        _write_coded(keys, plan, coder, multipliers, folder)
+        for name in (*_TRAINED.values(), _CONFIG_FILE):
+            shutil.copyfile(os.path.join(work, name), os.path.join(folder, name))
+    assets = {**_TRAINED, **_TOKENS, **_CODES, _KEYS[plan.reorder]: _KEY_FILES[plan.reorder]}
     if plan.reorder == "int8":
         np.save(os.path.join(folder, _MULTIPLIERS_FILE), multipliers)
         assets["INT8_MULTIPLIERS_NPY"] = _MULTIPLIERS_FILE
@@ -120,71 +121,94 @@ def write(keys: Keys, plan: Plan, folder: str) -> None:
         file.write(_assets(assets))
 
 
-def _train(sample: np.ndarray, plan: Plan, folder: str) -> None:
+class _Coder:
+    """Codes chunks with what it trained on a sample and keeps in a folder."""
+
+    def __init__(self, sample: np.ndarray, plan: Plan, work: str) -> None:
+        self._work, self._kept = os.path.abspath(work), _KEY_FILES[plan.reorder]
+        self._axes = partitions.principal_axes(sample, plan.pca_dims) if plan.pca_dims else None
+        self._centres = partitions.fit(self._project(sample), plan.leaves, plan.iterations)
+        _write_config(sample, plan, os.path.join(work, _CONFIG_FILE))
+        _write_partitioner(self._centres, self._axes, os.path.join(work, *_PARTITIONER.values()))
+        self._run(sample[:: max(1, len(sample) // plan.quantizer_rows)], _PARTITIONER)
+        name = _TRAINED["AH_CENTERS"]
+        os.replace(os.path.join(self._work, "coded", name), os.path.join(self._work, name))
+
+    def code(self, chunk: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns partitions int32, codes uint8 and kept keys of a chunk `[m, d]`, by file name."""
+        self._run(chunk, _TRAINED)
+        names = (*_TOKENS.values(), *_CODES.values(), self._kept)
+        return {name: np.load(os.path.join(self._work, "coded", name), allow_pickle=False) for name in names}
+
+    def _project(self, keys: np.ndarray) -> np.ndarray:
+        return keys if self._axes is None else keys @ self._axes.T
+
+    def _run(self, keys: np.ndarray, trained: dict[str, str]) -> None:
+        """Has ScaNN make of keys what is not trained yet, into the folder `coded`."""
+        coded = os.path.join(self._work, "coded")
+        os.makedirs(coded, exist_ok=True)
+        np.save(os.path.join(self._work, *_CHUNK.values()), np.ascontiguousarray(keys, np.float32))
+        tokens = partitions.nearest(self._project(keys), self._centres)
+        np.save(os.path.join(self._work, *_TOKENS.values()), tokens)
+        scann_numpy = library().scann_pybind.ScannNumpy
+        with _quiet():
+            scann_numpy(self._work, _assets({**trained, **_TOKENS, **_CHUNK})).serialize(coded, True)
+
+
+def _write_config(sample: np.ndarray, plan: Plan, path: str) -> None:
     scann = library()
+    from google.protobuf import text_format
+    from scann.proto.scann_pb2 import ScannConfig
+
     builder = scann.builder(sample, min(_NUM_NEIGHBORS, len(sample)), "dot_product")
     if plan.pca_dims:
         builder = builder.pca(reduction_dim=plan.pca_dims, pca_significance_threshold=None)
-    builder = builder.tree(
-        num_leaves=plan.leaves,
-        num_leaves_to_search=plan.leaves,
-        training_sample_size=len(sample),
-        training_iterations=plan.iterations,
-        # The default of 50 leaves partitions empty where a leaf has few training rows, and recall collapses.
-        min_partition_size=1,
-        # A random start differs from build to build; k-means++ does not, and costs less than a second pass.
-        random_init=False,
-        soar_lambda=plan.soar or None,
-    )
+    builder = builder.tree(num_leaves=plan.leaves, num_leaves_to_search=plan.leaves)
     builder = builder.score_ah(
         plan.dims_per_block,
         anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD,
         training_sample_size=plan.quantizer_rows,
     )
     kind = {name: getattr(scann.scann_builder.ReorderType, name.upper()) for name in _KEYS}[plan.reorder]
-    with _quiet():
-        trained = builder.reorder(min(_NUM_NEIGHBORS, len(sample)), quantize=kind).build()
-    trained.serialize(os.path.abspath(folder), relative_path=True)
+    text = builder.reorder(min(_NUM_NEIGHBORS, len(sample)), quantize=kind).create_config()
+    with open(path, "wb") as file:
+        file.write(text_format.Parse(text, ScannConfig()).SerializeToString(deterministic=True))
 
 
-def _write_coded(keys: Keys, plan: Plan, multipliers: np.ndarray, work: str, folder: str) -> None:
-    """Codes the keys in chunks with what is trained in `work`, and writes codes and rounded keys."""
+def _write_partitioner(centres: np.ndarray, axes: np.ndarray | None, path: str) -> None:
+    from scann.partitioning.partitioner_pb2 import SerializedPartitioner
+
+    partitioner = SerializedPartitioner(n_tokens=len(centres), uses_projection=axes is not None)
+    tree = partitioner.kmeans.kmeans_tree
+    tree.root.learned_spilling_threshold, tree.root.leaf_id = math.nan, -1
+    for leaf, centre in enumerate(centres.tolist()):
+        tree.root.centers.add(dimension=centre)
+        tree.root.children.add(leaf_id=leaf, learned_spilling_threshold=math.nan)
+    for axis in [] if axes is None else axes.tolist():
+        vector = partitioner.serialized_projection.rotation_vec.add(feature_value_float=axis)
+        vector.feature_type = vector.FLOAT
+    with open(path, "wb") as file:
+        file.write(partitioner.SerializeToString(deterministic=True))
+
+
+def _write_coded(keys: Keys, plan: Plan, coder: _Coder, multipliers: np.ndarray, folder: str) -> None:
+    """Codes the keys in chunks, and writes codes and kept keys."""
     files: dict[str, np.memmap] = {}
     begin = 0
     for chunk in keys.chunks():
-        parts = _code(chunk, plan, work)
+        parts = coder.code(chunk)
         if plan.reorder == "int8":
             # ScaNN's own fill the range of each chunk.
             fixed = np.clip(np.rint(chunk * multipliers), -_LARGEST_INT8, _LARGEST_INT8)
             parts[_KEY_FILES["int8"]] = fixed.astype(np.int8)
         for name, part in parts.items():
-            # SOAR gives each row two partitions, one after the other.
-            a_row = len(part) // len(chunk)
             if name not in files:
-                shape = (keys.rows * a_row, *part.shape[1:])
-                path = os.path.join(folder, name)
+                path, shape = os.path.join(folder, name), (keys.rows, *part.shape[1:])
                 files[name] = np.lib.format.open_memmap(path, mode="w+", dtype=part.dtype, shape=shape)
-            files[name][begin * a_row : begin * a_row + len(part)] = part
+            files[name][begin : begin + len(part)] = part
         begin += len(chunk)
     for file in files.values():
         file.flush()
-
-
-def _code(chunk: np.ndarray, plan: Plan, work: str) -> dict[str, np.ndarray]:
-    """Returns partitions int32, codes uint8 and kept keys of a chunk `[m, d]`, by file name."""
-    coded = os.path.join(work, "coded")
-    os.makedirs(coded, exist_ok=True)
-    np.save(os.path.join(work, "chunk.npy"), np.ascontiguousarray(chunk, np.float32))
-    scann_numpy = library().scann_pybind.ScannNumpy
-    with _quiet():
-        searcher = scann_numpy(os.path.abspath(work), _assets({**_TRAINED, "DATASET_NPY": "chunk.npy"}))
-    searcher.serialize(os.path.abspath(coded), True)
-    names = (*_codes(plan).values(), _KEY_FILES[plan.reorder])
-    return {name: np.load(os.path.join(coded, name), allow_pickle=False) for name in names}
-
-
-def _codes(plan: Plan) -> dict[str, str]:
-    return {kind: name for kind, name in _CODES.items() if plan.soar or "SOAR" not in kind}
 
 
 def _int8_multipliers(sample: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from tests.index.world import unit
 
 
 @pytest.mark.parametrize("reorder", planner.PRECISIONS)
-@pytest.mark.parametrize("changes", [{}, {"pca_dims": 32}, {"soar": 1.5}])
+@pytest.mark.parametrize("changes", [{}, {"pca_dims": 32}])
 def test_bytes_on_disk_are_those_of_a_build(reorder, changes, tmp_path):
     rows, dim = 5000, 64
     plan = dataclasses.replace(planner.plan_shard(rows, dim, 60, reorder), **changes)
