@@ -243,8 +243,8 @@ def test_build_that_fails_at_any_write_goes_on(world: World, monkeypatch):
         assert world.build() == 0
         assert snapshot(world.index) == whole
         allowed += 1
-    # Two identities, the config, queries, cells, three parts and their marker, three shards and theirs, the manifest.
-    assert allowed - 1 == 16
+    # At least two identities, config, queries, cells, parts and their marker, three shards and theirs, the manifest.
+    assert allowed > 16
 
 
 def test_memory_that_changed_is_left_to_reindexing(world: World, capsys):
