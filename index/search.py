@@ -9,6 +9,7 @@ search is that of `reader`, the page that of `search_page`.
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -211,6 +212,7 @@ def run(config: Config, _: Sequence[str], image: str, text: str, id: int, k: int
     Raises:
         UserError: if a flag is wrong, there is no index, or its memory is not the one that was indexed.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if bool(image) + bool(text) + (id >= 0) != 1:
         raise UserError("give one of --image=FILE, --text=TEXT and --id=ID")
     if k < 1:

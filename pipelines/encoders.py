@@ -192,13 +192,14 @@ def resolve(handle: str, dtype: str, normalize: bool = True) -> EncoderSpec:
     except (KeyError, ValueError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: {reason}; docs/encoders.md says what it must hold") from error
-    identity = description
+    # What shares a space with it decides no vector, and may be said once the memory is there.
+    identity = {name: value for name, value in description.items() if name != "space"}
     if model in builtin_encoders.NAMES:
         _local_folder(model)
     elif not model.endswith(".npz"):
         # A missing library is said before gigabytes are downloaded.
         saved_model.import_required(description)
-        identity = {**description, "files": _checksums(_local_folder(model), description)}
+        identity = {**identity, "files": _checksums(_local_folder(model), description)}
     info = manifest.EncoderInfo(manifest.fingerprint(identity), description["dim"], normalize, dtype)
     return EncoderSpec(handle, description["kind"], info, model, description)
 
