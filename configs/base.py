@@ -110,7 +110,9 @@ class Index:
         shards: parts of the index, each built and searched on its own.
         target_recall: recall@k that the search parameters are tuned to.
         k: the k of that recall.
-        leaves: partitions of one shard; 0 takes the square root of its rows.
+        leaves: partitions of one shard; 0 lets the planner choose.
+        reorder: precision of the keys that candidates are scored anew with: `bfloat16`, `float32` or `int8`. It
+            decides the memory that a searcher takes.
         max_queries: most queries that recall is measured on.
     """
 
@@ -119,6 +121,7 @@ class Index:
     target_recall: float = 0.95
     k: int = 32
     leaves: int = 0
+    reorder: str = "bfloat16"
     max_queries: int = 2000
 
 

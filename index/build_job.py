@@ -113,12 +113,12 @@ def build_shard(job: Job, number: int) -> None:
     begin, end = (s * memory.rows // config.shards for s in (number, number + 1))
     rows = keys.read_range(memory, begin, end)
     engine = searcher.kind(config.searcher)
-    plan = engine.plan(len(rows.ids), rows.keys.shape[1], config.leaves)
+    plan = engine.plan(len(rows.ids), rows.keys.shape[1], config)
     with shard_store.new_shard(job.folder, job.names[number]) as local:
         saved = os.path.join(local, config.searcher)
         os.makedirs(saved)
         start = time.perf_counter()
-        engine.build(rows.keys, plan).save(saved)
+        engine.build(searcher.ArrayKeys(rows.keys), plan).save(saved)
         secs = {"build": time.perf_counter() - start}
         loaded = engine.load(saved, plan)
         parameters, lists, spent = measurement.tune_and_measure(loaded, rows, plan, job.read_queries(), config)

@@ -9,8 +9,9 @@ import os
 
 import numpy as np
 
+from configs.base import Index
 from index.planner import NO_TREE, Parameters, Plan
-from index.searcher import merge, top_k
+from index.searcher import Keys, merge, top_k
 
 _QUERY_BLOCK = 256
 _KEY_BLOCK = 16384
@@ -35,8 +36,9 @@ class ExactSearcher:
         """Writes the keys."""
         np.save(os.path.join(folder, _FILE), self._keys)
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and scores as `Searcher.search`; memory is bounded by the blocks, whatever n and Q."""
+        k += more
         queries = np.ascontiguousarray(queries, np.float32)
         blocks = [self._search_block(queries[i : i + _QUERY_BLOCK], k) for i in range(0, len(queries), _QUERY_BLOCK)]
         if not blocks:
@@ -83,14 +85,14 @@ def _as_lists(
     return ids, values
 
 
-def plan(rows: int, dim: int, leaves: int) -> Plan:
+def plan(rows: int, dim: int, config: Index) -> Plan:
     """Returns the plan of a shard: no partitions."""
     return NO_TREE
 
 
-def build(keys: np.ndarray, plan: Plan) -> ExactSearcher:
-    """Builds a searcher; an exact one needs no plan."""
-    return ExactSearcher(keys)
+def build(keys: Keys, plan: Plan) -> ExactSearcher:
+    """Builds a searcher; an exact one needs no plan, and all keys in memory."""
+    return ExactSearcher(keys.sample(keys.rows))
 
 
 def load(folder: str, plan: Plan) -> ExactSearcher:

@@ -135,7 +135,7 @@ def tune_and_measure(
             found, _, _ = _search(engine.with_parameters(tried), rows, queries, tuning, k)
             return recall_at_k(found, ids, scores, k)
 
-        parameters = planner.tune(measure, plan, n, k, config.target_recall)
+        parameters = planner.frontier(measure, plan, n, k, [config.target_recall])[config.target_recall]
     tune_secs = time.perf_counter() - begin
     *truth, _ = _search(exact, rows, queries, reported, depth)
     *_, exact_secs = _search(exact, rows, queries, reported, k)

@@ -4,26 +4,41 @@ Costs are counted, not timed, so that the same data gives the same parameters on
 by the caller, on queries that it does not report on; what a plan means to ScaNN is left to `scann_searcher`.
 """
 
+import bisect
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
+
+from pipelines.errors import UserError
+from pipelines.options import nearest
 
 # Below this many rows scanning all keys is as fast as a tree tuned to recall@32 .95, and exact: with 1280-d image
 # embeddings 10.7k queries a CPU second against 8.1k at 2,048 rows, 5.0k against 8.3k at 3,610.
 MIN_TREE_ROWS = 3000
 # Fewest rows that an explicit number of leaves is honoured for: the quantizer trains 16 centres a block.
 _MIN_QUANTIZER_ROWS = 64
-_MIN_PARTITION_ROWS = 100_000
-_PARTITION_ROWS_PER_LEAF = 64
+# More leaves than the square root of the rows: with 1M x 128 keys 4,000 answer 1.7 times as many queries as 1,000 at
+# recall@100 .95; the power keeps the time of a query that compares them to its centres below that of the scan.
+_LEAVES_POWER = 0.6
+_MIN_SAMPLE_ROWS = 50_000
+_SAMPLE_ROWS_PER_LEAF = 32
+_ITERATIONS = 8
 # 256 rows for each of the 16 centres of a block; all 10,000 rows of a shard took twice as long, for .001 of recall.
 _QUANTIZER_ROWS = 4096
+# Wider keys are partitioned and quantized in their principal axes.
+_MAX_CODED_DIMS = 384
+_PCA_DIMS = 256
 # Measured on 100k x 256 and 20k x 1280: reordering one row costs as much as scanning 3 to 5 quantized ones.
 _REORDER_COST = 4.0
 _REORDER_FACTORS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _LEAVES_RATIO = 1.2
 _STANDARD_ERRORS = 2.0
+PRECISIONS = ("bfloat16", "float32", "int8")
+# Recalls whose cheapest search is looked for.
+LEVELS = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +47,26 @@ class Plan:
 
     Attributes:
         leaves: partitions; 0 for none, all keys are scanned unquantized.
-        partition_rows: sample that the partitions are trained on.
-        quantizer_rows: sample that the quantizer is trained on.
+        sample_rows: sample that partitions and quantizer are trained on.
+        quantizer_rows: part of the sample that the quantizer is trained on.
         dims_per_block: dimensions that share one 4-bit code.
+        pca_dims: principal axes of the sample that are partitioned and quantized; 0 for the keys as they are.
+        reorder: precision of the keys that candidates are scored anew with, one of `PRECISIONS`.
+        iterations: of the k-means that trains the partitions.
+        soar: weight of the second partition that each key is also put into (Sun et al. 2023, lambda); 0 for none.
     """
 
     leaves: int
-    partition_rows: int
+    sample_rows: int
     quantizer_rows: int
     dims_per_block: int
+    pca_dims: int = 0
+    reorder: str = "float32"
+    iterations: int = 0
+    soar: float = 0.0
 
 
-NO_TREE = Plan(leaves=0, partition_rows=0, quantizer_rows=0, dims_per_block=0)
+NO_TREE = Plan(leaves=0, sample_rows=0, quantizer_rows=0, dims_per_block=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +75,7 @@ class Parameters:
 
     Attributes:
         leaves_to_search: partitions scanned a query.
-        pre_reorder_num_neighbors: candidates of the quantized scan that are scored anew in float32.
+        pre_reorder_num_neighbors: candidates of the quantized scan that are scored anew.
         k: list length they were tuned for; longer lists reorder more in proportion.
     """
 
@@ -60,20 +83,37 @@ class Parameters:
     pre_reorder_num_neighbors: int
     k: int
 
+    def candidates(self, k: int, rows: int) -> int:
+        """Returns how many candidates a list of `k` is chosen from in a shard of `rows`."""
+        return max(min(k, rows), min(rows, round(self.pre_reorder_num_neighbors * max(1.0, k / self.k))))
 
-def plan_shard(rows: int, dim: int, leaves: int = 0) -> Plan:
+
+def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") -> Plan:
     """Returns the plan for `rows` keys of width `dim`.
 
     Args:
         rows: keys of the shard.
         dim: width of a key.
-        leaves: partitions; 0 takes the square root of the rows, and none below `MIN_TREE_ROWS`.
+        leaves: partitions; 0 to choose, and none below `MIN_TREE_ROWS`.
+        reorder: one of `PRECISIONS`.
+
+    Raises:
+        UserError: for an unknown precision.
     """
+    if reorder not in PRECISIONS:
+        raise UserError(f"--config.index.reorder={reorder}: unknown; {nearest(reorder, PRECISIONS)}")
     if rows < (_MIN_QUANTIZER_ROWS if leaves else MIN_TREE_ROWS):
         return NO_TREE
-    leaves = min(leaves or math.isqrt(rows), rows)
-    partition_rows = min(rows, max(_MIN_PARTITION_ROWS, _PARTITION_ROWS_PER_LEAF * leaves))
-    return Plan(leaves, partition_rows, min(rows, _QUANTIZER_ROWS), dims_per_block=min(2, dim))
+    leaves = min(leaves or round(rows**_LEAVES_POWER), rows)
+    return Plan(
+        leaves=leaves,
+        sample_rows=min(rows, max(_MIN_SAMPLE_ROWS, _SAMPLE_ROWS_PER_LEAF * leaves)),
+        quantizer_rows=min(rows, _QUANTIZER_ROWS),
+        dims_per_block=min(2, dim),
+        pca_dims=_PCA_DIMS if dim > _MAX_CODED_DIMS else 0,
+        reorder=reorder,
+        iterations=_ITERATIONS,
+    )
 
 
 def full_search(plan: Plan, rows: int, k: int) -> Parameters:
@@ -92,35 +132,47 @@ def reaches(recalls: np.ndarray, target: float) -> bool:
     return bool(recalls.mean() - margin >= target)
 
 
-def tune(measure: Callable[[Parameters], np.ndarray], plan: Plan, rows: int, k: int, target: float) -> Parameters:
-    """Finds the cheapest parameters that reach a target recall.
+def frontier(
+    measure: Callable[[Parameters], np.ndarray], plan: Plan, rows: int, k: int, levels: Iterable[float] = LEVELS
+) -> dict[float, Parameters]:
+    """Finds for each level of recall the cheapest parameters that reach it.
 
-    Recall grows with both parameters, so the settings that just reach the target lie on a staircase. It is walked
-    from all leaves and a short reordering towards few leaves and a long one, one step a measurement; settings that
-    cost more than one that reached the target are not measured.
+    Recall grows with both parameters, so the settings that just reach a level lie on a staircase, from all leaves and
+    a short reordering to few leaves and a long one. It is walked by bisection, without settings that cost more than
+    one that reached the level, nor such as the measurements for this or another level already tell of.
 
     Args:
         measure: gives the recall of each tuning query `[Q]` with some parameters.
         plan: of the shard.
         rows: of the shard.
         k: the k of the recall.
-        target: mean recall to reach, with a margin for the sampling error.
+        levels: mean recalls to reach, with a margin for the sampling error.
 
     Returns:
-        The cheapest parameters seen to reach the target; full search if none does.
+        For each level the cheapest parameters of the grid that reach it; full search where none does.
     """
     leaves_steps, reorder_steps = _leaves_steps(plan.leaves), _reorder_steps(rows, k)
-    best = full_search(plan, rows, k)
-    i, j = len(leaves_steps) - 1, 0
-    while i >= 0 and j < len(reorder_steps):
-        parameters = Parameters(leaves_steps[i], reorder_steps[j], k)
-        cheaper = cost(parameters, plan, rows) < cost(best, plan, rows)
-        if cheaper and not reaches(measure(parameters), target):
-            j += 1
-            continue
-        best = parameters if cheaper else best
-        i -= 1
-    return best
+    seen: dict[tuple[int, int], np.ndarray] = {}
+
+    def reached(leaves: int, reorder: int, level: float) -> bool:
+        for (other_leaves, other_reorder), recalls in seen.items():
+            if other_leaves <= leaves and other_reorder <= reorder and reaches(recalls, level):
+                return True
+            if other_leaves >= leaves and other_reorder >= reorder and not reaches(recalls, level):
+                return False
+        seen[leaves, reorder] = measure(Parameters(leaves, reorder, k))
+        return reaches(seen[leaves, reorder], level)
+
+    def cheapest(level: float) -> Parameters:
+        best = full_search(plan, rows, k)
+        for reorder in reorder_steps:
+            cheaper = [n for n in leaves_steps if cost(Parameters(n, reorder, k), plan, rows) < cost(best, plan, rows)]
+            if cheaper and reached(cheaper[-1], reorder, level):
+                reaching = functools.partial(reached, reorder=reorder, level=level)
+                best = Parameters(cheaper[bisect.bisect_left(cheaper, True, key=reaching)], reorder, k)
+        return best
+
+    return {level: cheapest(level) for level in sorted(levels)}
 
 
 def _leaves_steps(leaves: int) -> list[int]:

@@ -5,23 +5,75 @@ cannot even be imported. Rows are local to one shard here; which ids they stand 
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
 import numpy as np
 
+from configs.base import Index
 from index.planner import Parameters, Plan
 from pipelines.errors import UserError
 from pipelines.options import nearest
 
 KINDS = {"exact": "index.exact_searcher", "scann": "index.scann_searcher"}
+CHUNK_ROWS = 16384
+_SAMPLE_SEED = 0
+
+
+class Keys(Protocol):
+    """The keys of one shard, which need never be in memory at once.
+
+    Attributes:
+        rows: of the shard.
+        dim: width of a key.
+    """
+
+    rows: int
+    dim: int
+
+    def sample(self, rows: int) -> np.ndarray:
+        """Returns keys float32 `[min(rows, self.rows), d]`, the same in every call; all, in row order, where asked."""
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Yields all keys in row order, float32 `[m, d]` of at most `CHUNK_ROWS`; can be called again."""
+
+
+class ArrayKeys:
+    """Keys that are an array `[n, d]` in memory or a mapped file."""
+
+    def __init__(self, keys: np.ndarray) -> None:
+        """Takes the keys without a copy."""
+        self._keys = keys
+        self.rows, self.dim = keys.shape
+
+    def sample(self, rows: int) -> np.ndarray:
+        """Returns keys as `Keys.sample`, drawn without replacement."""
+        if rows >= self.rows:
+            return np.ascontiguousarray(self._keys, np.float32)
+        drawn = np.random.default_rng(_SAMPLE_SEED).choice(self.rows, rows, replace=False)
+        return np.ascontiguousarray(self._keys[np.sort(drawn)], np.float32)
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Yields keys as `Keys.chunks`."""
+        for begin in range(0, self.rows, CHUNK_ROWS):
+            yield np.ascontiguousarray(self._keys[begin : begin + CHUNK_ROWS], np.float32)
 
 
 class Searcher(Protocol):
     """Finds the keys of one shard with the largest dot products."""
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the rows int64 `[Q, k]` and scores float32 `[Q, k]` of queries `[Q, d]` float32, as `top_k` does."""
+    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest rows, ordered and padded as `top_k` does.
+
+        Args:
+            queries: `[Q, d]` float32.
+            k: length of the list that is wanted; it alone decides how many candidates are looked at.
+            more: places after those. They are for rows that take the place of some that are left out: whatever
+                `more` is, the list of `k` is the beginning of this one.
+
+        Returns:
+            Rows int64 and scores float32, both `[Q, k + more]`.
+        """
 
     def with_parameters(self, parameters: Parameters) -> "Searcher":
         """Returns a searcher over the same keys with other search-time parameters."""
@@ -33,11 +85,11 @@ class Searcher(Protocol):
 class SearcherModule(Protocol):
     """What a module named in `KINDS` defines."""
 
-    def plan(self, rows: int, dim: int, leaves: int) -> Plan:
-        """Returns how a shard is to be built; `leaves` as in the config, 0 to choose."""
+    def plan(self, rows: int, dim: int, config: Index) -> Plan:
+        """Returns how a shard is to be built."""
 
-    def build(self, keys: np.ndarray, plan: Plan) -> Searcher:
-        """Builds a searcher over keys `[n, d]` float32."""
+    def build(self, keys: Keys, plan: Plan) -> Searcher:
+        """Builds a searcher."""
 
     def load(self, folder: str, plan: Plan) -> Searcher:
         """Loads what `save` wrote; the files must have been checked before."""

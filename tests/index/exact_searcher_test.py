@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from configs.base import Index
 from index import exact_searcher
 from index.exact_searcher import ExactSearcher
+from index.searcher import ArrayKeys
 from tests.index.world import brute_force, unit
 
 
@@ -54,8 +56,10 @@ def test_no_member_is_lost_to_float32_rounding():
 
 def test_no_queries_and_save_and_load(tmp_path):
     keys, asked = unit(20), unit(4, seed=1)
-    engine = exact_searcher.build(keys, exact_searcher.plan(20, 12, 0))
+    plan = exact_searcher.plan(20, 12, Index())
+    engine = exact_searcher.build(ArrayKeys(keys), plan)
     assert engine.search(asked[:0], 3)[0].shape == (0, 3)
     engine.save(str(tmp_path))
-    loaded = exact_searcher.load(str(tmp_path), exact_searcher.plan(20, 12, 0))
+    loaded = exact_searcher.load(str(tmp_path), plan)
     np.testing.assert_array_equal(loaded.search(asked, 3)[1], engine.search(asked, 3)[1])
+    np.testing.assert_array_equal(loaded.search(asked, 3, more=4)[0], engine.search(asked, 7)[0])

@@ -1,14 +1,16 @@
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index import planner
 from index.planner import Parameters, Plan, plan_shard
+from pipelines.errors import UserError
 
 
-def test_leaves_are_the_square_root_and_none_where_a_tree_makes_no_sense():
-    assert plan_shard(1_000_000, 768).leaves == 1000
-    assert plan_shard(planner.MIN_TREE_ROWS, 768).leaves == 54
+def test_leaves_grow_with_the_rows_and_none_where_a_tree_makes_no_sense():
+    assert plan_shard(1_000_000, 768).leaves == 3981
+    assert plan_shard(planner.MIN_TREE_ROWS, 768).leaves == 122
     assert plan_shard(planner.MIN_TREE_ROWS - 1, 768).leaves == 0
     assert plan_shard(500, 768, leaves=20).leaves == 20
     assert plan_shard(80, 768, leaves=1000).leaves == 80
@@ -16,10 +18,31 @@ def test_leaves_are_the_square_root_and_none_where_a_tree_makes_no_sense():
 
 
 def test_samples_are_bounded_by_rows_and_cover_the_leaves():
-    assert plan_shard(5000, 8).partition_rows == 5000
-    assert plan_shard(10_000_000, 8).partition_rows == 64 * 3162
-    assert plan_shard(10_000_000, 8).quantizer_rows == 4096
+    assert plan_shard(5000, 8).sample_rows == 5000
+    plan = plan_shard(10_000_000, 8)
+    assert plan.sample_rows == 32 * plan.leaves == 32 * 15849
+    assert plan.quantizer_rows == 4096
     assert plan_shard(5000, 1).dims_per_block == 1
+
+
+def test_wide_keys_are_coded_in_fewer_dimensions():
+    assert plan_shard(5000, 384).pca_dims == 0
+    assert 0 < plan_shard(5000, 768).pca_dims < 768
+
+
+def test_unknown_precision_names_the_nearest():
+    with pytest.raises(UserError, match="--config.index.reorder=bfloat: unknown; did you mean 'bfloat16'"):
+        plan_shard(5000, 8, reorder="bfloat")
+
+
+@pytest.mark.parametrize(("k", "candidates"), [(5, 30), (10, 30), (20, 60), (50, 90), (200, 90)])
+def test_longer_lists_are_chosen_from_more_candidates_of_which_there_are_no_more_than_rows(k, candidates):
+    assert Parameters(1, 30, 10).candidates(k, rows=90) == candidates
+
+
+def test_candidates_fill_the_list():
+    assert Parameters(1, 5, 5).candidates(3, rows=90) == 5
+    assert Parameters(1, 2, 10).candidates(9, rows=90) == 9
 
 
 def test_recall_must_stand_two_standard_errors_above_the_target():
@@ -43,20 +66,23 @@ class Measured:
         return np.full(4, share * min(1.0, (p.pre_reorder_num_neighbors / self._reorder) ** 0.3))
 
 
-@given(st.integers(1, 200), st.integers(1, 3000), st.sampled_from([0.5, 0.8, 0.95, 1.0]))
-def test_tuning_finds_the_cheapest_of_the_whole_grid(leaves, reorder, target):
-    rows, k, plan = 10_000, 10, Plan(100, 10_000, 4096, 2)
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(1, 3000))
+def test_each_level_gets_the_cheapest_of_the_whole_grid(leaves, reorder):
+    rows, k, plan, levels = 10_000, 10, Plan(100, 10_000, 4096, 2), (0.5, 0.8, 0.95, 1.0)
     measured = Measured(leaves, reorder)
-    best = planner.tune(measured, plan, rows, k, target)
+    found = planner.frontier(measured, plan, rows, k, levels)
     grid = [
         Parameters(leaves_to_search, pre_reorder, k)
         for leaves_to_search in planner._leaves_steps(plan.leaves)
         for pre_reorder in planner._reorder_steps(rows, k)
     ]
-    assert len(measured.asked) == len(set(measured.asked)) < len(grid) / 4
-    reaching = [planner.cost(p, plan, rows) for p in grid if planner.reaches(measured(p), target)]
-    if reaching:
-        assert planner.reaches(measured(best), target)
-        assert planner.cost(best, plan, rows) == min(reaching)
-    else:
-        assert best == planner.full_search(plan, rows, k) == Parameters(100, rows, k)
+    assert len(measured.asked) == len(set(measured.asked)) < len(grid) / 3
+    assert list(found) == list(levels)
+    for level, best in found.items():
+        reaching = [planner.cost(p, plan, rows) for p in grid if planner.reaches(measured(p), level)]
+        if reaching:
+            assert planner.reaches(measured(best), level)
+            assert planner.cost(best, plan, rows) == min(reaching)
+        else:
+            assert best == planner.full_search(plan, rows, k) == Parameters(100, rows, k)

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -8,13 +9,16 @@ import threading
 import numpy as np
 import pytest
 
-from index import scann_searcher
-from index.planner import NO_TREE, Parameters, full_search
+from configs.base import Index
+from index import scann_coder, scann_searcher, searcher
+from index.planner import NO_TREE, Parameters, full_search, plan_shard
 from index.recall import recall_at_k
+from index.searcher import ArrayKeys
 from pipelines.errors import UserError
 from tests.index.world import brute_force, unit
 
 ROWS, K = 3000, 10
+PLAN = scann_searcher.plan(ROWS, 33, Index(leaves=40, reorder="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,7 @@ def keys() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def engine(keys: np.ndarray) -> scann_searcher.ScannSearcher:
-    return scann_searcher.build(keys, scann_searcher.plan(ROWS, 33, 40))
+    return scann_searcher.build(ArrayKeys(keys), PLAN)
 
 
 def recall(engine, keys, queries, k=K) -> float:
@@ -72,7 +76,7 @@ def test_short_lists_are_padded(engine):
 @pytest.mark.parametrize("rows", [1, 2, 63])
 def test_tiny_shards(rows, tmp_path):
     keys, queries = unit(rows), unit(4, seed=1)
-    built = scann_searcher.build(keys, scann_searcher.plan(rows, 12, 0))
+    built = scann_searcher.build(ArrayKeys(keys), scann_searcher.plan(rows, 12, Index()))
     built.save(str(tmp_path))
     loaded = scann_searcher.load(str(tmp_path), NO_TREE)
     for engine in (built, loaded, loaded.with_parameters(full_search(NO_TREE, rows, 5))):
@@ -89,13 +93,13 @@ def test_saved_searcher_can_be_moved_and_named_relatively(engine, keys, tmp_path
     assert str(tmp_path) not in pathlib.Path("here/deep/scann_assets.pbtxt").read_text()
     shutil.move("here/deep", "there")
     queries = unit(20, dim=33, seed=1)
-    loaded = scann_searcher.load("there", scann_searcher.plan(ROWS, 33, 40))
+    loaded = scann_searcher.load("there", PLAN)
     for found, right in zip(loaded.search(queries, K), engine.search(queries, K), strict=True):
         np.testing.assert_array_equal(found, right)
 
 
 def test_two_builds_give_the_same_bytes(engine, keys, tmp_path):
-    again = scann_searcher.build(keys, scann_searcher.plan(ROWS, 33, 40))
+    again = scann_searcher.build(ArrayKeys(keys), PLAN)
     contents = []
     for name, built in (("a", engine), ("b", again)):
         folder = tmp_path / name
@@ -105,18 +109,73 @@ def test_two_builds_give_the_same_bytes(engine, keys, tmp_path):
     assert contents[0] == contents[1] and len(contents[0]) >= 6
 
 
+@pytest.mark.parametrize("soar", [0.0, 1.5])
+@pytest.mark.parametrize("pca_dims", [0, 16])
+def test_chunks_are_coded_as_a_build_of_everything_codes_them(keys, tmp_path, monkeypatch, soar, pca_dims):
+    plan = dataclasses.replace(plan_shard(ROWS, 33, 40), soar=soar, pca_dims=pca_dims)
+    monkeypatch.setattr(searcher, "CHUNK_ROWS", 700)
+    (tmp_path / "whole").mkdir(), (tmp_path / "joined").mkdir()
+    scann_coder._train(keys, plan, str(tmp_path / "whole"))
+    scann_coder.write(ArrayKeys(keys), plan, str(tmp_path / "joined"))
+    arrays = sorted(path.name for path in (tmp_path / "whole").glob("*.npy"))
+    assert len(arrays) == 3 + bool(soar)
+    for name in arrays:
+        np.testing.assert_array_equal(np.load(tmp_path / "joined" / name), np.load(tmp_path / "whole" / name))
+
+
+@pytest.mark.parametrize(
+    ("reorder", "least", "error"), [("float32", 1, 5e-7), ("bfloat16", 0.97, 4e-3), ("int8", 0.9, 2e-2)]
+)
+def test_precision_of_what_is_scored_anew(keys, reorder, least, error):
+    plan = plan_shard(ROWS, 33, 40, reorder)
+    found = scann_searcher.build(ArrayKeys(keys), plan)
+    queries = unit(100, dim=33, seed=1)
+    assert recall(found, keys, queries) >= least
+    rows, scores = found.search(queries, K)
+    assert np.abs(scores - np.einsum("qd,qkd->qk", queries, keys[rows])).max() < error
+
+
+def test_trained_on_a_sample_it_finds_as_much(engine, keys):
+    sampled = scann_searcher.build(ArrayKeys(keys), dataclasses.replace(PLAN, sample_rows=1000))
+    queries, parameters = unit(200, dim=33, seed=1), Parameters(8, 20, K)
+    of_all = recall(engine.with_parameters(parameters), keys, queries)
+    assert abs(recall(sampled.with_parameters(parameters), keys, queries) - of_all) < 0.03
+
+
+@pytest.mark.parametrize("soar", [0.0, 1.5])
+def test_places_after_k_do_not_change_those_before(keys, soar):
+    doubled = np.concatenate([keys, keys[:1000]])
+    found = scann_searcher.build(ArrayKeys(doubled), dataclasses.replace(plan_shard(4000, 33, 40), soar=soar))
+    found = found.with_parameters(Parameters(6, 25, K))
+    queries = unit(100, dim=33, seed=1)
+    rows, scores = found.search(queries, K)
+    for more in (1, 7, 15, 40):
+        longer = found.search(queries, K, more)
+        assert longer[0].shape == (100, K + more)
+        np.testing.assert_array_equal(longer[0][:, :K], rows)
+        np.testing.assert_array_equal(longer[1][:, :K], scores)
+        assert (longer[0][:, 25:] == -1).all()
+    assert (found.search(queries, K, 15)[0] >= 0).all()
+
+
+def test_one_thread_finds_what_all_find(engine):
+    tuned, queries = engine.with_parameters(Parameters(8, 20, K)), unit(700, dim=33, seed=1)
+    for found, right in zip(tuned.with_threads(1).search(queries, K), tuned.search(queries, K), strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
 def test_overlapping_builds_keep_standard_error():
     kept, before = os.dup(2), os.fstat(2)
     entered, left = threading.Event(), threading.Event()
 
     def other() -> None:
-        with scann_searcher._quiet():
+        with scann_coder._quiet():
             entered.set()
             left.wait()
 
     thread = threading.Thread(target=other)
     try:
-        with scann_searcher._quiet():
+        with scann_coder._quiet():
             thread.start()
             assert not entered.wait(0.1)
         left.set()
@@ -131,18 +190,18 @@ def test_overlapping_builds_keep_standard_error():
 def test_processor_without_avx(tmp_path, monkeypatch):
     info = tmp_path / "cpuinfo"
     info.write_text("processor\t: 0\nflags\t\t: fpu sse sse2 avxnot\nbugs\t\t: avx\n")
-    monkeypatch.setattr(scann_searcher, "_CPU_INFO", str(info))
+    monkeypatch.setattr(scann_coder, "_CPU_INFO", str(info))
     with pytest.raises(UserError, match="AVX.*--config.index.searcher=exact"):
-        scann_searcher.build(unit(5), NO_TREE)
+        scann_searcher.build(ArrayKeys(unit(5)), NO_TREE)
     info.write_text("processor\t: 0\nflags\t\t: fpu sse sse2 avx\n")
-    assert scann_searcher.build(unit(5), NO_TREE).search(unit(1), 1)[0].shape == (1, 1)
+    assert scann_searcher.build(ArrayKeys(unit(5)), NO_TREE).search(unit(1), 1)[0].shape == (1, 1)
 
 
 def test_scann_that_cannot_be_imported(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("scann.")]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match="ScaNN cannot be imported.*--config.index.searcher=exact"):
-        scann_searcher.build(unit(5), NO_TREE)
+        scann_searcher.build(ArrayKeys(unit(5)), NO_TREE)
 
 
 def test_folder_that_is_no_index(tmp_path):
