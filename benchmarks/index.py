@@ -40,6 +40,7 @@ _LIBRARIES = ("faiss_flat", "faiss_ivf", "faiss_hnsw", "hnswlib", "usearch")
 _SHAPES = ((1_000_000, 128), (200_000, 768))
 _TARGETS = (0.95, 0.99)
 _OURS = "scann"
+_Built = tuple[ScannSearcher, dict[float, Parameters]]
 
 
 def _cache(folder: pathlib.Path, data: Data) -> pathlib.Path:
@@ -49,7 +50,7 @@ def _cache(folder: pathlib.Path, data: Data) -> pathlib.Path:
     return path
 
 
-def _build_ours(data: Data) -> tuple[ScannSearcher, dict[float, Parameters]]:
+def _build_ours(data: Data) -> _Built:
     """Builds, and tunes on the tuning queries for each target."""
     keys, config = ArrayKeys(data.rows), IndexConfig(k=K)
     plan = scann_searcher.plan(keys.rows, keys.dim, config)
@@ -61,28 +62,25 @@ def _build_ours(data: Data) -> tuple[ScannSearcher, dict[float, Parameters]]:
         rows, _ = built.with_parameters(tried).search(data.tuning, K)
         return recall_at_k(rows, *data.tuning_truth, K)
 
-    tuned = {target: planner.tune(measure, plan, keys.rows, K, target) for target in _TARGETS}
+    tuned = planner.frontier(measure, plan, keys.rows, K, _TARGETS)
     print(f"{data.name} ours: built in {secs:.0f} s as {plan}, searched with {tuned}", flush=True)
     return built, tuned
 
 
-def _ours(data: Data, built: ScannSearcher, parameters: Parameters) -> Tuned:
+def _ours(data: Data, built: ScannSearcher, parameters: dict[float, Parameters], target: float) -> Tuned:
     def search(queries: Any, threads: int) -> Any:
-        return built.with_parameters(parameters).with_threads(1 if threads == 1 else 0).search(queries, K)[0]
+        return built.with_parameters(parameters[target]).with_threads(1 if threads == 1 else 0).search(queries, K)[0]
 
-    begin = time.perf_counter()
-    search(data.tuning, 1)
-    rate = len(data.tuning) / (time.perf_counter() - begin)
-    return Tuned(_OURS, _OURS, parameters, rate, search)
+    rate = len(data.tuning) / index_tuning.timed(search, data.tuning, 1)[1]
+    return Tuned(_OURS, _OURS, parameters[target], rate, search)
 
 
-def _speed(data: Data, libraries: Sequence[str], cache: pathlib.Path) -> dict[str, float]:
+def _speed(data: Data, ours: _Built, libraries: Sequence[str], cache: pathlib.Path) -> dict[str, float]:
     rivals = index_rivals.grid(*data.rows.shape, list(libraries))
     threads, result = len(os.sched_getaffinity(0)), {}
     best = index_tuning.tune_rivals(rivals, data, _TARGETS, _cache(cache, data), threads)
-    built, parameters = _build_ours(data)
     for target in _TARGETS:
-        tuned = {**best[target], _OURS: _ours(data, built, parameters[target])}
+        tuned = {**best[target], _OURS: _ours(data, *ours, target)}
         suffix = f"{data.name}_r{round(target * 100)}"
         measured = index_tuning.compare(tuned, data, 1)
         _show(suffix, tuned, measured)
@@ -110,12 +108,11 @@ def _show(title: str, tuned: dict[str, Tuned], measured: dict[str, Measured]) ->
         print(f"{title}: {tuned[name].name} {values.rate:,.0f} queries/s, recall {values.recall:.4f}", flush=True)
 
 
-def _autofaiss(data: Data) -> dict[str, float]:
+def _autofaiss(data: Data, built: _Built) -> dict[str, float]:
     """Returns recall and rate of what autofaiss chooses, with our memory and the time that ours takes a query."""
     import autofaiss
 
-    built, parameters = _build_ours(data)
-    ours = _ours(data, built, parameters[_TARGETS[0]])
+    ours = _ours(data, *built, _TARGETS[0])
     budget = 0.65 * data.rows.nbytes
     index, facts = autofaiss.build_index(
         data.rows,
@@ -152,10 +149,12 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
         made = [lambda r=rows, d=dim: index_data.generated(r, d, arguments.queries) for rows, dim in shapes]
     for make in made:
         data = make()
+        if {"speed", "autofaiss"} & set(arguments.parts):
+            ours = _build_ours(data)
         if "speed" in arguments.parts:
-            result |= _speed(data, arguments.libraries, pathlib.Path(arguments.cache))
+            result |= _speed(data, ours, arguments.libraries, pathlib.Path(arguments.cache))
         if "autofaiss" in arguments.parts:
-            result |= _autofaiss(data)
+            result |= _autofaiss(data, ours)
         if "limit" in arguments.parts:
             limits = index_costs.exact_over_limit(data.rows, data.reported)
             result |= {f"{name}_{data.name}": value for name, value in limits.items()}
