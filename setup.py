@@ -43,6 +43,7 @@ setup(
         "gcp": ["apache-beam[gcp]>=2.77", "gcsfs"],
         "s3": ["s3fs"],
         "dask": ["apache-beam[dask]>=2.77", "dask", "distributed"],
+        "bench": ["faiss-cpu", "hnswlib", "usearch"],
         "dev": [
             "web-memory[gcp,dask]",
             "hypothesis",
