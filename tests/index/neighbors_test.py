@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -21,12 +22,19 @@ from pipelines.manifest import Embeddings, Neighbors
 from tests.index.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force, digests, snapshot, unit
 
 K = 7
+HASH = "--config.index.sharding=hash"
 
 
 @pytest.fixture
 def indexed(world: World) -> World:
-    assert world.build() == 0
+    assert world.build(HASH) == 0
     return world
+
+
+def home(world: World) -> pathlib.Path:
+    """Returns the folder of the only version of the lists."""
+    (folder,) = (world.folder / "neighbors" / "versions").iterdir()
+    return folder
 
 
 def lists(world: World) -> Neighbors:
@@ -66,7 +74,7 @@ def test_dropped_rows_are_in_no_list(world: World):
         schemas.write(path, pa.table({"id": pa.array(ids)}), {"config_hash": whole["config_hash"]})
         drops[marker.name] = manifest.Drops(len(ids), storage.sha256(path))
     manifest.complete(folder, markers.values(), whole["config_hash"], drops)
-    assert world.build() == 0 and world.neighbors() == 0
+    assert world.build(HASH) == 0 and world.neighbors() == 0
     opened = lists(world)
     for split in SPLITS:
         right, _ = brute_force(world.queries[split], world.keys[kept], K)
@@ -104,8 +112,8 @@ def test_memory_shards_that_no_list_names_have_no_file(tmp_path):
     world.keys = np.abs(world.keys)
     world.keys[266:] *= -1
     world.write()
-    assert world.build() == 0 and world.neighbors() == 0
-    names = {path.name for path in (tmp_path / "neighbors" / "memory").iterdir()}
+    assert world.build(HASH) == 0 and world.neighbors() == 0
+    names = {path.name for path in (home(world) / "memory").iterdir()}
     assert names == {"00000.parquet", "00001.parquet"}
     assert (lists(world).memory(["id"])["id"].to_numpy() >> 40).max() == 1
 
@@ -126,7 +134,7 @@ def test_lists_do_not_depend_on_shards_blocks_or_ties(tmp_path):
         world.keys[150:220] = world.keys[100]
         world.queries["val"][:20] = world.keys[100]
         world.write()
-        assert world.build(f"--config.index.shards={shards}") == 0
+        assert world.build(HASH, f"--config.index.shards={shards}") == 0
         assert world.neighbors(f"--config.neighbors.block_rows={block_rows}") == 0
         found.append(columns(world))
     assert found[0] == found[1] == found[2]
@@ -136,7 +144,7 @@ def test_lists_do_not_depend_on_shards_blocks_or_ties(tmp_path):
 
 def test_scann_lists_agree_with_exact_ones(indexed: World, tmp_path):
     other = World(tmp_path / "scann").write()
-    assert other.build("--config.index.searcher=scann", "--config.index.leaves=8") == 0
+    assert other.build(HASH, "--config.index.searcher=scann", "--config.index.leaves=8") == 0
     assert indexed.neighbors() == 0 and other.neighbors() == 0
     for split in SPLITS:
         right, found = (schemas.to_matrix(lists(w).split(split)["neighbor_ids"]) for w in (indexed, other))
@@ -147,7 +155,7 @@ def test_lists_that_the_own_image_leaves_short_are_padded(tmp_path):
     world = World(tmp_path, rows=9)
     world.images[4] = world.images[7] = world.query_images["test"][0]
     world.write()
-    assert world.build() == 0 and world.neighbors("--config.neighbors.k=9") == 0
+    assert world.build(HASH) == 0 and world.neighbors("--config.neighbors.k=9") == 0
     table = lists(world).split("test")
     assert table["num_valid"].to_pylist() == [7] + [9] * 32
     ids, scores = schemas.to_matrix(table["neighbor_ids"]), schemas.to_matrix(table["scores"])
@@ -156,7 +164,7 @@ def test_lists_that_the_own_image_leaves_short_are_padded(tmp_path):
 
 def test_folder_with_glob_characters(indexed: World, tmp_path):
     odd = World(tmp_path / "odd[1]").write()
-    assert odd.build() == 0 and odd.neighbors() == 0 and indexed.neighbors() == 0
+    assert odd.build(HASH) == 0 and odd.neighbors() == 0 and indexed.neighbors() == 0
     assert columns(odd) == columns(indexed)
     assert lists(odd).memory(["id"]).num_rows > 0
     job, folder = neighbors_plan.claim(options.parse(odd.args(), "")[0]), odd.folder / "neighbors"
@@ -198,7 +206,7 @@ def test_own_image_is_left_out_wherever_it_is(tmp_path):
         world.images[place], world.keys[place] = world.query_images["train"][3], world.queries["train"][3]
     world.images[200], world.keys[200] = world.query_images["train"][5], world.queries["train"][5]
     world.write()
-    assert world.build() == 0 and world.neighbors() == 0
+    assert world.build(HASH) == 0 and world.neighbors() == 0
     table = lists(world).split("train")
     excluded = np.zeros(70, int)
     excluded[[3, 5]] = 3, 1
@@ -218,7 +226,7 @@ def test_own_image_is_left_out_wherever_it_is(tmp_path):
 def test_lookup_when_all_rows_are_the_own_image():
     keys = unit(4)
     images = np.array(digests(["same"] * 4), "S32")
-    few = Lookup(Shard(ExactSearcher(keys), np.arange(4), images))
+    few = Lookup(Shard(ExactSearcher(keys), np.arange(4), images, np.zeros(4, bool)))
     ids, scores, excluded = few.search(keys[:2], 3, np.array(digests(["same", "other"]), "S32"))
     assert ids[0].tolist() == [-1, -1, -1] and np.isneginf(scores[0]).all() and (ids[1] >= 0).all()
     assert excluded.tolist() == [4, 0]
@@ -232,12 +240,12 @@ def test_many_copies_of_an_image_are_searched_a_few_queries_at_a_time(monkeypatc
     searched = []
 
     class Watched(ExactSearcher):
-        def search(self, queries, k):
-            searched.append((len(queries), k))
-            return super().search(queries, k)
+        def search(self, queries, k, more=0):
+            searched.append((len(queries), k + more))
+            return super().search(queries, k, more)
 
     monkeypatch.setattr(lookup, "_LIST_ENTRIES", 600)
-    ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images)).search(queries, K, own)
+    ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images, np.zeros(400, bool))).search(queries, K, own)
     assert max(rows * k for rows, k in searched) <= 600
     assert excluded.tolist() == [{"many": 300, "some": 20, "once": 1, "none": 0}[name] for name in asked]
     for query in range(40):
@@ -297,7 +305,7 @@ def test_parts_that_are_there_are_not_searched_again(indexed: World, monkeypatch
 
 def test_killed_job_goes_on_and_ends_with_the_same_bytes(indexed: World, tmp_path):
     again = World(tmp_path / "again").write()
-    assert again.build() == 0
+    assert again.build(HASH) == 0
     flags = ["--config.neighbors.block_rows=2"]
     assert indexed.neighbors(*flags) == 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -316,7 +324,7 @@ def test_killed_job_goes_on_and_ends_with_the_same_bytes(indexed: World, tmp_pat
 
 def test_workers_in_processes_write_the_same_bytes(indexed: World, tmp_path):
     other = World(tmp_path / "other").write()
-    assert other.build() == 0 and indexed.neighbors() == 0
+    assert other.build(HASH) == 0 and indexed.neighbors() == 0
     flags = other.args("--direct_num_workers=2", "--direct_running_mode=multi_processing")
     flags.remove("--runner=FnApiRunner")
     assert neighbors.main(flags) == 0
@@ -369,7 +377,7 @@ def test_what_does_not_belong_together(indexed: World, capsys):
 def test_wrong_commands(world: World, capsys):
     assert world.neighbors() == 2
     assert "there is no finished index here; run index.build" in capsys.readouterr().err
-    assert world.build() == 0 and world.neighbors("--no_such_flag=1") == 2
+    assert world.build(HASH) == 0 and world.neighbors("--no_such_flag=1") == 2
     assert "--no_such_flag=1: unknown flag" in capsys.readouterr().err
     for k in (0, 401):
         assert world.neighbors(f"--config.neighbors.k={k}") == 2
