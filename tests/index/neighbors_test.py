@@ -245,7 +245,9 @@ def test_many_copies_of_an_image_are_searched_a_few_queries_at_a_time(monkeypatc
             return super().search(queries, k, more)
 
     monkeypatch.setattr(lookup, "_LIST_ENTRIES", 600)
-    ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images, np.zeros(400, bool))).search(queries, K, own)
+    ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images, np.zeros(400, bool))).search(
+        queries, K, own
+    )
     assert max(rows * k for rows, k in searched) <= 600
     assert excluded.tolist() == [{"many": 300, "some": 20, "once": 1, "none": 0}[name] for name in asked]
     for query in range(40):
