@@ -15,6 +15,7 @@ import pytest
 from index import lookup, neighbors, neighbors_job, neighbors_plan
 from index.exact_searcher import ExactSearcher
 from index.lookup import Lookup
+from index.reader import Index
 from index.shard_store import Shard
 from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
@@ -23,6 +24,7 @@ from tests.index.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force,
 
 K = 7
 HASH = "--config.index.sharding=hash"
+PARTS = "versions/*/_parts/*/lists-*.parquet"
 
 
 @pytest.fixture
@@ -167,13 +169,15 @@ def test_folder_with_glob_characters(indexed: World, tmp_path):
     assert odd.build(HASH) == 0 and odd.neighbors() == 0 and indexed.neighbors() == 0
     assert columns(odd) == columns(indexed)
     assert lists(odd).memory(["id"]).num_rows > 0
-    job, folder = neighbors_plan.claim(options.parse(odd.args(), "")[0]), odd.folder / "neighbors"
-    assert job.progress() == (1, 163) and not (folder / "_parts").exists()
+    job, folder = neighbors_plan.claim(options.parse(odd.args(), "")[0]), home(odd)
+    assert neighbors_job.progress(job) == (1, 163) and not (folder / "_parts").exists()
     shutil.rmtree(folder / "_done")
-    (folder / "_parts" / "2").mkdir(parents=True)
-    for block in job.blocks:
-        (folder / "_parts" / "2" / f"{block.name}.parquet").touch()
-    assert job.progress() == (1 / 3 / 2, 54)
+    for group in job.groups:
+        parts = folder / "_parts" / group.name
+        parts.mkdir(parents=True)
+        (parts / "routed.json").write_text(json.dumps([group.rows, 0, 3, 2]))
+        (parts / "lists-00002.parquet").touch()
+    assert neighbors_job.progress(job) == (1 / 3 / 2, 54)
 
 
 def test_splits_that_the_config_does_not_name_are_left_out(indexed: World, capsys):
@@ -245,7 +249,9 @@ def test_many_copies_of_an_image_are_searched_a_few_queries_at_a_time(monkeypatc
             return super().search(queries, k, more)
 
     monkeypatch.setattr(lookup, "_LIST_ENTRIES", 600)
-    ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images, np.zeros(400, bool))).search(queries, K, own)
+    ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images, np.zeros(400, bool))).search(
+        queries, K, own
+    )
     assert max(rows * k for rows, k in searched) <= 600
     assert excluded.tolist() == [{"many": 300, "some": 20, "once": 1, "none": 0}[name] for name in asked]
     for query in range(40):
@@ -267,39 +273,43 @@ def test_resumed_job_does_only_what_is_missing(indexed: World, capsys, monkeypat
     searched = []
     search = Lookup.search
     monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    lists_of = home(indexed)
     (folder / "complete.json").unlink()
-    (folder / "_done" / "val-00001.json").unlink()
-    (folder / "test-00000.parquet").unlink()
-    (folder / "memory" / "00001.parquet").unlink()
-    (folder / "train-00000.parquet.tmp-0123").write_bytes(b"left over")
+    (lists_of / "_done" / "val-00001.json").unlink()
+    (lists_of / "test-00000.parquet").unlink()
+    (lists_of / "memory" / "00001.parquet").unlink()
+    (lists_of / "train-00000.parquet.tmp-0123").write_bytes(b"left over")
     assert indexed.neighbors() == 0
-    assert searched == [14, 16] * 3 or searched == [16, 14] * 3
+    # The groups of val and of test, each in three index shards.
+    assert sum(searched) == 3 * (60 + 33)
     assert snapshot(folder) == whole
 
     # A file gone missing from a finished folder is made anew, too.
-    (folder / "val-00000.parquet").unlink()
+    (lists_of / "val-00000.parquet").unlink()
     assert indexed.neighbors() == 0
     assert snapshot(folder) == whole
 
 
 def test_parts_that_are_there_are_not_searched_again(indexed: World, monkeypatch, capsys):
     folder = indexed.folder / "neighbors"
-    merge = neighbors_job.MergeBlock._merge
+    merge = neighbors_job.MergeGroup._merge
 
-    def stopped(self, name, shards):
-        if name == "val-00002":
+    def stopped(self, group, shards):
+        if group.name == "val-00001":
             raise UserError("stopped here")
-        merge(self, name, shards)
+        merge(self, group, shards)
 
-    monkeypatch.setattr(neighbors_job.MergeBlock, "_merge", stopped)
+    monkeypatch.setattr(neighbors_plan, "_GROUP_ROWS", 32)
+    monkeypatch.setattr(neighbors_job.MergeGroup, "_merge", stopped)
     assert indexed.neighbors() == 2
     assert capsys.readouterr().err == "error: stopped here\n"
-    assert len(list(folder.glob("_parts/*/*.parquet"))) == 3 * 13
+    # Three groups of train, two of val and two of test, each in three index shards.
+    assert len(list(home(indexed).glob("_parts/*/lists-*.parquet"))) == 3 * (3 + 2 + 2)
     assert not (folder / "complete.json").exists()
-    monkeypatch.setattr(neighbors_job.MergeBlock, "_merge", merge)
-    monkeypatch.setattr(neighbors_job.Index, "load", lambda self, number: pytest.fail("nothing is left to search"))
+    monkeypatch.setattr(neighbors_job.MergeGroup, "_merge", merge)
+    monkeypatch.setattr(Index, "load", lambda self, number: pytest.fail("nothing is left to search"))
     assert indexed.neighbors() == 0
-    assert not (folder / "_parts").exists()
+    assert not (home(indexed) / "_parts").exists()
     assert lists(indexed).split("val").num_rows == SPLITS["val"]
 
 
@@ -313,11 +323,11 @@ def test_killed_job_goes_on_and_ends_with_the_same_bytes(indexed: World, tmp_pat
         [sys.executable, "-m", "index.neighbors", *again.args(*flags)], env=environment, stdout=subprocess.DEVNULL
     )
     folder, deadline = again.folder / "neighbors", time.monotonic() + 60
-    while len(list(folder.glob("_parts/*/*.parquet"))) < 100 and time.monotonic() < deadline:
+    while len(list(folder.glob(PARTS))) < 4 and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(folder.glob("_parts/*/*.parquet")) and not (folder / "complete.json").exists()
+    assert list(folder.glob(PARTS)) and not (folder / "complete.json").exists()
     assert again.neighbors(*flags) == 0
     assert snapshot(folder) == snapshot(indexed.folder / "neighbors")
 
@@ -339,7 +349,7 @@ def test_files_are_listed_with_their_bytes(indexed: World):
 
 
 def test_damaged_index_ends_in_one_sentence(indexed: World, capsys):
-    path = indexed.index / "shard-00001-of-00003" / "exact" / "keys.npy"
+    path = indexed.index / "builds" / "00001" / "shard-00001-of-00003" / "exact" / "keys.npy"
     path.write_bytes(path.read_bytes()[:-1])
     assert indexed.neighbors() == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -348,7 +358,7 @@ def test_damaged_index_ends_in_one_sentence(indexed: World, capsys):
 
 def test_damaged_lists_are_refused_by_their_reader(indexed: World):
     assert indexed.neighbors() == 0
-    path = indexed.folder / "neighbors" / "val-00001.parquet"
+    path = home(indexed) / "val-00001.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(bytes(data))
