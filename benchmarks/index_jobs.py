@@ -4,8 +4,9 @@
 
 A memory of clustered keys and one split of queries are written as embeddings and indexed. Then, in one process and in
 turn, the searcher alone, the opened index and the whole job (read, search, merge, write, gather the named rows of the
-memory) look up the same queries. The time of the same job over a few queries, which loads the same shards and starts the
-same pipeline, is the start-up; it is taken off. Ratios are medians of the repeats. The last line is one JSON object.
+memory) look up the same queries. The time of the same job over a few queries, which loads the same shards and starts
+the same pipeline, is the start-up; it is taken off. Ratios are medians of the repeats. The last line is one JSON
+object.
 """
 
 import dataclasses
