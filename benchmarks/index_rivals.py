@@ -13,94 +13,19 @@ graph) and, for what scores a long list anew, how many times k that list is. Whi
 - faiss Flat.
 """
 
-import abc
-import dataclasses
-import json
 import math
-import pathlib
-import time
-from typing import Any
 
 import faiss
 import hnswlib
 import numpy as np
 from usearch.index import Index as UsearchIndex
 
+from benchmarks.index_tuning import Rival, Setting
+
 _TRAINING_ROWS_PER_LIST = 64
 _EF_CONSTRUCTION = 200
 # Below this quantized scores tell so little that no list of candidates reached .99.
 _FEWEST_BLOCKS = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """How a rival is searched: `effort` grows with recall, `factor` times k candidates are scored anew."""
-
-    effort: int
-    factor: int = 1
-
-
-class Rival(abc.ABC):
-    """A library with build parameters.
-
-    Attributes:
-        library: what it is compared as.
-        spec: its build parameters.
-        build_secs: that the build took, by one thread.
-    """
-
-    library: str
-    factors: tuple[int, ...] = (1,)
-
-    def __init__(self, spec: str) -> None:
-        """Names it; nothing is built yet."""
-        self.spec = spec
-        self.build_secs = 0.0
-
-    @property
-    def name(self) -> str:
-        """Library and build parameters."""
-        return f"{self.library} {self.spec}"
-
-    @property
-    def file_name(self) -> str:
-        """The name, as that of a file."""
-        return self.name.replace(" ", "-").replace(",", "-")
-
-    def prepare(self, rows: np.ndarray, cache: pathlib.Path, threads: int) -> None:
-        """Loads it from the cache, or builds it over `[n, d]` float32 and keeps it there."""
-        path = cache / self.file_name
-        facts = cache / f"{self.file_name}.json"
-        if not facts.exists():
-            begin = time.perf_counter()
-            self._build(rows, threads)
-            secs = time.perf_counter() - begin
-            self._save(str(path))
-            facts.write_text(json.dumps({"build_secs": secs, "threads": threads}))
-        else:
-            self._load(str(path), rows.shape[1])
-        self.build_secs = json.loads(facts.read_text())["build_secs"]
-
-    def close(self) -> None:
-        """Frees its memory."""
-        self._index: Any = None
-
-    @abc.abstractmethod
-    def efforts(self, k: int) -> list[int]:
-        """Returns the efforts that can be asked for, ascending."""
-
-    @abc.abstractmethod
-    def search(self, queries: np.ndarray, k: int, setting: Setting, threads: int) -> np.ndarray:
-        """Returns rows int64 `[Q, k]`."""
-
-    @abc.abstractmethod
-    def _build(self, rows: np.ndarray, threads: int) -> None: ...
-
-    @abc.abstractmethod
-    def _save(self, path: str) -> None: ...
-
-    @abc.abstractmethod
-    def _load(self, path: str, dim: int) -> None: ...
 
 
 class _Faiss(Rival):
