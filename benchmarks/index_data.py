@@ -18,7 +18,7 @@ import pathlib
 import numpy as np
 
 from index.exact_searcher import ExactSearcher
-from index.keys import read_range
+from index.keys import of_memory
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 
@@ -94,7 +94,7 @@ def embedded(folder: str, queries: int, seed: int = 0) -> Data:
     embeddings = Embeddings(folder)
     if embeddings.rows < 2 * queries + 2 * K:
         raise UserError(f"{folder}: has {embeddings.rows} rows, too few for {queries} queries; lower --queries")
-    keys = read_range(embeddings, 0, embeddings.rows).keys
+    keys = of_memory(embeddings).take(np.arange(embeddings.rows))
     drawn = np.random.default_rng(seed).permutation(len(keys))
     tuning, reported, rows = drawn[:queries], drawn[queries : 2 * queries], np.sort(drawn[2 * queries :])
     return _with_truth(pathlib.Path(folder).name, keys[rows], keys[tuning], keys[reported])
