@@ -59,7 +59,7 @@ class KeyStream:
         return self.info.dim
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yields the unit keys in row order, float32 `[<= 16384, d]`; errors as `unit_keys`."""
+        """Yields the unit keys in row order, float32 `[<= CHUNK_ROWS, d]`; errors as `unit_keys`."""
         for block in self.blocks(["key"]):
             for begin in range(0, block.num_rows, CHUNK_ROWS):
                 yield unit_keys(block.slice(begin, CHUNK_ROWS).column("key"), self.info, self.where)

@@ -16,7 +16,7 @@ from pipelines.errors import UserError
 from pipelines.options import nearest
 
 KINDS = {"exact": "index.exact_searcher", "scann": "index.scann_searcher"}
-CHUNK_ROWS = 16384
+CHUNK_ROWS = 32_768
 _SAMPLE_SEED = 0
 
 
