@@ -12,7 +12,8 @@ Between the steps only names and ids travel; queries, lists and rows lie in file
     _parts/{group}/lists-00003.parquet      their lists in that shard
     _parts/{group}/kept.parquet             lists of the version before that stay as they were
 
-The bytes of an output depend on nothing but the inputs. Where outputs lie is left to `neighbors_plan`.
+The bytes of an output depend on nothing but the inputs. Where outputs lie is left to `neighbors_plan`, the last step to
+`neighbors_gather`.
 """
 
 import functools
@@ -24,8 +25,9 @@ import pyarrow as pa
 
 from index import keys, searcher
 from index.lookup import Lookup
+from index.neighbors_gather import GatherRows
 from index.neighbors_patch import Patch
-from index.neighbors_plan import MEMORY, STAGE, Block, Group, Job, group_rows
+from index.neighbors_plan import STAGE, Block, Group, Job, group_rows
 from index.reader import Index
 from pipelines import manifest, runner, schemas, storage
 from pipelines.errors import UserError
@@ -132,7 +134,7 @@ class Route(_Step):
             vectors, places = self._vectors(block, rows), np.arange(begin, begin + block.rows)
             visited = index.visits(vectors)
             if patch:
-                lists = self._job.read_previous(block.name)
+                lists = self._job.read_previous(block.name, rows["id"])
                 named = schemas.to_matrix(lists["neighbor_ids"])
                 keeps = patch.keeps(named, self._images(group.split, rows["content_key"]))
                 visited[keeps, : patch.old_shards] = False
@@ -263,50 +265,15 @@ class MergeGroup(_Step):
         self._job.write_output(block.name, table, facts)
 
 
-class GatherRows(beam.DoFn):
-    """Copies the rows of a memory shard that some list names."""
-
-    def __init__(self, job: Job) -> None:
-        """Keeps what workers need."""
-        self._job = job
-
-    def setup(self) -> None:
-        """Opens the memory."""
-        self._memory = self._job.open_embeddings(self._job.memory)
-        self._names = {facts["number"]: name for name, facts in self._memory.shard_facts.items()}
-        infos = self._memory.encoders
-        dtype = self._memory.encoder("key").dtype
-        self._columns = schemas.embeddings({role: info.dim for role, info in infos.items()}, dtype).names
-
-    def process(self, item: tuple[int, Iterable[bytes]]) -> Iterator[int]:
-        """Writes the named rows of a memory shard, ascending by id, and yields its number."""
-        shard, lists = item
-        name = storage.join(MEMORY, self._names.get(shard, ""))
-        if shard not in self._names or not self._job.is_done(name):
-            wanted = np.unique(np.concatenate([np.frombuffer(ids, np.int64) for ids in lists]))
-            self._job.write_output(name, self._read(shard, wanted), {"shard": shard})
-        yield shard
-
-    def _read(self, shard: int, wanted: np.ndarray) -> pa.Table:
-        if shard in self._names:
-            table = self._memory.read(shard, self._columns)
-            ids = table["id"].to_numpy()
-            order = np.argsort(ids, kind="stable")
-            rows = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)] if len(ids) else order
-            if np.array_equal(ids[rows], wanted):
-                return table.take(pa.array(rows))
-        raise UserError(
-            f"{self._job.index}: names rows that shard {shard} of {self._job.memory} has not; "
-            "run pipelines.reindex --compact to build anew"
-        )
-
-
 def run(job: Job, beam_args: Sequence[str], stage: Stage) -> None:
     """Looks up what is missing.
 
     Raises:
         UserError: as a worker raised it.
     """
+    complete = storage.join(job.folder, manifest.COMPLETE_FILE)
+    if storage.exists(complete) and storage.read_json(complete)["config_hash"] == job.config_hash:
+        storage.remove(complete)
     storage.remove_temporaries(job.folder)
     numbers = list(range(len(job.groups)))
 

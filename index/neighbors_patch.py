@@ -72,7 +72,7 @@ class Patch:
         changed = np.isin(named, self._ids).any(axis=1)
         if images is not None:
             changed |= np.isin(images, self._images)
-        return ~changed
+        return np.asarray(~changed)
 
 
 def _tombstones(
@@ -86,5 +86,5 @@ def _tombstones(
     shard_store.check_file(uri, known[1], "run index.neighbors again, or index.build if that does not help")
     table = schemas.read(uri, TOMBSTONE_COLUMNS)
     shards = np.array([numbers[path] for path in table["shard"].to_pylist()], np.int64)
-    rows = schemas.make_id(shards, table["row"].to_numpy())
-    return np.asarray(rows), table["id"].to_numpy(), content_keys(table["content_key"])
+    rows = (shards << schemas.ROW_BITS) | table["row"].to_numpy()
+    return rows, table["id"].to_numpy(), content_keys(table["content_key"])

@@ -162,10 +162,13 @@ class Job:
         file = {"name": within, "rows": table.num_rows, "sha256": storage.sha256(path)}
         storage.write_json(self.marker_path(name), {"file": file, **facts})
 
-    def read_previous(self, name: str) -> pa.Table:
-        """Reads the lists of a block that are patched."""
+    def read_previous(self, name: str, query_ids: pa.ChunkedArray) -> pa.Table:
+        """Reads the lists of a block that are patched; a `UserError` if they are not of these queries."""
         path = storage.join(_home(self.folder, self.previous), f"{name}.parquet")
-        return schemas.read(path, schemas.neighbors(self.k).names)
+        lists = schemas.read(path, schemas.neighbors(self.k).names)
+        if not lists["query_id"].equals(query_ids):
+            raise UserError(f"{path}: is damaged, it lists other queries; remove it and run {STAGE} again")
+        return lists
 
     def previous_facts(self) -> dict[str, Any]:
         """Returns the manifest of the index that the lists that are patched were looked up in."""

@@ -332,3 +332,15 @@ def test_memory_that_changes_under_the_job_is_refused(tmp_path, monkeypatch, cap
         "memory: has changed while its neighbours were looked up; run index.neighbors again" in capsys.readouterr().err
     )
     assert not (world.folder / "neighbors" / "complete.json").exists()
+
+
+def test_damaged_lists_are_not_patched(tmp_path, capsys):
+    world = with_copies(tmp_path, 10)
+    assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
+    version = next((world.folder / "neighbors" / "versions").iterdir())
+    shutil.copy(version / "train-00001.parquet", version / "train-00000.parquet")
+    world.update(4, world.ids[:2])
+    assert world.neighbors() == 2
+    assert "train-00000.parquet: is damaged, it lists other queries; remove it" in capsys.readouterr().err
+    (version / "train-00000.parquet").unlink()
+    assert world.neighbors() == 0 and snapshot(world.folder / "neighbors") == world.anew()
