@@ -345,6 +345,7 @@ def publish(job: Job) -> dict[str, Any]:
     facts = {
         "config_hash": job.config_hash,
         "version": job.number,
+        "parent": "",
         "base": job.number,
         "base_memory": memory.snapshot,
         "memory": memory_facts(memory),
