@@ -213,7 +213,8 @@ def _publish(job: Job, index: Index, memory: Embeddings, difference: Difference,
         uri = storage.join(job.index, path)
         schemas.write(uri, _tombstones(index, removed), job.metadata)
         files[path] = shard_store.file_facts(uri)
-    shards, queries = remeasure.without_removed(index, records, removed, job.read_queries())
+    queries = job.read_queries()
+    shards = remeasure.without_removed(index, records, removed, queries, memory)
     k, target = old["recall"]["k"], old["recall"]["target"]
     points, _ = curve.measure(shards, index.router.probes, queries, k, target)
     chosen = curve.point_at(shards, index.level, index.probe, queries, k)
