@@ -163,8 +163,8 @@ class Index:
         Args:
             queries: float32 `[Q, d]`, embedded and normalised as the memory's keys are.
             k: length of the lists; a shorter one is padded with -1.
-            images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows that are the same image
-                are left out.
+            images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows that are the same
+                image are left out.
 
         Returns:
             The lists, ties ordered by id.
