@@ -138,6 +138,8 @@ def claim(config: Config, number: int = 0) -> Job:
     identity = {"index": config_hash, "memory": memory.snapshot, "measured_on": source.snapshot}
     if published and published["base"] == number:
         identity["memory"] = published["base_memory"]
+        if source.folder == memory.folder:
+            identity["measured_on"] = published["base_memory"]
     elif manifest.is_claimed_by_another(folder, STAGE, identity):
         # What a killed build left there is of a memory that is no more.
         storage.remove(folder)
@@ -155,6 +157,11 @@ def claim(config: Config, number: int = 0) -> Job:
         config_hash=config_hash,
         build_hash=build_hash,
     )
+    is_changed = published and number == published["base"] and published["base_memory"] != memory.snapshot
+    if is_changed and len(job.done()) < len(job.names):
+        raise UserError(
+            f"{folder}: lacks shards of a memory that has changed since; run pipelines.reindex --compact to build anew"
+        )
     if not storage.exists(job.queries):
         drawn = measurement.draw_queries(source, source.folder == memory.folder, index.max_queries, config.seed)
         schemas.write(job.queries, drawn.to_table(), job.metadata)

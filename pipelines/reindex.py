@@ -33,7 +33,7 @@ def run(
     Raises:
         UserError: if an input, the config or a flag is wrong, or a removed row is found after a compaction.
     """
-    from index import build, index_manifest, update
+    from index import build, index_manifest
     from pipelines import embed_plan, removal, runner
 
     if compact and no_compact:
@@ -47,12 +47,10 @@ def run(
     must_compact = compact
     if index_manifest.exists(config.index_dir):
         before = index_manifest.read(config.index_dir)
-        with Stage("index", "rows", config.workdir) as stage:
-            stage.worked = False
-            facts, difference = update.run(config, beam_args, stage)
+        facts, changes = _update(config, beam_args, before, compact)
         fell = facts["recall"]["mean"] < facts["recall"]["target"] <= before["recall"]["mean"]
         must_compact = compact or (fell and not no_compact)
-        rows |= _changes(before, facts, difference.added, difference.removed)
+        rows |= changes
         if fell:
             rows["target"] = "recall dropped below it, " + (
                 "the index is built anew" if must_compact else "run --compact"
@@ -67,6 +65,24 @@ def run(
         summary("reindex: nothing changed" if is_idle and not compact else "reindex", rows)
     if must_compact:
         _compact(config, beam_args)
+
+
+def _update(
+    config: Config, beam_args: Sequence[str], before: Mapping[str, Any], compact: bool
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Publishes the next version; returns its manifest and what the summary says of it."""
+    from index import update
+
+    try:
+        with Stage("index", "rows", config.workdir) as stage:
+            stage.worked = False
+            facts, difference = update.run(config, beam_args, stage)
+    except UserError as error:
+        # A damaged index is mended by a full build.
+        if not compact:
+            raise
+        return before, {"update": f"could not be made: {error}"}
+    return facts, _changes(before, facts, difference.added, difference.removed)
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], added: int, removed: int) -> dict[str, str]:
