@@ -157,11 +157,9 @@ def claim(config: Config, number: int = 0) -> Job:
         config_hash=config_hash,
         build_hash=build_hash,
     )
-    is_changed = published and number == published["base"] and published["base_memory"] != memory.snapshot
-    if is_changed and len(job.done()) < len(job.names):
-        raise UserError(
-            f"{folder}: lacks shards of a memory that has changed since; run pipelines.reindex --compact to build anew"
-        )
+    if published and published["base"] == number and identity["memory"] != memory.snapshot:
+        if len(job.done()) < len(job.names):
+            raise UserError(f"{folder}: has lost shards of rows that have changed; run pipelines.reindex --compact")
     if not storage.exists(job.queries):
         drawn = measurement.draw_queries(source, source.folder == memory.folder, index.max_queries, config.seed)
         schemas.write(job.queries, drawn.to_table(), job.metadata)

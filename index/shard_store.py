@@ -262,5 +262,5 @@ def _checked(folder: str, record: ShardRecord) -> Iterator[str]:
                 continue
             if local != source:
                 storage.copy(storage.join(source, file), os.path.join(local, file))
-            check_file(os.path.join(local, file), facts, f"remove {source} and {_REMEDY}")
+            check_file(os.path.join(local, file), facts, _REMEDY)
         yield local

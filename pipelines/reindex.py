@@ -22,7 +22,7 @@ _SWITCHES = {
     "compact": "delete removed rows from every file, build the index anew, and prove that they are gone",
     "no_compact": "do not build anew where recall has dropped below the target, only say so",
 }
-_VALUES = {"remove": "ids, URLs or SHA-256 digests of images, one a line, that are removed for good"}
+_VALUES = {"remove": ("", "file of ids, URLs or SHA-256 digests of images, one a line, that are removed for good")}
 
 
 def run(
