@@ -149,6 +149,8 @@ def claim(config: Config, number: int = 0) -> Job:
     identity = {"index": config_hash, "memory": memory.snapshot, "measured_on": source.snapshot}
     if published and published["base"] == number:
         identity["memory"] = published["base_memory"]
+        if source.folder == memory.folder:
+            identity["measured_on"] = published["base_memory"]
     elif manifest.is_claimed_by_another(folder, STAGE, identity):
         # What a killed build left there is of a memory that is no more.
         storage.remove(folder)
@@ -363,6 +365,7 @@ def publish(job: Job) -> dict[str, Any]:
     facts = {
         "config_hash": job.config_hash,
         "version": job.number,
+        "parent": "",
         "base": job.number,
         "base_memory": memory.snapshot,
         "memory": memory_facts(memory),

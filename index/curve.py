@@ -78,22 +78,15 @@ def measure(
     Returns:
         The points, each dearer and better than the one before; and the chosen one: the best, if none is good enough.
     """
-    exact = merge([shard.lists.exact for shard in shards], shards[0].lists.exact[0].shape[1])
-    reported = slice(queries.tuning, None)
-    tuning = slice(None, queries.tuning) if queries.tuning else reported
+    exact = _exact(shards)
+    tuning = slice(None, queries.tuning) if queries.tuning else slice(None)
     points: list[Point] = []
     chosen: Point | None = None
     best = best_recall = None
     for level, probe in _frontier(shards, probes, exact, tuning, k):
         found = _found(shards, level, probe, k)
         recalls = recall_at_k(found[tuning], exact[0][tuning], exact[1][tuning], k)
-        at = sorted({n for n in _AT if n < k} | {k})
-        means = {
-            str(n): round(float(recall_at_k(found[reported], exact[0][reported], exact[1][reported], n).mean()), 6)
-            for n in at
-        }
-        visited = [(shard.nearness <= probe).mean() for shard in shards]
-        point = Point(level, probe, round(_cost(shards, level, probe), 3), round(float(sum(visited)), 4), means)
+        point = _point(shards, level, probe, found, exact, queries, k)
         points.append(point)
         if best_recall is None or recalls.mean() > best_recall:
             best, best_recall = point, recalls.mean()
@@ -101,6 +94,35 @@ def measure(
             chosen = point
     assert best
     return points, chosen or best
+
+
+def point_at(shards: Sequence[MeasuredShard], level: float, probe: int, queries: Queries, k: int) -> Point:
+    """Measures one point, be it on the curve or not; arguments as `measure`."""
+    return _point(shards, level, probe, _found(shards, level, probe, k), _exact(shards), queries, k)
+
+
+def _exact(shards: Sequence[MeasuredShard]) -> tuple[np.ndarray, np.ndarray]:
+    return merge([shard.lists.exact for shard in shards], shards[0].lists.exact[0].shape[1])
+
+
+def _point(
+    shards: Sequence[MeasuredShard],
+    level: float,
+    probe: int,
+    found: np.ndarray,
+    exact: tuple[np.ndarray, np.ndarray],
+    queries: Queries,
+    k: int,
+) -> Point:
+    """Returns a point by the ids `[Q, k]` that are found there and the exact lists."""
+    reported = slice(queries.tuning, None)
+    at = sorted({n for n in _AT if n < k} | {k})
+    means = {
+        str(n): round(float(recall_at_k(found[reported], exact[0][reported], exact[1][reported], n).mean()), 6)
+        for n in at
+    }
+    visited = [(shard.nearness <= probe).mean() for shard in shards]
+    return Point(level, probe, round(_cost(shards, level, probe), 3), round(float(sum(visited)), 4), means)
 
 
 def _cost(shards: Sequence[MeasuredShard], level: float, probe: int) -> float:

@@ -11,11 +11,11 @@ while a newer one is published beside it.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from index import curve, index_manifest, routing, shard_store
+from index import curve, index_manifest, routing, shard_store, versions
 from index.curve import Point
 from index.lookup import Lookup
 from index.routing import Router
@@ -76,6 +76,7 @@ class Index:
             path = storage.join(folder, index_manifest.FILE)
             raise UserError(f"{path}: is not a manifest of this version ({error}); run index.build again") from error
         self._loaded: dict[int, Lookup] = {}
+        self._shares: list[IO[bytes]] = []
 
     @classmethod
     def open(cls, folder: str, recall: float | None = None) -> "Index":
@@ -88,7 +89,7 @@ class Index:
         Raises:
             UserError: if it is not finished, damaged, or its curve does not reach the recall.
         """
-        facts = index_manifest.read(folder)
+        facts, shares = versions.hold(folder)
         point = facts["search"]
         if recall is not None:
             k = str(facts["recall"]["k"])
@@ -97,7 +98,9 @@ class Index:
                 best = max(point["recall"][k] for point in facts["curve"])
                 raise UserError(f"{folder}: recall@{k} of {recall} is beyond this index, which reaches {best:.4f}")
             point = dataclasses.asdict(min(reached, key=lambda point: point.cost))
-        return cls(folder, facts, point["level"], point["probe"])
+        index = cls(folder, facts, point["level"], point["probe"])
+        index._shares = shares
+        return index
 
     @functools.cached_property
     def router(self) -> Router:

@@ -23,7 +23,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -123,12 +122,6 @@ def marker_path(build: str, name: str) -> str:
     return storage.join(build, manifest.MARKERS, f"{name}.json")
 
 
-def copy(source: str, target: str) -> None:
-    """Copies a file, which takes its name when it is whole."""
-    with storage.open_read(source) as reader, storage.atomic_write(target) as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
-
-
 def write_contents(local: str, ids: np.ndarray, images: np.ndarray, lists: ShardLists, build_hash: str) -> None:
     """Writes what a shard holds beside its searcher into a local folder."""
     digests = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(ids), [None, pa.py_buffer(images.tobytes())])
@@ -154,7 +147,7 @@ def new_shard(folder: str, name: str) -> Iterator[str]:
         yield local
         with storage.atomic_folder(target) as remote:
             for file in _files(local):
-                copy(os.path.join(local, file), storage.join(remote, file))
+                storage.copy(os.path.join(local, file), storage.join(remote, file))
 
 
 def _files(local: str) -> list[str]:
@@ -267,6 +260,6 @@ def _checked(folder: str, record: ShardRecord) -> Iterator[str]:
             if not file.startswith(f"{record.searcher}/"):
                 continue
             if local != source:
-                copy(storage.join(source, file), os.path.join(local, file))
+                storage.copy(storage.join(source, file), os.path.join(local, file))
             check_file(os.path.join(local, file), facts, _REMEDY)
         yield local

@@ -19,6 +19,7 @@ from typing import Any
 
 import configs
 from configs.base import Config
+from pipelines import generation
 from pipelines.errors import UserError
 
 _OVERRIDE = "--config."
@@ -197,7 +198,7 @@ def main(
         if rest and not beam:
             known = ["--config", "--help", *(f"--{name}" for name in chosen)]
             raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0], known)}")
-        run(config, rest, **chosen)
+        run(generation.resolve(config), rest, **chosen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
