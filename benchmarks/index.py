@@ -6,9 +6,9 @@
 
 Parts: `speed` (every rival is tuned as `index_tuning` says, of the builds in `index_rivals.grid`, and compared on other
 queries, k 100), `autofaiss` (given as much memory as our index takes), `limit` (exact search against the products
-and the memory traffic it cannot avoid), `memory`, `growth` (of builds, `index_costs`). Data: 1M x 128 and 200k x 768
-vectors of the mixture in `index_data`, or one shape of it, or embeddings. Needs what docs/running.md says, and a machine
-that does nothing else. The last line is one JSON object.
+and the memory traffic it cannot avoid), `memory`, `growth` (of builds, `index_costs`). Data: 1M x 128 and 200k x
+768 vectors of the mixture in `index_data`, or one shape of it, or embeddings. Needs what docs/running.md says, and a
+machine that does nothing else. The last line is one JSON object.
 """
 
 import argparse
