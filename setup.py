@@ -21,6 +21,7 @@ setup(
         "fsspec",
         "google-crc32c>=1.7",
         "jax>=0.10",
+        "jinja2>=3.1",
         "numpy>=2",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
@@ -42,6 +43,7 @@ setup(
         "gcp": ["apache-beam[gcp]>=2.77", "gcsfs"],
         "s3": ["s3fs"],
         "dask": ["apache-beam[dask]>=2.77", "dask", "distributed"],
+        "bench": ["faiss-cpu", "hnswlib", "usearch"],
         "dev": [
             "web-memory[gcp,dask]",
             "hypothesis",

@@ -107,7 +107,9 @@ class Index:
 
     Attributes:
         searcher: `scann`, or `exact` where ScaNN cannot run.
-        shards: parts of the index, each built and searched on its own.
+        shards: parts of the index, each built and searched on its own; 0 for as few as `memory_gb` allows.
+        sharding: `routed`, shards are regions of space and a query visits those near it; or `hash`, chance decides and
+            every query visits every shard.
         target_recall: recall@k that the search parameters are tuned to.
         k: the k of that recall.
         leaves: partitions of one shard; 0 lets the planner choose.
@@ -118,7 +120,8 @@ class Index:
     """
 
     searcher: str = "scann"
-    shards: int = 2
+    shards: int = 0
+    sharding: str = "routed"
     target_recall: float = 0.95
     k: int = 32
     leaves: int = 0
@@ -197,10 +200,15 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment, from sources to trained heads."""
+    """One experiment, from sources to trained heads.
+
+    Attributes:
+        generation: folder below `workdir` of what one set of encoders made; left empty it becomes the one in use.
+    """
 
     data: str = ""
     workdir: str = "out/run"
+    generation: str = ""
     seed: int = 0
     memory: Source = Source()
     train_set: Source = Source(format="image_list")
@@ -220,23 +228,33 @@ class Config:
         return {"train": self.train_set, "val": self.val_set, "test": self.test_set}
 
     @property
+    def generation_dir(self) -> str:
+        """Folder of what one set of encoders made."""
+        return f"{self.workdir}/{self.generation}" if self.generation else self.workdir
+
+    @property
     def memory_dir(self) -> str:
         """Folder of the embedded memory."""
-        return f"{self.workdir}/memory"
+        return f"{self.generation_dir}/memory"
 
     def queries_dir(self, split: str) -> str:
         """Folder of an embedded split."""
-        return f"{self.workdir}/queries/{split}"
+        return f"{self.generation_dir}/queries/{split}"
 
     @property
     def index_dir(self) -> str:
         """Folder of the index."""
-        return f"{self.workdir}/index"
+        return f"{self.generation_dir}/index"
 
     @property
     def neighbors_dir(self) -> str:
         """Folder of the neighbour lists."""
-        return f"{self.workdir}/neighbors"
+        return f"{self.generation_dir}/neighbors"
+
+    @property
+    def removed_file(self) -> str:
+        """Digests of images and URLs that were removed for good, of all generations."""
+        return f"{self.workdir}/removed.txt"
 
     @property
     def runs_dir(self) -> str:

@@ -1,7 +1,7 @@
 """Builds the index over the memory's keys: `python -m index.build --config=configs/demo.py [--runner=..]`.
 
-Cuts the memory into shards of equal size, builds each as a work item of a Beam job, tunes the search to the target
-recall and reports the recall on other queries. Flags that are not ours go to Beam. Killed at any time, the same
+Cuts the memory into shards, builds each as a work item of a Beam job, tunes the search to the target recall and
+reports the recall on other queries. Flags that are not ours go to Beam. Killed at any time, the same
 command goes on with the shards that are missing.
 """
 
@@ -28,36 +28,32 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         job = build_job.claim(config)
         built = build_job.build_missing(job, beam_args, stage)
         stage.worked = built > 0
-        facts, secs = build_job.finish(job)
+        facts = build_job.published(job) or build_job.publish(job)
         title = f"index: {facts['rows']:,} rows in {duration(stage.secs)}" if built else "index: already built"
-        summary(title, describe(facts, secs, built, job.folder))
+        summary(title, describe(facts, built, config.index_dir))
 
 
-def describe(facts: Mapping[str, Any], secs: Mapping[str, float], built: int, folder: str) -> dict[str, str]:
+def describe(facts: Mapping[str, Any], built: int, folder: str) -> dict[str, str]:
     """Returns what the summary says of an index.
 
     Args:
-        facts: of the manifest.
-        secs: that all shards together took of `build`, `tune`, `search` and `exact`.
+        facts: its manifest.
         built: shards built now.
         folder: of the index.
     """
-    recall, shards = facts["recall"], facts["shards"]
+    recall, shards, search, rates = facts["recall"], facts["shards"], facts["search"], facts["rates"]
     verdict = "reached" if recall["mean"] >= recall["target"] else "NOT REACHED"
     tuned = f"tuned on {recall['tuning_queries']:,} others" if recall["tuning_queries"] else "nothing to tune"
+    at = ", ".join(f"@{n} {mean:.4f}" for n, mean in search["recall"].items())
     leaves = sorted({shard["plan"]["leaves"] for shard in shards})
-    searched = sorted({shard["parameters"]["leaves_to_search"] for shard in shards})
-    reordered = sorted({shard["parameters"]["pre_reorder_num_neighbors"] for shard in shards})
-    kinds = {facts["searcher"]: "search", "exact": "exact"}
-    rates = [f"{name} {recall['queries'] / max(secs[kind], 1e-9):,.0f}" for name, kind in kinds.items()]
+    visits = f", {search['visits']:.1f} visited by a query" if len(shards) > 1 else ""
+    secs = {kind: sum(sum(shard[kind]) for shard in rates["secs"].values()) for kind in ("build", "tune", "exact")}
     return {
         f"recall@{recall['k']}": f"{recall['mean']:.4f}, target {recall['target']:g} {verdict}",
-        "measured on": f"{recall['queries']:,} queries of {recall['of']}, {tuned}",
-        "queries/s": f"{', '.join(rates)}, through all shards",
-        "shards": f"{len(shards)}, of which {len(shards) - built} were done before",
-        "leaves": f"{_span(searched)} of {_span(leaves)} searched, {_span(reordered)} reordered"
-        if any(leaves)
-        else "none, every key is scanned",
+        "measured on": f"{recall['queries']:,} queries of {recall['of']}, {tuned}; recall{at}",
+        "queries/s": f"{rates['queries_per_sec']:,.0f} on this machine, exact {rates['exact_queries_per_sec']:,.0f}",
+        "shards": f"{len(shards)} ({facts['sharding']}), of which {len(shards) - built} were done before{visits}",
+        "leaves": f"{_span(leaves)} a shard" if any(leaves) else "none, every key is scanned",
         "size": f"{sum(file['bytes'] for shard in shards for file in shard['files'].values()) / 1e6:,.1f} MB",
         "secs": ", ".join(f"{kind} {duration(value)}" for kind, value in secs.items()),
         "output": folder,

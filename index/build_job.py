@@ -1,26 +1,49 @@
-"""Builds index shards as a Beam job, one shard a work item, and judges the index once all are there.
+"""Builds an index as a Beam job, one shard a work item, and publishes it once all are there.
 
-A work item reads its range of the memory, builds, saves and reloads the searcher, tunes and measures the reloaded
-one, and publishes the shard. The layout of what is published is left to `shard_store`.
+    memory shards --DealRows--> rows of each index shard --BuildShard--> shards --publish--> manifest
+
+A work item builds its shard from Parquet in chunks, saves and reloads it, tunes and measures the reloaded one, and
+publishes the shard. An index of one shard reads the memory itself. The layout is left to `shard_store`, what the whole
+index is searched with to `curve`.
 """
 
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
 from configs.base import Config
 from configs.base import Index as IndexConfig
-from index import keys, limits, measurement, searcher, shard_store
+from index import (
+    curve,
+    estimate,
+    index_manifest,
+    keys,
+    limits,
+    measurement,
+    partition_job,
+    routing,
+    searcher,
+    shard_store,
+)
+from index.curve import MeasuredShard, Point
+from index.keys import KeyStream
 from index.measurement import Queries
+from index.reader import ROUTER_FILE
+from index.routing import Router
 from index.shard_store import ShardRecord
-from pipelines import manifest, runner, storage
+from pipelines import manifest, runner, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.progress import Stage
+
+QUERIES_FILE = "queries.parquet"
+STAGE = "index.build"
+SHARDINGS = ("routed", "hash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,60 +51,147 @@ class Job:
     """All that a worker needs to build a shard; names and numbers only.
 
     Attributes:
-        folder: of the index.
+        index: folder of the index.
+        number: of the build.
         memory: folder of the memory.
-        queries: folder that the measuring queries are drawn from; the memory's own where there is no other.
         config: of the index.
-        seed: of the draw of queries.
-        config_hash: of the index; set once its folder is claimed.
+        seed: of what is drawn.
+        shards: that are built.
+        is_delta: whether they are added to an index that is there; their rows have been dealt out then.
+        queries: file of the measuring queries.
+        router: file of the cells; empty where shards are no regions.
+        config_hash: of the index.
+        build_hash: of this build's files.
     """
 
-    folder: str
+    index: str
+    number: int
     memory: str
-    queries: str
     config: IndexConfig
     seed: int
-    config_hash: str = ""
+    shards: int
+    is_delta: bool
+    queries: str
+    router: str
+    config_hash: str
+    build_hash: str
+
+    @property
+    def folder(self) -> str:
+        """Folder of the build."""
+        return storage.join(self.index, shard_store.build_path(self.number))
 
     @property
     def names(self) -> list[str]:
         """Names of the shards."""
-        return shard_store.shard_names(self.config.shards)
+        return shard_store.shard_names(self.shards)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What every Parquet file of the build carries."""
+        return {"config_hash": self.build_hash}
+
+    def done(self) -> dict[str, tuple[ShardRecord, dict[str, list[float]]]]:
+        """Returns the record and seconds of the shards that are done."""
+        markers = {name: shard_store.read_marker(self.folder, name, self.build_hash) for name in self.names}
+        return {name: marker for name, marker in markers.items() if marker}
 
     def read_queries(self) -> Queries:
         """Reads the measuring queries."""
-        of_memory = self.queries == self.memory
-        return measurement.read_queries(Embeddings(self.queries), of_memory, self.config.max_queries, self.seed)
+        return Queries.from_table(schemas.read(self.queries, Queries.COLUMNS))
 
-    def done(self) -> dict[str, tuple[ShardRecord, dict[str, float]]]:
-        """Returns the record and seconds of the shards that are done."""
-        markers = {name: shard_store.read_marker(self.folder, name, self.config_hash) for name in self.names}
-        return {name: marker for name, marker in markers.items() if marker}
+    def read_router(self) -> Router:
+        """Reads the cells of the index."""
+        if not self.router:
+            return routing.without_regions(self.shards, 0)
+        return Router.from_table(schemas.read(self.router, Router.COLUMNS), self.shards)
+
+    def rows_of(self, number: int, groups: Sequence[str]) -> KeyStream:
+        """Returns the rows of a shard: the whole memory's, or what was dealt to it."""
+        memory = Embeddings(self.memory)
+        if not self.is_delta and self.shards == 1:
+            return keys.of_memory(memory)
+        name = self.names[number]
+        paths = [partition_job.part_path(self.folder, name, group) for group in sorted(groups)]
+        return keys.of_files(paths, memory.encoder("key"), self.metadata, storage.join(self.folder, name))
 
 
-def claim(config: Config) -> Job:
-    """Checks what goes in and takes the index folder for it.
+def identity_of(config: Config) -> dict[str, Any]:
+    """Returns what makes an index another one, beside the rows of its memory."""
+    memory = Embeddings(config.memory_dir)
+    return {"key_encoder": dataclasses.asdict(memory.encoder("key")), "seed": config.seed} | dataclasses.asdict(
+        config.index
+    )
+
+
+def claim(config: Config, number: int = 0) -> Job:
+    """Checks what goes in, takes the index folder for it, and draws queries and cells for a build.
+
+    Args:
+        config: of the whole line.
+        number: of the build; 0 for that which the published index stands on, or the first.
 
     Raises:
-        UserError: if the memory is not there or empty, the queries are of another encoder, the config is impossible,
-            or the folder belongs to another configuration.
+        UserError: if the memory is not there or empty or has changed since the index was built, the queries are of
+            another encoder, the config is impossible, or the folder belongs to another configuration.
     """
     index, memory = config.index, Embeddings(config.memory_dir)
-    key = memory.encoder("key")
     _check(config, memory)
     source = _measured_on(config, memory)
-    keys.require_same_encoder(key, source, config.index_dir)
-    job = Job(config.index_dir, memory.folder, source.folder, index, config.seed)
-    identity = {
-        "memory": memory.snapshot,
-        "key_encoder": dataclasses.asdict(key),
-        "measured_on": source.snapshot,
-        "seed": config.seed,
-        **dataclasses.asdict(index),
-    }
-    job = dataclasses.replace(job, config_hash=manifest.claim(job.folder, shard_store.STAGE, identity))
-    storage.write_json(storage.join(job.folder, "config.json"), dataclasses.asdict(config))
+    keys.require_same_encoder(memory.encoder("key"), source, config.index_dir)
+    config_hash = manifest.claim(config.index_dir, STAGE, identity_of(config))
+    storage.write_json(storage.join(config.index_dir, "config.json"), dataclasses.asdict(config))
+    published = index_manifest.read(config.index_dir) if index_manifest.exists(config.index_dir) else None
+    if published and not number and published["memory"]["snapshot"] != memory.snapshot:
+        raise UserError(f"{memory.folder}: has changed since {config.index_dir} was built; run pipelines.reindex")
+    number = number or (published["base"] if published else 1)
+    folder = storage.join(config.index_dir, shard_store.build_path(number))
+    identity = {"index": config_hash, "memory": memory.snapshot, "measured_on": source.snapshot}
+    if published and published["base"] == number:
+        identity["memory"] = published["base_memory"]
+        if source.folder == memory.folder:
+            identity["measured_on"] = published["base_memory"]
+    elif manifest.is_claimed_by_another(folder, STAGE, identity):
+        # What a killed build left there is of a memory that is no more.
+        storage.remove(folder)
+    build_hash = manifest.claim(folder, STAGE, identity)
+    shards = estimate.choose_shards(index, memory.rows, memory.encoder("key").dim)
+    job = Job(
+        index=config.index_dir,
+        number=number,
+        memory=memory.folder,
+        config=index,
+        seed=config.seed,
+        shards=shards,
+        is_delta=False,
+        queries=storage.join(folder, QUERIES_FILE),
+        router=storage.join(folder, ROUTER_FILE) if index.sharding == "routed" and shards > 1 else "",
+        config_hash=config_hash,
+        build_hash=build_hash,
+    )
+    if published and published["base"] == number and identity["memory"] != memory.snapshot:
+        if len(job.done()) < len(job.names):
+            raise UserError(f"{folder}: has lost shards of rows that have changed; run pipelines.reindex --compact")
+    if not storage.exists(job.queries):
+        drawn = measurement.draw_queries(source, source.folder == memory.folder, index.max_queries, config.seed)
+        schemas.write(job.queries, drawn.to_table(), job.metadata)
+    if job.router and not storage.exists(job.router):
+        sample = _sample(memory, shards)
+        schemas.write(job.router, routing.fit(sample, shards, config.seed).to_table(), job.metadata)
     return job
+
+
+# Shards of the memory that the cells are trained on: a sample of the rows of each, so that few files are read.
+_SAMPLED_SHARDS = 256
+
+
+def _sample(memory: Embeddings, shards: int) -> np.ndarray:
+    """Returns keys from evenly spread shards of the memory to cut space by, at least one for each index shard."""
+    numbers = [shard for shard, count in memory.shard_rows.items() if count]
+    most = max(_SAMPLED_SHARDS, shards)
+    drawn = [numbers[i] for i in np.unique(np.arange(most) * len(numbers) // most)]
+    each = -(-routing.sample_rows(shards) // len(drawn))
+    return np.concatenate([keys.of_memory(memory, (shard,)).sample(each) for shard in drawn])
 
 
 def _check(config: Config, memory: Embeddings) -> None:
@@ -92,9 +202,11 @@ def _check(config: Config, memory: Embeddings) -> None:
     limits.require("index.max_queries", index.max_queries, 1)
     if not 0 < index.target_recall <= 1:
         raise UserError(f"--config.index.target_recall={index.target_recall}: must be above 0 and at most 1")
+    if index.sharding not in SHARDINGS:
+        raise UserError(f"--config.index.sharding={index.sharding}: must be one of {', '.join(SHARDINGS)}")
     if not memory.rows:
         raise UserError(f"{memory.folder}: holds no rows to index; its source is empty or all of it was rejected")
-    limits.require("index.shards", index.shards, 1, memory.rows)
+    limits.require("index.shards", index.shards, 0, memory.rows)
     limits.require("index.k", index.k, 1, memory.rows)
 
 
@@ -107,26 +219,46 @@ def _measured_on(config: Config, memory: Embeddings) -> Embeddings:
     return split if split.rows else memory
 
 
-def build_shard(job: Job, number: int) -> None:
-    """Builds, measures and publishes one shard."""
-    config, memory = job.config, Embeddings(job.memory)
-    begin, end = (s * memory.rows // config.shards for s in (number, number + 1))
-    rows = keys.read_range(memory, begin, end)
-    engine = searcher.kind(config.searcher)
-    plan = engine.plan(len(rows.ids), rows.keys.shape[1], config)
-    with shard_store.new_shard(job.folder, job.names[number]) as local:
-        saved = os.path.join(local, config.searcher)
+def build_shard(job: Job, number: int, groups: Sequence[str]) -> None:
+    """Builds, measures and publishes one shard.
+
+    Args:
+        job: that it belongs to.
+        number: of the shard.
+        groups: that gave rows to it.
+    """
+    config, stream, name = job.config, job.rows_of(number, groups), job.names[number]
+    # Space may have a region without rows; ScaNN has no searcher over nothing.
+    kind = config.searcher if stream.rows else "exact"
+    engine = searcher.kind(kind)
+    plan = engine.plan(stream.rows, stream.dim, config)
+    ids, images = stream.names()
+    queries = job.read_queries()
+    with shard_store.new_shard(job.folder, name) as local:
+        saved = os.path.join(local, kind)
         os.makedirs(saved)
         start = time.perf_counter()
-        engine.build(searcher.ArrayKeys(rows.keys), plan).save(saved)
-        secs = {"build": time.perf_counter() - start}
-        loaded = engine.load(saved, plan)
-        parameters, lists, spent = measurement.tune_and_measure(loaded, rows, plan, job.read_queries(), config)
-        shard_store.write_contents(local, rows, lists, job.config_hash)
-        recall = round(float(lists.recall().mean()), 6)
+        engine.build(stream, plan).save(saved)
+        secs = {"build": [time.perf_counter() - start]}
+        nearness = _nearness(job.read_router(), queries, number, job.is_delta)
+        settings, lists, spent = measurement.measure_shard(
+            engine.load(saved, plan), stream, ids, plan, queries, nearness, config
+        )
+        shard_store.write_contents(local, ids, images, lists, job.build_hash)
         files = shard_store.digests(local)
-    record = ShardRecord(job.names[number], len(rows.ids), files, plan, parameters, recall)
-    shard_store.write_marker(job.folder, record, job.config_hash, secs | spent)
+    path = storage.join(shard_store.build_path(job.number), name)
+    record = ShardRecord(path, stream.rows, files, job.build_hash, kind, plan, settings, job.is_delta)
+    shard_store.write_marker(job.folder, record, secs | spent)
+
+
+def _nearness(router: Router, queries: Queries, shard: int, is_delta: bool) -> np.ndarray:
+    """Returns how many cells each query must probe to visit a shard, int64 `[Q]`; 0 where every query does."""
+    if is_delta:
+        return np.zeros(len(queries.keys), np.int64)
+    nearness = np.full(len(queries.keys), measurement.NEVER)
+    for probe in reversed(router.probes):
+        nearness[router.visits(queries.keys, probe)[:, shard]] = probe
+    return nearness
 
 
 class BuildShard(beam.DoFn):
@@ -136,9 +268,10 @@ class BuildShard(beam.DoFn):
         """Keeps what workers need."""
         self._job = job
 
-    def process(self, number: int) -> Iterator[int]:
-        """Builds one shard and yields its number."""
-        build_shard(self._job, number)
+    def process(self, item: tuple[int, Iterable[str]]) -> Iterator[int]:
+        """Builds one shard of the rows of some groups and yields its number."""
+        number, groups = item
+        build_shard(self._job, number, sorted(group for group in groups if group))
         yield number
 
 
@@ -152,59 +285,151 @@ def build_missing(job: Job, beam_args: Sequence[str], stage: Stage) -> int:
     missing = [number for number, name in enumerate(job.names) if name not in done]
     if not missing:
         return 0
-    # A manifest must not name shards that are being replaced, and a marker must not stand for a damaged one.
-    storage.remove(storage.join(job.folder, shard_store.MANIFEST_FILE))
+    # A marker must not stand for a damaged shard.
     for number in missing:
         storage.remove(shard_store.marker_path(job.folder, job.names[number]))
     storage.remove_temporaries(job.folder)
-
-    rows = Embeddings(job.memory).rows
+    memory = Embeddings(job.memory)
+    dealt = partition_job.groups(memory) if job.shards > 1 and not job.is_delta else []
 
     def build(pipeline: beam.Pipeline) -> None:
-        _ = (
-            pipeline
-            | "Shards" >> beam.Create(missing)
-            | "Spread" >> beam.Reshuffle()
-            | "Build" >> beam.ParDo(BuildShard(job))
-        )
+        # Every missing shard is built, be it of no rows at all.
+        wanted = pipeline | "Shards" >> beam.Create([(number, "") for number in missing])
+        if dealt:
+            deal = partition_job.DealRows(job.folder, job.memory, job.names, job.read_router(), job.metadata)
+            parts = (
+                pipeline
+                | "Groups" >> beam.Create(dealt)
+                | "Spread groups" >> beam.Reshuffle()
+                | "Deal" >> beam.ParDo(deal)
+                | "Missing" >> beam.Filter(lambda part: part[0] in missing)
+            )
+            wanted = (wanted, parts) | beam.Flatten()
+        _ = wanted | "By shard" >> beam.GroupByKey() | "Build" >> beam.ParDo(BuildShard(job))
 
     def measure() -> tuple[float, int]:
-        share = len(storage.files(storage.join(job.folder, manifest.MARKERS), ".json")) / len(job.names)
-        return share, round(share * rows)
+        built = len(storage.files(storage.join(job.folder, manifest.MARKERS), ".json")) / len(job.names)
+        parts = storage.join(job.folder, partition_job.PARTS, manifest.MARKERS)
+        read = len(storage.files(parts, ".json")) / len(dealt) if dealt else built
+        return 0.2 * max(read, built) + 0.8 * built, round(built * memory.rows)
 
     runner.run(build, beam_args, stage, measure)
+    storage.remove(storage.join(job.folder, partition_job.PARTS))
     return len(missing)
 
 
-def finish(job: Job) -> tuple[dict[str, Any], dict[str, float]]:
-    """Measures the whole index and writes its manifest; all shards must be done.
+def measured_shards(
+    index: str, records: Sequence[ShardRecord], router: Router, queries: Queries
+) -> Iterator[MeasuredShard]:
+    """Yields what the curve needs of each shard, of an index folder; those that are no deltas in the router's order."""
+    region = 0
+    for record in records:
+        nearness = _nearness(router, queries, region, record.is_delta)
+        region += not record.is_delta
+        lists = shard_store.read_lists(index, record)
+        yield MeasuredShard(record.rows, record.plan, record.settings, lists, nearness)
 
-    Returns:
-        The manifest's facts, and the seconds that all shards together took of each kind.
+
+def memory_facts(memory: Embeddings) -> dict[str, Any]:
+    """Returns what the manifest says of the memory: enough to tell later which of its shards have changed."""
+    return {"snapshot": memory.snapshot, "rows": memory.rows, "shards": memory.shard_facts}
+
+
+def published(job: Job) -> dict[str, Any] | None:
+    """Returns the manifest, if what is published has all its files.
+
+    Raises:
+        UserError: if shards that were added later are missing.
     """
-    memory, done, config = Embeddings(job.memory), job.done(), job.config
+    if not index_manifest.exists(job.index):
+        return None
+    facts = index_manifest.read(job.index)
+    for file, known in facts["files"].items():
+        shard_store.check_file(storage.join(job.index, file), known, f"run {STAGE} again")
+    for shard in facts["shards"]:
+        for file, known in shard["files"].items():
+            uri = storage.join(job.index, shard["path"], file)
+            if not storage.exists(uri) or storage.size_bytes(uri) != known["bytes"]:
+                raise UserError(f"{uri}: is missing or cut short; run pipelines.reindex --compact to build anew")
+    return facts
+
+
+def publish(job: Job) -> dict[str, Any]:
+    """Measures the whole index, publishes it as a first version or in place of the last, and returns the manifest."""
+    memory, done, config, queries = Embeddings(job.memory), job.done(), job.config, job.read_queries()
     records = [done[name][0] for name in job.names]
-    recalls = measurement.merge_lists(
-        [shard_store.read_lists(job.folder, record, job.config_hash) for record in records]
-    ).recall()
-    of_memory = job.queries == job.memory
-    tuning = min(Embeddings(job.queries).rows, config.max_queries) // 2
+    router = job.read_router()
+    shards = list(measured_shards(job.index, records, router, queries))
+    points, chosen = curve.measure(shards, router.probes, queries, config.k, config.target_recall)
+    inputs = [path for path in (job.queries, job.router) if path]
     facts = {
         "config_hash": job.config_hash,
-        "memory": memory.snapshot,
-        "rows": memory.rows,
+        "version": job.number,
+        "parent": "",
+        "base": job.number,
+        "base_memory": memory.snapshot,
+        "memory": memory_facts(memory),
+        "rows": sum(record.rows for record in records),
         "key_encoder": dataclasses.asdict(memory.encoder("key")),
-        "searcher": config.searcher,
+        "sharding": config.sharding,
+        "regions": job.shards,
         "shards": [dataclasses.asdict(record) for record in records],
+        "files": {
+            storage.join(shard_store.build_path(job.number), storage.name(path)): shard_store.file_facts(path)
+            for path in inputs
+        },
+        "tombstones": 0,
+        **judged(points, chosen, queries, config),
+    }
+    secs = {record.path: done[record.name][1] for record in records}
+    return index_manifest.write(job.index, facts, rates(points, chosen, shards, records, secs))
+
+
+def judged(points: Sequence[Point], chosen: Point, queries: Queries, config: IndexConfig) -> dict[str, Any]:
+    """Returns what the manifest says of the search and its recall."""
+    return {
+        "search": dataclasses.asdict(chosen),
+        "curve": [dataclasses.asdict(point) for point in points],
         "recall": {
             "k": config.k,
-            "mean": round(float(recalls.mean()), 6),
+            "mean": chosen.recall[str(config.k)],
             "target": config.target_recall,
-            "queries": len(recalls),
-            "of": "rows of the memory, each searched without itself" if of_memory else "the val split",
-            "tuning_queries": tuning if any(record.plan.leaves for record in records) else 0,
+            "queries": len(queries.keys) - queries.tuning,
+            "tuning_queries": queries.tuning,
+            "of": "rows of the memory, each searched without itself" if queries.of_memory else "the val split",
         },
     }
-    shard_store.write_manifest(job.folder, facts)
-    kinds = ("build", "tune", "search", "exact")
-    return facts, {kind: sum(secs[kind] for _, secs in done.values()) for kind in kinds}
+
+
+def rates(
+    points: Sequence[Point],
+    chosen: Point,
+    shards: Sequence[MeasuredShard],
+    records: Sequence[ShardRecord],
+    secs: dict[str, dict[str, list[float]]],
+) -> dict[str, Any]:
+    """Returns what was timed: the seconds of each shard, and queries/s of each point of the curve and of exact search.
+
+    Args:
+        points: of the curve.
+        chosen: one of them.
+        shards: that were measured.
+        records: of the same shards.
+        secs: of each shard's marker, by its path.
+    """
+
+    def of(point: Point) -> float:
+        spent = 0.0
+        for shard, record in zip(shards, records, strict=True):
+            setting = curve.setting_at(record.settings, point.level)
+            spent += float((shard.nearness <= point.probe).mean()) * secs[record.path]["search"][setting]
+        return round(1 / max(spent, 1e-9), 1)
+
+    queries = len(shards[0].nearness)
+    exact = sum(secs[record.path]["exact"][0] for record in records)
+    return {
+        "queries_per_sec": of(chosen),
+        "exact_queries_per_sec": round(queries / max(exact, 1e-9), 1),
+        "curve_queries_per_sec": [of(point) for point in points],
+        "secs": secs,
+    }

@@ -17,6 +17,7 @@ from index.exact_searcher import ExactSearcher
 from index.planner import Parameters, Plan
 from index.recall import recall_at_k
 from index.searcher import ArrayKeys
+from pipelines.errors import UserError
 
 CALIBRATION_ROWS = 20_000
 CALIBRATION_QUERIES = 400
@@ -79,6 +80,42 @@ def size(plan: Plan, rows: int, dim: int) -> Size:
     steady = kept + codes // 2 + tokens + 2 * trained
     training = round(_SAMPLE_COPIES * 4 * plan.sample_rows * dim)
     return Size(kept + codes + tokens + trained, max(training, steady + codes + 2 * tokens), steady)
+
+
+def choose_shards(config: Index, rows: int, dim: int) -> int:
+    """Returns how many shards an index is to have: what the config says, else the fewest that it has the memory for.
+
+    Args:
+        config: of the index.
+        rows: of the memory.
+        dim: width of a key.
+
+    Raises:
+        UserError: if building one of them takes more than `memory_gb`; it names the fewest shards that do not.
+    """
+    engine, most = searcher.kind(config.searcher), config.memory_gb * 1e9
+
+    def peak(shards: int) -> int:
+        in_shard = math.ceil(rows / shards)
+        return size(engine.plan(in_shard, dim, config), in_shard, dim).peak_bytes
+
+    wanted = config.shards or 1
+    if not most or peak(wanted) <= most:
+        return wanted
+    shards = wanted
+    while peak(shards) > most and shards < rows:
+        shards = min(rows, math.ceil(1.1 * shards + 0.5))
+    if not config.shards and peak(shards) <= most:
+        return shards
+    instead = f"--config.index.shards={shards} takes {_gb(peak(shards))}" if peak(shards) <= most else "nothing fits"
+    raise UserError(
+        f"--config.index.memory_gb={config.memory_gb:g}: a shard of {math.ceil(rows / wanted):,} rows takes "
+        f"{_gb(peak(wanted))} to build; {instead}"
+    )
+
+
+def _gb(number: float) -> str:
+    return f"{number / 1e9:.2f} GB"
 
 
 def work(plan: Plan, rows: int, dim: int) -> float:

@@ -1,63 +1,19 @@
-"""Keys out of embedding folders: ranges of the memory, unit length, and whether two folders share an encoder.
+"""Keys out of Parquet: those of one index shard as a stream, of unit length, and whether two folders share an encoder.
 
-The global row order, by which the memory is cut into index shards, is ascending embedding shard, then row.
+The global row order is ascending embedding shard, then row. Which rows make an index shard is left to `partition_job`.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from index.searcher import CHUNK_ROWS
 from pipelines import schemas
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, EncoderInfo
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Rows of embeddings as arrays.
-
-    Attributes:
-        ids: int64 `[n]`.
-        content_keys: bytes `S32` `[n]`, SHA-256 of each image.
-        keys: float32 `[n, d]`, unit length.
-    """
-
-    ids: np.ndarray
-    content_keys: np.ndarray
-    keys: np.ndarray
-
-    COLUMNS = ("id", "content_key", "key")
-
-
-def content_keys(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns a column of 32-byte digests as an array `S32` `[n]`, which compares and sorts bytewise."""
-    return np.frombuffer(b"".join(column.to_pylist()), "S32")
-
-
-def unit_keys(column: pa.ChunkedArray, info: EncoderInfo, where: str) -> np.ndarray:
-    """Returns a key column as float32 `[n, d]` of unit length, so that dot products are cosines.
-
-    Args:
-        column: fixed-size lists, of float16 or float32.
-        info: of the key encoder; keys that it calls normalised are left as they are.
-        where: what to name in an error.
-
-    Raises:
-        UserError: if a key is not of the encoder's width or has a value that is not finite.
-    """
-    keys = schemas.to_matrix(column).astype(np.float32)
-    if keys.shape[1] != info.dim:
-        raise UserError(f"{where}: its keys have {keys.shape[1]} values, not {info.dim}; run pipelines.embed again")
-    finite = np.isfinite(keys).all(axis=1)
-    if not finite.all():
-        raise UserError(
-            f"{where}: row {int(np.argmin(finite))} has a key that is not finite; run pipelines.embed again"
-        )
-    if not info.normalized:
-        keys /= np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return keys
+from pipelines.schemas import content_keys, unit_keys
 
 
 def require_same_encoder(memory: EncoderInfo, queries: Embeddings, index_folder: str) -> None:
@@ -75,38 +31,101 @@ def require_same_encoder(memory: EncoderInfo, queries: Embeddings, index_folder:
         )
 
 
-def _spans(folder: Embeddings, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yields shard, first row, end row and place in the global order of what `[begin, end)` has of each shard."""
-    place = 0
-    for shard, rows in folder.shard_rows.items():
-        low, high = max(begin - place, 0), min(end - place, rows)
-        if low < high:
-            yield shard, low, high, place + low
-        place += rows
+COLUMNS = ("id", "content_key", "key")
 
 
-def read_range(folder: Embeddings, begin: int, end: int) -> Rows:
-    """Reads rows `[begin, end)` of the global order; errors as `unit_keys`."""
-    info = folder.encoder("key")
-    n = end - begin
-    rows = Rows(np.empty(n, np.int64), np.empty(n, "S32"), np.empty((n, info.dim), np.float32))
-    for shard, low, high, place in _spans(folder, begin, end):
-        table = folder.read(shard, list(Rows.COLUMNS)).slice(low, high - low)
-        into = slice(place - begin, place - begin + high - low)
-        rows.ids[into] = table["id"].to_numpy()
-        rows.content_keys[into] = content_keys(table["content_key"])
-        rows.keys[into] = unit_keys(table["key"], info, f"{folder.folder}, shard {shard}")
-    return rows
+Blocks = Callable[[Sequence[str]], Iterator[pa.Table | pa.RecordBatch]]
 
 
-def read_places(folder: Embeddings, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ids int64 `[q]` and unit keys float32 `[q, d]` at ascending places of the global order."""
-    info = folder.encoder("key")
-    ids, keys = [np.empty(0, np.int64)], [np.empty((0, info.dim), np.float32)]
-    for shard, low, high, place in _spans(folder, 0, folder.rows):
-        wanted = places[(places >= place) & (places < place + high - low)] - place
-        if len(wanted):
-            table = folder.read(shard, ["id", "key"]).take(pa.array(wanted))
-            ids.append(table["id"].to_numpy())
-            keys.append(unit_keys(table["key"], info, f"{folder.folder}, shard {shard}"))
+@dataclasses.dataclass(frozen=True)
+class KeyStream:
+    """The rows of one index shard, read from its files whenever they are asked for (`searcher.Keys`).
+
+    Attributes:
+        rows: how many.
+        info: of the key encoder.
+        where: what to name in an error.
+        blocks: reads columns of all rows, block after block.
+    """
+
+    rows: int
+    info: EncoderInfo
+    where: str
+    blocks: Blocks
+
+    @property
+    def dim(self) -> int:
+        """Width of a key."""
+        return self.info.dim
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Yields the unit keys in row order, float32 `[<= CHUNK_ROWS, d]`; errors as `unit_keys`."""
+        for block in self.blocks(["key"]):
+            for begin in range(0, block.num_rows, CHUNK_ROWS):
+                yield unit_keys(block.slice(begin, CHUNK_ROWS).column("key"), self.info, self.where)
+
+    def sample(self, rows: int) -> np.ndarray:
+        """Returns evenly spread unit keys, float32 `[min(rows, self.rows), d]`."""
+        return self.take(np.arange(min(rows, self.rows)) * self.rows // max(min(rows, self.rows), 1))
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Returns the unit keys at ascending places `[q]`, float32 `[q, d]`."""
+        taken, begin = np.empty((len(places), self.dim), np.float32), 0
+        for chunk in self.chunks():
+            low, high = np.searchsorted(places, [begin, begin + len(chunk)])
+            taken[low:high] = chunk[places[low:high] - begin]
+            begin += len(chunk)
+        return taken
+
+    def names(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids, int64 `[n]`, and the content keys, bytes `S32` `[n]`."""
+        ids, images = np.empty(self.rows, np.int64), np.empty(self.rows, "S32")
+        begin = 0
+        for block in self.blocks(["id", "content_key"]):
+            into = slice(begin, begin + block.num_rows)
+            ids[into], images[into] = block.column("id").to_numpy(), content_keys(block.column("content_key"))
+            begin += block.num_rows
+        return ids, images
+
+
+def of_memory(memory: Embeddings, shards: Sequence[int] | None = None) -> KeyStream:
+    """Returns the rows of some, or all, shards of a folder of embeddings, in the global order."""
+    numbers = list(memory.shard_rows if shards is None else shards)
+
+    def blocks(columns: Sequence[str]) -> Iterator[pa.Table]:
+        return (memory.read(shard, list(columns)) for shard in numbers)
+
+    rows = sum(memory.shard_rows[shard] for shard in numbers)
+    return KeyStream(rows, memory.encoder("key"), memory.folder, blocks)
+
+
+def of_files(paths: Sequence[str], info: EncoderInfo, metadata: Mapping[str, str], where: str) -> KeyStream:
+    """Returns the rows of Parquet files with the columns `COLUMNS`.
+
+    Args:
+        paths: the files, in their order.
+        info: of the key encoder.
+        metadata: that every file must carry.
+        where: what to name in an error.
+    """
+
+    def blocks(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for path in paths:
+            with schemas.open_parquet(path, columns, metadata) as parquet:
+                yield from parquet.iter_batches(CHUNK_ROWS, columns=list(columns))
+
+    return KeyStream(sum(schemas.count_rows(path) for path in paths), info, where, blocks)
+
+
+def read_places(source: Embeddings, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids int64 `[q]` and unit keys `[q, d]` at ascending places of the global order."""
+    ids, keys = [np.empty(0, np.int64)], [np.empty((0, source.encoder("key").dim), np.float32)]
+    begin = 0
+    for shard, rows in source.shard_rows.items():
+        inside = places[(places >= begin) & (places < begin + rows)] - begin
+        if len(inside):
+            stream = of_memory(source, (shard,))
+            ids.append(stream.names()[0][inside])
+            keys.append(stream.take(inside))
+        begin += rows
     return np.concatenate(ids), np.concatenate(keys)

@@ -1,8 +1,9 @@
-"""The queries that an index is tuned and measured on, and the lists that it is judged by.
+"""The queries that an index is tuned and measured on, and what is found for them in each shard.
 
-Half of the queries tunes the search, the other half measures the recall that is reported. They are the validation
-split; where that is not embedded, rows of the memory, each searched without itself. How lists are compared is left
-to `recall`, how parameters are chosen to `planner`.
+Half of the queries tunes the search, the other half measures what is reported. They are the validation split; where
+that is not embedded, rows of the memory, each searched without itself. They are drawn once and lie in the index, so
+that every later version is measured on the same. How lists are compared is left to `recall`, how parameters are found
+to `planner`, which of them the whole index is searched with to `curve`.
 """
 
 import dataclasses
@@ -14,15 +15,17 @@ import pyarrow as pa
 from configs.base import Index
 from index import planner
 from index.exact_searcher import ExactSearcher
-from index.keys import Rows, read_places
+from index.keys import KeyStream, read_places
 from index.planner import Parameters, Plan
 from index.recall import recall_at_k
-from index.searcher import Searcher, leave_out, merge
+from index.searcher import Searcher, leave_out, merge, top_k
 from pipelines import schemas
 from pipelines.manifest import Embeddings
 
-# Exact lists go on beyond k, so that ties at the k-th place are seen as such.
+# Exact lists go on beyond k, so that ties at the k-th place are seen as such, and rows that are removed later leave k.
 _DEPTH_FACTOR = 2
+# A shard's search is tuned on the queries that lie nearest to it; fewer say too little.
+_MIN_TUNING_QUERIES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,112 +36,199 @@ class Queries:
         keys: float32 `[Q, d]`.
         own_ids: int64 `[Q]`, the memory row that a query is, left out of its lists; -1 for none.
         tuning: queries `[:tuning]` tune, the rest is reported on.
+        of_memory: whether they are rows of the memory.
     """
 
     keys: np.ndarray
     own_ids: np.ndarray
     tuning: int
+    of_memory: bool
 
-
-@dataclasses.dataclass(frozen=True)
-class Lists:
-    """What exact search and the searcher find for the reported queries in one shard, by global id.
-
-    Attributes:
-        exact: ids int64 `[Q, 2k]` and scores float32 `[Q, 2k]`.
-        found: ids int64 `[Q, k]` and scores float32 `[Q, k]`.
-    """
-
-    exact: tuple[np.ndarray, np.ndarray]
-    found: tuple[np.ndarray, np.ndarray]
-
-    def recall(self) -> np.ndarray:
-        """Returns the recall of each query `[Q]`."""
-        return recall_at_k(self.found[0], *self.exact, k=self.found[0].shape[1])
+    COLUMNS = ("key", "own_id")
 
     def to_table(self) -> pa.Table:
-        """Returns the lists as a table."""
-        columns = {"exact_ids": self.exact[0], "exact_scores": self.exact[1]}
-        columns |= {"found_ids": self.found[0], "found_scores": self.found[1]}
-        types = {np.dtype(np.int64): pa.int64(), np.dtype(np.float32): pa.float32()}
-        schema = pa.schema(
-            [pa.field(n, pa.list_(types[v.dtype], v.shape[1]), nullable=False) for n, v in columns.items()]
-        )
-        arrays = [schemas.fixed_list(columns[field.name], field) for field in schema]
-        return pa.Table.from_arrays(arrays, schema=schema)
-
-    COLUMNS = ("exact_ids", "exact_scores", "found_ids", "found_scores")
+        """Returns the queries as a table, those that tune first."""
+        key = pa.field("key", pa.list_(pa.float32(), self.keys.shape[1]), nullable=False)
+        schema = pa.schema([key, pa.field("own_id", pa.int64(), nullable=False)])
+        return pa.Table.from_arrays([schemas.fixed_list(self.keys, key), pa.array(self.own_ids)], schema=schema)
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> "Lists":
+    def from_table(cls, table: pa.Table) -> "Queries":
         """Reads what `to_table` made."""
-        exact_ids, exact_scores, found_ids, found_scores = (schemas.to_matrix(table[name]) for name in cls.COLUMNS)
-        return cls((exact_ids, exact_scores), (found_ids, found_scores))
+        own_ids = table["own_id"].to_numpy()
+        return cls(schemas.to_matrix(table["key"]), own_ids, len(own_ids) // 2, bool((own_ids >= 0).any()))
 
 
-def merge_lists(shards: list[Lists]) -> Lists:
-    """Returns the lists of the whole index from those of its shards."""
-    depth, k = shards[0].exact[0].shape[1], shards[0].found[0].shape[1]
-    return Lists(merge([lists.exact for lists in shards], depth), merge([lists.found for lists in shards], k))
-
-
-def read_queries(source: Embeddings, of_memory: bool, most: int, seed: int) -> Queries:
+def draw_queries(source: Embeddings, of_memory_: bool, most: int, seed: int) -> Queries:
     """Draws queries without replacement.
 
     Args:
         source: the validation split, or the memory itself.
-        of_memory: whether it is the memory.
+        of_memory_: whether it is the memory.
         most: how many at most.
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
-    drawn = rng.permutation(source.rows)[:most]
-    ids, keys = read_places(source, np.sort(drawn))
-    mixed = rng.permutation(len(ids))
-    own_ids = ids[mixed] if of_memory else np.full(len(ids), -1, np.int64)
-    return Queries(keys[mixed], own_ids, len(ids) // 2)
+    places = np.sort(rng.permutation(source.rows)[:most])
+    ids, keys = read_places(source, places)
+    mixed = rng.permutation(len(places))
+    own_ids = ids[mixed] if of_memory_ else np.full(len(places), -1, np.int64)
+    return Queries(keys[mixed], own_ids, len(places) // 2, of_memory_)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Search-time parameters of a shard, and the share of its own k nearest that they find at least."""
+
+    level: float
+    parameters: Parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a shard finds with one setting for the queries that may visit it, by global id.
+
+    Attributes:
+        queries: int64 `[q]`, ascending places among the queries.
+        ids: int64 `[q, k]`.
+        scores: float32 `[q, k]`.
+    """
+
+    queries: np.ndarray
+    ids: np.ndarray
+    scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardLists:
+    """What exact search and the searcher find in one shard.
+
+    Attributes:
+        exact: ids int64 and scores float32 `[Q, 2k]` of every query.
+        found: of each setting.
+    """
+
+    exact: tuple[np.ndarray, np.ndarray]
+    found: list[Found]
+
+    EXACT_COLUMNS = ("ids", "scores")
+    FOUND_COLUMNS = ("setting", "query", "ids", "scores")
+
+    def exact_table(self) -> pa.Table:
+        """Returns the exact lists as a table."""
+        return _lists_table({}, *self.exact)
+
+    def found_table(self) -> pa.Table:
+        """Returns the found lists as a table, setting after setting."""
+        numbers = np.concatenate([np.full(len(f.queries), i, np.int32) for i, f in enumerate(self.found)])
+        queries = np.concatenate([f.queries for f in self.found]).astype(np.int32)
+        ids, scores = (np.concatenate([getattr(f, name) for f in self.found]) for name in ("ids", "scores"))
+        return _lists_table({"setting": numbers, "query": queries}, ids, scores)
+
+    @classmethod
+    def from_tables(cls, exact: pa.Table, found: pa.Table, settings: int) -> "ShardLists":
+        """Reads what the two above made."""
+        numbers, queries = found["setting"].to_numpy(), found["query"].to_numpy().astype(np.int64)
+        ids, scores = schemas.to_matrix(found["ids"]), schemas.to_matrix(found["scores"])
+        each = [Found(queries[numbers == i], ids[numbers == i], scores[numbers == i]) for i in range(settings)]
+        return cls((schemas.to_matrix(exact["ids"]), schemas.to_matrix(exact["scores"])), each)
+
+
+def _lists_table(numbers: dict[str, np.ndarray], ids: np.ndarray, scores: np.ndarray) -> pa.Table:
+    k = ids.shape[1]
+    lists = [pa.field("ids", pa.list_(pa.int64(), k)), pa.field("scores", pa.list_(pa.float32(), k))]
+    schema = pa.schema([*(pa.field(name, pa.int32(), nullable=False) for name in numbers), *lists])
+    arrays = [pa.array(values) for values in numbers.values()]
+    arrays += [schemas.fixed_list(values, field) for values, field in zip((ids, scores), lists, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def exact_lists(stream: KeyStream, ids: np.ndarray, queries: Queries, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the `depth` nearest rows of a shard for each query, itself left out, reading its keys once.
+
+    Returns:
+        ids int64 and scores float32 `[Q, depth]`, as `searcher.top_k`.
+    """
+    best = top_k(np.empty((len(queries.keys), 0), np.int64), np.empty((len(queries.keys), 0), np.float32), depth)
+    begin = 0
+    for chunk in stream.chunks():
+        rows, scores = ExactSearcher(chunk).search(queries.keys, depth + int(queries.of_memory))
+        found = np.append(ids[begin : begin + len(chunk)], -1)[rows]
+        best = merge([best, leave_out(found, scores, found == queries.own_ids[:, None], depth)], depth)
+        begin += len(chunk)
+    return best
 
 
 def _search(
-    engine: Searcher, rows: Rows, queries: Queries, part: slice, k: int
+    engine: Searcher, ids: np.ndarray, queries: Queries, places: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Returns ids and scores `[Q, k]` of a part of the queries, each without itself, and the seconds searched."""
-    own_ids = queries.own_ids[part, None]
+    """Returns ids and scores `[q, k]` of the queries at some places, each without itself, and the seconds searched."""
+    keys, own_ids = queries.keys[places], queries.own_ids[places, None]
     begin = time.perf_counter()
-    found, scores = engine.search(queries.keys[part], k + int((own_ids >= 0).any()))
+    found, scores = engine.search(keys, k, more=int(queries.of_memory))
     secs = time.perf_counter() - begin
-    ids = np.append(rows.ids, -1)[found]
-    return *leave_out(ids, scores, ids == own_ids, k), secs
+    listed = np.append(ids, -1)[found]
+    return *leave_out(listed, scores, (listed == own_ids) & (listed >= 0), k), secs
 
 
-def tune_and_measure(
-    engine: Searcher, rows: Rows, plan: Plan, queries: Queries, config: Index
-) -> tuple[Parameters, Lists, dict[str, float]]:
-    """Tunes a shard's search on one half of the queries and searches the other half.
+def measure_shard(
+    engine: Searcher,
+    stream: KeyStream,
+    ids: np.ndarray,
+    plan: Plan,
+    queries: Queries,
+    nearness: np.ndarray,
+    config: Index,
+) -> tuple[list[Setting], ShardLists, dict[str, list[float]]]:
+    """Finds the settings of a shard and searches all queries that may visit it with each of them.
 
-    Each shard is held to the target against its own exact lists. That is stricter than the target for the merged
-    lists, whose members are the best and easiest found of each shard.
+    Args:
+        engine: the shard's searcher, as it was loaded.
+        stream: the shard's keys.
+        ids: int64 `[n]` of its rows.
+        plan: how it was built.
+        queries: for measuring.
+        nearness: int64 `[Q]`, how many cells a query must probe to visit the shard; more than any does if it never may.
+        config: of the index.
 
     Returns:
-        The parameters; the lists of the reported queries; seconds of `tune`, and of the k nearest of the reported
-        queries by the searcher (`search`) and by exact search (`exact`).
+        The settings, dearer ones later; the lists; and seconds: `tune`, `exact` and, a setting each, `search`, a query.
     """
-    k, depth, n = config.k, _DEPTH_FACTOR * config.k, len(rows.ids)
-    exact = ExactSearcher(rows.keys)
-    tuning, reported = slice(0, queries.tuning), slice(queries.tuning, None)
-    begin = time.perf_counter()
-    parameters = planner.full_search(plan, n, k)
-    if plan.leaves and queries.tuning:
-        ids, scores, _ = _search(exact, rows, queries, tuning, depth)
+    k = config.k
+    start = time.perf_counter()
+    exact = exact_lists(stream, ids, queries, _DEPTH_FACTOR * k)
+    exact_secs, start = time.perf_counter() - start, time.perf_counter()
+    visiting = np.flatnonzero(nearness < NEVER)
+    tuning = _nearest_queries(nearness[: queries.tuning])
 
-        def measure(tried: Parameters) -> np.ndarray:
-            found, _, _ = _search(engine.with_parameters(tried), rows, queries, tuning, k)
-            return recall_at_k(found, ids, scores, k)
+    def measure(tried: Parameters) -> np.ndarray:
+        found, _, _ = _search(engine.with_parameters(tried), ids, queries, tuning, k)
+        return recall_at_k(found, exact[0][tuning], exact[1][tuning], k)
 
-        parameters = planner.frontier(measure, plan, n, k, [config.target_recall])[config.target_recall]
-    tune_secs = time.perf_counter() - begin
-    *truth, _ = _search(exact, rows, queries, reported, depth)
-    *_, exact_secs = _search(exact, rows, queries, reported, k)
-    *found, search_secs = _search(engine.with_parameters(parameters), rows, queries, reported, k)
-    secs = {"tune": tune_secs, "exact": exact_secs, "search": search_secs}
-    return parameters, Lists((truth[0], truth[1]), (found[0], found[1])), secs
+    if plan.leaves and len(tuning):
+        levels = planner.frontier(measure, plan, len(ids), k, planner.LEVELS)
+    else:
+        levels = {1.0: planner.full_search(plan, len(ids), k)}
+    settings: list[Setting] = []
+    for level, parameters in sorted(levels.items()):
+        if settings and settings[-1].parameters == parameters:
+            settings.pop()
+        settings.append(Setting(level, parameters))
+    tune_secs, found, search_secs = time.perf_counter() - start, [], []
+    for setting in settings:
+        *lists, secs = _search(engine.with_parameters(setting.parameters), ids, queries, visiting, k)
+        found.append(Found(visiting, *lists))
+        search_secs.append(secs / max(len(visiting), 1))
+    return settings, ShardLists(exact, found), {"tune": [tune_secs], "exact": [exact_secs], "search": search_secs}
+
+
+NEVER = np.iinfo(np.int64).max
+
+
+def _nearest_queries(nearness: np.ndarray) -> np.ndarray:
+    """Returns the places of the queries that probe fewest cells to visit a shard, enough of them, ascending."""
+    for probe in np.unique(nearness):
+        places = np.flatnonzero(nearness <= probe)
+        if len(places) >= _MIN_TUNING_QUERIES:
+            return places
+    return np.arange(len(nearness))

@@ -1,7 +1,8 @@
 """Looks up the neighbours of all queries: `python -m index.neighbors --config=configs/demo.py [--runner=..]`.
 
 Writes a list of the k nearest memory rows for every labelled image, and each row that is named once, with its
-values. Flags that are not ours go to Beam. Killed at any time, the same command goes on with what is missing.
+values. Flags that are not ours go to Beam. Killed at any time, the same command goes on with what is missing. After an
+update of the index (`pipelines.reindex`) only what it has changed is looked up; the lists before stay until then.
 """
 
 import sys
@@ -19,7 +20,6 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         UserError: if an input, the config or a flag is wrong.
     """
     from index import neighbors_job, neighbors_plan
-    from index.shard_store import Index
     from pipelines import runner
 
     runner.beam_options(beam_args)
@@ -27,7 +27,7 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         job = neighbors_plan.claim(config)
         stage.worked = not job.is_complete()
         if stage.worked:
-            before = job.progress()[1]
+            before = neighbors_job.progress(job)[1]
             neighbors_job.run(job, beam_args, stage)
             whole = neighbors_plan.finish(job)
             now = whole["queries"] - before
@@ -35,7 +35,8 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         else:
             whole = storage.read_json(storage.join(job.folder, manifest.COMPLETE_FILE))
             title = "neighbors: already looked up"
-        recall = Index(config.index_dir).facts["recall"]
+        neighbors_plan.remove_others(job)
+        recall = job.open_index().facts["recall"]
         beyond = f", not measured at {job.k}" if job.k > recall["k"] else ""
         summary(
             title,

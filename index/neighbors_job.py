@@ -1,13 +1,22 @@
-"""Looks up the neighbours of every query as a Beam job: search, merge, gather.
+"""Looks up the neighbours of every query as a Beam job: route, search, merge, gather.
 
-    (index shard, blocks of queries) --SearchShard--> one part file for each shard and block
-    block --MergeBlock--> its neighbour file and marker
+    group of blocks --Route--> the queries that visit each index shard
+    (index shard, groups) --SearchShard--> one file of lists for each group and index shard
+    group --MergeGroup--> the neighbour file and marker of each block
     memory shard --GatherRows--> the rows that some list names, and a marker
 
-Between the steps only names and ids travel; lists and rows lie in files, where a killed job finds them again. The
-bytes of a file depend on nothing but the inputs. Where files lie is left to `neighbors_plan`.
+Between the steps only names and ids travel; queries, lists and rows lie in files, where a killed job finds them again:
+
+    _parts/{group}/routed.json              rows that visit each index shard; written last by Route
+    _parts/{group}/queries-00003.parquet    those rows, of a shard that not every query visits
+    _parts/{group}/lists-00003.parquet      their lists in that shard
+    _parts/{group}/kept.parquet             lists of the version before that stay as they were
+
+The bytes of an output depend on nothing but the inputs. Where outputs lie is left to `neighbors_plan`, the last step to
+`neighbors_gather`.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
@@ -16,136 +25,244 @@ import pyarrow as pa
 
 from index import keys, searcher
 from index.lookup import Lookup
-from index.neighbors_plan import MEMORY, Block, Job
-from index.shard_store import Index
+from index.neighbors_gather import GatherRows
+from index.neighbors_patch import Patch
+from index.neighbors_plan import STAGE, Block, Group, Job, group_rows
+from index.reader import Index
 from pipelines import manifest, runner, schemas, storage
 from pipelines.errors import UserError
-from pipelines.manifest import Embeddings
 from pipelines.progress import Stage
 
-# An index shard is loaded once for so many blocks: few enough to spread over workers, enough to pay for the loading.
-_BLOCKS_PER_ITEM = 64
+_ROUTED, _KEPT = "routed.json", "kept.parquet"
+# An index shard is loaded once for about so many queries: few enough to spread over workers, enough to pay for loading.
+_ITEM_QUERIES = 1 << 18
+_BATCH_ROWS = 16_384
 
 
-class SearchShard(beam.DoFn):
-    """Searches blocks of queries in one index shard, which is loaded once and only if a block needs it."""
+def _queries_name(shard: int) -> str:
+    return f"queries-{shard:05d}.parquet"
+
+
+def _lists_name(shard: int) -> str:
+    return f"lists-{shard:05d}.parquet"
+
+
+def _dealt_schema(dim: int) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("place", pa.int32(), nullable=False),
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("content_key", pa.binary(32), nullable=False),
+            pa.field("key", pa.list_(pa.float32(), dim), nullable=False),
+        ]
+    )
+
+
+def _part_schema(k: int) -> pa.Schema:
+    names = ("neighbor_ids", "scores", "num_excluded")
+    fields = [schemas.neighbors(k).field(name) for name in names]
+    return pa.schema([pa.field("place", pa.int32(), nullable=False), *fields])
+
+
+def _part(places: np.ndarray, ids: np.ndarray, scores: np.ndarray, excluded: np.ndarray) -> pa.Table:
+    """Returns lists `[Q, k]` of the queries at some places of a group."""
+    schema = _part_schema(ids.shape[1])
+    columns = [
+        pa.array(places, pa.int32()),
+        schemas.fixed_list(ids, schema.field("neighbor_ids")),
+        schemas.fixed_list(scores, schema.field("scores")),
+        pa.array(excluded, pa.int32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+class _Step(beam.DoFn):
+    """A step of the job, which opens the index when it first needs it."""
 
     def __init__(self, job: Job) -> None:
         """Keeps what workers need."""
         self._job = job
 
-    def process(self, item: tuple[int, tuple[int, ...]]) -> Iterator[tuple[int, int]]:
-        """Writes the missing parts of an index shard and yields (block, index shard) for each block."""
-        shard, numbers = item
-        missing = [block for block in (self._job.blocks[n] for n in numbers) if not self._is_done(shard, block)]
-        if missing:
-            lookup = Lookup(Index(self._job.index).load(shard))
-            for name in dict.fromkeys(block.split for block in missing):
-                self._search_split(shard, lookup, name, [block for block in missing if block.split == name])
-        for number in numbers:
+    @functools.cached_property
+    def _index(self) -> Index:
+        return self._job.open_index()
+
+    def _vectors(self, block: Block, rows: pa.Table) -> np.ndarray:
+        where = f"{self._job.queries[block.split]}, shard {block.shard}"
+        return keys.unit_keys(rows["key"], self._index.key_encoder, where)
+
+    def _images(self, split: str, column: pa.ChunkedArray) -> np.ndarray | None:
+        """Returns content keys of queries, if some rows of the memory are to be left out for them."""
+        is_wanted = self._job.exclude_same_image or split in self._job.own_sets
+        return keys.content_keys(column) if is_wanted else None
+
+
+class Route(_Step):
+    """Deals the queries of a group out to the index shards that they visit."""
+
+    def process(self, number: int) -> Iterator[tuple[tuple[int, int], tuple[int, bool]]]:
+        """Writes what a group has to search and yields ((index shard, item), (group, whether all of it visits))."""
+        group = self._job.groups[number]
+        if all(self._job.is_done(block.name) for block in group.blocks):
+            return
+        marker = self._job.part_path(group, _ROUTED)
+        if not storage.exists(marker):
+            storage.write_json(marker, self._route(group))
+        for shard, rows in enumerate(storage.read_json(marker)):
+            if rows:
+                yield (shard, number // self._span(shard)), (number, rows == group.rows)
+
+    def _span(self, shard: int) -> int:
+        """Returns how many groups a work item has."""
+        index = self._index
+        is_delta = index.shards[shard].is_delta
+        share = 1.0 if is_delta else max(index.facts["search"]["visits"] / len(index.shards), 1e-3)
+        return max(1, round(_ITEM_QUERIES / (group_rows(index.key_encoder.dim, self._job.k) * share)))
+
+    @functools.cached_property
+    def _patch(self) -> Patch | None:
+        return Patch(self._index, self._job.previous_facts()) if self._job.previous else None
+
+    def _route(self, group: Group) -> list[int]:
+        """Writes queries and kept lists; returns the number of queries that visit each index shard."""
+        index, patch = self._index, self._patch
+        if not patch and (not index.probe or all(record.is_delta for record in index.shards)):
+            return [group.rows] * len(index.shards)
+        tables, visits, kept, begin = [], [], [], 0
+        schema = _dealt_schema(index.key_encoder.dim)
+        for block, rows in self._job.read_queries(group, list(keys.COLUMNS)):
+            vectors, places = self._vectors(block, rows), np.arange(begin, begin + block.rows)
+            visited = index.visits(vectors)
+            if patch:
+                lists = self._job.read_previous(block.name, rows["id"])
+                named = schemas.to_matrix(lists["neighbor_ids"])
+                keeps = patch.keeps(named, self._images(group.split, rows["content_key"]))
+                visited[keeps, : patch.old_shards] = False
+                scores, excluded = schemas.to_matrix(lists["scores"]), lists["num_excluded"].to_numpy()
+                kept.append(_part(places[keeps], named[keeps], scores[keeps], excluded[keeps]))
+            columns = [pa.array(places, pa.int32()), rows["id"].combine_chunks(), rows["content_key"].combine_chunks()]
+            columns.append(schemas.fixed_list(vectors, schema.field("key")))
+            tables.append(pa.Table.from_arrays(columns, schema=schema))
+            visits.append(np.packbits(visited, axis=1))
+            begin += block.rows
+        if patch:
+            self._job.write_part(group, _KEPT, pa.concat_tables(kept))
+        return self._deal(group, pa.concat_tables(tables), np.concatenate(visits))
+
+    def _deal(self, group: Group, queries: pa.Table, visits: np.ndarray) -> list[int]:
+        rows = []
+        for shard in range(len(self._index.shards)):
+            places = np.flatnonzero(visits[:, shard >> 3] & (128 >> (shard & 7)))
+            # What all of them visit reads them where they are.
+            if 0 < len(places) < group.rows:
+                self._job.write_part(group, _queries_name(shard), queries.take(pa.array(places)))
+            rows.append(len(places))
+        return rows
+
+
+class SearchShard(_Step):
+    """Searches groups of queries in one index shard, which is loaded once and only if a group needs it."""
+
+    def process(self, item: tuple[tuple[int, int], Iterable[tuple[int, bool]]]) -> Iterator[tuple[int, int]]:
+        """Writes the missing lists of an index shard and yields (group, index shard) for each group."""
+        (shard, _), groups = item
+        lookup: Lookup | None = None
+        for number, is_whole in sorted(groups):
+            group = self._job.groups[number]
+            if not storage.exists(self._job.part_path(group, _lists_name(shard))):
+                lookup = lookup or self._load(shard)
+                self._search(lookup, group, shard, is_whole)
             yield number, shard
 
-    def _is_done(self, shard: int, block: Block) -> bool:
-        return storage.exists(self._job.part_path(shard, block.name)) or self._job.is_done(block.name)
+    def _load(self, shard: int) -> Lookup:
+        try:
+            return Lookup(self._index.load(shard))
+        except UserError as error:
+            if Index.open(self._job.index).fingerprint == self._job.version:
+                raise
+            raise UserError(
+                f"{self._job.index}: was updated while neighbours were looked up; run {STAGE} again"
+            ) from error
 
-    def _search_split(self, shard: int, lookup: Lookup, split: str, blocks: list[Block]) -> None:
-        queries = Embeddings(self._job.queries[split])
-        info, opened, table = queries.encoder("key"), -1, None
-        for block in blocks:
-            if block.shard != opened:
-                opened, table = block.shard, queries.read(block.shard, ["id", "label", "content_key", "key"])
-            rows = table.slice(block.begin, block.end - block.begin)  # type: ignore[union-attr]
-            vectors = keys.unit_keys(rows["key"], info, f"{queries.folder}, shard {block.shard}")
-            images = keys.content_keys(rows["content_key"]) if self._job.exclude_same_image else None
-            ids, scores, excluded = lookup.search(vectors, self._job.k, images)
-            self._job.write_part(shard, block.name, _lists(rows["id"], rows["label"], ids, scores, excluded))
+    def _search(self, lookup: Lookup, group: Group, shard: int, is_whole: bool) -> None:
+        path, metadata = self._job.part_path(group, _lists_name(shard)), {"config_hash": self._job.config_hash}
+        with schemas.writer(path, _part_schema(self._job.k), metadata) as parquet:
+            for places, vectors, rows in self._whole(group) if is_whole else self._dealt(group, shard):
+                images = self._images(group.split, rows["content_key"])
+                ids = None if self._job.exclude_same_image or images is None else rows["id"].to_numpy()
+                part = _part(places, *lookup.search(vectors, self._job.k, images, ids))
+                parquet.write_table(part.replace_schema_metadata(parquet.schema.metadata))
+
+    def _whole(self, group: Group) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Table]]:
+        begin = 0
+        for block, rows in self._job.read_queries(group, list(keys.COLUMNS)):
+            yield np.arange(begin, begin + block.rows), self._vectors(block, rows), rows
+            begin += block.rows
+
+    def _dealt(self, group: Group, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Table]]:
+        path = self._job.part_path(group, _queries_name(shard))
+        columns = _dealt_schema(self._index.key_encoder.dim).names
+        with schemas.open_parquet(path, columns, {"config_hash": self._job.config_hash}) as parquet:
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
+                rows = pa.Table.from_batches([batch])
+                yield rows["place"].to_numpy(), schemas.to_matrix(rows["key"]), rows
 
 
-def _lists(
-    query_ids: pa.ChunkedArray, labels: pa.ChunkedArray, ids: np.ndarray, scores: np.ndarray, excluded: np.ndarray
-) -> pa.Table:
-    """Returns lists `[Q, k]` as a table of `schemas.neighbors`."""
-    schema = schemas.neighbors(ids.shape[1])
-    columns = {
-        "query_id": query_ids.combine_chunks(),
-        "label": labels.combine_chunks(),
-        "neighbor_ids": schemas.fixed_list(ids, schema.field("neighbor_ids")),
-        "scores": schemas.fixed_list(scores, schema.field("scores")),
-        "num_valid": pa.array((ids >= 0).sum(axis=1), pa.int32()),
-        "num_excluded": pa.array(excluded, pa.int32()),
-    }
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-class MergeBlock(beam.DoFn):
-    """Merges the parts of a block over all index shards."""
-
-    def __init__(self, job: Job) -> None:
-        """Keeps what workers need."""
-        self._job = job
+class MergeGroup(_Step):
+    """Merges the lists that a group has in all index shards."""
 
     def process(self, item: tuple[int, Iterable[int]]) -> Iterator[tuple[int, bytes]]:
-        """Writes a block's lists and yields (memory shard, int64 ids named in it)."""
-        name = self._job.blocks[item[0]].name
-        if not self._job.is_done(name):
-            self._merge(name, sorted(item[1]))
-        lists = self._job.read(self._job.output_path(name), ["neighbor_ids"])
-        named = np.unique(schemas.to_matrix(lists["neighbor_ids"]))
+        """Writes the lists of a group's blocks and yields (memory shard, int64 ids named in them)."""
+        group = self._job.groups[item[0]]
+        if not all(self._job.is_done(block.name) for block in group.blocks):
+            self._merge(group, sorted(shard for shard in item[1] if shard >= 0))
+        lists = [self._job.read(self._job.output_path(block.name), ["neighbor_ids"]) for block in group.blocks]
+        named = np.unique(np.concatenate([schemas.to_matrix(table["neighbor_ids"]).ravel() for table in lists]))
         named = named[named >= 0]
         shards, _ = schemas.split_ids(named)
         for shard in np.unique(shards):
             yield int(shard), named[shards == shard].tobytes()
 
-    def _merge(self, name: str, shards: Sequence[int]) -> None:
+    def _merge(self, group: Group, shards: Sequence[int]) -> None:
         k = self._job.k
-        parts = [self._job.read(self._job.part_path(s, name), schemas.neighbors(k).names) for s in shards]
-        pairs = [(schemas.to_matrix(p["neighbor_ids"]), schemas.to_matrix(p["scores"])) for p in parts]
-        ids, scores = searcher.merge(pairs, k)
-        excluded = np.sum([part["num_excluded"].to_numpy() for part in parts], axis=0)
+        ids, scores = np.full((group.rows, k), -1, np.int64), np.full((group.rows, k), -np.inf, np.float32)
+        excluded, is_listed = np.zeros(group.rows, np.int32), np.zeros(group.rows, bool)
+        for name in [*([_KEPT] if self._job.previous else []), *map(_lists_name, shards)]:
+            part = self._job.read(self._job.part_path(group, name), _part_schema(k).names)
+            places = part["place"].to_numpy()
+            theirs = schemas.to_matrix(part["neighbor_ids"]), schemas.to_matrix(part["scores"])
+            if is_listed[places].any():
+                theirs = searcher.merge([(ids[places], scores[places]), theirs], k)
+            ids[places], scores[places] = theirs
+            excluded[places] += part["num_excluded"].to_numpy()
+            is_listed[places] = True
+        begin = 0
+        for block, rows in self._job.read_queries(group, ["id", "label"]):
+            span = slice(begin, begin + block.rows)
+            if not self._job.is_done(block.name):
+                self._write(block, rows, ids[span], scores[span], excluded[span])
+            begin += block.rows
+
+    def _write(
+        self, block: Block, queries: pa.Table, ids: np.ndarray, scores: np.ndarray, excluded: np.ndarray
+    ) -> None:
+        schema = schemas.neighbors(self._job.k)
+        columns = {
+            "query_id": queries["id"].combine_chunks(),
+            "label": queries["label"].combine_chunks(),
+            "neighbor_ids": schemas.fixed_list(ids, schema.field("neighbor_ids")),
+            "scores": schemas.fixed_list(scores, schema.field("scores")),
+            "num_valid": pa.array((ids >= 0).sum(axis=1), pa.int32()),
+            "num_excluded": pa.array(excluded, pa.int32()),
+        }
         listed = ids[:, 0] >= 0
         facts = {
             "listed": int(listed.sum()),
             "top_score_sum": float(scores[listed, 0].sum(dtype=np.float64)),
             "excluded": int(excluded.sum()),
         }
-        self._job.write_output(name, _lists(parts[0]["query_id"], parts[0]["label"], ids, scores, excluded), facts)
-
-
-class GatherRows(beam.DoFn):
-    """Copies the rows of a memory shard that some list names."""
-
-    def __init__(self, job: Job) -> None:
-        """Keeps what workers need."""
-        self._job = job
-
-    def setup(self) -> None:
-        """Opens the memory."""
-        self._memory = Embeddings(self._job.memory)
-        _, whole = manifest.read_complete(self._job.memory, "pipelines.embed")
-        self._names = {shard["number"]: shard["name"] for shard in whole["shards"]}
-        infos = self._memory.encoders
-        dtype = self._memory.encoder("key").dtype
-        self._columns = schemas.embeddings({role: info.dim for role, info in infos.items()}, dtype).names
-
-    def process(self, item: tuple[int, Iterable[bytes]]) -> Iterator[int]:
-        """Writes the named rows of a memory shard, ascending by id, and yields its number."""
-        shard, lists = item
-        name = storage.join(MEMORY, self._names[shard])
-        if not self._job.is_done(name):
-            wanted = np.unique(np.concatenate([np.frombuffer(ids, np.int64) for ids in lists]))
-            table = self._memory.read(shard, self._columns)
-            table = table.take(pa.array(self._rows(shard, table["id"].to_numpy(), wanted)))
-            self._job.write_output(name, table, {"shard": shard})
-        yield shard
-
-    def _rows(self, shard: int, ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        order = np.argsort(ids, kind="stable")
-        rows = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
-        if not np.array_equal(ids[rows], wanted):
-            raise UserError(
-                f"{self._job.index}: names rows that shard {shard} of {self._job.memory} has not; build anew"
-            )
-        return rows
+        table = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+        self._job.write_output(block.name, table, facts)
 
 
 def run(job: Job, beam_args: Sequence[str], stage: Stage) -> None:
@@ -154,22 +271,53 @@ def run(job: Job, beam_args: Sequence[str], stage: Stage) -> None:
     Raises:
         UserError: as a worker raised it.
     """
-    storage.remove(storage.join(job.folder, manifest.COMPLETE_FILE))
+    complete = storage.join(job.folder, manifest.COMPLETE_FILE)
+    if storage.exists(complete) and storage.read_json(complete)["config_hash"] == job.config_hash:
+        storage.remove(complete)
     storage.remove_temporaries(job.folder)
-    numbers = tuple(range(len(job.blocks)))
-    groups = [numbers[i : i + _BLOCKS_PER_ITEM] for i in range(0, len(numbers), _BLOCKS_PER_ITEM)]
-    items = [(shard, group) for shard in range(job.shards) for group in groups]
+    numbers = list(range(len(job.groups)))
 
     def build(pipeline: beam.Pipeline) -> None:
-        _ = (
+        # Every group is merged, or at least read, be there nothing to search for it.
+        wanted = pipeline | "Groups" >> beam.Create([(number, -1) for number in numbers])
+        found = (
             pipeline
-            | "Items" >> beam.Create(items)
+            | "Numbers" >> beam.Create(numbers)
             | "Spread" >> beam.Reshuffle()
+            | "Route" >> beam.ParDo(Route(job))
+            | "By index shard" >> beam.GroupByKey()
             | "Search" >> beam.ParDo(SearchShard(job))
-            | "By block" >> beam.GroupByKey()
-            | "Merge" >> beam.ParDo(MergeBlock(job))
+        )
+        _ = (
+            (wanted, found)
+            | beam.Flatten()
+            | "By group" >> beam.GroupByKey()
+            | "Merge" >> beam.ParDo(MergeGroup(job))
             | "By memory shard" >> beam.GroupByKey()
             | "Gather" >> beam.ParDo(GatherRows(job))
         )
 
-    runner.run(build, beam_args, stage, job.progress)
+    runner.run(build, beam_args, stage, lambda: progress(job))
+
+
+def progress(job: Job) -> tuple[float, int]:
+    """Returns the share that is done and the queries searched, from the files that are there."""
+    markers = storage.files(storage.join(job.home, manifest.MARKERS), ".json")
+    merged = {storage.name(path).removesuffix(".json") for path in markers}
+    searched = done = 0.0
+    for group in job.groups:
+        share = sum(block.rows for block in group.blocks if block.name in merged)
+        done += share
+        searched += max(share, _searched(job, group) * group.rows if share < group.rows else 0)
+    whole = sum(group.rows for group in job.groups)
+    return (searched + done) / (2 * whole), round(searched)
+
+
+def _searched(job: Job, group: Group) -> float:
+    """Returns the share of a group's visits to index shards that are done."""
+    marker = job.part_path(group, _ROUTED)
+    if not storage.exists(marker):
+        return 0.0
+    wanted = {_lists_name(shard) for shard, rows in enumerate(storage.read_json(marker)) if rows}
+    found = {storage.name(path) for path in storage.files(job.part_path(group, ""), ".parquet")}
+    return len(wanted & found) / max(len(wanted), 1)

@@ -26,13 +26,13 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         UserError: if the memory is not there, or no plan does what is asked.
     """
     memory, index = Embeddings(config.memory_dir), config.index
-    limits.require("index.shards", index.shards, 1, memory.rows)
+    limits.require("index.shards", index.shards, 0, memory.rows)
     limits.require("index.k", index.k, 1, memory.rows)
-    dim, rows = memory.encoder("key").dim, math.ceil(memory.rows / index.shards)
+    dim = memory.encoder("key").dim
+    shards = estimate.choose_shards(index, memory.rows, dim)
+    rows = math.ceil(memory.rows / shards)
     plan = searcher.kind(index.searcher).plan(rows, dim, index)
     size = estimate.size(plan, rows, dim)
-    if index.memory_gb:
-        _require_memory(config, memory.rows, dim)
     calibration = estimate.calibrate(*_sample(memory, config.seed), index)
     if plan.leaves and calibration.recall < index.target_recall:
         raise UserError(
@@ -46,13 +46,13 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
         f"index plan: {memory.rows:,} rows, {dim} dimensions",
         {
             "searcher": f"{index.searcher}, recall@{index.k} {index.target_recall:g}",
-            "shards": f"{index.shards}, of {rows:,} rows",
+            "shards": f"{shards}, of {rows:,} rows",
             "leaves": f"{plan.leaves:,}, trained on {plan.sample_rows:,} rows"
             if plan.leaves
             else "none, all is scanned",
             "codes": f"{plan.pca_dims or dim} dimensions, {plan.dims_per_block} a code" if plan.leaves else "none",
             "scored anew in": plan.reorder,
-            "disk": f"{_gb(index.shards * size.disk_bytes)} in all",
+            "disk": f"{_gb(shards * size.disk_bytes)} in all",
             "memory": f"{_gb(size.peak_bytes)} to build a shard, {_gb(size.steady_bytes)} to search it",
             "build": f"about {duration(secs)} a shard",
             "search": f"about {rate:,.0f} queries/s through one shard, on all cores",
@@ -62,27 +62,6 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
 
 def _gb(number: float) -> str:
     return f"{number / 1e9:.2f} GB"
-
-
-def _require_memory(config: Config, rows: int, dim: int) -> None:
-    """Refuses a plan whose shards take more memory than there is, and names the fewest shards that do not."""
-    index, engine, most = config.index, searcher.kind(config.index.searcher), config.index.memory_gb * 1e9
-
-    def peak(shards: int) -> int:
-        in_shard = math.ceil(rows / shards)
-        return estimate.size(engine.plan(in_shard, dim, index), in_shard, dim).peak_bytes
-
-    taken = peak(index.shards)
-    if taken <= most:
-        return
-    shards = index.shards
-    while peak(shards) > most and shards < rows:
-        shards = min(rows, math.ceil(1.1 * shards + 0.5))
-    instead = f"--config.index.shards={shards} takes {_gb(peak(shards))}" if peak(shards) <= most else "nothing fits"
-    raise UserError(
-        f"--config.index.memory_gb={index.memory_gb:g}: a shard of {math.ceil(rows / index.shards):,} rows takes "
-        f"{_gb(taken)} to build; {instead}"
-    )
 
 
 def _sample(memory: Embeddings, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,6 +40,7 @@ _KEYS = {"float32": "DATASET_NPY", "bfloat16": "BF16_DATASET_NPY", "int8": "INT8
 _KEY_FILES = {"float32": "dataset.npy", "bfloat16": "bfloat16_dataset.npy", "int8": "int8_dataset.npy"}
 _MULTIPLIERS_FILE = "int8_multipliers.npy"
 _LARGEST_INT8 = 127
+_LEAVES_AT_A_TIME = 512
 # Standard error belongs to the whole process: one build at a time may divert it.
 _STDERR_LOCK = threading.Lock()
 
@@ -111,6 +112,7 @@ def write(keys: Keys, plan: Plan, folder: str) -> None:
         multipliers = _int8_multipliers(sample)
         del sample
         _write_coded(keys, plan, coder, multipliers, folder)
+        coder.write_partitioner()
         for name in (*_TRAINED.values(), _CONFIG_FILE):
             shutil.copyfile(os.path.join(work, name), os.path.join(folder, name))
     assets = {**_TRAINED, **_TOKENS, **_CODES, _KEYS[plan.reorder]: _KEY_FILES[plan.reorder]}
@@ -122,34 +124,60 @@ def write(keys: Keys, plan: Plan, folder: str) -> None:
 
 
 class _Coder:
-    """Codes chunks with what it trained on a sample and keeps in a folder."""
+    """Codes chunks with what it trained on a sample and keeps in a folder.
+
+    ScaNN sets up each partition on its own when it codes, at a third of a megabyte and more. So it is given some of the
+    partitions at a time, with the keys that are in them.
+    """
 
     def __init__(self, sample: np.ndarray, plan: Plan, work: str) -> None:
         self._work, self._kept = os.path.abspath(work), _KEY_FILES[plan.reorder]
         self._axes = partitions.principal_axes(sample, plan.pca_dims) if plan.pca_dims else None
-        self._centres = partitions.fit(self._project(sample), plan.leaves, plan.iterations)
+        projected = self._project(sample)
+        self._centres = partitions.fit(projected, plan.leaves, plan.iterations)
         _write_config(sample, plan, os.path.join(work, _CONFIG_FILE))
-        _write_partitioner(self._centres, self._axes, os.path.join(work, *_PARTITIONER.values()))
-        self._run(sample[:: max(1, len(sample) // plan.quantizer_rows)], _PARTITIONER)
+        self._train(sample, partitions.nearest(projected, self._centres), plan.quantizer_rows)
+
+    def _train(self, sample: np.ndarray, leaves: np.ndarray, rows: int) -> None:
+        """Trains the quantizer on rows of some partitions that are spread over the sample."""
+        some = np.arange(0, len(self._centres), -(-len(self._centres) // _LEAVES_AT_A_TIME))
+        inside = np.flatnonzero(np.isin(leaves, some))
+        inside = inside[:: max(1, len(inside) // rows)]
+        places = np.searchsorted(some, leaves[inside])
+        self._run(sample[inside], places, self._centres[some], _PARTITIONER)
         name = _TRAINED["AH_CENTERS"]
         os.replace(os.path.join(self._work, "coded", name), os.path.join(self._work, name))
 
     def code(self, chunk: np.ndarray) -> dict[str, np.ndarray]:
         """Returns partitions int32, codes uint8 and kept keys of a chunk `[m, d]`, by file name."""
-        self._run(chunk, _TRAINED)
-        names = (*_TOKENS.values(), *_CODES.values(), self._kept)
-        return {name: np.load(os.path.join(self._work, "coded", name), allow_pickle=False) for name in names}
+        leaves = partitions.nearest(self._project(chunk), self._centres)
+        coded: dict[str, np.ndarray] = {}
+        for first in range(0, len(self._centres), _LEAVES_AT_A_TIME):
+            inside = np.flatnonzero((leaves >= first) & (leaves < first + _LEAVES_AT_A_TIME))
+            if not len(inside):
+                continue
+            self._run(chunk[inside], leaves[inside] - first, self._centres[first:][:_LEAVES_AT_A_TIME], _TRAINED)
+            for name in (*_CODES.values(), self._kept):
+                part = np.load(os.path.join(self._work, "coded", name), allow_pickle=False)
+                if name not in coded:
+                    coded[name] = np.empty((len(chunk), *part.shape[1:]), part.dtype)
+                coded[name][inside] = part
+        return {**coded, **dict.fromkeys(_TOKENS.values(), leaves)}
+
+    def write_partitioner(self) -> None:
+        """Leaves the partitioner of all partitions in the folder."""
+        _write_partitioner(self._centres, self._axes, os.path.join(self._work, *_PARTITIONER.values()))
 
     def _project(self, keys: np.ndarray) -> np.ndarray:
         return keys if self._axes is None else keys @ self._axes.T
 
-    def _run(self, keys: np.ndarray, trained: dict[str, str]) -> None:
+    def _run(self, keys: np.ndarray, leaves: np.ndarray, centres: np.ndarray, trained: dict[str, str]) -> None:
         """Has ScaNN make of keys what is not trained yet, into the folder `coded`."""
         coded = os.path.join(self._work, "coded")
         os.makedirs(coded, exist_ok=True)
+        _write_partitioner(centres, self._axes, os.path.join(self._work, *_PARTITIONER.values()))
         np.save(os.path.join(self._work, *_CHUNK.values()), np.ascontiguousarray(keys, np.float32))
-        tokens = partitions.nearest(self._project(keys), self._centres)
-        np.save(os.path.join(self._work, *_TOKENS.values()), tokens)
+        np.save(os.path.join(self._work, *_TOKENS.values()), leaves.astype(np.int32))
         scann_numpy = library().scann_pybind.ScannNumpy
         with _quiet():
             scann_numpy(self._work, _assets({**trained, **_TOKENS, **_CHUNK})).serialize(coded, True)

@@ -16,20 +16,20 @@ from pipelines.errors import UserError
 from pipelines.options import nearest
 
 KINDS = {"exact": "index.exact_searcher", "scann": "index.scann_searcher"}
-CHUNK_ROWS = 16384
+CHUNK_ROWS = 32_768
 _SAMPLE_SEED = 0
 
 
 class Keys(Protocol):
-    """The keys of one shard, which need never be in memory at once.
+    """The keys of one shard, which need never be in memory at once."""
 
-    Attributes:
-        rows: of the shard.
-        dim: width of a key.
-    """
+    @property
+    def rows(self) -> int:
+        """Rows of the shard."""
 
-    rows: int
-    dim: int
+    @property
+    def dim(self) -> int:
+        """Width of a key."""
 
     def sample(self, rows: int) -> np.ndarray:
         """Returns keys float32 `[min(rows, self.rows), d]`, the same in every call; all, in row order, where asked."""

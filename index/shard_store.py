@@ -1,13 +1,19 @@
-"""The index folder: how a shard is published, checked and loaded, and the manifest that names all of them.
+"""How an index shard is published, checked and loaded, and the layout of the index folder.
 
-    stage.json                      the configuration the folder belongs to (`pipelines.manifest.claim`)
-    config.json                     the whole config of the last command; only for people to read
-    shard-00000-of-00002/
-        scann/.. or exact/..        what the searcher saved
-        rows.parquet                id and content key of each local row
-        measured.parquet            exact and found lists of the reported queries (`measurement.Lists`)
-    _done/shard-00000-of-00002.json marker of a shard, written last
-    manifest.json                   written when every shard is done
+    stage.json                            the configuration the folder belongs to (`pipelines.manifest.claim`)
+    config.json                           the whole config of the last command; only for people to read
+    manifest.json                         the version that is searched (`index_manifest`), written last
+    builds/00001/                         what one build or update made; never changed once a manifest names it
+        stage.json                        the configuration and the memory that it was made of
+        queries.parquet                   the queries that every version since is measured on
+        router.parquet                    cells of space and the shards that own them, of an index with regions
+        tombstones.parquet                rows of any build that are removed, of an update
+        shard-00000-of-00002/
+            scann/.. or exact/..          what the searcher saved
+            rows.parquet                  id and content key of each local row
+            exact.parquet, found.parquet  lists of the queries (`measurement.ShardLists`)
+        _done/shard-00000-of-00002.json   marker of a shard, written last
+        _parts/..                         until the build ends (`partition_job`)
 
 Nothing that is read names a place, so the folder can be moved. What is loaded is checked against the manifest first,
 since a searcher given a damaged file may kill the process. How shards are built is left to `build_job`.
@@ -17,7 +23,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,19 +30,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index import searcher
-from index.keys import Rows, content_keys
-from index.measurement import Lists
+from index import index_manifest, searcher
+from index.measurement import Setting, ShardLists
 from index.planner import Parameters, Plan
 from index.searcher import Searcher
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
-from pipelines.manifest import EncoderInfo
+from pipelines.schemas import content_keys
 
-MANIFEST_FILE = "manifest.json"
-STAGE = "index.build"
-METRIC = "dot"
-_ROWS_FILE, _MEASURED_FILE = "rows.parquet", "measured.parquet"
+BUILDS = "builds"
+_REMEDY = f"run {index_manifest.STAGE} again, it builds what is missing anew"
+_ROWS_FILE, _EXACT_FILE, _FOUND_FILE = "rows.parquet", "exact.parquet", "found.parquet"
 _ROWS_SCHEMA = pa.schema(
     [pa.field("id", pa.int64(), nullable=False), pa.field("content_key", pa.binary(32), nullable=False)]
 )
@@ -48,26 +51,35 @@ class ShardRecord:
     """What manifest and marker tell of a shard.
 
     Attributes:
-        name: its folder.
+        path: its folder, below that of the index.
         rows: keys in it.
         files: for each file, relative to the shard's folder, its `sha256` and `bytes`.
+        build_hash: the `config_hash` of its files, of the build that made it.
+        searcher: kind of it.
         plan: how it was built.
-        parameters: how it is searched.
-        recall: mean recall@k of its own lists on the reported queries.
+        settings: that it can be searched with, dearer ones later.
+        is_delta: whether it was added later: no region of space, so that every query visits it.
     """
 
-    name: str
+    path: str
     rows: int
     files: dict[str, dict[str, Any]]
+    build_hash: str
+    searcher: str
     plan: Plan
-    parameters: Parameters
-    recall: float
+    settings: list[Setting]
+    is_delta: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return storage.name(self.path)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ShardRecord":
         """Reads what `dataclasses.asdict` made."""
-        plan, parameters = Plan(**value["plan"]), Parameters(**value["parameters"])
-        return cls(**{**value, "plan": plan, "parameters": parameters})
+        settings = [Setting(s["level"], Parameters(**s["parameters"])) for s in value["settings"]]
+        return cls(**{**value, "plan": Plan(**value["plan"]), "settings": settings})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,47 +87,48 @@ class Shard:
     """A loaded shard.
 
     Attributes:
-        searcher: with the tuned parameters.
+        searcher: with the parameters it is to be searched with.
         ids: int64 `[n]` of its rows.
         content_keys: bytes `S32` `[n]` of its rows.
+        removed: bool `[n]`, rows that must not be found.
     """
 
     searcher: Searcher
     ids: np.ndarray
     content_keys: np.ndarray
+    removed: np.ndarray
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns local rows `[Q, k]` and scores `[Q, k]`; row -1 pads, and `ids_of` maps it to id -1."""
-        return self.searcher.search(queries, k)
+    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Returns local rows and scores `[Q, k + more]`, removed ones too; row -1 pads, `ids_of` maps it to id -1."""
+        return self.searcher.search(queries, k, more)
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Returns the ids of local rows, -1 for -1."""
-        return np.where(rows < 0, np.int64(-1), self.ids[rows])
+        return np.where(rows < 0, np.int64(-1), self.ids[rows]) if len(self.ids) else np.full(rows.shape, -1)
+
+
+def build_path(number: int) -> str:
+    """Returns the folder of a build, below that of the index."""
+    return f"{BUILDS}/{number:05d}"
 
 
 def shard_names(shards: int) -> list[str]:
-    """Returns the names of the shards of an index."""
+    """Returns the names of the shards of a build."""
     return [f"shard-{number:05d}-of-{shards:05d}" for number in range(shards)]
 
 
-def marker_path(folder: str, name: str) -> str:
+def marker_path(build: str, name: str) -> str:
     """Returns where the marker of a shard is."""
-    return storage.join(folder, manifest.MARKERS, f"{name}.json")
+    return storage.join(build, manifest.MARKERS, f"{name}.json")
 
 
-def _copy(source: str, target: str) -> None:
-    with storage.open_read(source) as reader, storage.atomic_write(target) as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
-
-
-def write_contents(local: str, rows: Rows, lists: Lists, config_hash: str) -> None:
+def write_contents(local: str, ids: np.ndarray, images: np.ndarray, lists: ShardLists, build_hash: str) -> None:
     """Writes what a shard holds beside its searcher into a local folder."""
-    digests = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(32), len(rows.ids), [None, pa.py_buffer(rows.content_keys.tobytes())]
-    )
-    table = pa.Table.from_arrays([pa.array(rows.ids), digests], schema=_ROWS_SCHEMA)
-    schemas.write(os.path.join(local, _ROWS_FILE), table, {"config_hash": config_hash})
-    schemas.write(os.path.join(local, _MEASURED_FILE), lists.to_table(), {"config_hash": config_hash})
+    digests = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(ids), [None, pa.py_buffer(images.tobytes())])
+    rows = pa.Table.from_arrays([pa.array(ids), digests], schema=_ROWS_SCHEMA)
+    tables = {_ROWS_FILE: rows, _EXACT_FILE: lists.exact_table(), _FOUND_FILE: lists.found_table()}
+    for file, table in tables.items():
+        schemas.write(os.path.join(local, file), table, {"config_hash": build_hash})
 
 
 @contextlib.contextmanager
@@ -134,7 +147,7 @@ def new_shard(folder: str, name: str) -> Iterator[str]:
         yield local
         with storage.atomic_folder(target) as remote:
             for file in _files(local):
-                _copy(os.path.join(local, file), storage.join(remote, file))
+                storage.copy(os.path.join(local, file), storage.join(remote, file))
 
 
 def _files(local: str) -> list[str]:
@@ -144,134 +157,109 @@ def _files(local: str) -> list[str]:
 def digests(local: str) -> dict[str, dict[str, Any]]:
     """Returns `sha256` and `bytes` of every file of a shard that is still local, as in `ShardRecord.files`."""
     paths = {file: os.path.join(local, file) for file in _files(local)}
-    return {file: {"sha256": storage.sha256(path), "bytes": storage.size_bytes(path)} for file, path in paths.items()}
+    return {file: file_facts(path) for file, path in paths.items()}
 
 
-def write_marker(folder: str, record: ShardRecord, config_hash: str, secs: Mapping[str, float]) -> None:
+def file_facts(uri: str) -> dict[str, Any]:
+    """Returns `sha256` and `bytes` of a file."""
+    return {"sha256": storage.sha256(uri), "bytes": storage.size_bytes(uri)}
+
+
+def check_file(uri: str, facts: Mapping[str, Any], remedy: str) -> None:
+    """Raises a `UserError` if a file is not there or not what the manifest says; `remedy` is a command to run."""
+    if not storage.exists(uri):
+        raise UserError(f"{uri}: is missing; {remedy}")
+    if storage.size_bytes(uri) != facts["bytes"] or storage.sha256(uri) != facts["sha256"]:
+        raise UserError(f"{uri}: is damaged; remove it and {remedy}")
+
+
+def write_marker(build: str, record: ShardRecord, secs: Mapping[str, list[float]]) -> None:
     """Writes the marker of a shard that is published.
 
     Args:
-        folder: of the index.
+        build: folder of the build.
         record: of the shard.
-        config_hash: of the index.
         secs: what took how long; in the marker only, since it differs from run to run.
     """
-    marker = {"config_hash": config_hash, "shard": dataclasses.asdict(record), "secs": dict(secs)}
-    storage.write_json(marker_path(folder, record.name), marker)
+    storage.write_json(marker_path(build, record.name), {"shard": dataclasses.asdict(record), "secs": {**secs}})
 
 
-def read_marker(folder: str, name: str, config_hash: str) -> tuple[ShardRecord, dict[str, float]] | None:
+def read_marker(build: str, name: str, build_hash: str) -> tuple[ShardRecord, dict[str, list[float]]] | None:
     """Returns the record and the seconds of a shard that is done; nothing if it, or a file of it, is not there.
 
     Raises:
         UserError: if the marker is broken or belongs to another index.
     """
-    path = marker_path(folder, name)
+    path = marker_path(build, name)
     if not storage.exists(path):
         return None
     marker = storage.read_json(path)
     try:
-        theirs, record, secs = marker["config_hash"], ShardRecord.from_json(marker["shard"]), marker["secs"]
+        record, secs = ShardRecord.from_json(marker["shard"]), marker["secs"]
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: is not a marker of this version ({error}); remove it and run {STAGE} again"
+            f"{path}: is not a marker of this version ({error}); remove it and run {index_manifest.STAGE} again"
         ) from error
-    if theirs != config_hash:
-        raise UserError(f"{path}: belongs to another index; remove it and run {STAGE} again")
+    if record.build_hash != build_hash:
+        raise UserError(f"{path}: belongs to another index; remove it and run {index_manifest.STAGE} again")
     for file, facts in record.files.items():
-        uri = storage.join(folder, name, file)
+        uri = storage.join(build, name, file)
         if not storage.exists(uri) or storage.size_bytes(uri) != facts["bytes"]:
             return None
     return record, secs
 
 
-def read_lists(folder: str, record: ShardRecord, config_hash: str) -> Lists:
-    """Reads the lists that a shard was measured by."""
-    path = storage.join(folder, record.name, _MEASURED_FILE)
-    return Lists.from_table(schemas.read(path, Lists.COLUMNS, {"config_hash": config_hash}))
+def read_lists(folder: str, record: ShardRecord) -> ShardLists:
+    """Reads the lists that a shard was measured by, of an index folder, checked."""
+    tables = []
+    for file, columns in ((_EXACT_FILE, ShardLists.EXACT_COLUMNS), (_FOUND_FILE, ShardLists.FOUND_COLUMNS)):
+        path = storage.join(folder, record.path, file)
+        check_file(path, record.files[file], _REMEDY)
+        tables.append(schemas.read(path, columns, {"config_hash": record.build_hash}))
+    return ShardLists.from_tables(tables[0], tables[1], len(record.settings))
 
 
-def write_manifest(folder: str, facts: Mapping[str, Any]) -> None:
-    """Writes `manifest.json`, which ends with a fingerprint of its own contents.
+def read_names(folder: str, record: ShardRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ids, int64 `[n]`, and the content keys, bytes `S32` `[n]`, of a shard's rows, checked."""
+    path = storage.join(folder, record.path, _ROWS_FILE)
+    check_file(path, record.files[_ROWS_FILE], _REMEDY)
+    table = schemas.read(path, _ROWS_SCHEMA.names, {"config_hash": record.build_hash})
+    return table["id"].to_numpy(), content_keys(table["content_key"])
+
+
+def load(folder: str, record: ShardRecord, parameters: Parameters, removed: np.ndarray) -> Shard:
+    """Checks and loads a shard.
 
     Args:
         folder: of the index.
-        facts: of the index; `shards` as from `dataclasses.asdict`.
+        record: of the shard.
+        parameters: to search it with.
+        removed: int64, local rows that must not be found.
+
+    Raises:
+        UserError: if a file is missing, damaged or of another index, or the searcher cannot run here.
     """
-    contents = {"schema_version": schemas.SCHEMA_VERSION, "metric": METRIC, **facts}
-    storage.write_json(storage.join(folder, MANIFEST_FILE), {**contents, "fingerprint": manifest.fingerprint(contents)})
+    engine = searcher.kind(record.searcher)
+    with _checked(folder, record) as local:
+        loaded = engine.load(os.path.join(local, record.searcher), record.plan).with_parameters(parameters)
+    ids, images = read_names(folder, record)
+    mask = np.zeros(len(ids), bool)
+    mask[removed] = True
+    return Shard(loaded, ids, images, mask)
 
 
-class Index:
-    """A finished index.
-
-    Attributes:
-        folder: where it lies.
-        facts: contents of the manifest.
-        fingerprint: of the manifest, and through it of every file.
-        key_encoder: the encoder that the memory's keys, and so the queries, are of.
-        memory_snapshot: fingerprint of the memory that was indexed.
-        shards: what is known of each shard.
-    """
-
-    def __init__(self, folder: str) -> None:
-        """Opens an index without loading a shard.
-
-        Raises:
-            UserError: if it is not finished, or its manifest is damaged or belongs to another index.
-        """
-        path = storage.join(folder, MANIFEST_FILE)
-        stage_path = storage.join(folder, manifest.STAGE_FILE)
-        if not storage.exists(path) or not storage.exists(stage_path):
-            raise UserError(f"{folder}: there is no finished index here; run {STAGE}, it goes on where it stopped")
-        facts, identity = storage.read_json(path), storage.read_json(stage_path)
-        try:
-            contents = {name: value for name, value in facts.items() if name != "fingerprint"}
-            if facts["fingerprint"] != manifest.fingerprint(contents):
-                raise UserError(f"{path}: is damaged; remove it and run {STAGE} again")
-            if facts["config_hash"] != manifest.fingerprint(identity):
-                raise UserError(f"{path}: belongs to another index than {manifest.STAGE_FILE}; run {STAGE} again")
-            if facts["schema_version"] != schemas.SCHEMA_VERSION:
-                raise UserError(f"{path}: is of schema_version {facts['schema_version']}; run {STAGE} again")
-            self.key_encoder = EncoderInfo(**facts["key_encoder"])
-            self.memory_snapshot: str = facts["memory"]
-            self.shards = [ShardRecord.from_json(shard) for shard in facts["shards"]]
-            self._kind, self._config_hash = facts["searcher"], facts["config_hash"]
-        except (AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: is not a manifest of this version ({error}); run {STAGE} again") from error
-        self.folder, self.facts, self.fingerprint = folder, facts, facts["fingerprint"]
-
-    def load(self, number: int) -> Shard:
-        """Checks and loads a shard, by its number.
-
-        Raises:
-            UserError: if a file is missing, damaged or of another index, or the searcher cannot run here.
-        """
-        record = self.shards[number]
-        engine = searcher.kind(self._kind)
-        with self._checked(record) as local:
-            table = schemas.read(
-                os.path.join(local, _ROWS_FILE), _ROWS_SCHEMA.names, {"config_hash": self._config_hash}
-            )
-            loaded = engine.load(os.path.join(local, self._kind), record.plan)
-        return Shard(
-            loaded.with_parameters(record.parameters), table["id"].to_numpy(), content_keys(table["content_key"])
-        )
-
-    @contextlib.contextmanager
-    def _checked(self, record: ShardRecord) -> Iterator[str]:
-        """Yields a local folder with the shard's files, every byte of them checked."""
-        source = storage.join(self.folder, record.name)
-        with contextlib.ExitStack() as stack:
-            local = source
-            if "://" in source:
-                local = stack.enter_context(tempfile.TemporaryDirectory(prefix="web-memory-"))
-                for file in record.files:
-                    _copy(storage.join(source, file), os.path.join(local, file))
-            for file, facts in record.files.items():
-                path = os.path.join(local, file)
-                if not storage.exists(path):
-                    raise UserError(f"{source}/{file}: is missing; remove {source} and run {STAGE} again")
-                if storage.size_bytes(path) != facts["bytes"] or storage.sha256(path) != facts["sha256"]:
-                    raise UserError(f"{source}/{file}: is damaged; remove {source} and run {STAGE} again")
-            yield local
+@contextlib.contextmanager
+def _checked(folder: str, record: ShardRecord) -> Iterator[str]:
+    """Yields a local folder with the files of a shard's searcher, every byte of them checked."""
+    source = storage.join(folder, record.path)
+    with contextlib.ExitStack() as stack:
+        local = source
+        if "://" in source:
+            local = stack.enter_context(tempfile.TemporaryDirectory(prefix="web-memory-"))
+        for file, facts in record.files.items():
+            if not file.startswith(f"{record.searcher}/"):
+                continue
+            if local != source:
+                storage.copy(storage.join(source, file), os.path.join(local, file))
+            check_file(os.path.join(local, file), facts, _REMEDY)
+        yield local

@@ -9,9 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from configs.base import Config, Source
 from model import datasets, train_loop
-from pipelines import schemas, sources, storage
-from pipelines.decode import DecodeError, decode
-from pipelines.errors import UserError
+from pipelines import pictures, schemas, storage
 from pipelines.manifest import Embeddings, Neighbors
 
 _EXAMPLES, _KEPT_PLACES, _FILTERED_PLACES = 5, 5, 3
@@ -136,12 +134,7 @@ def write(config: Config, folder: str, path: str) -> None:
     names = [row for shard in queries.shard_rows for row in queries.read(shard, columns).to_pylist()]
 
     def image(source: Source, row: dict[str, Any]) -> Image.Image:
-        container, member = row["source_shard"], row["member"]
-        try:
-            data = sources.read_image(sources.resolve(source, config.data), container, member, config.embed)
-            return decode(data, config.embed.max_image_pixels).image
-        except DecodeError as error:
-            raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
+        return pictures.load(config, source, row["source_shard"], row["member"])
 
     def neighbor(query: int, place: int) -> Neighbor:
         row = memory.slice(int(test.neighbors[query, place]), 1).to_pylist()[0]

@@ -21,8 +21,8 @@ _MAX_SIDE, _MAX_RESIZED_SIDE = 4096, 1 << 20
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Each scan of a progressive JPEG visits all pixels, at about 1 ns each, and may take no more than 150 bytes to ask for.
 _MAX_SCANNED_PIXELS = 4_000_000_000
-# A JPEG is decoded at 1/2, 1/4 or 1/8 if that leaves this many times the pixels a side that the encoders resize to.
-_MARGIN = 2.0
+# A JPEG is decoded at 1/8, 1/4 or 1/2 if that leaves so many times the pixels a side that the encoders resize to.
+_MARGINS = {8: 2.0, 4: 1.46, 2: 2.0}
 
 _CROPS = ("center", "squash")
 _RESAMPLING = {
@@ -170,8 +170,9 @@ def _decode(encoded: image_bytes.Bare, max_pixels: int, resized_sides: list[int]
             raise DecodeError("CannotDecode", "is a run-length encoded BMP, which is not supported")
         covered: tuple[float, float] = image.size
         if resized_sides:
-            side = math.ceil(_MARGIN * max(resized_sides))
-            if reduced := image.draft(None, (side, side)):
+            sides = min(image.size) / max(resized_sides)
+            scale = next((scale for scale, margin in _MARGINS.items() if sides >= scale * margin), 1)
+            if scale > 1 and (reduced := image.draft(None, (width // scale, height // scale))):
                 covered = reduced[1][2:]
         image.load()
         # The EXIF of a JPEG or PNG has been cut off, that of a WebP is here.

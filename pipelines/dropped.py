@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-REASONS = ("opt_out", "leakage", "exact_duplicates", "near_duplicates")
-"""In the order in which one counts that applies beside others; names of fields of `configs.base.Filters`."""
+REMOVED = "removed"
+REASONS = (REMOVED, "opt_out", "leakage", "exact_duplicates", "near_duplicates")
+"""In the order in which one counts that applies beside others; but for the first, fields of `configs.base.Filters`."""
 
 DROPPED = pa.schema(
     [

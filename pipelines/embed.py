@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from configs.base import Config, Filters
-from pipelines import manifest, options
+from pipelines import manifest, options, storage
 from pipelines.errors import UserError
 from pipelines.progress import Stage, duration, summary
 
@@ -49,7 +49,7 @@ def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -
             embed_job.run(folders, encoders, config.embed, filters, beam_args, stage)
         for folder in folders:
             embed_plan.check_rejects(folder, config.embed.max_rejects_share)
-        chosen = _complete(folders, filters, config.seed, beam_args, stage)
+        chosen = _complete(folders, filters, config, beam_args, stage)
         rows = {folder.name: sum(marker.rows_out for marker in folder.markers) for folder in folders}
         markers = [marker for folder in folders for marker in folder.markers]
         filtered = sum((Counter(marker.filtered) for marker in markers), Counter())
@@ -74,7 +74,7 @@ def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -
 
 
 def _complete(
-    folders: "list[Folder]", filters: Filters, seed: int, beam_args: Sequence[str], stage: Stage
+    folders: "list[Folder]", filters: Filters, config: Config, beam_args: Sequence[str], stage: Stage
 ) -> "Selection":
     """Finishes the folders: those of queries first, since what they hold decides which rows of the memory are used."""
     from pipelines import selection
@@ -83,7 +83,8 @@ def _complete(
     for split in splits:
         manifest.complete(split.path, split.markers, split.config_hash)
     queries = {split.name: manifest.Embeddings(split.path) for split in splits}
-    chosen = selection.run(memory.shards_done(), queries, filters, seed, beam_args, stage)
+    removed = config.removed_file if storage.exists(config.removed_file) else ""
+    chosen = selection.run(memory.shards_done(), queries, filters, config.seed, beam_args, stage, removed)
     drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
     if sum(drop.rows for drop in drops.values()) == sum(marker.rows_out for marker in memory.markers):
         raise UserError(f"{memory.path}: every row was dropped ({_counts(chosen.totals)}); check --config.filters")

@@ -2,22 +2,22 @@
 
 import multiprocessing
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.utils.shared import Shared
 
 from configs.base import Embed, Filters
-from pipelines import inference, runner, storage
+from pipelines import runner, shard_run
 from pipelines.embed_plan import Folder
 from pipelines.encoders import EncoderSet, EncoderSpec, keep_freed_memory, one_thread_a_call
 from pipelines.errors import UserError
 from pipelines.filters import RowFilters
-from pipelines.inference import ShardJob, Tools, embed_shard
-from pipelines.manifest import Marker, read_marker
+from pipelines.inference import ShardJob, Tools
 from pipelines.opt_out import OptOut
 from pipelines.progress import Stage
+from pipelines.shard_run import ShardLine
 
 _ROWS_PER_BYTE = 1 / 16_384
 
@@ -46,16 +46,18 @@ class EmbedShard(beam.DoFn):
         opt_out = OptOut.load(self._filters.opt_out) if self._filters.opt_out else None
         return Tools(EncoderSet(self._specs), RowFilters(self._filters), opt_out)
 
-    def process(self, job: ShardJob) -> Iterator[Marker]:
-        """Embeds one shard and yields its marker, unless a worker that was lost since had written it."""
-        try:
-            marker = read_marker(job.folder, job.shard.name, job.config_hash)
-            if marker and storage.exists(storage.join(job.folder, f"{job.shard.name}.parquet")):
-                yield marker
-                return
-            yield embed_shard(job, self._shared.acquire(self._load), self._embed, self._threads())
-        except OSError as error:
-            raise UserError(f"{job.shard.uri}: {error}; run the same command again once that is mended") from error
+    def start_bundle(self) -> None:
+        """Loads what the process does not have yet."""
+        tools = self._shared.acquire(self._load)
+        self._line = ShardLine(tools, self._embed, self._threads())
+
+    def process(self, job: ShardJob) -> None:
+        """Embeds a shard; its last batches are written with the next one's."""
+        self._line.add(job)
+
+    def finish_bundle(self) -> None:
+        """Writes what is left of the last shards."""
+        self._line.finish()
 
 
 def run(
@@ -110,7 +112,7 @@ def run(
         tars = [(shard.size_bytes, marker.rows_in) for shard, marker in shards if marker and not shard.rows]
         density = sum(rows for _, rows in tars) / max(sum(size for size, _ in tars), 1) or _ROWS_PER_BYTE
         left = sum(shard.rows or shard.size_bytes * density for shard, marker in shards if not marker)
-        now = done + sum(inference.in_flight.values())
+        now = done + sum(shard_run.in_flight.values())
         return min(now / max(done + left, 1), 1.0), now
 
     runner.run(build, beam_args, stage, measure)

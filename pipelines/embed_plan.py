@@ -10,7 +10,7 @@ from collections import Counter
 import pyarrow as pa
 
 from configs.base import Config, Filters, Source
-from pipelines import encoders, filters, manifest, schemas, selection, sources, storage
+from pipelines import compaction, encoders, filters, manifest, schemas, selection, sources, storage
 from pipelines.encoders import PRECOMPUTED, EncoderSpec
 from pipelines.errors import UserError
 from pipelines.manifest import Marker
@@ -182,6 +182,7 @@ def _open_folder(name: str, path: str, source: Source, config: Config, specs: di
     for listing in storage.files(listings, ".parquet"):
         if storage.name(listing) not in wanted:
             storage.remove(listing)
+    compaction.finish(path)
     folder = Folder(name, path, config_hash, specs, _number(path, shards), {})
     folder.refresh()
     folder.forget_changed()

@@ -66,6 +66,13 @@ class EncoderSpec:
     model: str
     description: dict[str, Any]
 
+    @property
+    def space(self) -> str:
+        """Name of the space that its vectors share with those of other encoders; empty for a space of its own."""
+        if self.kind == "precomputed":
+            return self.handle.removeprefix(PRECOMPUTED)
+        return str(self.description.get("space", ""))
+
 
 def columns(encoders: Encoders) -> dict[str, tuple[str, str]]:
     """Returns the handle and the kind, `image` or `text`, of each vector column that the config names.
@@ -94,6 +101,8 @@ def _check(description: dict[str, Any]) -> None:
         raise ValueError("'name' must be a text")
     if type(description["dim"]) is not int or description["dim"] < 1:
         raise ValueError("'dim' must be a number of 1 or more")
+    if not isinstance(description.get("space", ""), str):
+        raise ValueError("'space' must be a text")
     kind, preprocess = description["kind"], description["preprocess"]
     if not isinstance(preprocess, dict):
         raise ValueError("'preprocess' must be an object")
@@ -149,13 +158,13 @@ def _describe_vit(description: dict[str, Any], model: str, where: str) -> dict[s
     """Returns a description with what the weights of a Vision Transformer say."""
     from pipelines import vit, vit_checkpoint
 
-    loaded, _ = vit_checkpoint.load(model)
+    config = vit_checkpoint.read_config(model)
     wanted = description.get("preprocess", {})
     if not isinstance(wanted, dict) or type(wanted.get("size", 1)) is not int:
         raise UserError(f"{where}: 'preprocess' must be an object whose 'size' is a whole number")
     if wanted.get("value_range") is not None:
         raise UserError(f"{where}: 'value_range' is not for a Vision Transformer, which scales its pixels itself")
-    known = vit.describe(model, loaded.config, wanted.get("size"))
+    known = vit.describe(model, config, wanted.get("size"))
     for name in sorted(known.keys() & description.keys() - {"name", "preprocess"}):
         if description[name] != known[name]:
             raise UserError(f"{where}: {name!r} is {description[name]!r}, of these weights it is {known[name]!r}")
@@ -183,13 +192,14 @@ def resolve(handle: str, dtype: str, normalize: bool = True) -> EncoderSpec:
     except (KeyError, ValueError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: {reason}; docs/encoders.md says what it must hold") from error
-    identity = description
+    # What shares a space with it decides no vector, and may be said once the memory is there.
+    identity = {name: value for name, value in description.items() if name != "space"}
     if model in builtin_encoders.NAMES:
         _local_folder(model)
     elif not model.endswith(".npz"):
         # A missing library is said before gigabytes are downloaded.
         saved_model.import_required(description)
-        identity = {**description, "files": _checksums(_local_folder(model), description)}
+        identity = {**identity, "files": _checksums(_local_folder(model), description)}
     info = manifest.EncoderInfo(manifest.fingerprint(identity), description["dim"], normalize, dtype)
     return EncoderSpec(handle, description["kind"], info, model, description)
 

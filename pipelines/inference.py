@@ -1,29 +1,21 @@
-"""One input shard to one Parquet shard: read, filter, decode, encode in batches, write, mark as done.
+"""A batch of samples to vectors: filter, decode, encode, and find the guilty where an encoder fails.
 
-The work of one shard stays in one place, so that pixels never travel between workers and a shard is either done
-or not. Inside, each thread takes a batch from bytes to vectors, with one thread of the encoder's own: more batches at
-a time keep the cores busier than more threads on one batch. Which shards are to be done is left to `embed`.
+What is read, written and done at a time is left to `shard_run`.
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import hashlib
-import json
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from configs.base import Embed
-from pipelines import schemas, sources, storage
 from pipelines.decode import DecodeError, ImagePreprocess, decode, prepare
 from pipelines.encoders import EncoderSet, EncoderSpec, ImageEncoder, TextEncoder, finish
 from pipelines.errors import UserError
 from pipelines.filters import RowFilters
-from pipelines.manifest import FILTERED, REJECTS, Marker
 from pipelines.opt_out import OptOut
 from pipelines.sources import Filtered, InputShard, Reject, Sample
 from pipelines.sources.sample import stated_digest
@@ -240,152 +232,3 @@ def encode_or_bisect(
     width = len(next(iter(found.values()))) if found else 0
     zero = np.zeros(width, np.float32)
     return np.stack([found.get(place, zero) for place in range(len(inputs))])
-
-
-class ShardRun:
-    """The rows of one shard as they come: what is not embedded is kept aside, with its place."""
-
-    def __init__(self, job: ShardJob, tools: Tools, embed: Embed, threads: int) -> None:
-        """Reads nothing yet."""
-        self._job, self._embed, self._threads = job, embed, threads
-        self._embedder = BatchEmbedder(job, tools, embed)
-        self.rows_in = 0
-        self.others: list[tuple[int, Outcome]] = []
-
-    def _wanted(self) -> Iterator[Item]:
-        for item in sources.read(self._job.shard, self._embed):
-            place, self.rows_in = self.rows_in, self.rows_in + 1
-            outcome = self._embedder.unwanted(item) if isinstance(item, Sample) else item
-            if outcome:
-                self.others.append((place, outcome))
-            elif isinstance(item, Sample):
-                yield Item(place, item)
-
-    def batches(self) -> Iterator[Batch]:
-        """Embeds the wanted samples, a batch a thread, in order, at most two waiting batches a thread ahead.
-
-        A batch is always the same run of samples, whatever the number of threads, and so are its vectors.
-        """
-        items = self._wanted()
-        with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
-            ahead: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
-            for batch in _cut(items, self._embed.batch_size):
-                ahead.append(pool.submit(self._embedder, batch))
-                if len(ahead) > 2 * self._threads:
-                    yield self._taken(ahead.popleft().result())
-            while ahead:
-                yield self._taken(ahead.popleft().result())
-
-    def _taken(self, batch: Batch) -> Batch:
-        self.others += batch.others
-        return batch
-
-
-def _cut(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    part: list[Item] = []
-    for item in items:
-        part.append(item)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part
-
-
-def _to_table(batch: Batch, shard: InputShard, first_row: int, schema: pa.Schema) -> pa.Table:
-    samples = [row.sample for row in batch.rows]
-    columns = {
-        "id": schemas.make_id(shard.number, np.arange(first_row, first_row + len(samples))),
-        "content_key": [row.content_key for row in batch.rows],
-        "source_shard": [shard.container] * len(samples),
-        "member": [sample.member for sample in samples],
-        "url": [sample.url for sample in samples],
-        "caption": [sample.caption for sample in samples],
-        "label": [sample.label for sample in samples],
-        "width": [row.width for row in batch.rows],
-        "height": [row.height for row in batch.rows],
-        "metadata": [_metadata_text(sample) for sample in samples],
-    }
-    arrays = [pa.array(columns[field.name], field.type) for field in schema if field.name in columns]
-    arrays += [schemas.fixed_list(batch.vectors[field.name], field) for field in schema if field.name in batch.vectors]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _metadata_text(sample: Sample) -> str | None:
-    if not sample.metadata:
-        return None
-    return json.dumps(sample.metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
-
-
-def _write_vectors(uri: str, job: ShardJob, batches: Iterable[Batch]) -> int:
-    """Writes the rows of all batches and returns how many the file has."""
-    dtype = next(iter(job.encoders.values())).info.dtype
-    schema = schemas.embeddings({column: spec.info.dim for column, spec in job.encoders.items()}, dtype)
-    rows, waiting = 0, list[pa.Table]()
-    with schemas.writer(uri, schema, job.metadata) as parquet:
-        for batch in batches:
-            if batch.rows:
-                waiting.append(_to_table(batch, job.shard, rows, schema))
-                rows += len(batch.rows)
-            if sum(table.num_rows for table in waiting) >= schemas.ROW_GROUP_ROWS:
-                parquet.write_table(pa.concat_tables(waiting))
-                waiting.clear()
-            in_flight[uri] += len(batch.rows) + len(batch.others)
-        if waiting:
-            parquet.write_table(pa.concat_tables(waiting))
-    return schemas.count_rows(uri)
-
-
-def embed_shard(job: ShardJob, tools: Tools, embed: Embed, threads: int) -> Marker:
-    """Embeds one shard: writes its vectors, its rejects, what was filtered and, last, its marker.
-
-    Args:
-        job: the shard and its destination.
-        tools: what the process has loaded; encoders at least of the job's columns.
-        embed: batch size and limits.
-        threads: batches that are decoded and encoded at a time.
-
-    Returns:
-        The marker that was written.
-    """
-    begin = time.monotonic()
-    shard, output = job.shard, storage.join(job.folder, f"{job.shard.name}.parquet")
-    run = ShardRun(job, tools, embed, threads)
-    try:
-        rows_out = _write_vectors(output, job, run.batches())
-    finally:
-        in_flight.pop(output, None)
-    others = [outcome for _, outcome in sorted(run.others, key=lambda other: other[0])]
-    rejects = [outcome for outcome in others if isinstance(outcome, Reject)]
-    filtered = [outcome for outcome in others if isinstance(outcome, Filtered)]
-    attempt = {"attempt": job.attempt}
-    marker = Marker(
-        number=shard.number,
-        name=shard.name,
-        uri=shard.uri,
-        size_bytes=shard.size_bytes,
-        etag=shard.etag,
-        rows_in=run.rows_in,
-        rows_out=rows_out,
-        rows_rejected=_write_others(job, REJECTS, schemas.REJECTS, rejects, attempt),
-        rows_filtered=_write_others(job, FILTERED, schemas.FILTERED, filtered, {}),
-        filtered=dict(collections.Counter(outcome.filter for outcome in filtered)),
-        retryable=sum(reject.retryable for reject in rejects),
-        attempt=job.attempt,
-        output_sha256=storage.sha256(output),
-        config_hash=job.config_hash,
-        run_id=job.run_id,
-        secs=round(time.monotonic() - begin, 3),
-    )
-    marker.write(job.folder)
-    return marker
-
-
-def _write_others(
-    job: ShardJob, folder: str, schema: pa.Schema, outcomes: Sequence[Outcome], more: dict[str, Any]
-) -> int:
-    """Writes rows that have no vectors and returns how many the file has."""
-    uri = storage.join(job.folder, folder, f"{job.shard.name}.parquet")
-    rows = [{"source_shard": job.shard.container, **more, **dataclasses.asdict(outcome)} for outcome in outcomes]
-    schemas.write(uri, pa.Table.from_pylist(rows, schema=schema), job.metadata)
-    return schemas.count_rows(uri)

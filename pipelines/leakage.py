@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines import similarity
 from pipelines.manifest import Embeddings
-from pipelines.similarity import content_keys, unit_keys
+from pipelines.schemas import content_keys, unit_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Queries:
                 table = embeddings.read(shard, ["id", "content_key", "key"])
                 ids.append(table["id"].to_numpy())
                 splits.append(np.full(table.num_rows, place, np.int8))
-                keys.append(unit_keys(table["key"], info, f"{folder}, shard {shard}"))
+                keys.append(similarity.unit(unit_keys(table["key"], info, f"{folder}, shard {shard}")))
                 images.append(content_keys(table["content_key"]))
         different, first = np.unique(np.concatenate(images), return_index=True)
         return cls(np.concatenate(splits), np.concatenate(ids), np.concatenate(keys), different, first)

@@ -35,6 +35,12 @@ def _whole_identity(stage: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     return {"schema_version": schemas.SCHEMA_VERSION, "stage": stage, **json.loads(json.dumps(identity))}
 
 
+def is_claimed_by_another(folder: str, stage: str, identity: Mapping[str, Any]) -> bool:
+    """Tells whether an output folder belongs to another stage or configuration."""
+    path = storage.join(folder, STAGE_FILE)
+    return storage.exists(path) and storage.read_json(path) != _whole_identity(stage, identity)
+
+
 def check_claim(folder: str, stage: str, identity: Mapping[str, Any]) -> None:
     """Raises a `UserError` that names what differs if an output folder belongs to another stage or configuration."""
     path = storage.join(folder, STAGE_FILE)
@@ -252,6 +258,12 @@ class Embeddings:
     def rows(self) -> int:
         """Rows of all shards."""
         return sum(self.shard_rows.values())
+
+    @property
+    def shard_facts(self) -> dict[str, dict[str, Any]]:
+        """What tells whether a shard has changed, by its name: number, rows and what they are made of."""
+        wanted = ("number", "rows", "sha256", "dropped_sha256")
+        return {shard["name"]: {name: shard[name] for name in wanted} for shard in self._shards.values()}
 
     def encoder(self, role: str) -> EncoderInfo:
         """Returns what is known of a vector column; a `UserError` if there is none for this role."""

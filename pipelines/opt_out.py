@@ -4,13 +4,19 @@ When rows are held against the list is left to the embedding job and to `selecti
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.sources.sample import stated_digest
+
+T = TypeVar("T")
 
 _MAX_LINE_BYTES = 1 << 16
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -19,6 +25,43 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S+")
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
+
+
+def entry(text: str) -> bytes:
+    """Returns the digest that a line stands for; a `ValueError` if it is neither a URL nor a digest."""
+    if _DIGEST.fullmatch(text):
+        return bytes.fromhex(text)
+    if _URL.fullmatch(text):
+        return _digest(text)
+    raise ValueError(f"{text[:80]!r} is neither a URL nor the 64 hexadecimal digits of a SHA-256")
+
+
+def read_lines(uri: str, parse: Callable[[str], T]) -> Iterator[T]:
+    """Yields what the lines of a list stand for; empty ones and those that start with # are skipped.
+
+    Args:
+        uri: of the list, which may be compressed.
+        parse: reads a line; a `ValueError` if it is wrong.
+
+    Raises:
+        UserError: if the file cannot be read, or a line is wrong.
+    """
+    number = 0
+    try:
+        with storage.open_decompressed(uri) as file:
+            while line := file.readline(_MAX_LINE_BYTES):
+                number += 1
+                if len(line) >= _MAX_LINE_BYTES:
+                    raise ValueError(f"is longer than {_MAX_LINE_BYTES:,} bytes")
+                text = line.decode().strip()
+                if text and not text.startswith("#"):
+                    yield parse(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{uri}, line {number}: is not UTF-8 ({error.reason})") from error
+    except (*storage.BROKEN_STREAM, OSError) as error:
+        raise UserError(f"{uri}: cannot be read after line {number} ({error})") from error
+    except ValueError as error:
+        raise UserError(f"{uri}, line {number}: {error}") from error
 
 
 class OptOut:
@@ -35,33 +78,7 @@ class OptOut:
         Raises:
             UserError: if the file cannot be read, or a line is neither a URL nor 64 hexadecimal digits.
         """
-        digests, number = bytearray(), 0
-        try:
-            with storage.open_decompressed(uri) as file:
-                while line := file.readline(_MAX_LINE_BYTES):
-                    number += 1
-                    digests += cls._entry(line)
-        except (*storage.BROKEN_STREAM, OSError) as error:
-            raise UserError(f"{uri}: cannot be read after line {number} ({error})") from error
-        except ValueError as error:
-            raise UserError(f"{uri}, line {number}: {error}") from error
-        return cls(np.frombuffer(bytes(digests), "S32"))
-
-    @staticmethod
-    def _entry(line: bytes) -> bytes:
-        if len(line) >= _MAX_LINE_BYTES:
-            raise ValueError(f"is longer than {_MAX_LINE_BYTES:,} bytes")
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"is not UTF-8 ({error.reason})") from error
-        if not text or text.startswith("#"):
-            return b""
-        if _DIGEST.fullmatch(text):
-            return bytes.fromhex(text)
-        if _URL.fullmatch(text):
-            return _digest(text)
-        raise ValueError(f"{text[:80]!r} is neither a URL nor the 64 hexadecimal digits of a SHA-256")
+        return cls(np.frombuffer(b"".join(read_lines(uri, entry)), "S32"))
 
     def __len__(self) -> int:
         """Returns the number of different entries."""
@@ -80,6 +97,21 @@ class OptOut:
         # A digest of an image stands in where there is no URL, which changes no answer.
         of_urls = [_digest(url) if url else key for url, key in zip(urls, _bytes(content_keys), strict=True)]
         return self._has(content_keys) | self._has(np.frombuffer(b"".join(of_urls), "S32"))
+
+    def matches_rows(self, rows: pa.RecordBatch | pa.Table, content_keys: np.ndarray) -> np.ndarray:
+        """Tells which embedded rows are on the list, also by the digest that their source states of the original.
+
+        Args:
+            rows: with the columns `url` and `metadata`.
+            content_keys: `S32` `[n]` of the rows.
+
+        Returns:
+            bool `[n]`.
+        """
+        stated = [stated_digest(json.loads(text or "{}")) for text in rows.column("metadata").to_pylist()]
+        whole = [digest or key for digest, key in zip(stated, _bytes(content_keys), strict=True)]
+        originals = self._has(np.frombuffer(b"".join(whole), "S32"))
+        return self.matches(rows.column("url").to_pylist(), content_keys) | originals
 
     def names(self, url: str | None, content_key: bytes) -> bool:
         """Tells whether one image is on the list."""

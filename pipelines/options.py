@@ -19,6 +19,7 @@ from typing import Any
 
 import configs
 from configs.base import Config
+from pipelines import generation
 from pipelines.errors import UserError
 
 _OVERRIDE = "--config."
@@ -113,17 +114,21 @@ def _help_of_fields(config: Config) -> str:
 
 
 def parse(
-    argv: Sequence[str], description: str, switches: Mapping[str, str] | None = None
-) -> tuple[Config, dict[str, bool], list[str]]:
+    argv: Sequence[str],
+    description: str,
+    switches: Mapping[str, str] | None = None,
+    values: Mapping[str, tuple[Any, str]] | None = None,
+) -> tuple[Config, dict[str, Any], list[str]]:
     """Parses a command line.
 
     Args:
         argv: arguments without the program's name.
         description: first line of `--help`.
         switches: flags that are on or off, with their help.
+        values: flags that have a value, with their default, which says their type, and their help.
 
     Returns:
-        The resolved config, the switches and the arguments that are not ours, in order.
+        The resolved config, switches and values by name, and the arguments that are not ours, in order.
 
     Raises:
         UserError: for a config or override that is wrong.
@@ -138,6 +143,8 @@ def parse(
     parser.add_argument("--help", "-h", action="store_true", help="show this and every config field")
     for name, text in (switches or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
+    for name, (_, text) in (values or {}).items():
+        parser.add_argument(f"--{name}", metavar=name.upper(), help=text)
     overrides = [arg for arg in argv if arg.startswith(_OVERRIDE)]
     known, rest = parser.parse_known_args([arg for arg in argv if not arg.startswith(_OVERRIDE)])
     config = load_config(known.config) if known.config else Config()
@@ -156,7 +163,11 @@ def parse(
             raise UserError(f"{_OVERRIDE}{name}={value}: must be finite")
     if not known.config:
         raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
-    return config, {name: getattr(known, name) for name in switches or {}}, rest
+    chosen = {name: getattr(known, name) for name in switches or {}}
+    for name, (default, _) in (values or {}).items():
+        text = getattr(known, name)
+        chosen[name] = default if text is None else _parse_value(text, type(default), f"--{name}")
+    return config, chosen, rest
 
 
 def main(
@@ -165,15 +176,17 @@ def main(
     argv: Sequence[str] | None = None,
     beam: bool = False,
     switches: Mapping[str, str] | None = None,
+    values: Mapping[str, tuple[Any, str]] | None = None,
 ) -> int:
     """Runs a command and returns its exit code.
 
     Args:
-        run: takes the config and the arguments left for Beam, and each switch by its name.
+        run: takes the config and the arguments left for Beam, and each switch and value by its name.
         description: first line of `--help`.
         argv: arguments; those of the process by default.
         beam: whether unknown arguments go to Beam; otherwise they are an error.
         switches: flags of this command that are on or off, with their help.
+        values: flags of this command that have a value, with their default and their help.
     """
     # What libraries warn of is not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
@@ -181,11 +194,11 @@ def main(
     # Its runners print the traceback of a worker before they raise it; we word it once.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     try:
-        config, chosen, rest = parse(sys.argv[1:] if argv is None else argv, description, switches)
+        config, chosen, rest = parse(sys.argv[1:] if argv is None else argv, description, switches, values)
         if rest and not beam:
             known = ["--config", "--help", *(f"--{name}" for name in chosen)]
             raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0], known)}")
-        run(config, rest, **chosen)
+        run(generation.resolve(config), rest, **chosen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ files make up a folder is left to `manifest`.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.manifest import EncoderInfo
 
 SCHEMA_VERSION = 2
 ROW_BITS = 40
@@ -111,6 +115,35 @@ def to_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     width = column.type.list_size
     parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]
     return np.concatenate(parts) if parts else np.empty((0, width), column.type.value_type.to_pandas_dtype())
+
+
+def content_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Returns a column of 32-byte digests as an array `S32` `[n]`, which compares and sorts bytewise."""
+    return np.frombuffer(b"".join(column.to_pylist()), "S32")
+
+
+def unit_keys(column: pa.Array | pa.ChunkedArray, info: "EncoderInfo", where: str) -> np.ndarray:
+    """Returns a key column as float32 `[n, d]` of unit length, so that dot products are cosines.
+
+    Args:
+        column: fixed-size lists, of float16 or float32.
+        info: of the key encoder; keys that it calls normalised are left as they are.
+        where: what to name in an error.
+
+    Raises:
+        UserError: if a key is not of the encoder's width or has a value that is not finite.
+    """
+    keys = to_matrix(column).astype(np.float32)
+    if keys.shape[1] != info.dim:
+        raise UserError(f"{where}: its keys have {keys.shape[1]} values, not {info.dim}; run pipelines.embed again")
+    finite = np.isfinite(keys).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"{where}: row {int(np.argmin(finite))} has a key that is not finite; run pipelines.embed again"
+        )
+    if not info.normalized:
+        keys /= np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return keys
 
 
 @contextlib.contextmanager

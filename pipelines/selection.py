@@ -85,6 +85,7 @@ class Job:
         near_duplicates: smallest cosine of a copy of an earlier row; 0 for none.
         seed: of the pivots of `near_duplicates`.
         identity: what decides the selection.
+        removed: the list of what was removed for good; empty for none.
     """
 
     memory: MemoryShards
@@ -95,6 +96,7 @@ class Job:
     near_duplicates: float
     seed: int
     identity: dict[str, Any]
+    removed: str = ""
 
     @property
     def folder(self) -> str:
@@ -104,7 +106,7 @@ class Job:
     @property
     def is_idle(self) -> bool:
         """Tells whether no row can be dropped."""
-        return not (self.opt_out or self.leakage or self.exact_duplicates or self.near_duplicates)
+        return not (self.removed or self.opt_out or self.leakage or self.exact_duplicates or self.near_duplicates)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -164,7 +166,7 @@ def check(filters: Filters) -> None:
         raise UserError(f"--config.filters.leakage_splits={wrong[0]}: no such split; there are {', '.join(known)}")
 
 
-def plan(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filters, seed: int) -> Job:
+def plan(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filters, seed: int, removed: str = "") -> Job:
     """Returns what is to be decided, and by what.
 
     Args:
@@ -172,6 +174,7 @@ def plan(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filter
         splits: those that are embedded.
         filters: `opt_out` with its whole path.
         seed: of the config.
+        removed: the list of what was removed for good; empty for none.
 
     Raises:
         UserError: if a filter makes no sense, the opt-out list is not there, or a split is of another encoder.
@@ -187,6 +190,7 @@ def plan(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filter
     identity = {
         "schema_version": schemas.SCHEMA_VERSION,
         "memory": memory.snapshot,
+        "removed": storage.sha256(removed) if removed else "",
         "opt_out": storage.sha256(filters.opt_out) if filters.opt_out else "",
         "leakage": leakage,
         "splits": [[name, split.snapshot] for name, split in guarded.items()],
@@ -203,6 +207,7 @@ def plan(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filter
         filters.near_duplicates,
         seed,
         identity,
+        removed,
     )
 
 
@@ -263,6 +268,7 @@ def run(
     seed: int,
     beam_args: Sequence[str],
     stage: Stage,
+    removed: str = "",
 ) -> Selection:
     """Makes the selection of a memory, unless the same has been made already.
 
@@ -273,11 +279,12 @@ def run(
         seed: of the config.
         beam_args: flags for Beam, which is not started if no filter is on.
         stage: shows the progress.
+        removed: the list of what was removed for good; empty for none.
 
     Raises:
         UserError: as `plan`, or as a worker raised it.
     """
-    job = plan(memory, splits, filters, seed)
+    job = plan(memory, splits, filters, seed, removed)
     if finished := _finished(job):
         return finished
     # First of all, so that no half of a selection is ever taken for one.

@@ -10,7 +10,6 @@ Each shard is read once (pivots before that). What travels: 22 bytes for a dropp
 duplicates; for near duplicates twice 8 + 2 d bytes a row, or once where there is but one cell.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -26,9 +25,9 @@ from pipelines.leakage import Queries
 from pipelines.manifest import Embeddings
 from pipelines.opt_out import OptOut
 from pipelines.progress import Stage
+from pipelines.schemas import content_keys, unit_keys
 from pipelines.selection import DroppedShard, Example, Job, MemoryShard
-from pipelines.similarity import NONE, content_keys, unit_keys
-from pipelines.sources.sample import stated_digest
+from pipelines.similarity import NONE, unit
 
 _IMAGES, _CELLS = "images", "cells"
 _SCREENED = "_screened"
@@ -55,32 +54,34 @@ class ReadPivots(beam.DoFn):
             inside = rows[(rows >= begin) & (rows < begin + block.num_rows)] - begin
             if len(inside):
                 keys = block.column("key").take(pa.array(inside))
-                yield from map(bytes, duplicates.rounded(unit_keys(keys, self._job.memory.key, shard.name)))
+                yield from map(bytes, duplicates.rounded(unit(unit_keys(keys, self._job.memory.key, shard.name))))
             begin += block.num_rows
 
 
 class Screen(beam.DoFn):
-    """Reads a shard once: drops opt-outs and leaks, sends on what duplicates are found by."""
+    """Reads a shard once: drops what was removed, opt-outs and leaks, sends on what duplicates are found by."""
 
     def __init__(self, job: Job) -> None:
         """Keeps what workers need."""
         self._job = job
-        self._shared_queries, self._shared_opt_out = Shared(), Shared()
+        self._shared_queries, self._shared_lists = Shared(), {"removed": Shared(), "opt_out": Shared()}
 
     def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
         """Yields (shard, packed drops), (bucket, (ids, digests)) and (cell, (ids, vectors)) of a shard."""
         job, drops = self._job, [b""]
-        wanted = {"url": job.opt_out, "metadata": job.opt_out, "key": job.leakage or job.near_duplicates}
+        lists = {reason: uri for reason, uri in (("removed", job.removed), ("opt_out", job.opt_out)) if uri}
+        wanted = {"url": lists, "metadata": lists, "key": job.leakage or job.near_duplicates}
         columns = ["id", "content_key", *(name for name, is_wanted in wanted.items() if is_wanted)]
         vectors = np.frombuffer(b"".join(pivots), np.float16).reshape(-1, job.memory.key.dim)
         centres = duplicates.different(vectors)
         for block in job.memory.blocks(shard, columns):
             ids, images = block.column("id").to_numpy(), content_keys(block.column("content_key"))
-            keys = unit_keys(block.column("key"), job.memory.key, shard.name) if wanted["key"] else None
+            keys = unit(unit_keys(block.column("key"), job.memory.key, shard.name)) if wanted["key"] else None
             stays = np.ones(len(ids), bool)
-            if job.opt_out:
-                stays &= ~self._opted_out(block, images)
-                drops.append(dropped.records(ids[~stays], "opt_out").tobytes())
+            for reason, uri in lists.items():
+                is_listed = stays & self._listed(reason, uri, block, images)
+                drops.append(dropped.records(ids[is_listed], reason).tobytes())
+                stays &= ~is_listed
             if job.leakage:
                 leaks = self._leaks(ids[stays], images[stays], keys[stays])  # type: ignore[index]
                 drops.append(leaks.tobytes())
@@ -99,13 +100,9 @@ class Screen(beam.DoFn):
         yield shard.number, b"".join(drops)
         storage.write_json(storage.join(job.folder, _SCREENED, f"{shard.name}.json"), {})
 
-    def _opted_out(self, block: pa.RecordBatch, images: np.ndarray) -> np.ndarray:
-        listed = self._shared_opt_out.acquire(lambda: OptOut.load(self._job.opt_out))
-        stated = [stated_digest(json.loads(text or "{}")) for text in block.column("metadata").to_pylist()]
-        own = images.tobytes()
-        whole = [digest or own[32 * row : 32 * row + 32] for row, digest in enumerate(stated)]
-        originals = np.frombuffer(b"".join(whole), "S32")
-        return listed.matches(block.column("url").to_pylist(), images) | listed.matches([None] * len(images), originals)
+    def _listed(self, reason: str, uri: str, block: pa.RecordBatch, images: np.ndarray) -> np.ndarray:
+        listed = self._shared_lists[reason].acquire(lambda: OptOut.load(uri))
+        return listed.matches_rows(block, images)
 
     def _leaks(self, ids: np.ndarray, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
         queries = self._shared_queries.acquire(lambda: Queries.load(self._job.splits))

@@ -7,11 +7,6 @@ cosines are summed anew in float64 and rounded to float32, so a decision depends
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
-
-from pipelines import schemas
-from pipelines.errors import UserError
-from pipelines.manifest import EncoderInfo
 
 _ROW_BLOCK = 1024
 _KEY_BLOCK = 4096
@@ -29,26 +24,6 @@ def unit(vectors: np.ndarray) -> np.ndarray:
         norms = np.sqrt(np.square(block, dtype=np.float64).sum(axis=1))
         block /= np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
     return vectors
-
-
-def content_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Returns a column of 32-byte digests as an array `S32` `[n]`, which compares and sorts bytewise."""
-    return np.frombuffer(b"".join(column.to_pylist()), "S32")
-
-
-def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str) -> np.ndarray:
-    """Returns a key column as float32 `[n, d]` of unit length.
-
-    Raises:
-        UserError: if a key is not of the encoder's width or has a value that is not finite.
-    """
-    keys = schemas.to_matrix(column)
-    if keys.shape[1] != info.dim or not np.isfinite(keys).all():
-        raise UserError(
-            f"{where}: has keys of {keys.shape[1]} values or of some that are not finite, not of {info.dim} that are; "
-            "remove it and run pipelines.embed again"
-        )
-    return unit(keys)
 
 
 def slack(dim: int) -> float:

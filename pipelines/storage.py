@@ -114,9 +114,13 @@ def open_read(uri: str) -> IO[bytes]:
 
 
 def open_decompressed(uri: str) -> IO[bytes]:
-    """Opens a file as `open_read`, and takes off the compression that its suffix names: .gz, .bz2, .xz or .zst."""
-    file = open_read(uri)
-    compression = fsspec.utils.infer_compression(uri)
+    """Opens a file as `open_read`, and takes off its compression as `decompressed` does."""
+    return decompressed(open_read(uri), uri)
+
+
+def decompressed(file: IO[bytes], uri: str) -> IO[bytes]:
+    """Returns an open file without the compression that its suffix names: .gz, .tgz, .bz2, .xz or .zst."""
+    compression = "gzip" if uri.endswith(".tgz") else fsspec.utils.infer_compression(uri)
     if compression in (None, "zip"):
         return file
     if compression == "zstd":
@@ -325,6 +329,12 @@ def atomic_folder(uri: str) -> Iterator[str]:
         raise
 
 
+def copy(source: str, target: str) -> None:
+    """Copies a file, which takes its name when it is whole."""
+    with open_read(source) as reader, atomic_write(target) as writer:
+        shutil.copyfileobj(reader, writer, _READ_BLOCK_BYTES)
+
+
 def lock(uri: str) -> IO[bytes] | None:
     """Takes a lock that ends with the returned file or with the process; None where the storage has no locks.
 
@@ -336,12 +346,44 @@ def lock(uri: str) -> IO[bytes] | None:
         return None
     os.makedirs(os.path.dirname(path), exist_ok=True)
     file = open(path, "wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not _flock(file, fcntl.LOCK_EX):
         file.close()
-        raise UserError(f"{uri}: the same stage is at work there already; wait for it or stop it") from error
+        raise UserError(f"{uri}: the same stage is at work there already; wait for it or stop it")
     return file
+
+
+def share(uri: str) -> IO[bytes] | None:
+    """Takes a share in a file that is there: `is_shared` is true until the returned one, or the process, is no more.
+
+    Returns:
+        None where the storage has no locks, or the file is not there or about to be deleted.
+    """
+    path = local_path(uri)
+    try:
+        file = open(path, "rb") if path else None
+    except OSError:
+        return None
+    if file and not _flock(file, fcntl.LOCK_SH):
+        file.close()
+        return None
+    return file
+
+
+def is_shared(uri: str) -> bool:
+    """Tells whether anybody has a share in a file; False where the storage has no locks."""
+    path = local_path(uri)
+    if path is None or not os.path.exists(path):
+        return False
+    with open(path, "rb") as file:
+        return not _flock(file, fcntl.LOCK_EX)
+
+
+def _flock(file: IO[bytes], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def remove_temporaries(folder: str) -> None:

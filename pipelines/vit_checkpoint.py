@@ -8,7 +8,7 @@ parameter tree. The graph is left to `vit`.
 import math
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import flax.traverse_util
@@ -40,8 +40,8 @@ _MAX_MEMBERS = 8192
 _MAX_DEPTH = 256
 
 
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """Reads one array as float32; nothing is allocated before its header and the size of its member agree."""
+def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:
+    """Returns shape and type of one array, which agree with the size of its member."""
     name = member.filename
     with archive.open(member) as stream:
         # Version 1.0 is what NumPy writes for plain arrays, and bounds the header to 64 KiB.
@@ -52,12 +52,26 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray
             raise ValueError(f"{name} is of type {dtype}, must be float32, float16 or bfloat16")
         if math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
             raise ValueError(f"{name} has {member.file_size:,} bytes, which is not what its shape {shape} takes")
+    return shape, dtype
+
+
+def _read_shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Returns zeros of an array's shape, which take no memory."""
+    shape, _ = _read_header(archive, member)
+    return np.broadcast_to(np.float32(0), shape)
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Reads one array as float32; nothing is allocated before its header was read."""
+    _, dtype = _read_header(archive, member)
     with archive.open(member) as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
     return array.view(_DTYPES[dtype.str]).astype(np.float32, copy=False)
 
 
-def _read_tower(file: IO[bytes]) -> dict[str, np.ndarray]:
+def _read_tower(
+    file: IO[bytes], read: Callable[[zipfile.ZipFile, zipfile.ZipInfo], np.ndarray]
+) -> dict[str, np.ndarray]:
     """Reads the arrays of the image tower, by their names below its root; what else a file holds is not read."""
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
@@ -75,7 +89,7 @@ def _read_tower(file: IO[bytes]) -> dict[str, np.ndarray]:
         total, stored = (sum(getattr(info, of) for info in tower.values()) for of in ("file_size", "compress_size"))
         if (limit := min(_MAX_BYTES, _MAX_INFLATION * stored)) < total:
             raise ValueError(f"its arrays have {total:,} bytes, the limit is {limit:,}")
-        return {name: _read_array(archive, info) for name, info in tower.items()}
+        return {name: read(archive, info) for name, info in tower.items()}
 
 
 def _rename(name: str) -> str:
@@ -164,6 +178,26 @@ def _shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:
     return {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items()}
 
 
+def _read(
+    path: str, read: Callable[[zipfile.ZipFile, zipfile.ZipInfo], np.ndarray]
+) -> tuple[VitConfig, dict[str, np.ndarray]]:
+    with storage.open_read(path) as file:
+        try:
+            arrays = modernise(_read_tower(file, read))
+            return infer(arrays), arrays
+        except UserError as error:
+            raise UserError(f"{path}: {error}; take a ViT checkpoint of augreg, big_vision or SigLIP") from error
+        except Exception as error:
+            # A hostile archive raises whatever zipfile, zlib or NumPy's header parser met first.
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{path}: was refused as a ViT checkpoint ({reason}); fetch the file again") from error
+
+
+def read_config(path: str) -> VitConfig:
+    """Returns the config of a checkpoint, for which the headers of its arrays are read; errors as `load`."""
+    return _read(path, _read_shape)[0]
+
+
 def load(path: str, dtype: Any = jnp.float32) -> tuple[Vit, Params]:
     """Loads a checkpoint: augreg, big_vision (also in `params/` and with stacked blocks), or SigLIP's image tower.
 
@@ -180,14 +214,5 @@ def load(path: str, dtype: Any = jnp.float32) -> tuple[Vit, Params]:
     Raises:
         UserError: if the file is not there, broken, hostile or not such a checkpoint.
     """
-    with storage.open_read(path) as file:
-        try:
-            arrays = modernise(_read_tower(file))
-            config = infer(arrays)
-        except UserError as error:
-            raise UserError(f"{path}: {error}; take a ViT checkpoint of augreg, big_vision or SigLIP") from error
-        except Exception as error:
-            # A hostile archive raises whatever zipfile, zlib or NumPy's header parser met first.
-            reason = str(error) or type(error).__name__
-            raise UserError(f"{path}: was refused as a ViT checkpoint ({reason}); fetch the file again") from error
+    config, arrays = _read(path, _read_array)
     return Vit(config, dtype), flax.traverse_util.unflatten_dict(arrays, sep="/")

@@ -5,8 +5,8 @@ from typing import IO, Any
 
 import zstandard
 
-# So few that what they are unpacked to fits into memory, whatever they are.
-_BLOCK_BYTES = 1 << 10
+# Zeros are packed 30,000 times smaller; so few bytes are unpacked to some megabytes at most.
+_BLOCK_BYTES = 1 << 6
 
 
 class ZstdReader(io.RawIOBase):

@@ -4,16 +4,10 @@ What a store fails to deliver is a `UserError`, and the shard is read again; byt
 are a `BrokenStream`, and become rejects. Opening is left to `storage`.
 """
 
-import bz2
 import contextlib
-import gzip
 import io
-import lzma
 import types
-from typing import IO, Any, cast
-
-import fsspec
-import zstandard
+from typing import Any
 
 from pipelines import storage
 from pipelines.errors import UserError
@@ -22,8 +16,7 @@ _BLOCK_BYTES = 1 << 20
 # A stream that unpacks to more than this, and to so many times its own size, holds no images.
 _FREE_BYTES = 64 << 20
 _MAX_RATIO = 200
-_MAX_WINDOW_BYTES = 1 << 27
-_BROKEN = (*storage.BROKEN_STREAM, zstandard.ZstdError, OSError, ValueError, MemoryError)
+_BROKEN = (*storage.BROKEN_STREAM, OSError, ValueError, MemoryError)
 
 
 class BrokenStream(Exception):
@@ -67,20 +60,6 @@ def open_stored(uri: str) -> io.BufferedReader:
     return io.BufferedReader(_Stored(uri), 1 << 16)
 
 
-def _unpacked(file: io.BufferedReader, compression: str | None) -> IO[bytes]:
-    if compression == "gzip":
-        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
-    if compression == "bz2":
-        return bz2.BZ2File(file)
-    if compression in ("xz", "lzma"):
-        return lzma.LZMAFile(file)
-    if compression == "zstd":
-        # fsspec's reader stops after the first frame; parallel compressors write many.
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
-        return decompressor.stream_reader(file, read_across_frames=True)
-    return file
-
-
 class Stream:
     """Reads a file from its start to its end, unpacked as its suffix says: .gz, .tgz, .bz2, .xz or .zst."""
 
@@ -88,8 +67,7 @@ class Stream:
         """Opens it; errors as `storage.open_read`."""
         self._stack = contextlib.ExitStack()
         self._stored = self._stack.enter_context(open_stored(uri))
-        compression = "gzip" if uri.endswith(".tgz") else fsspec.utils.infer_compression(uri)
-        self._file = self._stack.enter_context(_unpacked(self._stored, compression))
+        self._file = self._stack.enter_context(storage.decompressed(self._stored, uri))
         self._plain = self._file is self._stored
         self._count = 0
 

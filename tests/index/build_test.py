@@ -14,13 +14,13 @@ import fsspec
 import numpy as np
 import pytest
 
-from index import build, build_job, measurement, scann_searcher
-from index.keys import read_places
-from index.measurement import Lists, read_queries
-from index.shard_store import Index
-from pipelines import schemas
+from index import build, build_job, measurement, scann_searcher, shard_store
+from index.measurement import Queries
+from index.reader import Index
+from pipelines import schemas, storage
+from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from tests.index.world import KEY, REPOSITORY, World, brute_force, snapshot, unit
+from tests.index.world import KEY, REPOSITORY, World, snapshot, unit, without_rates
 
 SCANN = ["--config.index.searcher=scann", "--config.index.leaves=12"]
 
@@ -29,19 +29,22 @@ def manifest(world: World) -> dict:
     return json.loads((world.index / "manifest.json").read_text())
 
 
-def test_shards_are_contiguous_and_balanced(world: World):
+def test_what_the_manifest_says(world: World):
     assert world.build() == 0
-    index = Index(str(world.index))
-    assert [shard.rows for shard in index.shards] == [133, 133, 134]
-    np.testing.assert_array_equal(np.concatenate([index.load(s).ids for s in range(3)]), world.ids)
-    assert index.key_encoder == KEY
-    assert index.memory_snapshot == Embeddings(f"{world.folder}/memory").snapshot
+    index, facts = Index.open(str(world.index)), manifest(world)
+    memory = Embeddings(f"{world.folder}/memory")
+    assert (index.key_encoder, index.memory_snapshot, index.version) == (KEY, memory.snapshot, 1)
+    assert (facts["rows"], facts["base"], facts["regions"], facts["sharding"]) == (400, 1, 3, "routed")
+    assert sum(shard["rows"] for shard in facts["shards"]) == 400
+    assert set(facts["files"]) == {"builds/00001/queries.parquet", "builds/00001/router.parquet"}
+    assert facts["memory"] == {"snapshot": memory.snapshot, "rows": 400, "shards": memory.shard_facts}
+    assert not list(world.index.rglob("_parts"))
 
 
 def test_exact_index_has_recall_one_on_half_of_val(world: World, capsys):
     assert world.build() == 0
     recall = manifest(world)["recall"]
-    assert recall == {"k": 5, "mean": 1.0, "target": 0.95, "queries": 30, "tuning_queries": 0, "of": "the val split"}
+    assert recall == {"k": 5, "mean": 1.0, "target": 0.95, "queries": 30, "tuning_queries": 30, "of": "the val split"}
     assert "recall@5     1.0000, target 0.95 reached" in capsys.readouterr().out
 
 
@@ -54,33 +57,20 @@ def test_scann_is_tuned_to_the_target_and_its_recall_is_measured(tmp_path, capsy
     facts = manifest(world)
     assert facts["recall"]["queries"] == facts["recall"]["tuning_queries"] == 500
     assert 0.8 <= facts["recall"]["mean"] < 1
-    searched = [shard["parameters"]["leaves_to_search"] for shard in facts["shards"]]
-    assert all(1 <= leaves < 40 for leaves in searched)
-    # The same recall, by other means: searched anew, against a brute force of the test's own.
-    queries = read_queries(Embeddings(f"{world.folder}/queries/val"), False, 2000, 0)
-    reported = queries.keys[queries.tuning :]
-    index = Index(str(world.index))
-    found, scores = [], []
-    for number in range(3):
-        shard = index.load(number)
-        rows, shard_scores = shard.search(reported, 5)
-        found.append(shard.ids_of(rows))
-        scores.append(shard_scores)
-    order = np.argsort(-np.concatenate(scores, 1), axis=1, kind="stable")[:, :5]
-    lists = np.take_along_axis(np.concatenate(found, 1), order, 1)
-    right = world.ids[brute_force(reported, world.keys, 5)[0]]
-    again = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(lists, right, strict=True)])
-    assert abs(again - facts["recall"]["mean"]) < 2e-3
+    for shard in facts["shards"]:
+        levels = [setting["level"] for setting in shard["settings"]]
+        assert levels == sorted(set(levels)) and len(levels) > 1
+        assert 1 <= shard["settings"][0]["parameters"]["leaves_to_search"] < 40
     output = capsys.readouterr().out
-    assert "target 0.8 reached" in output and "tuned on 500 others" in output and "of 40 searched" in output
+    assert "target 0.8 reached" in output and "tuned on 500 others" in output and "40 a shard" in output
 
 
 def test_recall_below_the_target_is_said(world: World, capsys, monkeypatch):
     # Full search finds all, so a miss can only be played: the searcher loses its last row of every list.
     search = scann_searcher.ScannSearcher.search
 
-    def forgetful(self, queries, k):
-        rows, scores = search(self, queries, k)
+    def forgetful(self, queries, k, more=0):
+        rows, scores = search(self, queries, k, more)
         rows[:, 0], scores[:, 0] = -1, -np.inf
         return rows, scores
 
@@ -89,39 +79,30 @@ def test_recall_below_the_target_is_said(world: World, capsys, monkeypatch):
     facts = manifest(world)
     assert facts["recall"]["mean"] < 0.95
     assert "target 0.95 NOT REACHED" in capsys.readouterr().out
-    for shard in facts["shards"]:
-        assert shard["parameters"] == {
-            "k": 5,
-            "leaves_to_search": 12,
-            "pre_reorder_num_neighbors": shard["rows"],
-        }
+    assert facts["search"] == max(facts["curve"], key=lambda point: point["cost"])
 
 
 def test_without_val_rows_of_the_memory_are_searched_without_themselves(world: World, capsys):
     shutil.rmtree(world.folder / "queries" / "val")
-    assert world.build("--config.index.max_queries=100") == 0
+    assert world.build("--config.index.max_queries=100", "--config.index.sharding=hash") == 0
     recall = manifest(world)["recall"]
     assert (recall["queries"], recall["mean"]) == (50, 1.0)
     assert recall["of"] == "rows of the memory, each searched without itself"
-    memory = Embeddings(f"{world.folder}/memory")
-    queries = read_queries(memory, True, 100, 0)
-    assert len(set(queries.own_ids)) == 100
-    places = np.flatnonzero(np.isin(world.ids, queries.own_ids))
-    ids, keys = read_places(memory, places)
-    order = np.argsort(queries.own_ids)
-    np.testing.assert_array_equal(queries.own_ids[order], ids)
-    np.testing.assert_array_equal(queries.keys[order], keys)
-    for shard in world.index.glob("shard-*"):
-        lists = Lists.from_table(schemas.read(str(shard / "measured.parquet"), Lists.COLUMNS))
-        own = queries.own_ids[50:, None]
-        assert not (lists.exact[0] == own).any() and not (lists.found[0] == own).any()
+    queries = Queries.from_table(schemas.read(f"{world.index}/builds/00001/queries.parquet", Queries.COLUMNS))
+    assert queries.of_memory and len(set(queries.own_ids)) == 100
+    np.testing.assert_array_equal(queries.keys, world.keys[np.searchsorted(world.ids, queries.own_ids)])
+    for record in Index.open(str(world.index)).shards:
+        lists = shard_store.read_lists(str(world.index), record)
+        own = queries.own_ids[:, None]
+        assert not (lists.exact[0] == own).any()
+        assert not (lists.found[0].ids == own[lists.found[0].queries]).any()
 
 
 def test_val_without_rows_is_as_no_val(world: World):
     shutil.rmtree(world.folder / "queries" / "val")
     world.queries["val"], world.query_images["val"] = unit(0), []
     world.write_split("val")
-    assert world.build("--config.index.max_queries=100") == 0
+    assert world.build("--config.index.max_queries=100", "--config.index.sharding=hash") == 0
     recall = manifest(world)["recall"]
     assert (recall["queries"], recall["mean"]) == (50, 1.0)
     assert recall["of"] == "rows of the memory, each searched without itself"
@@ -130,7 +111,8 @@ def test_val_without_rows_is_as_no_val(world: World):
 def test_one_query_is_enough(world: World):
     assert world.build("--config.index.max_queries=1", *SCANN) == 0
     recall = manifest(world)["recall"]
-    assert (recall["queries"], recall["tuning_queries"], recall["mean"]) == (1, 0, 1.0)
+    assert (recall["queries"], recall["tuning_queries"]) == (1, 0)
+    assert recall["mean"] >= 0.8
 
 
 def test_memory_without_rows(tmp_path, capsys):
@@ -148,23 +130,24 @@ def test_config_lies_beside_the_index(world: World):
 
 def test_shards_are_built_in_the_index_under_a_temporary_name(world: World, monkeypatch):
     seen = []
-    measure = measurement.tune_and_measure
+    measure = measurement.measure_shard
 
     def watched(*args):
-        seen.extend(path.parent.name for path in world.index.glob("*.tmp-*/exact"))
+        seen.extend(path.parent.name for path in world.index.rglob("*.tmp-*/exact"))
         return measure(*args)
 
-    monkeypatch.setattr(measurement, "tune_and_measure", watched)
+    monkeypatch.setattr(measurement, "measure_shard", watched)
     monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: pytest.fail("left behind where a build is killed"))
     assert world.build() == 0
-    assert len(seen) == 3 and not list(world.index.glob("*.tmp-*"))
+    assert len(seen) == 3 and not list(world.index.rglob("*.tmp-*"))
 
 
 @pytest.mark.parametrize("flags", [[], SCANN], ids=["exact", "scann"])
 def test_resumed_builds_do_only_what_is_missing(world: World, capsys, flags):
     assert world.build(*flags) == 0
     whole = snapshot(world.index)
-    kept = world.index / "shard-00000-of-00003" / "rows.parquet"
+    build_folder = world.index / "builds/00001"
+    kept = build_folder / "shard-00000-of-00003/rows.parquet"
     written = kept.stat().st_mtime_ns
     noted = (world.folder / "stages" / "index.json").read_text()
     capsys.readouterr()
@@ -173,11 +156,11 @@ def test_resumed_builds_do_only_what_is_missing(world: World, capsys, flags):
     assert (world.folder / "stages" / "index.json").read_text() == noted
 
     (world.index / "manifest.json").unlink()
-    (world.index / "_done" / "shard-00001-of-00003.json").unlink()
-    (world.index / "shard-00002-of-00003" / "rows.parquet").unlink()
-    (world.index / "shard-00000-of-00003.tmp-0123").mkdir()
+    (build_folder / "_done/shard-00001-of-00003.json").unlink()
+    (build_folder / "shard-00002-of-00003/rows.parquet").unlink()
+    (build_folder / "shard-00000-of-00003.tmp-0123").mkdir()
     assert world.build(*flags) == 0
-    assert "3, of which 1 were done before" in capsys.readouterr().out
+    assert "3 (routed), of which 1 were done before" in capsys.readouterr().out
     assert snapshot(world.index) == whole
     assert kept.stat().st_mtime_ns == written
 
@@ -186,28 +169,103 @@ def test_manifest_is_written_last(world: World, monkeypatch):
     def stopped(job):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_job, "finish", stopped)
+    monkeypatch.setattr(build_job, "publish", stopped)
     assert world.build() == 130
-    assert len(list(world.index.glob("_done/*.json"))) == 3
+    assert len(list(world.index.glob("builds/00001/_done/*.json"))) == 3
     assert not (world.index / "manifest.json").exists()
 
 
-def test_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
-    world, again = World(tmp_path / "a", rows=6000).write(), World(tmp_path / "b", rows=6000).write()
-    flags = ["--config.index.shards=12"]
-    assert world.build(*flags) == 0
+def kill_when(again: World, flags: list[str], pattern: str) -> bool:
+    """Starts a build, kills it once a file is there, and tells whether it was still running."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
         [sys.executable, "-m", "index.build", *again.args(*flags)], env=environment, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    while not list(again.index.glob("_done/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    while not list(again.index.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    was_running = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 1 <= len(list(again.index.glob("_done/*.json"))) < 12
-    assert again.build(*flags) == 0
-    assert snapshot(again.index) == snapshot(world.index)
+    return was_running
+
+
+POINTS = {
+    "claimed": "builds/00001/stage.json",
+    "queries drawn": "builds/00001/queries.parquet",
+    "regions cut": "builds/00001/router.parquet",
+    "dealing": "builds/00001/_parts/shard-*/*",
+    "dealt": "builds/00001/_parts/_done/*.json",
+    "building": "builds/00001/shard-*.tmp-*/exact",
+    "first shard": "builds/00001/_done/*.json",
+    "published": "manifest.json",
+}
+
+
+@pytest.mark.slow
+def test_build_killed_anywhere_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    world = World(tmp_path / "a", rows=6000).write()
+    flags = ["--config.index.shards=8"]
+    assert world.build(*flags) == 0
+    whole, killed = snapshot(world.index), 0
+    for number, (point, pattern) in enumerate(POINTS.items()):
+        again = World(tmp_path / f"b{number}", rows=6000).write()
+        killed += kill_when(again, flags, pattern)
+        assert again.build(*flags) == 0
+        assert snapshot(again.index) == whole, point
+        shutil.rmtree(again.folder)
+    assert killed >= 5
+
+
+@pytest.mark.slow
+def test_build_that_fails_at_any_write_goes_on(world: World, monkeypatch):
+    """Each rename that publishes a file or folder fails in turn; what is left behind is built upon."""
+    assert world.build() == 0
+    whole = snapshot(world.index)
+    move, moves, allowed = storage._move, 0, 0
+
+    def failing(*args):
+        nonlocal moves
+        if str(world.index) in args[2]:
+            moves += 1
+            if moves > allowed:
+                raise UserError("stopped")
+        move(*args)
+
+    code = 2
+    while code:
+        shutil.rmtree(world.index)
+        moves = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "_move", failing)
+            code = world.build()
+        assert (world.index / "manifest.json").exists() == (code == 0)
+        assert world.build() == 0
+        assert snapshot(world.index) == whole
+        allowed += 1
+    # Two identities, config, queries, cells, three parts and their marker, three shards of three tables and their
+    # markers, the manifest.
+    assert allowed - 1 == 25
+
+
+def test_memory_that_changed_is_left_to_reindexing(world: World, capsys):
+    assert world.build() == 0
+    before = snapshot(world.index)
+    other = World(world.folder.parent / "other")
+    other.keys = unit(400, seed=77)
+    other.write()
+    shutil.rmtree(world.folder / "memory")
+    shutil.copytree(other.folder / "memory", world.folder / "memory")
+    assert world.build() == 2
+    assert f"memory: has changed since {world.index} was built; run pipelines.reindex" in capsys.readouterr().err
+    assert snapshot(world.index) == before
+
+
+def test_more_index_shards_than_memory_shards_are_read_for_the_regions(tmp_path, monkeypatch):
+    world = World(tmp_path).write(shards=100)
+    monkeypatch.setattr(build_job, "_SAMPLED_SHARDS", 4)
+    assert world.build("--config.index.shards=40", "--config.index.k=1") == 0
+    assert manifest(world)["rows"] == 400 and len(manifest(world)["shards"]) == 40
 
 
 def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
@@ -224,8 +282,7 @@ def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
     [
         (["--direct_num_wrkers=2"], "unknown flag; did you mean '--direct_num_workers'?"),
         (["--config.index.searcher=scan"], "unknown; did you mean 'scann'"),
-        (["--config.index.shards=401"], "index.shards=401: must be 1 to 400, the rows of the memory"),
-        (["--config.index.shards=0"], "index.shards=0: must be 1 to 400"),
+        (["--config.index.shards=401"], "index.shards=401: must be 0 to 400, the rows of the memory"),
         (["--config.index.k=401"], "index.k=401: must be 1 to 400, the rows of the memory"),
         (["--config.index.k=0"], "index.k=0: must be 1 to 400"),
         (["--config.index.target_recall=1.5"], "target_recall=1.5: must be above 0 and at most 1"),
@@ -236,6 +293,7 @@ def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
         (["--config.index.max_queries=0"], "index.max_queries=0: must be at least 1"),
         (["--config.seed=-1"], "seed=-1: must be at least 0"),
         (["--config.index.leafs=3"], "did you mean 'leaves'"),
+        (["--config.index.sharding=random"], "sharding=random: must be one of routed, hash"),
     ],
 )
 def test_wrong_flags(world: World, capsys, flags, sentence):
@@ -299,8 +357,11 @@ def test_object_store(world: World, flags):
     for stage in ("index", "neighbors"):
         local = snapshot(world.folder / stage)
         there = {
-            name.removeprefix(f"{root}/{stage}/"): hashlib.sha256(memory.cat(name)).hexdigest()
+            name.removeprefix(f"{root}/{stage}/"): hashlib.sha256(
+                without_rates(pathlib.Path(name).name, memory.cat(name))
+            )
             for name in memory.find(f"{root}/{stage}")
         }
+        there = {name: digest.hexdigest() for name, digest in there.items()}
         assert {name: digest for name, digest in there.items() if name in local} == local
         assert not [name for name in there if ".tmp-" in name or "_parts" in name]

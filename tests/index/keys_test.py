@@ -3,6 +3,8 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from index import keys
 from pipelines import schemas
@@ -11,33 +13,69 @@ from pipelines.manifest import Embeddings
 from tests.index.world import DIM, KEY, World, digests, unit, write_embeddings
 
 
-def test_ranges_follow_the_global_row_order(world: World):
+def test_streams_follow_the_global_row_order(world: World):
     memory = Embeddings(f"{world.folder}/memory")
     assert list(memory.shard_rows.values()) == [133, 133, 134]
-    for begin, end in [(0, 400), (0, 133), (133, 200), (100, 300), (399, 400), (5, 5)]:
-        rows = keys.read_range(memory, begin, end)
-        np.testing.assert_array_equal(rows.keys, world.keys[begin:end])
-        np.testing.assert_array_equal(rows.ids, world.ids[begin:end])
-        assert [bytes(key).ljust(32, b"\0") for key in rows.content_keys] == world.images[begin:end]
+    for shards, rows in [(None, slice(0, 400)), ((0,), slice(0, 133)), ((1, 2), slice(133, 400)), ((), slice(0, 0))]:
+        stream = keys.of_memory(memory, shards)
+        assert (stream.rows, stream.dim) == (rows.stop - rows.start, DIM)
+        chunks = [np.empty((0, DIM), np.float32), *stream.chunks()]
+        np.testing.assert_array_equal(np.concatenate(chunks), world.keys[rows])
+        ids, images = stream.names()
+        np.testing.assert_array_equal(ids, world.ids[rows])
+        assert images.tobytes() == b"".join(world.images[rows])
 
 
-def test_places(world: World):
+def test_chunks_are_bounded(world: World, monkeypatch):
+    monkeypatch.setattr(keys, "CHUNK_ROWS", 50)
+    stream = keys.of_memory(Embeddings(f"{world.folder}/memory"))
+    assert [len(chunk) for chunk in stream.chunks()] == [50, 50, 33, 50, 50, 33, 50, 50, 34]
+    np.testing.assert_array_equal(np.concatenate(list(stream.chunks())), world.keys)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sets(st.integers(0, 399)), st.integers(0, 500))
+def test_taken_and_sampled_rows(keys_of_world, places, wanted):
+    stream, right = keys_of_world
+    chosen = np.array(sorted(places), np.int64)
+    np.testing.assert_array_equal(stream.take(chosen), right[chosen])
+    sample = stream.sample(wanted)
+    spread = np.arange(min(wanted, 400)) * 400 // max(min(wanted, 400), 1)
+    assert len(np.unique(spread)) == len(sample) == min(wanted, 400)
+    np.testing.assert_array_equal(sample, right[spread])
+
+
+@pytest.fixture(scope="module")
+def keys_of_world(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("keys")).write()
+    return keys.of_memory(Embeddings(f"{world.folder}/memory")), world.keys
+
+
+def test_files_are_read_in_their_order(world: World):
     memory = Embeddings(f"{world.folder}/memory")
-    places = np.array([0, 132, 133, 265, 266, 399])
-    ids, found = keys.read_places(memory, places)
-    np.testing.assert_array_equal(ids, world.ids[places])
-    np.testing.assert_array_equal(found, world.keys[places])
-    assert keys.read_places(memory, places[:0])[1].shape == (0, DIM)
+    paths = [f"{world.folder}/memory/{name}.parquet" for name in ("00002", "00000")]
+    stream = keys.of_files(paths, KEY, {}, "here")
+    rows = np.r_[266:400, 0:133]
+    assert stream.rows == len(rows)
+    np.testing.assert_array_equal(np.concatenate(list(stream.chunks())), world.keys[rows])
+    np.testing.assert_array_equal(stream.names()[0], world.ids[rows])
+    assert keys.of_files([], KEY, {}, "here").rows == 0
+    with pytest.raises(UserError, match="config_hash is .* expected another"):
+        list(keys.of_files(paths, memory.encoder("key"), {"config_hash": "another"}, "here").chunks())
+
+
+def stream_of(vectors: np.ndarray, folder: str, **options: object) -> keys.KeyStream:
+    write_embeddings(folder, vectors, digests([str(i) for i in range(len(vectors))]), **options)
+    return keys.of_memory(Embeddings(folder))
 
 
 def test_keys_that_are_not_normalised_become_unit_vectors(tmp_path):
-    info = dataclasses.replace(KEY, normalized=False)
     vectors = unit(30) * np.linspace(0.1, 9, 30, dtype=np.float32)[:, None]
     vectors[7] = 0
-    write_embeddings(str(tmp_path), vectors, digests([str(i) for i in range(30)]), key=info)
-    rows = keys.read_range(Embeddings(str(tmp_path)), 0, 30)
-    np.testing.assert_allclose(np.delete(rows.keys, 7, 0), np.delete(unit(30), 7, 0), atol=1e-6)
-    assert not rows.keys[7].any()
+    stream = stream_of(vectors, str(tmp_path), key=dataclasses.replace(KEY, normalized=False))
+    found = stream.take(np.arange(30))
+    np.testing.assert_allclose(np.delete(found, 7, 0), np.delete(unit(30), 7, 0), atol=1e-6)
+    assert not found[7].any()
 
 
 def test_digests_that_end_in_zero_bytes_stay_apart():
@@ -50,9 +88,8 @@ def test_digests_that_end_in_zero_bytes_stay_apart():
 def test_key_that_is_not_finite_is_named(tmp_path):
     vectors = unit(30)
     vectors[12, 3] = np.nan
-    write_embeddings(str(tmp_path), vectors, digests([str(i) for i in range(30)]))
-    with pytest.raises(UserError, match="shard 1: row 2 has a key that is not finite"):
-        keys.read_range(Embeddings(str(tmp_path)), 0, 30)
+    with pytest.raises(UserError, match=f"{tmp_path}: row 2 has a key that is not finite"):
+        list(stream_of(vectors, str(tmp_path)).chunks())
 
 
 def test_key_of_another_width_is_refused():

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -11,22 +12,29 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import lookup, neighbors, neighbors_job, neighbors_plan
-from index.exact_searcher import ExactSearcher
+from index import index_manifest, neighbors, neighbors_job, neighbors_plan
 from index.lookup import Lookup
-from index.shard_store import Shard
+from index.reader import Index
 from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
-from tests.index.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force, digests, snapshot, unit
+from tests.index.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force, snapshot, unit, write_embeddings
 
 K = 7
+HASH = "--config.index.sharding=hash"
+PARTS = "versions/*/_parts/*/lists-*.parquet"
 
 
 @pytest.fixture
 def indexed(world: World) -> World:
-    assert world.build() == 0
+    assert world.build(HASH) == 0
     return world
+
+
+def home(world: World) -> pathlib.Path:
+    """Returns the folder of the only version of the lists."""
+    (folder,) = (world.folder / "neighbors" / "versions").iterdir()
+    return folder
 
 
 def lists(world: World) -> Neighbors:
@@ -66,7 +74,7 @@ def test_dropped_rows_are_in_no_list(world: World):
         schemas.write(path, pa.table({"id": pa.array(ids)}), {"config_hash": whole["config_hash"]})
         drops[marker.name] = manifest.Drops(len(ids), storage.sha256(path))
     manifest.complete(folder, markers.values(), whole["config_hash"], drops)
-    assert world.build() == 0 and world.neighbors() == 0
+    assert world.build(HASH) == 0 and world.neighbors() == 0
     opened = lists(world)
     for split in SPLITS:
         right, _ = brute_force(world.queries[split], world.keys[kept], K)
@@ -104,8 +112,8 @@ def test_memory_shards_that_no_list_names_have_no_file(tmp_path):
     world.keys = np.abs(world.keys)
     world.keys[266:] *= -1
     world.write()
-    assert world.build() == 0 and world.neighbors() == 0
-    names = {path.name for path in (tmp_path / "neighbors" / "memory").iterdir()}
+    assert world.build(HASH) == 0 and world.neighbors() == 0
+    names = {path.name for path in (home(world) / "memory").iterdir()}
     assert names == {"00000.parquet", "00001.parquet"}
     assert (lists(world).memory(["id"])["id"].to_numpy() >> 40).max() == 1
 
@@ -126,7 +134,7 @@ def test_lists_do_not_depend_on_shards_blocks_or_ties(tmp_path):
         world.keys[150:220] = world.keys[100]
         world.queries["val"][:20] = world.keys[100]
         world.write()
-        assert world.build(f"--config.index.shards={shards}") == 0
+        assert world.build(HASH, f"--config.index.shards={shards}") == 0
         assert world.neighbors(f"--config.neighbors.block_rows={block_rows}") == 0
         found.append(columns(world))
     assert found[0] == found[1] == found[2]
@@ -136,7 +144,7 @@ def test_lists_do_not_depend_on_shards_blocks_or_ties(tmp_path):
 
 def test_scann_lists_agree_with_exact_ones(indexed: World, tmp_path):
     other = World(tmp_path / "scann").write()
-    assert other.build("--config.index.searcher=scann", "--config.index.leaves=8") == 0
+    assert other.build(HASH, "--config.index.searcher=scann", "--config.index.leaves=8") == 0
     assert indexed.neighbors() == 0 and other.neighbors() == 0
     for split in SPLITS:
         right, found = (schemas.to_matrix(lists(w).split(split)["neighbor_ids"]) for w in (indexed, other))
@@ -147,7 +155,7 @@ def test_lists_that_the_own_image_leaves_short_are_padded(tmp_path):
     world = World(tmp_path, rows=9)
     world.images[4] = world.images[7] = world.query_images["test"][0]
     world.write()
-    assert world.build() == 0 and world.neighbors("--config.neighbors.k=9") == 0
+    assert world.build(HASH) == 0 and world.neighbors("--config.neighbors.k=9") == 0
     table = lists(world).split("test")
     assert table["num_valid"].to_pylist() == [7] + [9] * 32
     ids, scores = schemas.to_matrix(table["neighbor_ids"]), schemas.to_matrix(table["scores"])
@@ -156,16 +164,18 @@ def test_lists_that_the_own_image_leaves_short_are_padded(tmp_path):
 
 def test_folder_with_glob_characters(indexed: World, tmp_path):
     odd = World(tmp_path / "odd[1]").write()
-    assert odd.build() == 0 and odd.neighbors() == 0 and indexed.neighbors() == 0
+    assert odd.build(HASH) == 0 and odd.neighbors() == 0 and indexed.neighbors() == 0
     assert columns(odd) == columns(indexed)
     assert lists(odd).memory(["id"]).num_rows > 0
-    job, folder = neighbors_plan.claim(options.parse(odd.args(), "")[0]), odd.folder / "neighbors"
-    assert job.progress() == (1, 163) and not (folder / "_parts").exists()
+    job, folder = neighbors_plan.claim(options.parse(odd.args(), "")[0]), home(odd)
+    assert neighbors_job.progress(job) == (1, 163) and not (folder / "_parts").exists()
     shutil.rmtree(folder / "_done")
-    (folder / "_parts" / "2").mkdir(parents=True)
-    for block in job.blocks:
-        (folder / "_parts" / "2" / f"{block.name}.parquet").touch()
-    assert job.progress() == (1 / 3 / 2, 54)
+    for group in job.groups:
+        parts = folder / "_parts" / group.name
+        parts.mkdir(parents=True)
+        (parts / "routed.json").write_text(json.dumps([group.rows, 0, 3, 2]))
+        (parts / "lists-00002.parquet").touch()
+    assert neighbors_job.progress(job) == (1 / 3 / 2, 54)
 
 
 def test_splits_that_the_config_does_not_name_are_left_out(indexed: World, capsys):
@@ -198,7 +208,7 @@ def test_own_image_is_left_out_wherever_it_is(tmp_path):
         world.images[place], world.keys[place] = world.query_images["train"][3], world.queries["train"][3]
     world.images[200], world.keys[200] = world.query_images["train"][5], world.queries["train"][5]
     world.write()
-    assert world.build() == 0 and world.neighbors() == 0
+    assert world.build(HASH) == 0 and world.neighbors() == 0
     table = lists(world).split("train")
     excluded = np.zeros(70, int)
     excluded[[3, 5]] = 3, 1
@@ -215,36 +225,61 @@ def test_own_image_is_left_out_wherever_it_is(tmp_path):
     assert set(table["num_excluded"].to_pylist()) == {0}
 
 
-def test_lookup_when_all_rows_are_the_own_image():
-    keys = unit(4)
-    images = np.array(digests(["same"] * 4), "S32")
-    few = Lookup(Shard(ExactSearcher(keys), np.arange(4), images))
-    ids, scores, excluded = few.search(keys[:2], 3, np.array(digests(["same", "other"]), "S32"))
-    assert ids[0].tolist() == [-1, -1, -1] and np.isneginf(scores[0]).all() and (ids[1] >= 0).all()
-    assert excluded.tolist() == [4, 0]
+def test_own_set_leaves_out_the_query_and_keeps_its_copies(tmp_path):
+    world = World(tmp_path, rows=70)
+    world.keys = world.queries["train"]
+    world.keys[20], world.images[20] = world.keys[8], world.images[8]
+    world.query_images["train"] = world.images
+    world.write()
+    # The very images of train; those of val are other images of the same ids.
+    for name in ("memory", "queries/train"):
+        shutil.rmtree(tmp_path / name)
+        write_embeddings(f"{tmp_path}/{name}", world.keys, world.images, shards=3)
+    assert world.build(HASH, "--config.index.k=3") == 0
+    assert world.neighbors("--config.neighbors.exclude_same_image=false", "--config.neighbors.k=70") == 0
+    assert lists(world).identity["own_sets"] == ["train"]
+    table = lists(world).split("train")
+    ids = schemas.to_matrix(table["neighbor_ids"])
+    assert set(table["num_valid"].to_pylist()) == {69} and set(table["num_excluded"].to_pylist()) == {1}
+    for query in range(70):
+        assert set(ids[query].tolist()) == {*world.ids.tolist(), -1} - {world.ids[query]}
+    assert ids[8, 0] == world.ids[20] and ids[20, 0] == world.ids[8]
+    assert set(lists(world).split("val")["num_valid"].to_pylist()) == {70}
 
 
-def test_many_copies_of_an_image_are_searched_a_few_queries_at_a_time(monkeypatch):
-    keys, queries = unit(400), unit(40, seed=1)
-    names = ["many"] * 300 + ["some"] * 20 + ["once"] + [f"memory {i}" for i in range(79)]
-    asked = (["many", "none", "some", "once", "none"] * 8)[:40]
-    images, own = np.array(digests(names), "S32"), np.array(digests(asked), "S32")
+@pytest.mark.parametrize("group_rows", [1 << 18, 40])
+def test_queries_that_probe_every_cell_find_what_brute_force_finds(world: World, monkeypatch, group_rows):
+    monkeypatch.setattr(neighbors_plan, "_GROUP_ROWS", group_rows)
+    assert world.build("--config.index.sharding=routed", "--config.index.shards=5") == 0
+    facts = index_manifest.read(str(world.index))
+    kept = {name: value for name, value in facts.items() if name not in ("fingerprint", "rates")}
+    cells = len(Index.open(str(world.index)).router.centroids)
+    found = {}
+    for probe in (1, cells):
+        index_manifest.write(str(world.index), kept | {"search": kept["search"] | {"probe": probe}}, {})
+        shutil.rmtree(world.folder / "neighbors", ignore_errors=True)
+        assert world.neighbors() == 0
+        opened = Index.open(str(world.index))
+        for split in SPLITS:
+            table, hits = lists(world).split(split), opened.search(world.queries[split], K)
+            found[probe, split] = schemas.to_matrix(table["neighbor_ids"])
+            np.testing.assert_array_equal(found[probe, split], hits.ids)
+            np.testing.assert_array_equal(schemas.to_matrix(table["scores"]), hits.scores)
+    for split in SPLITS:
+        right, _ = brute_force(world.queries[split], world.keys, K)
+        np.testing.assert_array_equal(found[cells, split], world.ids[right])
+    assert any((found[1, split] != found[cells, split]).any() for split in SPLITS)
+
+
+def test_only_queries_that_visit_a_shard_are_searched_in_it(world: World, monkeypatch):
+    assert world.build("--config.index.sharding=routed", "--config.index.shards=5") == 0
     searched = []
-
-    class Watched(ExactSearcher):
-        def search(self, queries, k):
-            searched.append((len(queries), k))
-            return super().search(queries, k)
-
-    monkeypatch.setattr(lookup, "_LIST_ENTRIES", 600)
-    ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images)).search(queries, K, own)
-    assert max(rows * k for rows, k in searched) <= 600
-    assert excluded.tolist() == [{"many": 300, "some": 20, "once": 1, "none": 0}[name] for name in asked]
-    for query in range(40):
-        kept = np.flatnonzero(images != own[query])
-        right, right_scores = brute_force(queries[query : query + 1], keys[kept], K)
-        np.testing.assert_array_equal(ids[query], kept[right[0]])
-        np.testing.assert_array_equal(scores[query], right_scores[0])
+    search = Lookup.search
+    monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    assert world.neighbors() == 0
+    opened = Index.open(str(world.index))
+    visits = sum(int(opened.visits(world.queries[split]).sum()) for split in SPLITS)
+    assert sum(searched) == visits < 5 * sum(SPLITS.values())
 
 
 def test_resumed_job_does_only_what_is_missing(indexed: World, capsys, monkeypatch):
@@ -259,45 +294,49 @@ def test_resumed_job_does_only_what_is_missing(indexed: World, capsys, monkeypat
     searched = []
     search = Lookup.search
     monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    lists_of = home(indexed)
     (folder / "complete.json").unlink()
-    (folder / "_done" / "val-00001.json").unlink()
-    (folder / "test-00000.parquet").unlink()
-    (folder / "memory" / "00001.parquet").unlink()
-    (folder / "train-00000.parquet.tmp-0123").write_bytes(b"left over")
+    (lists_of / "_done" / "val-00001.json").unlink()
+    (lists_of / "test-00000.parquet").unlink()
+    (lists_of / "memory" / "00001.parquet").unlink()
+    (lists_of / "train-00000.parquet.tmp-0123").write_bytes(b"left over")
     assert indexed.neighbors() == 0
-    assert searched == [14, 16] * 3 or searched == [16, 14] * 3
+    # The groups of val and of test, each in three index shards.
+    assert sum(searched) == 3 * (60 + 33)
     assert snapshot(folder) == whole
 
     # A file gone missing from a finished folder is made anew, too.
-    (folder / "val-00000.parquet").unlink()
+    (lists_of / "val-00000.parquet").unlink()
     assert indexed.neighbors() == 0
     assert snapshot(folder) == whole
 
 
 def test_parts_that_are_there_are_not_searched_again(indexed: World, monkeypatch, capsys):
     folder = indexed.folder / "neighbors"
-    merge = neighbors_job.MergeBlock._merge
+    merge = neighbors_job.MergeGroup._merge
 
-    def stopped(self, name, shards):
-        if name == "val-00002":
+    def stopped(self, group, shards):
+        if group.name == "val-00001":
             raise UserError("stopped here")
-        merge(self, name, shards)
+        merge(self, group, shards)
 
-    monkeypatch.setattr(neighbors_job.MergeBlock, "_merge", stopped)
+    monkeypatch.setattr(neighbors_plan, "_GROUP_ROWS", 32)
+    monkeypatch.setattr(neighbors_job.MergeGroup, "_merge", stopped)
     assert indexed.neighbors() == 2
     assert capsys.readouterr().err == "error: stopped here\n"
-    assert len(list(folder.glob("_parts/*/*.parquet"))) == 3 * 13
+    # Three groups of train, two of val and two of test, each in three index shards.
+    assert len(list(home(indexed).glob("_parts/*/lists-*.parquet"))) == 3 * (3 + 2 + 2)
     assert not (folder / "complete.json").exists()
-    monkeypatch.setattr(neighbors_job.MergeBlock, "_merge", merge)
-    monkeypatch.setattr(neighbors_job.Index, "load", lambda self, number: pytest.fail("nothing is left to search"))
+    monkeypatch.setattr(neighbors_job.MergeGroup, "_merge", merge)
+    monkeypatch.setattr(Index, "load", lambda self, number: pytest.fail("nothing is left to search"))
     assert indexed.neighbors() == 0
-    assert not (folder / "_parts").exists()
+    assert not (home(indexed) / "_parts").exists()
     assert lists(indexed).split("val").num_rows == SPLITS["val"]
 
 
 def test_killed_job_goes_on_and_ends_with_the_same_bytes(indexed: World, tmp_path):
     again = World(tmp_path / "again").write()
-    assert again.build() == 0
+    assert again.build(HASH) == 0
     flags = ["--config.neighbors.block_rows=2"]
     assert indexed.neighbors(*flags) == 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -305,18 +344,18 @@ def test_killed_job_goes_on_and_ends_with_the_same_bytes(indexed: World, tmp_pat
         [sys.executable, "-m", "index.neighbors", *again.args(*flags)], env=environment, stdout=subprocess.DEVNULL
     )
     folder, deadline = again.folder / "neighbors", time.monotonic() + 60
-    while len(list(folder.glob("_parts/*/*.parquet"))) < 100 and time.monotonic() < deadline:
+    while len(list(folder.glob(PARTS))) < 4 and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(folder.glob("_parts/*/*.parquet")) and not (folder / "complete.json").exists()
+    assert list(folder.glob(PARTS)) and not (folder / "complete.json").exists()
     assert again.neighbors(*flags) == 0
     assert snapshot(folder) == snapshot(indexed.folder / "neighbors")
 
 
 def test_workers_in_processes_write_the_same_bytes(indexed: World, tmp_path):
     other = World(tmp_path / "other").write()
-    assert other.build() == 0 and indexed.neighbors() == 0
+    assert other.build(HASH) == 0 and indexed.neighbors() == 0
     flags = other.args("--direct_num_workers=2", "--direct_running_mode=multi_processing")
     flags.remove("--runner=FnApiRunner")
     assert neighbors.main(flags) == 0
@@ -331,7 +370,7 @@ def test_files_are_listed_with_their_bytes(indexed: World):
 
 
 def test_damaged_index_ends_in_one_sentence(indexed: World, capsys):
-    path = indexed.index / "shard-00001-of-00003" / "exact" / "keys.npy"
+    path = indexed.index / "builds" / "00001" / "shard-00001-of-00003" / "exact" / "keys.npy"
     path.write_bytes(path.read_bytes()[:-1])
     assert indexed.neighbors() == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -340,7 +379,7 @@ def test_damaged_index_ends_in_one_sentence(indexed: World, capsys):
 
 def test_damaged_lists_are_refused_by_their_reader(indexed: World):
     assert indexed.neighbors() == 0
-    path = indexed.folder / "neighbors" / "val-00001.parquet"
+    path = home(indexed) / "val-00001.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(bytes(data))
@@ -369,7 +408,7 @@ def test_what_does_not_belong_together(indexed: World, capsys):
 def test_wrong_commands(world: World, capsys):
     assert world.neighbors() == 2
     assert "there is no finished index here; run index.build" in capsys.readouterr().err
-    assert world.build() == 0 and world.neighbors("--no_such_flag=1") == 2
+    assert world.build(HASH) == 0 and world.neighbors("--no_such_flag=1") == 2
     assert "--no_such_flag=1: unknown flag" in capsys.readouterr().err
     for k in (0, 401):
         assert world.neighbors(f"--config.neighbors.k={k}") == 2

@@ -118,7 +118,15 @@ def test_chunks_do_not_show_and_keys_are_in_the_partition_that_scann_would_choos
     for name in ("joined", "work", "coded"):
         (tmp_path / name).mkdir()
     scann_coder.write(ArrayKeys(keys), plan, str(tmp_path / "joined"))
-    scann_coder._Coder(keys, plan, str(tmp_path / "work"))._run(keys, scann_coder._TRAINED)
+    # Partitions a few at a time, too, do not show.
+    monkeypatch.setattr(scann_coder, "_LEAVES_AT_A_TIME", 40)
+    coder = scann_coder._Coder(keys, plan, str(tmp_path / "work"))
+    whole = coder.code(keys)
+    monkeypatch.setattr(scann_coder, "_LEAVES_AT_A_TIME", 7)
+    for name, part in coder.code(keys).items():
+        np.testing.assert_array_equal(part, whole[name])
+    coder.write_partitioner()
+    np.save(tmp_path / "work" / "chunk.npy", keys)
     assets = scann_coder._assets({**scann_coder._TRAINED, **scann_coder._CHUNK})
     scann = scann_coder.library().scann_pybind.ScannNumpy(str(tmp_path / "work"), assets)
     scann.serialize(str(tmp_path / "coded"), True)
@@ -126,7 +134,7 @@ def test_chunks_do_not_show_and_keys_are_in_the_partition_that_scann_would_choos
         joined, by_scann = np.load(tmp_path / "joined" / name), np.load(tmp_path / "coded" / name)
         # Keys that are as near to two centres may go to either.
         assert (joined == by_scann).mean() > 0.999
-        np.testing.assert_array_equal(joined, np.load(tmp_path / "work" / "coded" / name))
+        np.testing.assert_array_equal(joined, whole[name])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 
 import numpy as np
@@ -46,52 +47,119 @@ def write_embeddings(
     columns: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Writes a finished folder of embeddings, ids from 0 in each shard; text values are the row number thrice."""
-    infos = {"key": key, "value_text": TEXT}
-    config_hash = manifest.claim(
-        folder, "pipelines.embed", {"encoders": {role: dataclasses.asdict(info) for role, info in infos.items()}}
-    )
-    schema = schemas.embeddings({role: info.dim for role, info in infos.items()}, "float32")
+    config_hash = claim(folder, key)
     bounds = [s * len(keys) // shards for s in range(shards + 1)]
-    markers = []
-    for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        place = np.arange(begin, end)
-        n = len(place)
-        arrays = {
-            "id": pa.array(schemas.make_id(number, np.arange(n)), pa.int64()),
-            "content_key": pa.array(images[begin:end], pa.binary(32)),
-            "source_shard": pa.array([f"{number:05d}"] * n),
-            "member": pa.array([f"{i}.jpg" for i in place]),
-            "url": pa.nulls(n, pa.string()),
-            "caption": pa.array([f"row {i}" for i in place]),
-            "label": pa.array(place % 5, pa.int32()),
-            "width": pa.array([8] * n, pa.int32()),
-            "height": pa.array([8] * n, pa.int32()),
-            "metadata": pa.nulls(n, pa.string()),
-            "key": schemas.fixed_list(keys[begin:end], schema.field("key")),
-            "value_text": schemas.fixed_list(
-                np.repeat(place, 3).reshape(n, 3).astype(np.float32), schema.field("value_text")
-            ),
-        }
-        table = pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
-        path = storage.join(folder, f"{number:05d}.parquet")
-        schemas.write(path, table, {"config_hash": config_hash})
-        marker = Marker(
-            number=number,
-            name=f"{number:05d}",
-            uri="in",
-            size_bytes=1,
-            etag="1",
-            rows_in=n,
-            rows_out=n,
-            rows_rejected=0,
-            output_sha256=storage.sha256(path),
-            config_hash=config_hash,
-            run_id="run",
-            secs=0.0,
-        )
-        marker.write(folder)
-        markers.append(marker)
+    markers = [
+        write_shard(folder, config_hash, number, np.arange(begin, end), keys[begin:end], images[begin:end], key)
+        for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False))
+    ]
     manifest.complete(folder, markers, config_hash)
+
+
+def claim(folder: str, key: EncoderInfo = KEY) -> str:
+    """Takes a folder for embeddings of `key` and `TEXT` and returns its config hash."""
+    infos = {role: dataclasses.asdict(info) for role, info in {"key": key, "value_text": TEXT}.items()}
+    return manifest.claim(folder, "pipelines.embed", {"encoders": infos})
+
+
+def write_shard(
+    folder: str,
+    config_hash: str,
+    number: int,
+    place: np.ndarray,
+    keys: np.ndarray,
+    images: list[bytes],
+    key: EncoderInfo = KEY,
+) -> Marker:
+    """Writes one shard of rows that are called by their place, and its marker."""
+    schema, n = schemas.embeddings({"key": key.dim, "value_text": TEXT.dim}, "float32"), len(place)
+    arrays = {
+        "id": pa.array(schemas.make_id(number, np.arange(n)), pa.int64()),
+        "content_key": pa.array(images, pa.binary(32)),
+        "source_shard": pa.array([f"{number:05d}"] * n),
+        "member": pa.array([f"{i}.jpg" for i in place]),
+        "url": pa.nulls(n, pa.string()),
+        "caption": pa.array([f"row {i}" for i in place]),
+        "label": pa.array(place % 5, pa.int32()),
+        "width": pa.array([8] * n, pa.int32()),
+        "height": pa.array([8] * n, pa.int32()),
+        "metadata": pa.nulls(n, pa.string()),
+        "key": schemas.fixed_list(keys, schema.field("key")),
+        "value_text": schemas.fixed_list(
+            np.repeat(place, 3).reshape(n, 3).astype(np.float32), schema.field("value_text")
+        ),
+    }
+    table = pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
+    path = storage.join(folder, f"{number:05d}.parquet")
+    schemas.write(path, table, {"config_hash": config_hash})
+    marker = Marker(
+        number=number,
+        name=f"{number:05d}",
+        uri="in",
+        size_bytes=1,
+        etag="1",
+        rows_in=n,
+        rows_out=n,
+        rows_rejected=0,
+        output_sha256=storage.sha256(path),
+        config_hash=config_hash,
+        run_id="run",
+        secs=0.0,
+    )
+    marker.write(folder)
+    return marker
+
+
+class ChangingMemory:
+    """A memory whose shards come, change and go, and whose rows are dropped: the truth that an index must mirror.
+
+    Attributes:
+        shards: keys `[n, DIM]` and images of each shard, by number.
+        dropped: ids of rows that are stored and not used.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder, self._serial = folder, 0
+        self._markers: dict[int, Marker] = {}
+        self.shards: dict[int, tuple[np.ndarray, list[bytes]]] = {}
+        self.dropped: set[int] = set()
+
+    def put(self, number: int, rows: int) -> None:
+        """Adds a shard of rows that nobody has seen, or puts it in the place of the one of that number."""
+        self._serial += 1
+        self.dropped -= set(self.ids(number).tolist())
+        keys = unit(rows, seed=1000 + self._serial)
+        self.shards[number] = keys, digests([f"{self._serial}/{row}" for row in range(rows)])
+        place = np.arange(rows)
+        self._markers[number] = write_shard(self._folder, claim(self._folder), number, place, *self.shards[number])
+
+    def take(self, number: int) -> None:
+        """Takes a shard out."""
+        self.dropped -= set(self.ids(number).tolist())
+        del self.shards[number], self._markers[number]
+
+    def ids(self, number: int) -> np.ndarray:
+        rows = len(self.shards[number][0]) if number in self.shards else 0
+        return schemas.make_id(number, np.arange(rows, dtype=np.int64))
+
+    @property
+    def live(self) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
+        """Ids, keys and images of the rows that are used, in the global order."""
+        ids = np.concatenate([self.ids(number) for number in sorted(self.shards)])
+        keys = np.concatenate([self.shards[number][0] for number in sorted(self.shards)])
+        images = [image for number in sorted(self.shards) for image in self.shards[number][1]]
+        used = ~np.isin(ids, list(self.dropped))
+        return ids[used], keys[used], [image for image, is_used in zip(images, used, strict=True) if is_used]
+
+    def finish(self) -> None:
+        """Makes the folder whole."""
+        config_hash, drops = claim(self._folder), {}
+        for number, marker in self._markers.items():
+            ids = np.array(sorted(self.dropped & set(self.ids(number).tolist())), np.int64)
+            path = storage.join(self._folder, manifest.DROPPED, f"{marker.name}.parquet")
+            schemas.write(path, pa.table({"id": ids}), {"config_hash": config_hash})
+            drops[marker.name] = manifest.Drops(len(ids), storage.sha256(path))
+        manifest.complete(self._folder, list(self._markers.values()), config_hash, drops)
 
 
 class World:
@@ -145,11 +213,19 @@ class World:
 def snapshot(folder: pathlib.Path) -> dict[str, str]:
     """Returns the digest of every file below a folder but for those that differ from run to run.
 
-    These are the markers of the index, which hold seconds, and the config, which holds the work folder.
+    These are the markers of the index and the rates in its manifest, which are of seconds, and the config, which holds
+    the work folder.
     """
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(without_rates(path.name, path.read_bytes())).hexdigest()
         for path in files
         if path.name != "config.json" and not (folder.name == "index" and path.parent.name == "_done")
     }
+
+
+def without_rates(name: str, data: bytes) -> bytes:
+    """Returns the bytes of a file, those of a manifest of an index without what was timed."""
+    if name != "manifest.json":
+        return data
+    return json.dumps({field: value for field, value in json.loads(data).items() if field != "rates"}).encode()

@@ -540,3 +540,19 @@ def test_columns_are_named_after_their_role_and_name():
         columns(Encoders(value_text=("a", "b")))
     with pytest.raises(UserError, match="two encoders for the column value_image_x"):
         columns(Encoders(value_image=("x=a", "x=b")))
+
+
+def test_space_that_encoders_share(tmp_path):
+    tiny.save_image_encoder(tmp_path / "image")
+    path = tmp_path / "image/encoder.json"
+    own = encoders.resolve(str(tmp_path / "image"), "float32")
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps({**described, "space": "clip"}))
+    shared = encoders.resolve(str(tmp_path / "image"), "float32")
+    assert (own.space, shared.space) == ("", "clip")
+    # It can be said of the encoder of a memory that is there already.
+    assert own.info == shared.info
+    assert encoders.precomputed("precomputed:clip", 6, "float32", True).space == "clip"
+    path.write_text(json.dumps({**described, "space": 3}))
+    with pytest.raises(UserError, match="'space' must be a text; docs/encoders.md"):
+        encoders.resolve(str(tmp_path / "image"), "float32")

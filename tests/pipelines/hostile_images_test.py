@@ -289,6 +289,8 @@ def test_the_largest_consumer_rules_the_scale():
     assert decode(data, _LIMIT, [small]).image.size == (128, 100)
     assert decode(data, _LIMIT, [small, large]).image.size == (512, 400)
     assert decode(data, _LIMIT, [ImagePreprocess(201)]).image.size == (1024, 800)
+    assert decode(data, _LIMIT, [ImagePreprocess(136)]).image.size == (256, 200)
+    assert decode(data, _LIMIT, [ImagePreprocess(138)]).image.size == (512, 400)
     assert decode(_encode(_scene(1024, 800), "PNG"), _LIMIT, [small]).image.size == (1024, 800)
 
 

@@ -1,12 +1,9 @@
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import similarity
-from pipelines.errors import UserError
-from pipelines.manifest import EncoderInfo
 from pipelines.similarity import NONE
 
 
@@ -98,20 +95,3 @@ def test_rounding_of_products_stays_within_the_slack():
     rows, keys = _vectors(300, 1280, 1), _vectors(300, 1280, 2)
     exact = rows.astype(np.float64) @ keys.astype(np.float64).T
     assert np.abs(rows @ keys.T - exact).max() < similarity.slack(1280) / 2 < 1e-4
-
-
-def test_columns_become_arrays():
-    info = EncoderInfo("e", 2, False, "float16")
-    column = pa.array([[3, 4], [0, 2]], pa.list_(pa.float16(), 2))
-    np.testing.assert_allclose(similarity.unit_keys(column, info, "x"), [[0.6, 0.8], [0, 1]], rtol=1e-6)
-    digests = [bytes(range(32)), bytes(32), b"\0" + b"\xff" * 31]
-    column = similarity.content_keys(pa.array(digests, pa.binary(32)))
-    assert column.dtype == "S32" and column.tobytes() == b"".join(digests)
-
-
-def test_wrong_keys_are_named():
-    info = EncoderInfo("e", 2, False, "float32")
-    for values in ([[1.0, np.nan]], [[1.0, 2.0, 3.0]]):
-        column = pa.array(values, pa.list_(pa.float32(), len(values[0])))
-        with pytest.raises(UserError, match="shard 7: has keys of . values or of some that are not finite, not of 2"):
-            similarity.unit_keys(column, info, "shard 7")

@@ -248,3 +248,21 @@ def test_broken_files_are_refused(augreg, path):
 
 def test_a_missing_file_is_named(path):
     _refused(path, "no such file")
+
+
+@pytest.mark.parametrize("layout", vit_files.LAYOUTS)
+def test_the_config_is_known_without_the_weights(layout, path, monkeypatch):
+    _save(path, vit_files.arrays(vit_files.LAYOUTS[layout], vit_files.TINY))
+    loaded, _ = vit_checkpoint.load(str(path))
+
+    def read(*args, **kwargs):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(np.lib.format, "read_array", read)
+    assert vit_checkpoint.read_config(str(path)) == loaded.config
+
+
+def test_a_broken_header_is_refused_without_the_weights(augreg, path):
+    _save(path, augreg | {"cls": augreg["cls"].astype(np.float64)})
+    with pytest.raises(UserError, match="cls.npy is of type float64, must be float32"):
+        vit_checkpoint.read_config(str(path))

@@ -1,0 +1,151 @@
+"""How near the neighbours job comes to the bare searcher on the same queries.
+
+    python benchmarks/index_jobs.py [ROWS] [DIM] [QUERIES]
+
+A memory of clustered keys and one split of queries are written as embeddings and indexed. Then, in one process and in
+turn, the searcher alone, the opened index and the whole job (read, search, merge, write, gather the named rows of the
+memory) look up the same queries. The time of the same job over a few queries, which loads the same shards and starts
+the same pipeline, is the start-up; it is taken off. Ratios are medians of the repeats. The last line is one JSON
+object.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from configs.base import Config, Index, Neighbors, Source
+from index import build, neighbors
+from index.reader import Index as OpenIndex
+from pipelines import manifest, schemas, storage
+from pipelines.manifest import EncoderInfo, Marker
+
+_REPEATS = 3
+_SHARD_ROWS = 10_000
+_FEW = 64
+_RUNNER = ("--runner=FnApiRunner",)
+
+
+def clustered(rows: int, dim: int, seed: int) -> np.ndarray:
+    """Returns unit vectors around common centres, float32 `[rows, dim]`."""
+    centres = np.random.default_rng(99).normal(size=(2000, dim)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    keys = centres[rng.integers(len(centres), size=rows)] + 0.7 * rng.standard_normal((rows, dim), np.float32)
+    return np.asarray(keys / np.linalg.norm(keys, axis=1, keepdims=True), np.float32)
+
+
+def write_embeddings(folder: str, keys: np.ndarray) -> None:
+    """Writes a finished folder of embeddings with keys alone."""
+    rows, dim = keys.shape
+    info = EncoderInfo("benchmark", dim, True, "float32")
+    config_hash = manifest.claim(
+        folder, "pipelines.embed", {"source": folder, "encoders": {"key": dataclasses.asdict(info)}}
+    )
+    schema, markers = schemas.embeddings({"key": dim}), []
+    for number, begin in enumerate(range(0, rows, _SHARD_ROWS)):
+        part = keys[begin : begin + _SHARD_ROWS]
+        n, name = len(part), f"{number:05d}"
+        images = np.random.default_rng([begin, rows]).bytes(32 * n)
+        arrays = {
+            "id": schemas.make_id(number, np.arange(n)),
+            "content_key": pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), n, [None, pa.py_buffer(images)]),
+            "source_shard": pa.array([name] * n),
+            "member": pa.array([f"{row}.jpg" for row in range(n)]),
+            "label": pa.array(np.arange(n) % 100, pa.int32()),
+            "key": schemas.fixed_list(part, schema.field("key")),
+        }
+        columns = [arrays.get(field.name, pa.nulls(n, field.type)) for field in schema]
+        path = storage.join(folder, f"{name}.parquet")
+        schemas.write(
+            path, pa.Table.from_arrays([pa.array(c) for c in columns], schema=schema), {"config_hash": config_hash}
+        )
+        digest = storage.sha256(path)
+        markers.append(Marker(number, name, "in", 1, "1", n, n, 0, digest, config_hash, "run", 0.0))
+        markers[-1].write(folder)
+    manifest.complete(folder, markers, config_hash)
+
+
+def _secs(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def neighbors_over_searcher(
+    rows: int = 200_000, dim: int = 128, queries: int = 50_000, shards: int = 1, k: int = 32
+) -> dict[str, float]:
+    """Measures the job against the bare searcher.
+
+    Args:
+        rows: of the memory.
+        dim: of its keys.
+        queries: that are looked up.
+        shards: of the index.
+        k: neighbours a query.
+
+    Returns:
+        Queries/s of `searcher`, `index` and `job`, seconds of `startup`, and what the job is over each of the others.
+    """
+    with tempfile.TemporaryDirectory(prefix="web-memory-") as folder:
+        asked = clustered(queries, dim, 2)
+        write_embeddings(f"{folder}/memory", clustered(rows, dim, 1))
+        index = Index(shards=shards, k=k, max_queries=1000)
+        configs = []
+        for name, of in (("whole", asked), ("few", asked[:_FEW])):
+            workdir = pathlib.Path(folder, name)
+            write_embeddings(f"{workdir}/queries/train", of)
+            (workdir / "memory").symlink_to(f"{folder}/memory")
+            configs.append(
+                Config(workdir=str(workdir), index=index, neighbors=Neighbors(k=k), train_set=Source(path="queries"))
+            )
+        whole, few = configs
+        build.run(whole, _RUNNER)
+        shutil.copytree(whole.index_dir, few.index_dir)
+        opened = OpenIndex.open(whole.index_dir)
+        loaded = [opened.load(number) for number in range(shards)]
+        images = np.random.default_rng(3).bytes(32 * queries)
+        own = np.frombuffer(images, "S32")
+        opened.search(asked[:_FEW], k, own[:_FEW])
+        timed: dict[str, list[float]] = {name: [] for name in ("searcher", "index", "job", "startup")}
+        for _ in range(_REPEATS):
+            timed["searcher"].append(_secs(lambda: _visit(opened, loaded, asked, k)))
+            timed["index"].append(_secs(lambda: opened.search(asked, k, own)))
+            for name, config in (("startup", few), ("job", whole)):
+                shutil.rmtree(config.neighbors_dir, ignore_errors=True)
+                timed[name].append(_secs(lambda config=config: neighbors.run(config, _RUNNER)))
+        startup = statistics.median(timed["startup"])
+        rate = {name: [queries / secs for secs in timed[name]] for name in ("searcher", "index")}
+        rate["job"] = [queries / (secs - startup) for secs in timed["job"]]
+        ratios = {
+            f"job_over_{name}": round(
+                statistics.median(job / bare for job, bare in zip(rate["job"], rate[name], strict=True)), 3
+            )
+            for name in ("searcher", "index")
+        }
+        rates = {f"{name}_queries_per_sec": round(statistics.median(of), 1) for name, of in rate.items()}
+        return {**rates, "startup_secs": round(startup, 2), **ratios}
+
+
+def _visit(opened: OpenIndex, loaded: Sequence[object], queries: np.ndarray, k: int) -> None:
+    """Searches each shard for the queries that visit it, and does nothing with what is found."""
+    visited = opened.visits(queries)
+    for number, shard in enumerate(loaded):
+        shard.searcher.search(queries[visited[:, number]], k)  # type: ignore[attr-defined]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the figures."""
+    print(json.dumps(neighbors_over_searcher(*map(int, argv))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

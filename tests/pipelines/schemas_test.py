@@ -1,0 +1,31 @@
+"""Columns of Parquet files as arrays."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines import schemas
+from pipelines.errors import UserError
+from pipelines.manifest import EncoderInfo
+
+
+def test_columns_become_arrays():
+    info = EncoderInfo("e", 2, False, "float16")
+    column = pa.array([[3, 4], [0, 2]], pa.list_(pa.float16(), 2))
+    np.testing.assert_allclose(schemas.unit_keys(column, info, "x"), [[0.6, 0.8], [0, 1]], rtol=1e-6)
+    whole = EncoderInfo("e", 2, True, "float16")
+    np.testing.assert_array_equal(schemas.unit_keys(column, whole, "x"), [[3, 4], [0, 2]])
+    digests = [bytes(range(32)), bytes(32), b"\0" + b"\xff" * 31]
+    column = schemas.content_keys(pa.array(digests, pa.binary(32)))
+    assert column.dtype == "S32" and column.tobytes() == b"".join(digests)
+
+
+def test_wrong_keys_are_named():
+    info = EncoderInfo("e", 2, False, "float32")
+    for values, sentence in (
+        ([[0.0, 1.0], [1.0, np.nan]], "shard 7: row 1 has a key that is not finite"),
+        ([[1.0, 2.0, 3.0]], "shard 7: its keys have 3 values, not 2"),
+    ):
+        column = pa.array(values, pa.list_(pa.float32(), len(values[0])))
+        with pytest.raises(UserError, match=sentence):
+            schemas.unit_keys(column, info, "shard 7")
