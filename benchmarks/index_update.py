@@ -1,6 +1,6 @@
 """What a re-index that adds a hundredth costs over a full build, and what the removal of a hundredth does.
 
-    python benchmarks/index_update.py --rows=500000 --dim=128
+    python -m benchmarks.index_update --rows=500000 --dim=128
 
 The memory is clustered unit vectors (a power law over the clusters), embedded as it were, in shards of 10,000 rows. The
 last line is one JSON object.

@@ -38,7 +38,8 @@ def delete_removed(memory: str) -> int:
     for shard in selection.read(memory).shards:
         if not shard.dropped.get(REMOVED):
             continue
-        dropped = selection.read_dropped(memory, shard, config_hash)
+        path = storage.join(memory, manifest.DROPPED, f"{shard.name}.parquet")
+        dropped = schemas.read(path, ["id", "reason"], {"config_hash": config_hash})
         is_removed = np.array([reason == REMOVED for reason in dropped["reason"].to_pylist()], bool)
         marker = manifest.read_marker(memory, shard.name, config_hash)
         if marker is None:
