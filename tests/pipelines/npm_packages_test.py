@@ -138,7 +138,7 @@ def test_too_large_members_and_tarballs_are_refused(tmp_path: pathlib.Path, monk
         npm_packages.read_members(path, lambda name: False, 5000)
 
 
-@pytest.mark.parametrize("data", [b"", b"no tarball", DATA[: len(DATA) // 2]])
+@pytest.mark.parametrize("data", [b"", b"no tarball", DATA[: len(DATA) // 2]], ids=["empty", "text", "cut"])
 def test_a_damaged_tarball_is_a_clear_error(tmp_path: pathlib.Path, data: bytes) -> None:
     path = tmp_path / "damaged.tgz"
     path.write_bytes(data)
