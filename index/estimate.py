@@ -141,6 +141,8 @@ def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibrati
     (rows, dim), k = keys.shape, min(config.k, len(keys))
     engine = searcher.kind(config.searcher)
     plan = engine.plan(rows, dim, config)
+    # The first build of a process loads libraries, which takes seconds and is no work of the shard.
+    engine.build(ArrayKeys(keys[:1]), engine.plan(1, dim, config))
     begin = time.perf_counter()
     built = engine.build(ArrayKeys(keys), plan)
     build_secs = time.perf_counter() - begin

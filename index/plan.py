@@ -52,16 +52,16 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
             else "none, all is scanned",
             "codes": f"{plan.pca_dims or dim} dimensions, {plan.dims_per_block} a code" if plan.leaves else "none",
             "scored anew in": plan.reorder,
-            "disk": f"{_gb(shards * size.disk_bytes)} in all",
-            "memory": f"{_gb(size.peak_bytes)} to build a shard, {_gb(size.steady_bytes)} to search it",
+            "disk": f"{_bytes(shards * size.disk_bytes)} in all",
+            "memory": f"{_bytes(size.peak_bytes)} to build a shard, {_bytes(size.steady_bytes)} to search it",
             "build": f"about {duration(secs)} a shard",
             "search": f"about {rate:,.0f} queries/s through one shard, on all cores",
         },
     )
 
 
-def _gb(number: float) -> str:
-    return f"{number / 1e9:.2f} GB"
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 def _sample(memory: Embeddings, seed: int) -> tuple[np.ndarray, np.ndarray]:
