@@ -40,7 +40,8 @@ _KEYS = {"float32": "DATASET_NPY", "bfloat16": "BF16_DATASET_NPY", "int8": "INT8
 _KEY_FILES = {"float32": "dataset.npy", "bfloat16": "bfloat16_dataset.npy", "int8": "int8_dataset.npy"}
 _MULTIPLIERS_FILE = "int8_multipliers.npy"
 _LARGEST_INT8 = 127
-_LEAVES_AT_A_TIME = 512
+# Dimensions of all partitions that ScaNN is given at a time.
+_DIMS_AT_A_TIME = 65_536
 # Standard error belongs to the whole process: one build at a time may divert it.
 _STDERR_LOCK = threading.Lock()
 
@@ -135,12 +136,13 @@ class _Coder:
         self._axes = partitions.principal_axes(sample, plan.pca_dims) if plan.pca_dims else None
         projected = self._project(sample)
         self._centres = partitions.fit(projected, plan.leaves, plan.iterations)
+        self._leaves_at_a_time = max(1, _DIMS_AT_A_TIME // self._centres.shape[1])
         _write_config(sample, plan, os.path.join(work, _CONFIG_FILE))
         self._train(sample, partitions.nearest(projected, self._centres), plan.quantizer_rows)
 
     def _train(self, sample: np.ndarray, leaves: np.ndarray, rows: int) -> None:
         """Trains the quantizer on rows of some partitions that are spread over the sample."""
-        some = np.arange(0, len(self._centres), -(-len(self._centres) // _LEAVES_AT_A_TIME))
+        some = np.arange(0, len(self._centres), -(-len(self._centres) // self._leaves_at_a_time))
         inside = np.flatnonzero(np.isin(leaves, some))
         inside = inside[:: max(1, len(inside) // rows)]
         places = np.searchsorted(some, leaves[inside])
@@ -152,11 +154,11 @@ class _Coder:
         """Returns partitions int32, codes uint8 and kept keys of a chunk `[m, d]`, by file name."""
         leaves = partitions.nearest(self._project(chunk), self._centres)
         coded: dict[str, np.ndarray] = {}
-        for first in range(0, len(self._centres), _LEAVES_AT_A_TIME):
-            inside = np.flatnonzero((leaves >= first) & (leaves < first + _LEAVES_AT_A_TIME))
+        for first in range(0, len(self._centres), self._leaves_at_a_time):
+            inside = np.flatnonzero((leaves >= first) & (leaves < first + self._leaves_at_a_time))
             if not len(inside):
                 continue
-            self._run(chunk[inside], leaves[inside] - first, self._centres[first:][:_LEAVES_AT_A_TIME], _TRAINED)
+            self._run(chunk[inside], leaves[inside] - first, self._centres[first:][: self._leaves_at_a_time], _TRAINED)
             for name in (*_CODES.values(), self._kept):
                 part = np.load(os.path.join(self._work, "coded", name), allow_pickle=False)
                 if name not in coded:

@@ -119,10 +119,9 @@ def test_chunks_do_not_show_and_keys_are_in_the_partition_that_scann_would_choos
         (tmp_path / name).mkdir()
     scann_coder.write(ArrayKeys(keys), plan, str(tmp_path / "joined"))
     # Partitions a few at a time, too, do not show.
-    monkeypatch.setattr(scann_coder, "_LEAVES_AT_A_TIME", 40)
     coder = scann_coder._Coder(keys, plan, str(tmp_path / "work"))
     whole = coder.code(keys)
-    monkeypatch.setattr(scann_coder, "_LEAVES_AT_A_TIME", 7)
+    coder._leaves_at_a_time = 7
     for name, part in coder.code(keys).items():
         np.testing.assert_array_equal(part, whole[name])
     coder.write_partitioner()
