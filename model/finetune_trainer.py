@@ -17,8 +17,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from configs.base import Config
-from model import input_pipeline, objectives, parallel, run_files
-from model.batch import Batch, Output
+from model import input_pipeline, objectives, parallel, run_files, train_loop
 from model.datasets import Task
 from model.input_pipeline import Augment, Draws, Images
 from model.memory_attention import standardize
@@ -62,23 +61,17 @@ class Encoder:
         return standardize(vectors)
 
 
-def restore_frozen(trainer: Trainer, folder: str, seed: int) -> State:
-    """Returns the last state of the frozen run in `folder`.
+def restore_frozen(folder: str, state: State) -> State:
+    """Returns the last state of the frozen run in `folder`, of the shapes of `state`.
 
     Raises:
         UserError: if it is not done, or its checkpoint cannot be read.
     """
     if not run_files.is_done(folder):
         raise UserError(f"{folder}: holds no finished run; run model.train with this configuration first")
-    with ocp.CheckpointManager(pathlib.Path(folder).absolute() / "checkpoints") as checkpoints:
-        try:
-            return checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(trainer.start(seed)))
-        except Exception as error:
-            # Orbax lets through whatever the reader of a broken file raises.
-            reason = str(error).partition("\n")[0][:200]
-            raise UserError(
-                f"{folder}: its checkpoint cannot be read ({reason}); remove it, run model.train"
-            ) from error
+    local = pathlib.Path(folder).absolute()
+    with ocp.CheckpointManager(local / "checkpoints") as checkpoints:
+        return train_loop.restore(checkpoints, local, state)
 
 
 class FinetuneTrainer(Trainer):
@@ -106,7 +99,6 @@ class FinetuneTrainer(Trainer):
         settings = config.finetune
         # The head is built, and its frozen run restored, under the settings of that run.
         super().__init__(settings.head, task, data, config.train)
-        self._frozen_trainer = Trainer(settings.head, task, data, config.train)
         self.name = f"{settings.head} + FT"
         self._frozen, self._on_step, self._frozen_steps = frozen, on_step, config.train.steps
         self.train = dataclasses.replace(
@@ -127,22 +119,15 @@ class FinetuneTrainer(Trainer):
     def _finetune_optimizer(
         self, learning_rate: jax.Array, weight_decay: jax.Array, ratio: jax.Array
     ) -> optax.GradientTransformation:
-        def rate(share: jax.Array | float) -> optax.GradientTransformation:
-            return optax.scale_by_learning_rate(lambda step: share * learning_rate * self._shape(step))
-
-        return optax.chain(
-            optax.clip_by_global_norm(1.0),
-            optax.scale_by_adam(),
-            optax.add_decayed_weights(weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
-            optax.multi_transform(
-                {"head": rate(1.0), "encoder": rate(ratio)},
-                lambda params: {name: "encoder" if name == "encoder" else "head" for name in params},
-            ),
+        rates = optax.multi_transform(
+            {"head": self._rate(learning_rate), "encoder": self._rate(ratio * learning_rate)},
+            lambda params: {name: "encoder" if name == "encoder" else "head" for name in params},
         )
+        return self._adam(weight_decay, rates)
 
     def start(self, seed: int) -> State:
         """Returns the state before the first step: the frozen run of this seed, and the encoder as it was."""
-        frozen = restore_frozen(self._frozen_trainer, self._frozen(seed), seed)
+        frozen = restore_frozen(self._frozen(seed), super().start(seed))
         params = {**frozen.params, "encoder": jax.tree.map(jnp.array, self._encoder.params)}
         optimizer = self._finetune_optimizer(*[jnp.zeros(())] * 3)
         state = State(params, optimizer.init(params), frozen.objective, jnp.zeros((), jnp.int32))
@@ -158,12 +143,9 @@ class FinetuneTrainer(Trainer):
         rng = jax.random.fold_in(jax.random.key(seed), number)
         batch, labels = data.gather(rows), data.labels[rows]
 
-        def forward(head: Any, batch: Batch, rng: jax.Array | None) -> Output:
-            return self._apply(head, batch, rate, rng)
-
-        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        def seen(params: Any) -> objectives.Step:
             queries = self._encoder.queries(params["encoder"], images, jax.random.fold_in(rng, 2))
-            step = objectives.Step(
+            return objectives.Step(
                 params["head"],
                 params["objective"],
                 state.objective,
@@ -173,12 +155,8 @@ class FinetuneTrainer(Trainer):
                 number,
                 rng,
             )
-            return self.objective.loss(forward, step)
 
-        (loss, objective), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        optimizer = self._finetune_optimizer(learning_rate, weight_decay, ratio)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        return State(optax.apply_updates(state.params, updates), opt_state, objective, state.step + 1), loss
+        return self._descend(state, self._finetune_optimizer(learning_rate, weight_decay, ratio), rate, seen)
 
     def _stream(self, seed: int, begin: int) -> Iterator[input_pipeline.Batch]:
         """Returns the batches from step `begin` on, of the processes that are at work if that is where they are."""

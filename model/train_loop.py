@@ -78,24 +78,39 @@ def _cause(trainer: Trainer, seed: int, step: int, setting: Setting) -> str:
     # What is not finite in the batch before may have come into the parameters, and from there into this loss.
     stages = trainer.objective.stages()
     rows = batch_rows(labels, train.sampling, seed, max(step - 2, 0), step, train.batch_size, stages)
-    return divergence.cause(trainer.task, rows.ravel(), setting.learning_rate, trainer.name not in ("linear", "mlp"))
+    return divergence.cause(trainer.task, rows.ravel(), setting.learning_rate, trainer.reads_memory)
+
+
+def restore(checkpoints: ocp.CheckpointManager, folder: pathlib.Path, state: State) -> State:
+    """Returns the state of the last checkpoint, or `state` if there is none.
+
+    Args:
+        checkpoints: of the run.
+        folder: of the run, for messages.
+        state: of the shapes that the checkpoint has.
+
+    Raises:
+        UserError: if the checkpoint cannot be read.
+    """
+    if (latest := checkpoints.latest_step()) is None:
+        return state
+    try:
+        return checkpoints.restore(latest, args=ocp.args.StandardRestore(state))
+    except Exception as error:
+        # Orbax lets through whatever the reader of the broken file raises.
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError(f"{folder / 'checkpoints'}: cannot be read ({reason}); remove {folder}, train again") from error
 
 
 def _train(
     trainer: Trainer, local: pathlib.Path, setting: Setting, seed: int, on_steps: Callable[[int], None]
 ) -> State:
     """Trains to the last step, from the last checkpoint if there is one."""
-    train, state = trainer.train, trainer.start(seed)
+    train = trainer.train
     with ocp.CheckpointManager(
         local / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=1)
     ) as checkpoints:
-        if (latest := checkpoints.latest_step()) is not None:
-            try:
-                state = checkpoints.restore(latest, args=ocp.args.StandardRestore(state))
-            except Exception as error:
-                # Orbax lets through whatever the reader of the broken file raises.
-                reason = str(error).partition("\n")[0][:200]
-                raise UserError(f"{local / 'checkpoints'}: cannot be read ({reason}); remove {local}") from error
+        state = restore(checkpoints, local, trainer.start(seed))
         log = _Log(local, int(state.step))
         while (step := int(state.step)) < train.steps:
             end = min(step + train.checkpoint_every, train.steps)

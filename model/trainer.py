@@ -4,7 +4,7 @@ Which runs there are, checkpoints and files are left to `train_loop` and `train`
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -59,7 +59,7 @@ class Trainer:
             train: loss, widths, steps.
         """
         self.name, self.task, self.data, self.train = name, task, data, train
-        self._reads = name not in heads.WITHOUT_NEIGHBORS
+        self.reads_memory = name not in heads.WITHOUT_NEIGHBORS
         (part, rows, _), *_ = data["train"].parts(np.zeros((1, 1), np.int32), 1, False)
         self._sample = part.gather(jnp.asarray(rows[0]))
         self.head: nn.Module = heads.build(name, train, len(task.class_counts), self._sample)
@@ -75,14 +75,21 @@ class Trainer:
             lambda params: jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
         )
 
-    def _optimizer(self, learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
+    def _rate(self, learning_rate: jax.Array) -> optax.GradientTransformation:
+        return optax.scale_by_learning_rate(lambda step: learning_rate * self._shape(step))
+
+    @staticmethod
+    def _adam(weight_decay: jax.Array, rate: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.scale_by_adam(),
             # Matrices decay, biases and scales do not.
             optax.add_decayed_weights(weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
-            optax.scale_by_learning_rate(lambda step: learning_rate * self._shape(step)),
+            rate,
         )
+
+    def _optimizer(self, learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
+        return self._adam(weight_decay, self._rate(learning_rate))
 
     def start(self, seed: int) -> State:
         """Returns the state before the first step."""
@@ -99,6 +106,25 @@ class Trainer:
     def _apply(self, head: Any, batch: Batch, rate: jax.Array | float, rng: jax.Array | None) -> Output:
         return self.head.apply({"params": head}, batch, rate, rng)
 
+    def _descend(
+        self,
+        state: State,
+        optimizer: optax.GradientTransformation,
+        rate: jax.Array,
+        seen: Callable[[Any], objectives.Step],
+    ) -> tuple[State, jax.Array]:
+        """Takes one step down the gradient of the loss; `seen` gives what the objective sees with some parameters."""
+
+        def forward(head: Any, batch: Batch, rng: jax.Array | None) -> Output:
+            return self._apply(head, batch, rate, rng)
+
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            return self.objective.loss(forward, seen(params))
+
+        (loss, objective), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        return State(optax.apply_updates(state.params, updates), opt_state, objective, state.step + 1), loss
+
     def _run_steps(
         self, state: State, rows: jax.Array, count: jax.Array, data: Tables, setting: jax.Array, seed: jax.Array
     ) -> tuple[State, jax.Array]:
@@ -106,25 +132,17 @@ class Trainer:
         learning_rate, weight_decay, rate = setting
         optimizer = self._optimizer(learning_rate, weight_decay)
 
-        def forward(head: Any, batch: Batch, rng: jax.Array | None) -> Output:
-            return self._apply(head, batch, rate, rng)
-
         def step(number: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             (state, losses), batch_rows = carry, parallel.split(rows[number])
             rng = jax.random.fold_in(jax.random.key(seed), state.step)
             batch, labels = data.gather(batch_rows), data.labels[batch_rows]
 
-            def loss_of(params: Any) -> tuple[jax.Array, Any]:
-                return self.objective.loss(
-                    forward,
-                    objectives.Step(
-                        params["head"], params["objective"], state.objective, batch, labels, batch_rows, state.step, rng
-                    ),
+            def seen(params: Any) -> objectives.Step:
+                return objectives.Step(
+                    params["head"], params["objective"], state.objective, batch, labels, batch_rows, state.step, rng
                 )
 
-            (loss, objective), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-            done = State(optax.apply_updates(state.params, updates), opt_state, objective, state.step + 1)
+            done, loss = self._descend(state, optimizer, rate, seen)
             return done, losses.at[number].set(loss)
 
         return jax.lax.fori_loop(0, count, step, (state, jnp.zeros(len(rows))))
@@ -139,7 +157,7 @@ class Trainer:
             count = min(self._chunk, end - step)
             rows = np.zeros((self._chunk, size), np.int32)
             rows[:count] = batch_rows(labels, self.train.sampling, seed, step, step + count, size, stages)
-            for data, part, done in self.data["train"].parts(rows, count, self._reads):
+            for data, part, done in self.data["train"].parts(rows, count, self.reads_memory):
                 state, lost = self._steps(state, part, done, data, traced, seed)
                 losses.append(np.asarray(lost)[:done])
             step += count
@@ -163,7 +181,7 @@ class Trainer:
         # The last batch is filled up with row 0, so that there is one shape to compile.
         rows = np.pad(np.arange(count, dtype=np.int32), (0, batches * size - count)).reshape(batches, size)
         scores, weights = [], []
-        for data, part, _ in self.data[split].parts(rows, batches, self._reads):
+        for data, part, _ in self.data[split].parts(rows, batches, self.reads_memory):
             for batch in part:
                 found = self._predict(params, data, batch)
                 scores.append(np.asarray(found[0], np.float32))
