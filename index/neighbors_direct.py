@@ -9,10 +9,8 @@ import pyarrow as pa
 from index import background, keys
 from index.lookup import Lookup
 from index.neighbors_plan import Block, Group
-from index.neighbors_step import Step, by_memory_shard, distinct
+from index.neighbors_step import BATCH_ROWS, Step, by_memory_shard, distinct
 
-# Queries that are searched at a time, so that all threads of the search have enough to do.
-_BATCH_ROWS = 16_384
 _COLUMNS = (*keys.COLUMNS, "label")
 
 
@@ -52,7 +50,7 @@ class LookUp(Step):
             blocks.append(block)
             rows.append(table)
             vectors.append(self._vectors(block, table))
-            if sum(map(len, vectors)) >= _BATCH_ROWS or block == group.blocks[-1]:
+            if sum(map(len, vectors)) >= BATCH_ROWS or block == group.blocks[-1]:
                 yield _Batch(blocks, rows, np.concatenate(vectors))
                 blocks, rows, vectors = [], [], []
 

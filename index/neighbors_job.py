@@ -33,14 +33,13 @@ from index.neighbors_direct import LookUp
 from index.neighbors_gather import GatherRows
 from index.neighbors_patch import Patch
 from index.neighbors_plan import Group, Job, group_rows
-from index.neighbors_step import Step, by_memory_shard, distinct
+from index.neighbors_step import BATCH_ROWS, Step, by_memory_shard, distinct
 from pipelines import manifest, runner, schemas, storage
 from pipelines.progress import Stage
 
 _ROUTED, _KEPT = "routed.json", "kept.parquet"
 # An index shard is loaded once for about so many queries: few enough to spread over workers, enough to pay for loading.
 _ITEM_QUERIES = 1 << 18
-_BATCH_ROWS = 16_384
 
 
 def _queries_name(shard: int) -> str:
@@ -176,7 +175,7 @@ class SearchShard(Step):
         path = self._job.part_path(group, _queries_name(shard))
         columns = _dealt_schema(self._index.key_encoder.dim).names
         with schemas.open_parquet(path, columns, {"config_hash": self._job.config_hash}) as parquet:
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
                 rows = pa.Table.from_batches([batch])
                 yield rows["place"].to_numpy(), schemas.to_matrix(rows["key"]), rows
 

@@ -13,6 +13,9 @@ from index.reader import Index
 from pipelines import schemas
 from pipelines.errors import UserError
 
+# Queries that are read and searched at a time, so that all threads of the search have enough to do.
+BATCH_ROWS = 16_384
+
 
 class Step(beam.DoFn):
     """A step of the job. What is opened is no property: Beam looks at these before it sends the step to workers."""

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 
@@ -85,9 +86,8 @@ class Base:
 
 def _number(text: str, kind: type, low: float, high: float, name: str) -> float:
     """Parses a number or a fraction such as `1/16`."""
-    above, slash, below = text.partition("/")
     try:
-        number = float(above) / float(below) if slash else float(above)
+        number = float(Fraction(text))
     except (ValueError, ZeroDivisionError) as error:
         raise UserError(f"--vary={name}={text}: must be a number, such as 2 or 1/2") from error
     if not low <= number <= high or number != kind(number):

@@ -114,20 +114,14 @@ def run(config: Config, _: Sequence[str]) -> None:
         UserError: if the frozen runs are not there, the encoder is another, an image has changed, or a setting is
             wrong.
     """
-    import jax
-
-    from model import class_bank, datasets, search, tables, train_loop, trials
+    from model import class_bank, datasets, parallel, search, tables, train_loop, trials
     from model.finetune_trainer import FinetuneSetting, FinetuneTrainer
 
     settings = config.finetune
     trials.check(config)
     _check(config)
     with Stage("finetune", "images", config.workdir) as stage:
-        if settings.batch_size % jax.local_device_count():
-            raise UserError(
-                f"--config.finetune.batch_size={settings.batch_size}: must be a multiple of the "
-                f"{jax.local_device_count()} devices"
-            )
+        parallel.check(settings.batch_size, "finetune.batch_size")
         encoder = load_encoder(config)
         task = class_bank.for_heads(datasets.load(config), config.train)
         frozen, _identity = run_files.identity(config, task.fingerprint)

@@ -19,12 +19,10 @@ def mesh() -> Mesh | None:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,)) if len(devices) > 1 else None
 
 
-def check(batch_size: int) -> None:
-    """Raises a `UserError` if a batch cannot be split evenly."""
-    if batch_size % jax.local_device_count():
-        raise UserError(
-            f"--config.train.batch_size={batch_size}: must be a multiple of the {jax.local_device_count()} devices"
-        )
+def check(batch_size: int, field: str) -> None:
+    """Raises a `UserError` that names the `field` of the config if a batch cannot be split evenly."""
+    if batch_size % (devices := jax.local_device_count()):
+        raise UserError(f"--config.{field}={batch_size}: must be a multiple of the {devices} devices")
 
 
 def whole() -> NamedSharding | None:

@@ -1,12 +1,13 @@
 """Draws ablations as SVG. Matplotlib, which the trainer does not need, is loaded when a plot is drawn."""
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from pipelines import storage
 from pipelines.errors import UserError
 
-_COLORS = ("#6b7280", "#2563eb", "#dc2626", "#15803d", "#b45309", "#7c3aed", "#0891b2", "#be185d")
+COLORS = ("#6b7280", "#2563eb", "#dc2626", "#15803d", "#b45309", "#7c3aed", "#0891b2", "#be185d")
 
 
 def check() -> None:
@@ -38,14 +39,16 @@ def draw(
     import matplotlib
     from matplotlib.figure import Figure
 
-    places = [float(i) for i in range(len(values))] if scale == "names" else [_number(value) for value in values]
+    places = (
+        [float(i) for i in range(len(values))] if scale == "names" else [float(Fraction(value)) for value in values]
+    )
     # Without a salt the ids within the file are random.
     with matplotlib.rc_context({"svg.hashsalt": "web-memory", "svg.fonttype": "none"}):
         figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
         figure.suptitle(title, fontsize=12)
         for number, (name, lines) in enumerate(panels.items(), 1):
             axes: Any = figure.add_subplot(1, len(panels), number)
-            for color, (method, points) in zip(_COLORS * len(lines), lines.items(), strict=False):
+            for color, (method, points) in zip(COLORS * len(lines), lines.items(), strict=False):
                 known = [
                     (x, mean, std or 0.0) for x, (mean, std) in zip(places, points, strict=True) if mean is not None
                 ]
@@ -64,8 +67,3 @@ def draw(
                 axes.legend(fontsize=8, frameon=False)
         with storage.atomic_write(path) as file:
             figure.savefig(file, format="svg", metadata={"Date": None})
-
-
-def _number(text: str) -> float:
-    above, slash, below = text.partition("/")
-    return float(above) / float(below) if slash else float(above)

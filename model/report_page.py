@@ -10,12 +10,11 @@ from typing import Any
 
 import jinja2
 
-from model import run_files
+from model import plot, run_files
 from model.evaluate import COLUMNS
 from model.grid import Grid
 from pipelines import storage
 
-_COLORS = ("#6b7280", "#2563eb", "#dc2626", "#15803d", "#b45309", "#7c3aed", "#0891b2", "#be185d")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 220, 44, 24
 
 _PAGE = """<!doctype html>
@@ -139,7 +138,7 @@ def render(results: Mapping[str, Any], grids: Sequence[Grid], curves: Sequence[C
         facts: a line at the end.
     """
     methods = results["methods"]
-    colors = {name: _COLORS[number % len(_COLORS)] for number, name in enumerate(methods)}
+    colors = {name: plot.COLORS[number % len(plot.COLORS)] for number, name in enumerate(methods)}
     plots = [_plot("loss", "loss", curves, colors), _plot("val accuracy", "val_all", curves, colors)]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_PAGE).render(

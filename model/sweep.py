@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from configs.base import Config
+from model.grid import Grid
 from pipelines import options
 from pipelines.progress import Stage, console
 
@@ -21,17 +20,15 @@ def print_table(tried: "list[Trial]", head: str) -> None:
     """Prints the trials of a head, the best on val first, those that diverged last; accuracies in percent."""
     from model.metrics import GROUPS
 
-    table = Table(title=f"{head}: {len(tried)} trials, val accuracy, %", title_justify="left")
-    columns = ("all", *GROUPS)
-    for name in ("trial", *tried[0].point, *columns):
-        table.add_column(name, justify="right")
+    columns, rows = ("all", *GROUPS), []
     for trial in sorted(tried, key=lambda trial: (trial.diverged, -trial.value)):
         reached = {} if trial.diverged else trial.result["accuracy"]
         cells = [f"{100 * reached[column]:.1f}" if column in reached else "-" for column in columns]
         if trial.diverged:
             cells[0] = "diverged"
-        table.add_row(str(trial.number), *(f"{value}" for value in trial.point.values()), *cells)
-    console.print(table)
+        rows.append((str(trial.number), *map(str, trial.point.values()), *cells))
+    title = f"{head}: {len(tried)} trials, val accuracy, %"
+    console.print(Grid(title, ("trial", *tried[0].point, *columns), rows).table())
 
 
 def run(config: Config, _: Sequence[str]) -> None:

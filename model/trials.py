@@ -66,7 +66,7 @@ def check_train(train: Train) -> None:
         raise UserError(f"--config.train.table={train.table}: must be device or host")
     if train.feed_forward < 0:
         raise UserError(f"--config.train.feed_forward={train.feed_forward}: must be at least 0")
-    parallel.check(train.batch_size)
+    parallel.check(train.batch_size, "train.batch_size")
     heads.check(train)
     objectives.check(train)
     sampling.check(train.sampling)

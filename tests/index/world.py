@@ -190,6 +190,13 @@ class World:
         queries, images = self.queries[split], self.query_images[split]
         write_embeddings(f"{self.folder}/queries/{split}", queries, images, shards=2, **options)
 
+    def copy(self, folder: pathlib.Path, *without: str) -> "World":
+        """Returns one with the same files, but for the folders `without`, at a place of its own."""
+        copy = World(folder)
+        for name in {"queries", "neighbors", "index", "memory"} - set(without):
+            (folder / name).symlink_to(self.folder / name)
+        return copy
+
     def name_classes(self) -> pathlib.Path:
         """Writes names of five classes and their embeddings, and returns the file of the names."""
         file, names = self.folder / "names.txt", [f"class {label}" for label in range(5)]

@@ -23,10 +23,8 @@ _FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    world = World(tmp_path_factory.mktemp("line")).write()
-    assert world.build() == 0 and world.neighbors() == 0
-    return world
+def world(looked_up, tmp_path_factory) -> World:
+    return looked_up.copy(tmp_path_factory.mktemp("ablated"))
 
 
 def _argv(world: World, *more: str) -> list[str]:

@@ -10,7 +10,7 @@ from configs.base import Train
 from model import divergence, sampling, tables, train_loop
 from model.divergence import Diverged
 from model.trainer import Setting, Trainer
-from tests.model.train_loop_test import _task
+from tests.model.small_task import small_task
 
 _TRAIN = Train(steps=12, batch_size=8, checkpoint_every=5, values=("text",), attention_dim=4, value_dim=8)
 _SETTING = Setting(0.01, 0.0, 0.0)
@@ -35,7 +35,7 @@ def _broken_query(task, step):
     ("step", "kept"), [(3, "there is no checkpoint yet"), (8, "the last good checkpoint is that of step 5")]
 )
 def test_the_step_the_cause_and_the_checkpoint_are_named(tmp_path, step, kept):
-    task, row = _broken_query(_task(), step)
+    task, row = _broken_query(small_task(), step)
     with pytest.raises(
         Diverged, match=f"the loss is nan at step {step}; the query {row} of train is not finite.*{kept}"
     ):
@@ -45,14 +45,14 @@ def test_the_step_the_cause_and_the_checkpoint_are_named(tmp_path, step, kept):
 
 
 def test_a_trial_that_diverges_is_a_result(tmp_path):
-    task, _ = _broken_query(_task(), 3)
+    task, _ = _broken_query(small_task(), 3)
     result = _run(task, tmp_path / "run", split="val")
     assert "at step 3" in result["diverged"] and set(result["accuracy"].values()) == {0.0}
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
 
 
 def test_what_is_not_finite_is_found_only_where_it_is_read():
-    task, rows = _task(), np.arange(4)
+    task, rows = small_task(), np.arange(4)
     split = task.splits["train"]
     unread = np.setdiff1d(np.arange(400), split.neighbors[rows])[0]
     read = split.neighbors[2, 1]
@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_found_only_where_it_is_read():
 
 
 def test_empty_lists_are_named_where_a_head_reads_them():
-    task = _task()
+    task = small_task()
     split = task.splits["train"]
     mask = split.mask.copy()
     mask[[0, 2, 9]] = False

@@ -24,21 +24,6 @@ _FLAGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def looked_up(tmp_path_factory) -> World:
-    world = World(tmp_path_factory.mktemp("line")).write()
-    assert world.build() == 0 and world.neighbors() == 0
-    return world
-
-
-@pytest.fixture
-def world(looked_up, tmp_path) -> World:
-    copy = World(tmp_path)
-    for name in ("queries", "neighbors", "index", "memory"):
-        (tmp_path / name).symlink_to(looked_up.folder / name)
-    return copy
-
-
 def _argv(world: World, *more: str) -> list[str]:
     return [f"--config={world.config_file}", *_FLAGS, *more]
 

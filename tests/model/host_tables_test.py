@@ -13,7 +13,7 @@ from model import host_tables, tables, vectors
 from model.host_tables import Meter, RowFile
 from model.trainer import Setting, Trainer
 from pipelines.errors import UserError
-from tests.model.train_loop_test import _task
+from tests.model.small_task import small_task
 
 _SETTING = Setting(0.01, 0.01, 0.1)
 _TRAIN = Train(
@@ -61,7 +61,7 @@ def test_the_first_and_last_row_of_each_record_batch(file):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("head", ["mam", "rac"])
 def test_losses_and_predictions_are_those_of_the_table_on_the_device(tmp_path, head, dtype):
-    task, found = _task(rows=37), []
+    task, found = small_task(rows=37), []
     for data in (tables.load(task, dtype), host_tables.load(task, dtype, str(tmp_path))):
         trainer = Trainer(head, task, data, _TRAIN)
         state, losses = trainer.steps(trainer.start(0), 0, _TRAIN.steps, _SETTING)
@@ -73,7 +73,7 @@ def test_losses_and_predictions_are_those_of_the_table_on_the_device(tmp_path, h
 
 
 def test_a_batch_gets_the_rows_it_names_and_no_others(tmp_path):
-    task = _task(rows=40)
+    task = small_task(rows=40)
     data = host_tables.load(task, "float32", str(tmp_path))["train"]
     rows = np.array([[3, 5, 3], [7, 0, 1]], np.int32)
     near = task.splits["train"].neighbors
@@ -93,7 +93,7 @@ def test_a_batch_gets_the_rows_it_names_and_no_others(tmp_path):
 
 
 def test_heads_without_neighbours_read_none(tmp_path):
-    task = _task(rows=20)
+    task = small_task(rows=20)
     trainer = Trainer("linear", task, host_tables.load(task, "float32", str(tmp_path)), _TRAIN)
     trainer.steps(trainer.start(0), 0, 3, _SETTING)
     assert trainer.data["train"].rates() == {}
@@ -106,7 +106,7 @@ def test_rates():
 
 
 def test_files_are_made_once_for_lists_and_type(tmp_path):
-    task = _task(rows=20)
+    task = small_task(rows=20)
     host_tables.load(task, "float32", str(tmp_path))
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.arrow")}
     assert {path.name for path in files} == {"key.arrow", "value_text.arrow"}

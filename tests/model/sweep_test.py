@@ -2,11 +2,8 @@
 
 import hashlib
 
-import pytest
-
 from model import sweep, tables, train, train_loop
 from pipelines import storage
-from tests.index.world import World
 
 _FLAGS = {
     "train.heads": "linear,mean_knn",
@@ -30,27 +27,13 @@ def _argv(world, **changes):
     return [f"--config={world.config_file}", *(f"--config.{name}={value}" for name, value in flags.items())]
 
 
-@pytest.fixture(scope="module")
-def looked_up(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("line")).write()
-    assert world.build() == 0 and world.neighbors() == 0
-    return world
-
-
-def _copy(looked_up, folder):
-    world = World(folder)
-    for name in ("queries", "neighbors", "index", "memory"):
-        (folder / name).symlink_to(looked_up.folder / name)
-    return world
-
-
 def _bytes(world):
     files = [*world.folder.glob("runs/*/*/*/metrics.jsonl"), *world.folder.glob("runs/*/*/*/trial.json")]
     return {str(f.relative_to(world.folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def test_trials_are_run_without_test_and_training_goes_on_from_them(looked_up, tmp_path, monkeypatch, capsys):
-    world = _copy(looked_up, tmp_path / "swept")
+    world = looked_up.copy(tmp_path / "swept")
     loaded = []
     load = tables.load
     monkeypatch.setattr(tables, "load", lambda task, *rest: loaded.append(set(task.splits)) or load(task, *rest))
@@ -72,7 +55,7 @@ def test_trials_are_run_without_test_and_training_goes_on_from_them(looked_up, t
     assert {path: path.stat().st_mtime_ns for path in world.folder.rglob("trial-*/result.json")} == before
     assert len(list(world.folder.rglob("seed-0/predictions.parquet"))) == 2
 
-    other = _copy(looked_up, tmp_path / "stopped")
+    other = looked_up.copy(tmp_path / "stopped")
     calls = []
 
     def stop(*args, run=train_loop.run):
@@ -89,11 +72,10 @@ def test_trials_are_run_without_test_and_training_goes_on_from_them(looked_up, t
     assert _bytes(other) == swept
 
 
-def test_another_budget_is_another_folder(looked_up, tmp_path):
-    world = _copy(looked_up, tmp_path)
+def test_another_budget_is_another_folder(world):
     assert sweep.main(_argv(world, train__heads="linear", train__trials="1")) == 0
     assert sweep.main(_argv(world, train__heads="linear", train__trials="2")) == 0
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert len(list((world.folder / "runs").iterdir())) == 2
 
 
 def test_trials_that_diverged_come_last(capsys):
@@ -111,8 +93,7 @@ def test_trials_that_diverged_come_last(capsys):
     ]
 
 
-def test_refusals_are_one_sentence(looked_up, tmp_path, capsys):
-    world = _copy(looked_up, tmp_path)
+def test_refusals_are_one_sentence(world, capsys):
     for changes, sentence in [
         ({"train__trials": "9"}, "--config.train.trials=9: must be at most 8"),
         ({"train__space": "layers=0|1", "train__trials": "8"}, "--config.train.layers=0: must be at least 1"),

@@ -46,26 +46,11 @@ def _config(world: World, **changes: str):
 
 
 @pytest.fixture(scope="module")
-def looked_up(tmp_path_factory) -> World:
-    world = World(tmp_path_factory.mktemp("line")).write()
-    assert world.build() == 0 and world.neighbors() == 0
-    return world
-
-
-@pytest.fixture
-def world(looked_up, tmp_path) -> World:
-    """The looked-up world with an empty folder of runs, at a place of its own."""
-    copy = World(tmp_path)
-    for name in ("queries", "neighbors", "index", "memory"):
-        (tmp_path / name).symlink_to(looked_up.folder / name)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def trained(looked_up) -> World:
+def trained(looked_up, tmp_path_factory) -> World:
     """The looked-up world after one run of the command."""
-    assert train.main(_argv(looked_up)) == 0
-    return looked_up
+    world = looked_up.copy(tmp_path_factory.mktemp("trained"))
+    assert train.main(_argv(world)) == 0
+    return world
 
 
 def _runs(world: World) -> pathlib.Path:
@@ -272,9 +257,7 @@ def test_refusals_are_one_sentence(world, capsys):
 
 
 def test_lists_of_other_queries_are_refused(looked_up, tmp_path):
-    world = World(tmp_path)
-    for name in ("neighbors", "index", "memory"):
-        (tmp_path / name).symlink_to(looked_up.folder / name)
+    world = looked_up.copy(tmp_path, "queries")
     world.queries["val"] = world.queries["val"][::-1].copy()
     for split in SPLITS:
         world.write_split(split)
@@ -283,9 +266,7 @@ def test_lists_of_other_queries_are_refused(looked_up, tmp_path):
 
 
 def test_lists_of_another_encoder_are_refused(looked_up, tmp_path):
-    world = World(tmp_path)
-    for name in ("neighbors", "index", "memory"):
-        (tmp_path / name).symlink_to(looked_up.folder / name)
+    world = looked_up.copy(tmp_path, "queries")
     for split in SPLITS:
         world.write_split(split, key=dataclasses.replace(KEY, fingerprint="key-encoder-2"))
     with pytest.raises(
@@ -295,9 +276,7 @@ def test_lists_of_another_encoder_are_refused(looked_up, tmp_path):
 
 
 def test_lists_of_another_dataset_are_refused(looked_up, tmp_path):
-    world = World(tmp_path)
-    for name in ("neighbors", "index", "memory"):
-        (tmp_path / name).symlink_to(looked_up.folder / name)
+    world = looked_up.copy(tmp_path, "queries")
     world.queries = {split: unit(len(queries), seed=50) for split, queries in world.queries.items()}
     for split in SPLITS:
         world.write_split(split)
@@ -306,9 +285,7 @@ def test_lists_of_another_dataset_are_refused(looked_up, tmp_path):
 
 
 def test_lists_of_another_version_of_the_index_are_refused_and_no_index_is_needed(looked_up, tmp_path):
-    world = World(tmp_path)
-    for name in ("queries", "neighbors"):
-        (tmp_path / name).symlink_to(looked_up.folder / name)
+    world = looked_up.copy(tmp_path, "index", "memory")
     assert len(datasets.load(_config(world)).memory_ids)
     facts = storage.read_json(f"{looked_up.folder}/index/manifest.json")
     storage.write_json(f"{tmp_path}/index/manifest.json", {**facts, "fingerprint": "0123456789abcdef"})

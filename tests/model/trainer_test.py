@@ -13,7 +13,7 @@ import pytest
 from configs.base import Train
 from model import tables
 from model.trainer import Setting, Trainer
-from tests.model.train_loop_test import _task
+from tests.model.small_task import small_task
 
 _SETTING = Setting(0.01, 0.01, 0.1)
 _TRAIN = Train(
@@ -33,7 +33,7 @@ _ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _losses(dtype: str = "float32") -> tuple[Trainer, np.ndarray]:
-    task = _task(rows=64)
+    task = small_task(rows=64)
     trainer = Trainer("mam", task, tables.load(task, dtype), _TRAIN)
     return trainer, trainer.steps(trainer.start(0), 0, _TRAIN.steps, _SETTING)[1]
 

@@ -7,14 +7,6 @@ from model.vectors import Column, chunks
 from pipelines import schemas
 from pipelines.errors import UserError
 from pipelines.manifest import Neighbors
-from tests.index.world import World
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    world = World(tmp_path_factory.mktemp("line")).write()
-    assert world.build() == 0 and world.neighbors() == 0
-    return world
 
 
 @pytest.fixture
