@@ -200,7 +200,8 @@ def open_parquet(
     """
     with storage.open_read(uri) as file:
         try:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            # Read ahead, all of the file that was read would be held until it is closed.
+            parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
         except storage.BROKEN_PARQUET as error:
             raise UserError(
                 f"{uri}: is not a whole Parquet file ({error}); remove it and run its stage again"

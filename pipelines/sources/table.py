@@ -51,7 +51,7 @@ def rows(source: Source) -> Iterator[Row]:
 def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
     with storage.open_read(uri) as file:
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, pre_buffer=False)
             columns = [field.name for field in parquet.schema_arrow if not _is_bytes(field.type)]
             number = itertools.count()
             for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):

@@ -1,5 +1,7 @@
 """Columns of Parquet files as arrays."""
 
+import pathlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -29,3 +31,26 @@ def test_wrong_keys_are_named():
         column = pa.array(values, pa.list_(pa.float32(), len(values[0])))
         with pytest.raises(UserError, match=sentence):
             schemas.unit_keys(column, info, "shard 7")
+
+
+def _resident_bytes() -> int:
+    fields = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="reads the memory of a process from Linux")
+def test_a_file_that_is_read_in_batches_is_not_held(tmp_path):
+    path, rows = str(tmp_path / "large.parquet"), 24 * schemas.ROW_GROUP_ROWS
+    schema = pa.schema([pa.field("key", pa.list_(pa.float32(), 256))])
+    chunk = np.random.default_rng(0).standard_normal((schemas.ROW_GROUP_ROWS, 256), np.float32)
+    with schemas.writer(path, schema, {}) as parquet:
+        for _ in range(rows // len(chunk)):
+            parquet.write_table(pa.table([schemas.fixed_list(chunk, schema.field("key"))], schema=parquet.schema))
+    before = seen = most = 0
+    with schemas.open_parquet(path, ["key"]) as parquet:
+        for batch in parquet.iter_batches(schemas.ROW_GROUP_ROWS):
+            # What one batch takes is there after the first.
+            before = before or _resident_bytes()
+            seen, most = seen + batch.num_rows, max(most, _resident_bytes())
+    assert seen == rows
+    assert most - before < rows * 256 * 4 / 3
