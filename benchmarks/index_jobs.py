@@ -1,6 +1,6 @@
 """How near the neighbours job comes to the bare searcher on the same queries.
 
-    python benchmarks/index_jobs.py [ROWS] [DIM] [QUERIES]
+    python -m benchmarks.index_jobs [ROWS] [DIM] [QUERIES]
 
 A memory of clustered keys and one split of queries are written as embeddings and indexed. Then, in one process and in
 turn, the searcher alone, the opened index and the whole job (read, search, merge, write, gather the named rows of the

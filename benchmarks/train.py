@@ -5,9 +5,11 @@
 
 By default two layers of 8 heads with projections and values as wide as the queries and a feed-forward of twice that.
 `floor_over_step`: time of a matrix product of as many FLOPs (the faster of NumPy's and XLA's) over that of a step that
-gathers its neighbours from a table larger than any cache. FLOPs are counted by formula. All steps run in turn, medians
-are compared. `peak_memory_over_needed`: of a process that loads neighbour lists and trains on them, its peak memory
-beyond that after the imports, over that of keys, values, parameters and optimiser. The last line is one JSON object.
+gathers its neighbours from a table larger than any cache. FLOPs are counted by formula. `limit_over_step`: the same
+with the time of reading, and only that, the rows that a step reads: keys and values, forward and backward, in each
+layer. All steps run in turn, medians are compared. `peak_memory_over_needed`: of a process that loads neighbour lists
+and trains on them, its peak memory beyond that after the imports, over that of keys, values, parameters and optimiser.
+The last line is one JSON object.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from configs.base import Train
 from model.batch import Batch, Output
 from model.datasets import Split, Task
 from model.memory_attention import masked_softmax, standardize
+from model.pooling import SLICE_QUERIES
 from model.tables import Tables, load
 from model.trainer import Setting, State, Trainer
 from model.vectors import Column
@@ -160,6 +163,16 @@ def copied(state: State) -> State:
     return jax.tree.map(jnp.copy, state)
 
 
+def reader(tables: Tables, rows: int) -> Callable[[], None]:
+    """Returns a function that reads the keys of the neighbours of the first `rows` queries and adds them up."""
+
+    @jax.jit
+    def read(keys: jax.Array, neighbors: jax.Array) -> jax.Array:
+        return jax.lax.map(lambda places: keys[places].sum(0), neighbors, batch_size=SLICE_QUERIES)
+
+    return lambda: read(tables.keys, tables.neighbors[:rows]).block_until_ready()
+
+
 def differences(left: State, right: State, losses: tuple[float, float]) -> dict[str, float]:
     """Returns how far two first steps are apart: of the loss, and of the gradients that Adam saw."""
     flat = [np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(s.opt_state[1].mu)]) for s in (left, right)]
@@ -216,6 +229,7 @@ def rates(args: argparse.Namespace) -> dict[str, float]:
         {
             "numpy": lambda: np.matmul(square, square, out=product),
             "xla": lambda: multiply(on_device, on_device).block_until_ready(),
+            "read": reader(tables, args.batch),
             "step": stepper(ours, state),
             "ready": stepper(ready, state),
             "naive": stepper(naive, state),
@@ -230,6 +244,7 @@ def rates(args: argparse.Namespace) -> dict[str, float]:
     row_bytes = 4 * args.batch * args.k * args.dim
     return {
         "floor_over_step": floor / secs["step"],
+        "limit_over_step": (floor + 4 * args.layers * secs["read"]) / secs["step"],
         "naive_over_step": secs["naive"] / secs["step"],
         **apart,
         "step_with_gather": secs["ready"] / secs["step"],
@@ -239,6 +254,7 @@ def rates(args: argparse.Namespace) -> dict[str, float]:
         "ready_ms": 1000 * secs["ready"],
         "naive_ms": 1000 * secs["naive"],
         "floor_ms": 1000 * floor,
+        "read_ms": 4000 * args.layers * secs["read"],
         "product_gflops": 2e-9 * args.product**3 / min(secs["numpy"], secs["xla"]),
         "gflop": 1e-9 * count["ours"],
         "naive_gflop": 1e-9 * count["naive"],

@@ -14,7 +14,7 @@ from model import parallel
 from model.batch import Rows
 
 # Neighbours of this many queries lie in the cache of a core (k 100, d 768, float32: 1.2 MB of keys at a time).
-_SLICE_QUERIES = 4
+SLICE_QUERIES = 4
 _EPSILON = 1e-6
 
 _Values = dict[str, Any]
@@ -32,7 +32,7 @@ def _for_each_query(function: Any, tables: Any, queries: Any) -> Any:
 
     def map_(tables: Any, queries: Any) -> Any:
         if jax.default_backend() == "cpu":
-            return jax.lax.map(lambda query: function(tables, query), queries, batch_size=_SLICE_QUERIES)
+            return jax.lax.map(lambda query: function(tables, query), queries, batch_size=SLICE_QUERIES)
         return jax.vmap(function, in_axes=(None, 0))(tables, queries)
 
     return parallel.over_queries(map_, tables, queries)

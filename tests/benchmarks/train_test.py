@@ -18,6 +18,8 @@ def test_both_steps_are_the_same_step(monkeypatch, capsys):
     assert next(iter(result)) == "floor_over_step"
     assert result["loss_difference"] < 1e-5 and result["gradient_difference"] < 1e-5
     np.testing.assert_allclose(result["floor_over_step"], result["floor_ms"] / result["step_ms"], rtol=1e-2)
+    limit = result["floor_ms"] + result["read_ms"]
+    np.testing.assert_allclose(result["limit_over_step"], limit / result["step_ms"], rtol=1e-2)
 
 
 @pytest.mark.parametrize(("naive", "gflop"), [(False, 36.4), (True, 507.5)])
