@@ -66,6 +66,8 @@ class Encoders:
         value_text: text encoders of values, in the same way.
         dtype: `float32` or `float16`, of the vectors on disk.
         normalize: whether vectors are brought to unit length.
+        crop_fraction: side of the centre square that image encoders see, over the image's shorter side; 1 for
+            thumbnails, whose border is a part of what they show; 0 for what each encoder is described with.
     """
 
     key: str = "efficientnet-lite0"
@@ -73,6 +75,7 @@ class Encoders:
     value_text: tuple[str, ...] = ("minilm-l6-v2",)
     dtype: str = "float32"
     normalize: bool = True
+    crop_fraction: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,7 +71,7 @@ def key_encoder(config: Config, index: Index) -> EncoderSpec:
     if chosen.key.startswith(encoders.PRECOMPUTED):
         spec = encoders.precomputed(chosen.key, known.dim, chosen.dtype, chosen.normalize)
     else:
-        spec = encoders.resolve(chosen.key, chosen.dtype, chosen.normalize)
+        spec = encoders.resolve(chosen.key, chosen.dtype, chosen.normalize, chosen.crop_fraction)
     if (spec.info.fingerprint, spec.info.dim) != (known.fingerprint, known.dim):
         raise UserError(
             f"--config.encoders.key={chosen.key}: its fingerprint is {spec.info.fingerprint}, the keys of "

@@ -82,7 +82,8 @@ def load_encoder(config: Config) -> "Encoder":
     from pipelines.decode import ImagePreprocess
 
     settings, handle = config.finetune, config.finetune.encoder or config.encoders.key
-    spec = encoders.resolve(handle, config.encoders.dtype, config.encoders.normalize)
+    wanted = config.encoders
+    spec = encoders.resolve(handle, wanted.dtype, wanted.normalize, wanted.crop_fraction)
     if not spec.model.endswith(".npz"):
         raise UserError(
             f"--config.encoders.key={handle}: cannot be trained on; embed with the .npz of a Vision Transformer"

@@ -93,7 +93,7 @@ def resolve_encoders(config: Config) -> dict[str, EncoderSpec]:
     def resolve(column: str) -> EncoderSpec:
         handle, _ = named[column]
         if not handle.startswith(PRECOMPUTED):
-            return encoders.resolve(handle, wanted.dtype, wanted.normalize)
+            return encoders.resolve(handle, wanted.dtype, wanted.normalize, wanted.crop_fraction)
         if column not in brought:
             raise UserError(f"--config.encoders: {column} is {handle}, but no source brings such vectors")
         return encoders.precomputed(handle, brought[column], wanted.dtype, wanted.normalize)

@@ -171,13 +171,14 @@ def _describe_vit(description: dict[str, Any], model: str, where: str) -> dict[s
     return {**known, **description, "preprocess": {**known["preprocess"], **wanted}}
 
 
-def resolve(handle: str, dtype: str, normalize: bool = True) -> EncoderSpec:
+def resolve(handle: str, dtype: str, normalize: bool = True, crop_fraction: float = 0.0) -> EncoderSpec:
     """Finds an encoder; one that is to be built or downloaded is, unless the cache has it.
 
     Args:
         handle: see the module.
         dtype: of the vectors on disk, `float32` or `float16`.
         normalize: whether vectors get unit length.
+        crop_fraction: of images, instead of the described one; 0 for that.
 
     Raises:
         UserError: if there is no such encoder, or its description is incomplete.
@@ -187,8 +188,15 @@ def resolve(handle: str, dtype: str, normalize: bool = True) -> EncoderSpec:
     description, model, where = _describe(handle)
     if model.endswith(".npz"):
         description = _describe_vit(description, model, where)
+    if not 0 <= crop_fraction <= 1:
+        raise UserError(
+            f"--config.encoders.crop_fraction={crop_fraction:g}: must be 0 to 1; 0 for what the encoder is described with"
+        )
     try:
         _check(description)
+        if crop_fraction and description["kind"] == "image":
+            description = {**description, "preprocess": {**description["preprocess"], "crop_fraction": crop_fraction}}
+            _check(description)
     except (KeyError, ValueError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: {reason}; docs/encoders.md says what it must hold") from error
