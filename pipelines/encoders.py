@@ -190,7 +190,7 @@ def resolve(handle: str, dtype: str, normalize: bool = True, crop_fraction: floa
         description = _describe_vit(description, model, where)
     if not 0 <= crop_fraction <= 1:
         raise UserError(
-            f"--config.encoders.crop_fraction={crop_fraction:g}: must be 0 to 1; 0 for what the encoder is described with"
+            f"--config.encoders.crop_fraction={crop_fraction:g}: must be 0 to 1, and 0 is for the encoder's own"
         )
     try:
         _check(description)

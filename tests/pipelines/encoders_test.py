@@ -379,6 +379,27 @@ def test_what_decides_the_vectors_changes_the_fingerprint(describe, change, tmp_
     )
 
 
+def test_another_crop_is_what_images_get_and_enters_the_fingerprint(describe, tmp_path):
+    handle = describe(Plain, {**IMAGE, "preprocess": {"size": SIZE, "crop_fraction": 0.5}})
+    own, whole = resolve(handle, "float32"), resolve(handle, "float32", crop_fraction=1.0)
+    assert resolve(handle, "float32", crop_fraction=0.5).info == own.info != whole.info
+    assert ImageEncoder(own).preprocess.crop_fraction == 0.5
+    assert ImageEncoder(whole).preprocess.crop_fraction == 1.0
+
+
+def test_a_crop_that_cannot_be_is_refused(describe):
+    handle = describe(Plain, {**IMAGE, "preprocess": {"size": SIZE, "crop": "squash"}})
+    with pytest.raises(UserError, match="--config.encoders.crop_fraction=1.5: must be 0 to 1"):
+        resolve(handle, "float32", crop_fraction=1.5)
+    with pytest.raises(UserError, match="'crop_fraction'"):
+        resolve(handle, "float32", crop_fraction=0.5)
+
+
+def test_texts_have_no_crop(describe):
+    handle = describe(Strings, TEXT)
+    assert resolve(handle, "float32", crop_fraction=0.5).info == resolve(handle, "float32").info
+
+
 def test_files_of_the_model_change_the_fingerprint(describe, tmp_path):
     handle = describe(Plain, IMAGE)
     before = resolve(handle, "float32").info.fingerprint
