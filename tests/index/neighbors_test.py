@@ -425,7 +425,7 @@ def test_one_shard_needs_no_parts_and_ends_with_the_same_bytes(world: World, mon
     job, folder = neighbors_plan.claim(options.parse(world.args(), "")[0]), world.folder / "neighbors"
     assert job.is_direct
     with monkeypatch.context() as patch:
-        patch.setattr(neighbors_direct, "_BATCH_ROWS", 20)
+        patch.setattr(neighbors_direct, "BATCH_ROWS", 20)
         assert world.neighbors() == 0
     whole = snapshot(folder)
     for split in SPLITS:
@@ -465,7 +465,7 @@ def test_blocks_of_one_shard_that_are_there_are_not_searched_again(world: World,
 
     shutil.rmtree(folder)
     monkeypatch.setattr(neighbors_direct.LookUp, "_write_block", stopped)
-    monkeypatch.setattr(neighbors_direct, "_BATCH_ROWS", 1)
+    monkeypatch.setattr(neighbors_direct, "BATCH_ROWS", 1)
     capsys.readouterr()
     assert world.neighbors() == 2 and capsys.readouterr().err == "error: stopped here\n"
     assert (home(world) / "_done" / "val-00000.json").exists() and not (folder / "complete.json").exists()
