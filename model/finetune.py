@@ -166,17 +166,11 @@ def run(config: Config, _: Sequence[str]) -> None:
                 runs += 1
         finally:
             trainer.close()
+        before = [storage.read_json(storage.join(frozen_run(seed), run_files.RESULT)) for seed in config.train.seeds]
         summary(
             f"finetune: {runs} runs of {settings.steps} steps in {duration(stage.secs)}",
             {
-                **_lines(
-                    candidates[best],
-                    results,
-                    [
-                        storage.read_json(storage.join(frozen_run(seed), run_files.RESULT))
-                        for seed in config.train.seeds
-                    ],
-                ),
+                **_lines(candidates[best], results, before),
                 "output": folder,
             },
         )

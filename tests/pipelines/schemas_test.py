@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks.index_costs import anonymous_bytes
 from pipelines import schemas
 from pipelines.errors import UserError
 from pipelines.manifest import EncoderInfo
@@ -33,11 +34,6 @@ def test_wrong_keys_are_named():
             schemas.unit_keys(column, info, "shard 7")
 
 
-def _resident_bytes() -> int:
-    fields = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
-    return int(fields["RssAnon"].split()[0]) * 1024
-
-
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="reads the memory of a process from Linux")
 def test_a_file_that_is_read_in_batches_is_not_held(tmp_path):
     path, rows = str(tmp_path / "large.parquet"), 24 * schemas.ROW_GROUP_ROWS
@@ -50,7 +46,7 @@ def test_a_file_that_is_read_in_batches_is_not_held(tmp_path):
     with schemas.open_parquet(path, ["key"]) as parquet:
         for batch in parquet.iter_batches(schemas.ROW_GROUP_ROWS):
             # What one batch takes is there after the first.
-            before = before or _resident_bytes()
-            seen, most = seen + batch.num_rows, max(most, _resident_bytes())
+            before = before or anonymous_bytes()
+            seen, most = seen + batch.num_rows, max(most, anonymous_bytes())
     assert seen == rows
     assert most - before < rows * 256 * 4 / 3
