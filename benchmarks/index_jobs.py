@@ -2,11 +2,11 @@
 
     python -m benchmarks.index_jobs [ROWS] [DIM] [QUERIES]
 
-A memory of clustered keys and one split of queries are written as embeddings and indexed. Then, in one process and in
-turn, the searcher alone, the opened index and the whole job (read, search, merge, write, gather the named rows of the
-memory) look up the same queries. The time of the same job over a few queries, which loads the same shards and starts
-the same pipeline, is the start-up; it is taken off. Ratios are medians of the repeats. The last line is one JSON
-object.
+A memory and one split of queries, of the mixture in `index_data`, are written as embeddings and indexed; lists have
+100 entries. Then, in one process and in turn, the searcher alone, the opened index and the whole job (read, search,
+merge, write, gather the named rows of the memory) look up the same queries. The time of the same job over a few
+queries, which loads the same shards and starts the same pipeline, is the start-up; it is taken off. Ratios are medians
+of the repeats. The last line is one JSON object.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.index_data import K, clustered
 from configs.base import Config, Index, Neighbors, Source
 from index import build, neighbors
 from index.reader import Index as OpenIndex
@@ -32,14 +33,6 @@ _REPEATS = 3
 SHARD_ROWS = 10_000
 _FEW = 64
 _RUNNER = ("--runner=FnApiRunner",)
-
-
-def clustered(rows: int, dim: int, seed: int) -> np.ndarray:
-    """Returns unit vectors around common centres, float32 `[rows, dim]`."""
-    centres = np.random.default_rng(99).normal(size=(2000, dim)).astype(np.float32)
-    rng = np.random.default_rng(seed)
-    keys = centres[rng.integers(len(centres), size=rows)] + 0.7 * rng.standard_normal((rows, dim), np.float32)
-    return np.asarray(keys / np.linalg.norm(keys, axis=1, keepdims=True), np.float32)
 
 
 def write_embeddings(folder: str, keys: np.ndarray) -> None:
@@ -80,7 +73,7 @@ def _secs(work: Callable[[], object]) -> float:
 
 
 def neighbors_over_searcher(
-    rows: int = 200_000, dim: int = 128, queries: int = 50_000, shards: int = 1, k: int = 32
+    rows: int = 1_000_000, dim: int = 128, queries: int = 200_000, shards: int = 1, k: int = K
 ) -> dict[str, float]:
     """Measures the job against the bare searcher.
 
@@ -95,8 +88,8 @@ def neighbors_over_searcher(
         Queries/s of `searcher`, `index` and `job`, seconds of `startup`, and what the job is over each of the others.
     """
     with tempfile.TemporaryDirectory(prefix="web-memory-") as folder:
-        asked = clustered(queries, dim, 2)
-        write_embeddings(f"{folder}/memory", clustered(rows, dim, 1))
+        keys, asked = clustered(rows, queries, dim)
+        write_embeddings(f"{folder}/memory", keys)
         index = Index(shards=shards, k=k, max_queries=1000)
         configs = []
         for name, of in (("whole", asked), ("few", asked[:_FEW])):

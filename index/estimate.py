@@ -22,6 +22,8 @@ from pipelines.errors import UserError
 CALIBRATION_ROWS = 20_000
 CALIBRATION_QUERIES = 400
 _KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+# Its id and its content key.
+_ROW_BYTES = 8 + 32
 # The sample, its points in the order of their leaves, and their sums.
 _SAMPLE_COPIES = 2.5
 # ScaNN's coding of one dimension takes as long as comparing it to so many centres, its projection to one axis to ten.
@@ -35,9 +37,9 @@ class Size:
     """Bytes of a shard.
 
     Attributes:
-        disk_bytes: of its files.
+        disk_bytes: of its files, but for the lists of the queries that it is measured on.
         peak_bytes: most anonymous memory while it is built and loaded.
-        steady_bytes: memory of the loaded searcher.
+        steady_bytes: memory of the loaded shard.
     """
 
     disk_bytes: int
@@ -69,17 +71,18 @@ class Calibration:
 def size(plan: Plan, rows: int, dim: int) -> Size:
     """Returns what a shard of `rows` keys of width `dim` takes."""
     if not plan.leaves:
-        raw = 4 * rows * dim
-        return Size(raw, 2 * raw, raw)
+        raw, named = 4 * rows * dim, _ROW_BYTES * rows
+        return Size(raw + named, 2 * raw, raw + named)
     coded = plan.pca_dims or dim
     codes = rows * sum(number for number, _ in planner.blocks(plan, dim))
     tokens = 4 * rows
-    trained = 4 * plan.leaves * coded + 4 * 16 * coded + 4 * plan.pca_dims * dim
+    trained = 8 * plan.leaves * coded + 4 * 16 * coded + 4 * plan.pca_dims * dim
     kept = _KEPT_BYTES[plan.reorder] * rows * dim
     # In memory two codes share a byte.
-    steady = kept + codes // 2 + tokens + 2 * trained
+    steady = kept + codes // 2 + tokens + trained + _ROW_BYTES * rows
     training = round(_SAMPLE_COPIES * 4 * plan.sample_rows * dim)
-    return Size(kept + codes + tokens + trained, max(training, steady + codes + 2 * tokens), steady)
+    disk = kept + codes + tokens + trained + _ROW_BYTES * rows
+    return Size(disk, max(training, steady + codes + 2 * tokens), steady)
 
 
 def choose_shards(config: Index, rows: int, dim: int) -> int:

@@ -34,6 +34,19 @@ def test_wrong_keys_are_named():
             schemas.unit_keys(column, info, "shard 7")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int64"])
+def test_vectors_are_written_by_the_significance_of_their_bytes(tmp_path, dtype):
+    keys = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(-15, 15).astype(dtype)), 3)
+    table, path = pa.table({"id": range(10), "key": keys}), str(tmp_path / "vectors.parquet")
+    schemas.write(path, table, {})
+    with schemas.open_parquet(path, ["key"]) as parquet:
+        columns = [parquet.metadata.row_group(0).column(number) for number in range(2)]
+        assert ["BYTE_STREAM_SPLIT" in column.encodings for column in columns] == [False, True]
+        assert parquet.read().equals(table)
+    none = pa.chunked_array([], keys.type)
+    assert schemas.to_matrix(none).shape == (0, 3) and schemas.to_matrix(none).dtype == dtype
+
+
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="reads the memory of a process from Linux")
 def test_a_file_that_is_read_in_batches_is_not_held(tmp_path):
     path, rows = str(tmp_path / "large.parquet"), 24 * schemas.ROW_GROUP_ROWS
