@@ -22,6 +22,9 @@ from index.planner import Parameters, Plan, full_search, plan_shard
 from index.searcher import Keys, top_k
 from pipelines.errors import UserError
 
+# On one thread ScaNN would take all queries at a time, and their candidates would not stay in its cache.
+_BATCH_QUERIES = 512
+
 
 @dataclasses.dataclass(frozen=True)
 class ScannSearcher:
@@ -58,6 +61,11 @@ class ScannSearcher:
         length = k + more
         if not len(queries) or not length:
             return np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
+        if self.threads == 1 and len(queries) > _BATCH_QUERIES:
+            parts = [
+                self.search(queries[i : i + _BATCH_QUERIES], k, more) for i in range(0, len(queries), _BATCH_QUERIES)
+            ]
+            return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
         candidates = self.parameters.candidates(k, self.rows)
         queries = np.ascontiguousarray(queries, np.float32)
         search = self.scann.search_batched if self.threads == 1 else self.scann.search_batched_parallel
