@@ -1,6 +1,6 @@
 """What the person sees while a stage works and when it ends: rate, share done, time left, a short summary.
 
-On a terminal a bar; elsewhere a line every few seconds. Each stage also notes its seconds in
+On a terminal a bar; elsewhere a line every few seconds on standard error. Each stage also notes its seconds in
 `{workdir}/stages/{stage}.json`, from which the report tells where the time went.
 """
 
@@ -21,10 +21,16 @@ _POLL_EVERY_SECS = 1.0
 _POLL_SHARE = 20
 _LOG_WIDTH = 160
 
-console = Console(highlight=False)
-if not console.is_terminal:
+
+def _console(stderr: bool) -> Console:
+    found = Console(highlight=False, stderr=stderr)
     # A log has no width; paths and sentences stay in one piece.
-    console = Console(highlight=False, width=_LOG_WIDTH)
+    return found if found.is_terminal else Console(highlight=False, stderr=stderr, width=_LOG_WIDTH)
+
+
+console = _console(stderr=False)
+# What is written to a file is the result alone; on a terminal both go through one console, which keeps the bar below.
+_progress = console if console.is_terminal else _console(stderr=True)
 
 
 def duration(secs: float) -> str:
@@ -56,13 +62,13 @@ class Stage:
         self._first: tuple[float, float, int] | None = None
         self._last_line = self._begin
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if _progress.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TaskProgressColumn(),
                 TextColumn("{task.fields[rate]}"),
-                console=console,
+                console=_progress,
             )
             self._task = self._bar.add_task(name, total=1.0, rate="")
 
@@ -115,7 +121,7 @@ class Stage:
             self._bar.update(self._task, completed=share, rate=text)
         elif now - self._last_line >= _LINE_EVERY_SECS:
             self._last_line = now
-            console.print(f"{self._name}: {share:4.0%}  {text}")
+            _progress.print(f"{self._name}: {share:4.0%}  {text}")
 
     def watch(self, measure: Callable[[], tuple[float, int]]) -> "Watch":
         """Returns a context in which `measure()`, giving share and units, is polled by a thread."""

@@ -160,8 +160,7 @@ def unit_keys(column: pa.Array | pa.ChunkedArray, info: "EncoderInfo", where: st
 def writer(uri: str, schema: pa.Schema, metadata: Mapping[str, str]) -> Iterator[pq.ParquetWriter]:
     """Opens a Parquet file that takes its name only when it is whole; the same rows give the same bytes.
 
-    Dictionaries make vectors larger and slower. With their bytes by significance, zstd makes them smaller and reads them
-    faster.
+    Dictionaries make vectors larger and slower; their bytes by significance make them smaller, and faster to read.
     """
     plain = schema.with_metadata({"schema_version": str(SCHEMA_VERSION), **metadata})
     vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
