@@ -14,7 +14,7 @@ from index import planner
 from index.measurement import Found, Queries, Setting, ShardLists
 from index.planner import Plan
 from index.recall import recall_at_k
-from index.searcher import merge, top_k
+from index.searcher import BestLists, merge
 
 # Recall is reported at these and at the k of the index.
 _AT = (1, 10)
@@ -170,12 +170,11 @@ def _frontier(
 
 def _found(shards: Sequence[MeasuredShard], level: float, probe: int, k: int) -> np.ndarray:
     """Returns the ids `[Q, k]` that the whole index finds."""
-    rows = len(shards[0].nearness)
-    best = top_k(np.empty((rows, 0), np.int64), np.empty((rows, 0), np.float32), k)
+    best = BestLists(len(shards[0].nearness), k)
     for shard in shards:
         found = shard.lists.found[setting_at(shard.settings, level)]
-        best = merge([best, _spread(found, shard.nearness <= probe, k)], k)
-    return best[0]
+        best.add(*_spread(found, shard.nearness <= probe, k))
+    return best.ids
 
 
 def _spread(found: Found, visits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.base import Index
 from index.planner import NO_TREE, Parameters, Plan
-from index.searcher import Keys, merge, top_k
+from index.searcher import BestLists, Keys
 
 _QUERY_BLOCK = 256
 _KEY_BLOCK = 16384
@@ -47,19 +47,19 @@ class ExactSearcher:
         return np.concatenate(rows), np.concatenate(scores)
 
     def _search_block(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        best = top_k(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
+        best = BestLists(len(queries), k)
         # Twice the worst rounding error of a float32 dot product of d terms: no true member is lost to rounding.
         slack = 2 * queries.shape[1] * np.finfo(np.float32).eps * self._largest_norm * np.linalg.norm(queries, axis=1)
         for begin in range(0, len(self._keys), _KEY_BLOCK):
             keys = self._keys[begin : begin + _KEY_BLOCK]
             rough = queries @ keys.T
-            worst = best[1][:, -1]
+            worst = best.scores[:, -1]
             if not np.isfinite(worst).all() and k < len(keys):
                 worst = np.maximum(worst, np.partition(rough, len(keys) - k, axis=1)[:, len(keys) - k])
             query, key = np.nonzero(rough >= (worst - slack)[:, None])
             scores = self._rescore(queries, keys, query, key)
-            best = merge([best, _as_lists(query, begin + key, scores, len(queries), k)], k)
-        return best
+            best.add(*_as_lists(query, begin + key, scores, len(queries), k))
+        return best.ids, best.scores
 
     @staticmethod
     def _rescore(queries: np.ndarray, keys: np.ndarray, query: np.ndarray, key: np.ndarray) -> np.ndarray:

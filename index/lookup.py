@@ -1,6 +1,6 @@
 """Searches a loaded index shard, leaving out rows that are removed or are the query's own image.
 
-Merging what several shards find is left to `searcher.merge`.
+Merging what several shards find is left to `searcher.BestLists`.
 """
 
 import functools

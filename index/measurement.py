@@ -18,7 +18,7 @@ from index.exact_searcher import ExactSearcher
 from index.keys import KeyStream, read_places
 from index.planner import Parameters, Plan
 from index.recall import recall_at_k
-from index.searcher import Searcher, leave_out, merge, top_k
+from index.searcher import BestLists, Searcher, leave_out
 from pipelines import schemas
 from pipelines.manifest import Embeddings
 
@@ -149,14 +149,14 @@ def exact_lists(stream: KeyStream, ids: np.ndarray, queries: Queries, depth: int
     Returns:
         ids int64 and scores float32 `[Q, depth]`, as `searcher.top_k`.
     """
-    best = top_k(np.empty((len(queries.keys), 0), np.int64), np.empty((len(queries.keys), 0), np.float32), depth)
+    best = BestLists(len(queries.keys), depth)
     begin = 0
     for chunk in stream.chunks():
         rows, scores = ExactSearcher(chunk).search(queries.keys, depth + int(queries.of_memory))
         found = np.append(ids[begin : begin + len(chunk)], -1)[rows]
-        best = merge([best, leave_out(found, scores, found == queries.own_ids[:, None], depth)], depth)
+        best.add(*leave_out(found, scores, found == queries.own_ids[:, None], depth))
         begin += len(chunk)
-    return best
+    return best.ids, best.scores
 
 
 def _search(

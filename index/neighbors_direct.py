@@ -38,8 +38,7 @@ class LookUp(Step):
             for batch in background.ahead(self._batches(dataclasses.replace(group, blocks=missing))):
                 self._lookup = self._lookup or self._load(0)
                 found = self._find(self._lookup, group.split, batch.vectors, pa.concat_tables(batch.rows))
-                named.append(distinct(found[0]))
-                behind.do(self._write, batch, found)
+                behind.do(self._write, batch, found, named)
         yield from by_memory_shard(distinct(np.concatenate(named)))
 
     def _batches(self, group: Group) -> Iterator[_Batch]:
@@ -54,7 +53,9 @@ class LookUp(Step):
                 yield _Batch(blocks, rows, np.concatenate(vectors))
                 blocks, rows, vectors = [], [], []
 
-    def _write(self, batch: _Batch, found: Sequence[np.ndarray]) -> None:
+    def _write(self, batch: _Batch, found: Sequence[np.ndarray], named: list[np.ndarray]) -> None:
+        """Writes the lists of a batch and adds the ids that they name."""
+        named.append(distinct(found[0]))
         begin = 0
         for block, rows in zip(batch.blocks, batch.rows, strict=True):
             self._write_block(block, rows, *(part[begin : begin + block.rows] for part in found))

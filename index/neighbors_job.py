@@ -195,26 +195,21 @@ class MergeGroup(Step):
     def _merge(self, group: Group, shards: Sequence[int]) -> np.ndarray:
         """Writes the blocks that are missing; returns the ids `[Q, k]` in all lists."""
         k = self._job.k
-        ids, scores = np.full((group.rows, k), -1, np.int64), np.full((group.rows, k), -np.inf, np.float32)
-        excluded, is_listed = np.zeros(group.rows, np.int32), np.zeros(group.rows, bool)
+        best, excluded = searcher.BestLists(group.rows, k), np.zeros(group.rows, np.int32)
         names = [*([_KEPT] if self._job.previous else []), *map(_lists_name, shards)]
         parts = (self._job.read(self._job.part_path(group, name), _part_schema(k).names) for name in names)
         for part in background.ahead(parts):
             places = part["place"].to_numpy()
-            theirs = schemas.to_matrix(part["neighbor_ids"]), schemas.to_matrix(part["scores"])
-            if is_listed[places].any():
-                theirs = searcher.merge([(ids[places], scores[places]), theirs], k)
-            ids[places], scores[places] = theirs
+            best.add(schemas.to_matrix(part["neighbor_ids"]), schemas.to_matrix(part["scores"]), places)
             excluded[places] += part["num_excluded"].to_numpy()
-            is_listed[places] = True
         begin = 0
         with background.Behind() as behind:
             for block, rows in self._job.read_queries(group, ["id", "label"]):
                 span = slice(begin, begin + block.rows)
                 if not self._job.is_done(block.name):
-                    behind.do(self._write_block, block, rows, ids[span], scores[span], excluded[span])
+                    behind.do(self._write_block, block, rows, best.ids[span], best.scores[span], excluded[span])
                 begin += block.rows
-        return ids
+        return best.ids
 
 
 def run(job: Job, beam_args: Sequence[str], stage: Stage) -> None:

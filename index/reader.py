@@ -19,7 +19,7 @@ from index import curve, index_manifest, routing, shard_store, versions
 from index.curve import Point
 from index.lookup import Lookup
 from index.routing import Router
-from index.searcher import merge, top_k
+from index.searcher import BestLists
 from index.shard_store import Shard, ShardRecord
 from pipelines import schemas, storage
 from pipelines.errors import UserError
@@ -183,7 +183,7 @@ class Index:
         if not 0 <= k <= max(_MOST_PADDED, held):
             raise UserError(f"{self.folder}: has {held:,} rows, so lists cannot be {k:,} long; ask for fewer")
         own = None if images is None else np.asarray(images, "S32")
-        best = top_k(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
+        best = BestLists(len(queries), k)
         excluded = np.zeros(len(queries), np.int32)
         for begin in range(0, len(queries), _BLOCK_QUERIES):
             visited = self.visits(queries[begin : begin + _BLOCK_QUERIES])
@@ -191,6 +191,6 @@ class Index:
                 places = begin + np.flatnonzero(visited[:, number])
                 theirs, longest = own[places] if own is not None else None, min(k, self.shards[number].rows)
                 ids, scores, left_out = self.lookup(number).search(queries[places], longest, theirs)
-                best[0][places], best[1][places] = merge([(best[0][places], best[1][places]), (ids, scores)], k)
+                best.add(ids, scores, places)
                 excluded[places] += left_out
-        return Hits(*best, excluded)
+        return Hits(best.ids, best.scores, excluded)

@@ -123,8 +123,13 @@ def top_k(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
     if (short := k - ids.shape[1]) > 0:
         ids = np.pad(ids, ((0, 0), (0, short)), constant_values=-1)
         scores = np.pad(scores, ((0, 0), (0, short)), constant_values=-np.inf)
-    order = np.lexsort((ids, -scores), axis=-1)[:, :k]
-    return np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+    # Lists come in order, or as a few that are, which a stable sort takes in one pass; few of them have ties.
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+    tied = ((scores[:, 1:] == scores[:, :-1]) & (ids[:, 1:] < ids[:, :-1])).any(axis=1)
+    order = np.lexsort((ids[tied], -scores[tied]), axis=-1)
+    ids[tied] = np.take_along_axis(ids[tied], order, 1)
+    return ids[:, :k], scores[:, :k]
 
 
 def merge(lists: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +138,28 @@ def merge(lists: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.nd
     No id may be in two lists. The order of the lists does not matter, nor does merging some of them first.
     """
     return top_k(np.concatenate([ids for ids, _ in lists], 1), np.concatenate([scores for _, scores in lists], 1), k)
+
+
+class BestLists:
+    """The best of the lists that queries are given one after the other; their order does not matter.
+
+    No id may be given to a query twice.
+
+    Attributes:
+        ids: int64 `[Q, k]`, ordered and padded as `top_k` does.
+        scores: float32 `[Q, k]`.
+    """
+
+    def __init__(self, queries: int, k: int) -> None:
+        """Begins with lists of padding."""
+        self.ids, self.scores = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
+
+    def add(self, ids: np.ndarray, scores: np.ndarray, places: np.ndarray | slice = slice(None)) -> None:
+        """Takes lists `[q, m]` of the queries at some places, of which none is named twice."""
+        lists = [(ids, scores)]
+        if (self.ids[places, :1] >= 0).any():
+            lists.append((self.ids[places], self.scores[places]))
+        self.ids[places], self.scores[places] = merge(lists, self.ids.shape[1])
 
 
 def leave_out(ids: np.ndarray, scores: np.ndarray, unwanted: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

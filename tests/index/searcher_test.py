@@ -39,6 +39,19 @@ def test_merge_does_not_depend_on_order_or_grouping(pairs, groups, k, random):
     nested = searcher.merge([searcher.merge(lists[:2], k), searcher.merge(lists[2:], k)], k)
     np.testing.assert_array_equal(nested[0], whole[0])
     np.testing.assert_array_equal(nested[1], whole[1])
+    best = searcher.BestLists(1, k)
+    for ids, scores in lists:
+        best.add(ids, scores)
+    np.testing.assert_array_equal(best.ids, whole[0])
+    np.testing.assert_array_equal(best.scores, whole[1])
+
+
+def test_best_lists_takes_lists_of_some_queries():
+    best = searcher.BestLists(3, 2)
+    best.add(np.array([[5, 4], [7, -1]]), np.array([[2, 1], [3, -np.inf]], np.float32), np.array([2, 0]))
+    best.add(np.array([[6, 8], [9, 1]]), np.array([[3, 2], [1, 0]], np.float32), np.array([2, 1]))
+    assert best.ids.tolist() == [[7, -1], [9, 1], [6, 5]]
+    assert best.scores.tolist() == [[3, -np.inf], [1, 0], [3, 2]]
 
 
 def test_top_k_takes_nan_for_padding():
