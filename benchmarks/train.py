@@ -37,10 +37,10 @@ from model.memory_attention import masked_softmax, standardize
 from model.pooling import SLICE_QUERIES
 from model.tables import Tables, load
 from model.trainer import Setting, State, Trainer
-from model.vectors import Column
+from model.vectors import Column, Vectors
 from pipelines import manifest, schemas, storage
 
-_SETTING = Setting(1e-3, 0.01, 0.0)
+SETTING = Setting(1e-3, 0.01, 0.0)
 _FIELDS = ("batch", "k", "dim", "layers", "heads", "feed_forward", "classes", "rows", "repeats", "product")
 
 
@@ -75,30 +75,44 @@ def flops(batch: int, k: int, dim: int, classes: int, train: Train, naive: bool 
     return train.layers * layer - own * width + 3 * own * classes
 
 
-def random_tables(args: argparse.Namespace, k: int) -> tuple[Task, Tables]:
-    """Returns a task of its labels only, and its tables: every list names random rows."""
+def random_split(args: argparse.Namespace, k: int, queries: int) -> tuple[Split, np.ndarray]:
+    """Returns random queries float32 `[queries, dim]` whose lists name random rows, and the images of each class."""
     rng = np.random.default_rng(0)
-    queries = 2 * args.batch
+    labels = rng.integers(args.classes, size=queries).astype(np.int32)
+    split = Split(
+        ids=np.arange(queries),
+        queries=rng.standard_normal((queries, args.dim), np.float32),
+        labels=labels,
+        neighbors=rng.integers(args.rows, size=(queries, k)).astype(np.int32),
+        scores=rng.uniform(0.2, 0.9, (queries, k)).astype(np.float32),
+        mask=np.ones((queries, k), bool),
+    )
+    return split, np.bincount(labels, minlength=args.classes) + 1
+
+
+def random_tables(args: argparse.Namespace, k: int) -> tuple[Task, Tables]:
+    """Returns a task of two batches of random queries, without its memory, and its tables."""
+    split, counts = random_split(args, k, 2 * args.batch)
+    rng = np.random.default_rng(1)
 
     def table(rows: int) -> jax.Array:
         return jax.jit(standardize)(jnp.asarray(rng.standard_normal((rows, args.dim), np.float32)))
 
-    labels = rng.integers(args.classes, size=queries).astype(np.int32)
-    near = rng.integers(args.rows, size=(queries, k)).astype(np.int32)
-    scores = rng.uniform(0.2, 0.9, (queries, k)).astype(np.float32)
-    mask = np.ones((queries, k), bool)
     tables = Tables(
-        table(queries),
-        *map(jnp.asarray, (labels, near, scores, mask)),
+        jax.jit(standardize)(jnp.asarray(split.queries)),
+        *map(jnp.asarray, (split.labels, split.neighbors, split.scores, split.mask)),
         table(args.rows),
         {"text": table(args.rows)},
         {},
     )
-    nothing = np.zeros((0, 0), np.float32)
-    split = Split(np.arange(queries), nothing, labels, near, scores, mask)
-    names = [f"class {label}" for label in range(args.classes)]
-    counts = np.bincount(labels, minlength=args.classes) + 1
-    return Task({"train": split}, np.arange(args.rows), nothing, {}, counts, names, {}, ""), tables
+    return task_of(args, split, counts, np.zeros((0, 0), np.float32), {}), tables
+
+
+def task_of(
+    args: argparse.Namespace, split: Split, counts: np.ndarray, keys: Vectors, values: dict[str, Vectors]
+) -> Task:
+    """Returns a task with one split and classes without names."""
+    return Task({"train": split}, np.arange(args.rows), keys, values, counts, [""] * args.classes, {}, f"{args.rows}")
 
 
 class Ready(NamedTuple):
@@ -196,7 +210,7 @@ def stepper(trainer: Trainer, state: State) -> Callable[[], None]:
     kept = [copied(state)]
 
     def step() -> None:
-        kept[0], _ = trainer.steps(kept[0], 0, int(kept[0].step) + 1, _SETTING)
+        kept[0], _ = trainer.steps(kept[0], 0, int(kept[0].step) + 1, SETTING)
         jax.block_until_ready(kept[0])
 
     return step
@@ -210,7 +224,7 @@ def rates(args: argparse.Namespace) -> dict[str, float]:
     naive = Trainer("mam", task, {"train": tables}, train)
     naive.head = Naive(train)
     state = perturbed(ours.start(0))
-    compared = {t: t.steps(copied(state), 0, 1, _SETTING) for t in (ours, naive)}
+    compared = {t: t.steps(copied(state), 0, 1, SETTING) for t in (ours, naive)}
     apart = differences(compared[ours][0], compared[naive][0], (compared[ours][1][0], compared[naive][1][0]))
 
     first = tables.gather(jnp.arange(args.batch))._replace(key_rows=None, value_rows=None)
@@ -269,7 +283,7 @@ def curve(args: argparse.Namespace) -> list[float]:
 
     task, tables = random_tables(args, args.k)
     trainer = Trainer("mam", task, {"train": parallel.replicate(tables)}, train_config(args, 8))
-    return trainer.steps(trainer.start(0), 0, 8, _SETTING)[1].tolist()
+    return trainer.steps(trainer.start(0), 0, 8, SETTING)[1].tolist()
 
 
 def write_memory(folder: str, args: argparse.Namespace) -> None:
@@ -302,23 +316,12 @@ def memory(args: argparse.Namespace) -> dict[str, float]:
     jax.block_until_ready(jnp.zeros(1))
     imported = _peak_bytes()
     lists = manifest.Neighbors.open(args.folder)
-    rng, queries = np.random.default_rng(0), 2 * args.batch
-    labels = rng.integers(args.classes, size=queries).astype(np.int32)
-    split = Split(
-        ids=np.arange(queries),
-        queries=rng.standard_normal((queries, args.dim), np.float32),
-        labels=labels,
-        neighbors=rng.integers(args.rows, size=(queries, args.k)).astype(np.int32),
-        scores=rng.uniform(0.2, 0.9, (queries, args.k)).astype(np.float32),
-        mask=np.ones((queries, args.k), bool),
-    )
-    counts = np.bincount(labels, minlength=args.classes) + 1
-    keys, values = Column(lists, "key"), {"text": Column(lists, "value_text")}
-    task = Task({"train": split}, np.arange(args.rows), keys, values, counts, [""] * args.classes, {}, "")
+    split, counts = random_split(args, args.k, 2 * args.batch)
+    task = task_of(args, split, counts, Column(lists, "key"), {"text": Column(lists, "value_text")})
     data = load(task)
     loaded = _peak_bytes()
     trainer = Trainer("mam", task, data, train_config(args))
-    state, _ = trainer.steps(trainer.start(0), 0, 3, _SETTING)
+    state, _ = trainer.steps(trainer.start(0), 0, 3, SETTING)
     held = (data["train"].keys, data["train"].values, state.params, state.opt_state)
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(held))
     return {
@@ -342,9 +345,9 @@ def _elsewhere(args: argparse.Namespace, part: str, devices: int = 1, folder: st
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> int:
-    """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+def shape_parser(description: str) -> argparse.ArgumentParser:
+    """Returns a parser of the shapes of a step."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--dim", type=int, default=768)
@@ -353,6 +356,17 @@ def main() -> int:
     parser.add_argument("--feed_forward", type=int, default=0, help="hidden width; 0 for twice the queries'")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=200_000, help="of the memory")
+    return parser
+
+
+def print_figures(figures: dict[str, float]) -> None:
+    """Prints the last line."""
+    print(json.dumps({name: float(f"{value:.4g}") for name, value in figures.items()}))
+
+
+def main() -> int:
+    """Runs the benchmark."""
+    parser = shape_parser(str(__doc__).splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--product", type=int, default=2048, help="side of the matrix product")
     parser.add_argument("--part", choices=("all", "rates", "curve", "memory"), default="all")
@@ -372,7 +386,7 @@ def main() -> int:
     if args.part == "all":
         one, eight = (np.array(_elsewhere(args, "curve", devices)) for devices in (1, 8))
         result["devices8_difference"] = float(np.abs(eight / one - 1).max())
-    print(json.dumps({name: float(f"{value:.4g}") for name, value in result.items()}))
+    print_figures(result)
     return 0
 
 
