@@ -1,11 +1,13 @@
-"""A memory larger than the device's: its rows lie in files, and a thread reads those of the batches to come.
+"""A memory larger than the device's: its rows lie in files, and threads read those of the batches to come.
 
-The files are standardized rows as uncompressed Arrow, mapped into memory, made once for neighbour lists and type.
-What is done with a batch is left to `trainer`.
+What the operating system does not hold of the files comes from the disk row by row, which only many reads at a time
+keep busy. The files are standardized rows as uncompressed Arrow, mapped into memory, made once for neighbour lists and
+type. What is done with a batch is left to `trainer`.
 """
 
 import collections
 import dataclasses
+import mmap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +26,9 @@ from model.vectors import Vectors, chunks
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 
-# Batches that are read while the device works on one.
+# Batches that are read while the device works on one, and threads that read rows of a file.
 _AHEAD = 2
+_READERS = 128
 # For each type what Arrow and NumPy store it as; Arrow has no bfloat16, whose bits are kept as integers.
 _STORED: dict[str, tuple[pa.DataType, type]] = {
     "float32": (pa.float32(), np.float32),
@@ -51,13 +54,19 @@ class RowFile:
         self.dtype, (stored, _) = jnp.dtype(dtype), _STORED[dtype]
         broken = f"{path}: is no whole file of {shape[0]:,} rows of {shape[1]} {dtype} values; remove it and run again"
         try:
-            reader = pa.ipc.open_file(pa.memory_map(path))
+            with open(path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if hasattr(mmap, "MADV_RANDOM"):
+                # What lies beside a row would be read for nothing.
+                mapped.madvise(mmap.MADV_RANDOM)
+            reader = pa.ipc.open_file(pa.BufferReader(mapped))
             if reader.schema.names != ["row"] or reader.schema.field(0).type != pa.list_(stored, self.width):
                 raise UserError(broken)
             batches = [reader.get_batch(number).column(0) for number in range(reader.num_record_batches)]
             self._views = [rows.flatten().to_numpy().reshape(-1, self.width).view(self.dtype) for rows in batches]
         except (pa.ArrowException, ValueError, OSError) as error:
             raise UserError(broken) from error
+        self._readers = ThreadPoolExecutor(_READERS)
         self._bounds = np.cumsum([0, *map(len, self._views)])
         if self._bounds[-1] != shape[0]:
             raise UserError(broken)
@@ -86,11 +95,15 @@ class RowFile:
         """Returns `rows` `[n]`, ascending, as the first of `[size, V]`; the others are left as they are."""
         window = np.empty((size, self.width), self.dtype)
         cuts = np.searchsorted(rows, self._bounds)
-        for number in np.flatnonzero(np.diff(cuts)):
-            begin, end = cuts[number], cuts[number + 1]
-            # It would go through a buffer to check what `searchsorted` has seen.
-            mode: Any = "clip"
-            np.take(self._views[number], rows[begin:end] - self._bounds[number], 0, window[begin:end], mode)
+
+        def copy(numbers: np.ndarray) -> None:
+            for number in numbers:
+                begin, end = cuts[number], cuts[number + 1]
+                # It would go through a buffer to check what `searchsorted` has seen.
+                mode: Any = "clip"
+                np.take(self._views[number], rows[begin:end] - self._bounds[number], 0, window[begin:end], mode)
+
+        list(self._readers.map(copy, np.array_split(np.flatnonzero(np.diff(cuts)), _READERS)))
         return window
 
 
