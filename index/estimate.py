@@ -26,8 +26,9 @@ _KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 _ROW_BYTES = 8 + 32
 # The sample, its points in the order of their leaves, and their sums.
 _SAMPLE_COPIES = 2.5
-# ScaNN's coding of one dimension takes as long as comparing it to so many centres, its projection to one axis to ten.
-_CODING_WORK, _PCA_WORK = 4400.0, 10.0
+# ScaNN's coding of one dimension takes as long as comparing it to so many centres, its projection to one axis as to
+# three; it sets up every leaf for each chunk of keys.
+_CODING_WORK, _PCA_WORK, _SET_UP_WORK = 12e3, 3.0, 6e6
 # Neighbours crowd into a smaller share of the leaves as rows grow.
 _SHARE_POWER = 0.5
 
@@ -128,7 +129,9 @@ def work(plan: Plan, rows: int, dim: int) -> float:
     coded = plan.pca_dims or dim
     pairs = partitions.compared(plan.sample_rows, plan.leaves, plan.iterations)
     pairs += (plan.sample_rows + rows) * partitions.centres_compared(plan.leaves)
-    return pairs * coded + _CODING_WORK * rows * coded + _PCA_WORK * (rows + plan.sample_rows) * dim * plan.pca_dims
+    projected = (rows + plan.sample_rows) * dim * plan.pca_dims
+    set_up = math.ceil(rows / searcher.CHUNK_ROWS) * plan.leaves
+    return pairs * coded + _CODING_WORK * rows * coded + _PCA_WORK * projected + _SET_UP_WORK * set_up
 
 
 def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibration:

@@ -59,10 +59,23 @@ class KeyStream:
         return self.info.dim
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yields the unit keys in row order, float32 `[<= CHUNK_ROWS, d]`; errors as `unit_keys`."""
+        """Yields the unit keys in row order, float32 `[CHUNK_ROWS, d]`, the last shorter; errors as `unit_keys`.
+
+        However short the blocks are: what is done with a chunk has a price that does not depend on its length.
+        """
+        parts: list[np.ndarray] = []
+        room = CHUNK_ROWS
         for block in self.blocks(["key"]):
-            for begin in range(0, block.num_rows, CHUNK_ROWS):
-                yield unit_keys(block.slice(begin, CHUNK_ROWS).column("key"), self.info, self.where)
+            begin = 0
+            while begin < block.num_rows:
+                part = block.slice(begin, room)
+                parts.append(unit_keys(part.column("key"), self.info, self.where))
+                begin, room = begin + part.num_rows, room - part.num_rows
+                if not room:
+                    yield np.concatenate(parts)
+                    parts, room = [], CHUNK_ROWS
+        if parts:
+            yield np.concatenate(parts)
 
     def sample(self, rows: int) -> np.ndarray:
         """Returns evenly spread unit keys, float32 `[min(rows, self.rows), d]`."""
