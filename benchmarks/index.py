@@ -25,7 +25,7 @@ from typing import Any
 # A script's own folder comes first, and there this file would be the package `index`.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import index_costs, index_data, index_rivals, index_tuning
+from benchmarks import index_costs, index_data, index_tuning
 from benchmarks.index_data import Data, K
 from benchmarks.index_tuning import Measured, Tuned
 from configs.base import Index as IndexConfig
@@ -76,6 +76,8 @@ def _ours(data: Data, built: ScannSearcher, parameters: dict[float, Parameters],
 
 
 def _speed(data: Data, ours: _Built, libraries: Sequence[str], cache: pathlib.Path) -> dict[str, float]:
+    from benchmarks import index_rivals
+
     rivals = index_rivals.grid(*data.rows.shape, list(libraries))
     threads, result = len(os.sched_getaffinity(0)), {}
     best = index_tuning.tune_rivals(rivals, data, _TARGETS, _cache(cache, data), threads)
@@ -111,6 +113,7 @@ def _show(title: str, tuned: dict[str, Tuned], measured: dict[str, Measured]) ->
 def _autofaiss(data: Data, built: _Built) -> dict[str, float]:
     """Returns recall and rate of what autofaiss chooses, with our memory and the time that ours takes a query."""
     import autofaiss
+    import faiss
 
     ours = _ours(data, *built, _TARGETS[0])
     budget = 0.65 * data.rows.nbytes
@@ -125,7 +128,7 @@ def _autofaiss(data: Data, built: _Built) -> dict[str, float]:
     )
 
     def search(queries: Any, threads: int) -> Any:
-        index_rivals.faiss.omp_set_num_threads(threads)
+        faiss.omp_set_num_threads(threads)
         return index.search(queries, K)[1]
 
     theirs = Tuned(f"autofaiss {facts['index_key']} {facts['index_param']}", "autofaiss", None, 0.0, search)
