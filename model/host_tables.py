@@ -103,7 +103,8 @@ class RowFile:
                 mode: Any = "clip"
                 np.take(self._views[number], rows[begin:end] - self._bounds[number], 0, window[begin:end], mode)
 
-        list(self._readers.map(copy, np.array_split(np.flatnonzero(np.diff(cuts)), _READERS)))
+        named = np.flatnonzero(np.diff(cuts))
+        list(self._readers.map(copy, np.array_split(named, min(_READERS, max(1, len(named))))))
         return window
 
 
