@@ -35,7 +35,7 @@ from model.batch import Batch, Output
 from model.datasets import Split, Task
 from model.memory_attention import masked_softmax, standardize
 from model.pooling import SLICE_QUERIES
-from model.tables import Tables, load
+from model.tables import Tables, load, standardized
 from model.trainer import Setting, State, Trainer
 from model.vectors import Column, Vectors
 from pipelines import manifest, schemas, storage
@@ -96,7 +96,7 @@ def random_tables(args: argparse.Namespace, k: int) -> tuple[Task, Tables]:
     rng = np.random.default_rng(1)
 
     def table(rows: int) -> jax.Array:
-        return jax.jit(standardize)(jnp.asarray(rng.standard_normal((rows, args.dim), np.float32)))
+        return standardized(rng.standard_normal((rows, args.dim), np.float32), "float32")
 
     tables = Tables(
         jax.jit(standardize)(jnp.asarray(split.queries)),

@@ -4,6 +4,7 @@ A memory that is larger than that stays on the host: `host_tables`, which gives 
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -16,6 +17,9 @@ from model.batch import Batch, Rows
 from model.datasets import Task
 from model.memory_attention import standardize
 from model.vectors import Vectors, chunks
+
+# Of what XLA takes without a copy.
+_ALIGNMENT = 64
 
 
 class Tables(NamedTuple):
@@ -93,19 +97,29 @@ class Source(Protocol):
         """Returns how fast the memory was read since the last call, see `host_tables.Meter`; {} if it was not."""
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _put(table: jax.Array, chunk: jax.Array, first: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(table, standardize(chunk).astype(table.dtype), first, 0)
+def _empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
+    """Returns an array that XLA takes as it is on a CPU.
+
+    It is NumPy's since NumPy asks for huge pages, from which rows at random are read up to 1.4 times as fast.
+    """
+    bytes_ = math.prod(shape) * jnp.dtype(dtype).itemsize
+    room = np.empty(bytes_ + _ALIGNMENT, np.uint8)
+    first = -room.ctypes.data % _ALIGNMENT
+    return room[first : first + bytes_].view(jnp.dtype(dtype)).reshape(shape)
 
 
-def _standardized(vectors: Vectors, dtype: str) -> jax.Array:
-    """Returns all rows `[M, V]` on a device; nothing but a chunk of them is held twice."""
-    table, first = jnp.zeros(vectors.shape, dtype), 0
+@functools.partial(jax.jit, static_argnums=1)
+def _standardize(chunk: jax.Array, dtype: str) -> jax.Array:
+    return standardize(chunk).astype(dtype)
+
+
+def standardized(vectors: Vectors, dtype: str) -> jax.Array:
+    """Returns all rows `[M, V]`, standardized, on every device; nothing but a chunk of them is held twice on a CPU."""
+    table, first = _empty(vectors.shape, dtype), 0
     for chunk in chunks(vectors):
-        # Without waiting, chunks would be read much faster than they are put there.
-        table = jax.block_until_ready(_put(table, chunk, first))
+        table[first : first + len(chunk)] = _standardize(chunk, dtype)
         first += len(chunk)
-    return table
+    return parallel.replicate(table)
 
 
 def of_queries(task: Task) -> dict[str, Tables]:
@@ -136,8 +150,8 @@ def load(task: Task, dtype: str = "float32") -> dict[str, Tables]:
         task: the arrays.
         dtype: of keys and values on the device.
     """
-    keys = parallel.replicate(_standardized(task.keys, dtype))
-    values = {kind: parallel.replicate(_standardized(value, dtype)) for kind, value in task.values.items()}
+    keys = standardized(task.keys, dtype)
+    values = {kind: standardized(value, dtype) for kind, value in task.values.items()}
     return {
         name: tables._replace(
             neighbors=parallel.replicate(jnp.asarray(task.splits[name].neighbors)), keys=keys, values=values
