@@ -302,7 +302,9 @@ class Train:
         attention_dim: width of the query and key projections of one head; 0 for none: attention by cosine alone [I].
         value_dim: width of the value projections of all heads together [I].
         start: `similarity` (attention starts at softmax(scale * cosine)) or `random` [I].
-        similarity_scale: the learned scale's first value [I].
+        similarity: what scores neighbours: `cosine`, or `whitened`, the cosine where the keys that training images
+            retrieved are centred and white [I].
+        similarity_scale: of these scores, the learned scale's first value [I].
         null_slot: whether attention has an entry more that brings nothing, so that a query may ignore its memory [I].
         feed_forward: hidden width of a network after each attention layer; 0 for none [I].
         dtype: `float32`, or `bfloat16`, of the memory on the device and of the products with it.
@@ -350,6 +352,7 @@ class Train:
     attention_dim: int = 64
     value_dim: int = 256
     start: str = "similarity"
+    similarity: str = "cosine"
     similarity_scale: float = 20.0
     null_slot: bool = False
     feed_forward: int = 0

@@ -36,10 +36,13 @@ def get_config() -> Config:
             # With so few images, learned projections of queries and keys brought nothing on val (.490; without .499).
             attention_dim=0,
             value_dim=1024,
-            similarity_scale=20.0,
+            # On val mam gained 1.2 points by it.
+            similarity="whitened",
+            similarity_scale=15.0,
             neighbor_dropout=0.25,
             batch_size=128,
             learning_rates=(5e-4, 1e-3, 3e-3),
+            dropouts=(0.0, 0.5, 0.7),
             many_over=30,
             few_under=10,
         ),

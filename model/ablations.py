@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from configs.base import Config, Train
-from model import datasets, memories, relevance
+from model import datasets, heads, memories, relevance
 from model.datasets import Task
 from model.memories import Memory
 from pipelines import options
@@ -112,6 +112,10 @@ def _start(base: Base, text: str) -> Point:
     return base.with_train(start=text)
 
 
+def _similarity(base: Base, text: str) -> Point:
+    return base.with_train(similarity=text)
+
+
 def _size(base: Base, text: str) -> Point:
     """Keeps a random share of the memory, a smaller one within a larger one, and looks neighbours up anew."""
     memory = base.memory()
@@ -186,7 +190,10 @@ VARY: dict[str, Variation] = {
     "k": Variation("neighbours k", ("1", "2", "4", "8", "16", "32", "64", "128"), _k, "log"),
     "values": Variation("kind of values", ("text", "image", "text+image"), _values),
     "layers": Variation("attention layers", ("1", "2", "3"), _layers),
-    "start": Variation("start of attention", ("similarity", "random"), _start),
+    "start": Variation("start of attention", heads.STARTS, _start),
+    "similarity": Variation(
+        "similarity", heads.SIMILARITIES, _similarity, note="What attention compares with; the lists stay."
+    ),
     "memory_size": Variation(
         "share of the memory",
         ("1/16", "1/8", "1/4", "1/2", "1"),

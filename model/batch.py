@@ -39,7 +39,7 @@ class Batch(NamedTuple):
         queries: standardized, `[B, D]`.
         keys: standardized, `[B, K, D]`.
         values: standardized, for each kind `[B, K, V]`.
-        scores: cosine of query and key, `[B, K]`.
+        scores: similarity of query and key, `[B, K]`.
         mask: false where a list is padded, `[B, K]`.
         classes: what is known of the C classes, the same for every batch: for each kind of text values `names_{kind}`,
             `[C, V]`, unit length, the embedded names, where there are any.

@@ -27,7 +27,7 @@ class Split:
         queries: float32 `[N, D]`, unit length.
         labels: int32 `[N]`.
         neighbors: int32 `[N, K]`, rows of the memory; 0 where `mask` is false.
-        scores: float32 `[N, K]`, cosine of query and key; 0 where `mask` is false.
+        scores: float32 `[N, K]`, cosine of query and key, or what `whitening` puts there; 0 where `mask` is false.
         mask: bool `[N, K]`, false where the list is padded.
     """
 

@@ -91,6 +91,7 @@ _TEXT_HEADS = ("mam_names", "rac", "vl_ltr")
 # What these know of the memory they know before the first step.
 WITHOUT_NEIGHBORS = ("linear", "mlp", "vl_ltr")
 STARTS = ("similarity", "random")
+SIMILARITIES = ("cosine", "whitened")
 
 
 def check(train: Train) -> None:
@@ -100,6 +101,11 @@ def check(train: Train) -> None:
             raise UserError(f"--config.train.heads: no head {name!r}; {nearest(name, HEADS)}")
     if train.start not in STARTS:
         raise UserError(f"--config.train.start={train.start}: no such start; {nearest(train.start, STARTS)}")
+    if train.similarity not in SIMILARITIES:
+        raise UserError(
+            f"--config.train.similarity={train.similarity}: no such similarity; "
+            f"{nearest(train.similarity, SIMILARITIES)}"
+        )
     if train.value_dim % train.attention_heads:
         raise UserError(
             f"--config.train.attention_heads={train.attention_heads}: must divide value_dim={train.value_dim}"

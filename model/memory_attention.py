@@ -68,7 +68,7 @@ class MemoryAttention(nn.Module):
             z: float32 `[B, D]`.
             keys: standardized, `[B, K, D]`, or where they lie.
             values: standardized, for each kind `[B, K, V]`, or where they lie.
-            scores: cosine of query and key, `[B, K]`.
+            scores: similarity of query and key, `[B, K]`.
             mask: false where a list is padded, `[B, K]`.
 
         Returns:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.base import Names
+from model import whitening
 from model.datasets import Task
 from model.memory_attention import standardize
 from pipelines.errors import UserError
@@ -46,7 +47,7 @@ def _sums(
     keys: jax.Array, texts: jax.Array, names: jax.Array, temperature: float, threshold: float
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sums over rows of x x^T and q x^T, x standardized keys with a 1 behind, q what captions say."""
-    x = jnp.pad(standardize(keys), ((0, 0), (0, 1)), constant_values=1)
+    x = whitening.with_one(standardize(keys))
     shares = posterior(cosines(standardize(texts), standardize(names)), temperature, threshold)
     return x.T @ x, shares.T @ x
 
@@ -71,12 +72,9 @@ def fit(keys: np.ndarray, texts: np.ndarray, names: np.ndarray, settings: Names)
         part = slice(begin, begin + _BLOCK_ROWS)
         sums = _sums(keys[part], texts[part], names, settings.temperature, settings.threshold)
         gram, named = gram + np.asarray(sums[0], np.float64), named + np.asarray(sums[1], np.float64)
-    mean = gram[-1, :-1] / len(keys)
-    covariance = gram[:-1, :-1] / len(keys) - np.outer(mean, mean)
-    covariance[np.diag_indices(dim)] += settings.ridge * np.trace(covariance) / dim
-    whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T
-    means = (named[:, :-1] - named[:, -1:] * mean) @ whitening / (named[:, -1:] + _ROWS_OF_NONE)
-    return np.vstack([whitening, -mean @ whitening]).astype(np.float32), means.astype(np.float32)
+    mean, matrix = whitening.solve(gram, settings.ridge)
+    means = (named[:, :-1] - named[:, -1:] * mean) @ matrix / (named[:, -1:] + _ROWS_OF_NONE)
+    return whitening.affine(mean, matrix), means.astype(np.float32)
 
 
 def extend(task: Task, settings: Names) -> Task:
@@ -94,6 +92,6 @@ def extend(task: Task, settings: Names) -> Task:
         )
     train = task.splits["train"]
     rows = np.unique(train.neighbors[train.mask])
-    whitening, means = fit(task.keys[rows], task.values["text"][rows], task.classes["names_text"], settings)
-    made = {"name_whitening": whitening, "name_means": means}
+    matrix, means = fit(task.keys[rows], task.values["text"][rows], task.classes["names_text"], settings)
+    made = {"name_whitening": matrix, "name_means": means}
     return dataclasses.replace(task, classes={**task.classes, **made})

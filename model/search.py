@@ -23,7 +23,7 @@ SETTING = ("learning_rate", "weight_decay", "dropout")
 # Axes of their own, what is no setting, and what decides how much is read or how the result is counted.
 _NOT_IN_SPACE = (
     *("learning_rates", "weight_decays", "dropouts", "search", "trials", "space", "heads", "seeds", "values"),
-    *("k", "bank_sentences", "checkpoint_every", "many_over", "few_under", "shots", "dtype"),
+    *("k", "similarity", "bank_sentences", "checkpoint_every", "many_over", "few_under", "shots", "dtype"),
 )
 _ASKS = 50
 

@@ -29,7 +29,7 @@ class Tables(NamedTuple):
         queries: standardized, `[N, D]`.
         labels: int32 `[N]`.
         neighbors: rows of keys and values, int32 `[N, K]`; of tables for one batch those of its queries, `[B, K]`.
-        scores: cosine of query and key, `[N, K]`.
+        scores: similarity of query and key, `[N, K]`.
         mask: false where a list is padded, `[N, K]`.
         keys: standardized, `[M, D]`.
         values: standardized, for each kind `[M, V]`.

@@ -72,7 +72,12 @@ def test_k_is_the_first_of_each_list(base):
 
 @pytest.mark.parametrize(
     ("name", "text", "field", "value"),
-    [("layers", "2", "layers", 2), ("start", "random", "start", "random"), ("values", "text", "values", ("text",))],
+    [
+        ("layers", "2", "layers", 2),
+        ("start", "random", "start", "random"),
+        ("similarity", "whitened", "similarity", "whitened"),
+        ("values", "text", "values", ("text",)),
+    ],
 )
 def test_settings_change_alone(base, name, text, field, value):
     point = VARY[name].point(base, text)

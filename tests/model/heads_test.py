@@ -70,6 +70,7 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
     [
         (Train(heads=("linear", "mean_nn")), "did you mean 'mean_knn'"),
         (Train(start="warm"), "known are random, similarity"),
+        (Train(similarity="white"), "similarity=white: no such similarity"),
         (Train(attention_heads=3), "must divide value_dim=256"),
         (Train(heads=("mam", "rac"), values=("image",)), "values: rac reads texts; add text"),
         (Train(k=-1), "k=-1: must be a number of neighbours, or 0"),
