@@ -18,7 +18,7 @@ from pipelines import options, storage
 from pipelines.manifest import Embeddings, Neighbors
 from pipelines.progress import console, duration
 
-REFERENCES = ("linear", "mean_knn")
+REFERENCES = ("linear", "mlp", "mean_knn")
 COLUMNS = (*metrics.GROUPS, "all")
 
 
@@ -215,7 +215,7 @@ def _filter_grid(found: dict[str, Any]) -> Grid:
         f"{lists['queries_with_relevant']:,} of {lists['queries']:,} test images",
         ("weights", "share", "mass", "mass / share", "per query", "AUC", "pooled AUC"),
         [
-            ("similarity alone, at its first scale", *cells(lists, columns)),
+            (f"the cosine alone, times {lists['scale']:g}", *cells(lists, columns)),
             *((name, *cells(figures, columns)) for name, figures in found["methods"].items()),
         ],
     )

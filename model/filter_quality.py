@@ -124,13 +124,14 @@ def describe(lists: Lists, scale: float) -> dict[str, Any]:
         scale: of the cosines.
 
     Returns:
-        `queries`, `queries_with_relevant`, and what `measure` gives for softmax(scale * cosine), with which attention
-        starts; but `auc_pooled` is that of the cosines themselves.
+        `scale`, `queries`, `queries_with_relevant`, and what `measure` gives for softmax(scale * cosine), with which
+        attention starts if its similarity is the cosine; but `auc_pooled` is that of the cosines themselves.
     """
     shifted = scale * (lists.scores - lists.scores.max(axis=1, keepdims=True, initial=-1))
     exponents = np.exp(shifted, dtype=np.float64) * lists.mask
     weights = exponents / np.maximum(exponents.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     return {
+        "scale": scale,
         "queries": len(lists.relevant),
         "queries_with_relevant": int(np.any(lists.relevant, axis=1).sum()),
         **measure(weights, lists),
