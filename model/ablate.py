@@ -65,7 +65,7 @@ def _results(
     from model import class_bank, tables, trials
 
     train, rows = base.config.train, []
-    task = class_bank.for_heads(point.task, train)
+    task = class_bank.for_heads(point.task, point.train)
     data = tables.load(task, train.dtype)
     for head in train.heads:
         of_head = train if head == _UNVARIED else point.train

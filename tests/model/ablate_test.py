@@ -1,7 +1,10 @@
 """The command that varies one thing, end to end on a small world."""
 
 import json
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from model import ablate, train
@@ -76,6 +79,24 @@ def test_a_sweep_chooses_at_each_value(world):
     chosen = list(world.folder.glob("ablations/runs/*/mam/chosen.json"))
     swept = [path for path in chosen if json.loads((path.parents[1] / "stage.json").read_text())["chosen"] is None]
     assert len(swept) == 2 and all(len(list(path.parent.glob("trial-*"))) == 2 for path in swept)
+
+
+def _attention(folder: Path) -> pa.ChunkedArray:
+    return pq.read_table(folder / "mam/seed-0/predictions.parquet")["attention"]
+
+
+@pytest.mark.slow
+def test_what_is_made_of_the_task_is_of_the_varied_setting(world):
+    assert train.main(_argv(world)) == 0
+    assert ablate.main(_argv(world, "--vary=similarity")) == 0
+    folders = {
+        identity["value"]: path.parent
+        for path in world.folder.glob("ablations/runs/*/stage.json")
+        if (identity := json.loads(path.read_text()))["vary"] == "similarity"
+    }
+    (trained,) = world.folder.glob("runs/*")
+    assert _attention(folders["cosine"]).equals(_attention(trained))
+    assert not _attention(folders["whitened"]).equals(_attention(trained))
 
 
 @pytest.mark.parametrize(
