@@ -110,7 +110,8 @@ def rescore(task: Task) -> Task:
     """Returns the task with whitened cosines as scores. Reads the keys twice, a chunk at a time."""
     train = task.splits["train"]
     rows = np.unique(train.neighbors[train.mask])
-    if not len(rows):
+    if len(rows) < 2:
+        # One row has no direction that others could differ from.
         return task
     matrix = fit(task.keys, rows)
     scores = {name: _Scores(split, matrix) for name, split in task.splits.items()}

@@ -73,8 +73,12 @@ def test_the_configuration_says_which_similarity():
     np.testing.assert_array_equal(scores, whitening.rescore(task).splits["val"].scores)
 
 
-def test_lists_without_neighbours_stay():
+@pytest.mark.parametrize("seen", [0, 1])
+def test_lists_of_one_row_stay(seen):
     task = small_task()
-    empty = {name: dataclasses.replace(s, mask=np.zeros_like(s.mask)) for name, s in task.splits.items()}
-    task = dataclasses.replace(task, splits=empty)
+    short = {
+        name: dataclasses.replace(s, mask=np.full_like(s.mask, seen), neighbors=np.zeros_like(s.neighbors))
+        for name, s in task.splits.items()
+    }
+    task = dataclasses.replace(task, splits=short)
     assert whitening.rescore(task) is task
