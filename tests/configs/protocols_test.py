@@ -134,7 +134,7 @@ def test_the_config_is_sound_and_every_method_can_be_named(name):
     for head in ("linear", "mlp", "mean_knn", "mam"):
         config = _config(name, f"train.heads={head}")
         trials.check(config)
-        assert config.train.heads == (head,) and search.budget(config.train) == (6 if "tiny" in name else 12)
+        assert config.train.heads == (head,) and search.budget(config.train) == (9 if "tiny" in name else 12)
     assert config.train.loss == ("lace" if name.endswith("_lt") else "cross_entropy")
     assert config.index.k == config.neighbors.k
 
