@@ -61,7 +61,7 @@ def _read_in_batches(path: str) -> tuple[int, int]:
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="reads the memory of a process from Linux")
 def test_a_file_that_is_read_in_batches_is_not_held(tmp_path):
-    path, rows = str(tmp_path / "large.parquet"), 24 * schemas.ROW_GROUP_ROWS
+    path, rows = str(tmp_path / "large.parquet"), 72 * schemas.ROW_GROUP_ROWS
     schema = pa.schema([pa.field("key", pa.list_(pa.float32(), 256))])
     chunk = np.random.default_rng(0).standard_normal((schemas.ROW_GROUP_ROWS, 256), np.float32)
     with schemas.writer(path, schema, {}) as parquet:
