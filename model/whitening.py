@@ -43,8 +43,8 @@ def affine(mean: np.ndarray, whitening: np.ndarray) -> np.ndarray:
 
 
 def with_one(x: jax.Array) -> jax.Array:
-    """Returns rows with a 1 behind, `[.., D + 1]`."""
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)], constant_values=1)
+    """Returns rows `[n, D]` with a 1 behind, `[n, D + 1]`."""
+    return jnp.pad(x, ((0, 0), (0, 1)), constant_values=1)
 
 
 @jax.jit
@@ -89,7 +89,7 @@ class _Scores:
 
     def __init__(self, split: Split, matrix: np.ndarray) -> None:
         self._queries = np.asarray(_whitened(split.queries, matrix))
-        self._width = max(split.neighbors.shape[1], 1)
+        self._width = split.neighbors.shape[1]
         entries = np.flatnonzero(split.mask)
         rows = split.neighbors.ravel()[entries]
         order = np.argsort(rows, kind="stable")
