@@ -305,6 +305,8 @@ class Train:
         similarity: what scores neighbours: `cosine`, or `whitened`, the cosine where the keys that training images
             retrieved are centred and white [I].
         similarity_scale: of these scores, the learned scale's first value [I].
+        value_scale: what neighbours bring at first, in the size of the query: the key that their values predict by a
+            regression over the memory, this many times; 0: nothing [I].
         null_slot: whether attention has an entry more that brings nothing, so that a query may ignore its memory [I].
         feed_forward: hidden width of a network after each attention layer; 0 for none [I].
         dtype: `float32`, or `bfloat16`, of the memory on the device and of the products with it.
@@ -354,6 +356,7 @@ class Train:
     start: str = "similarity"
     similarity: str = "cosine"
     similarity_scale: float = 20.0
+    value_scale: float = 0.0
     null_slot: bool = False
     feed_forward: int = 0
     dtype: str = "float32"

@@ -62,10 +62,10 @@ def _results(
     base: "Base", vary: str, value: str, point: "Point", chosen: dict[str, Any], progress: "Progress"
 ) -> list[dict[str, Any]]:
     """Trains all heads at one value and returns what each run reached."""
-    from model import class_bank, tables, trials
+    from model import preparation, tables, trials
 
     train, rows = base.config.train, []
-    task = class_bank.for_heads(point.task, point.train)
+    task = preparation.prepare(point.task, point.train)
     data = tables.load(task, train.dtype)
     for head in train.heads:
         of_head = train if head == _UNVARIED else point.train

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.base import Train
-from model import name_prior, whitening
 from model.datasets import Split, Task
 from model.memory_attention import standardize
 
@@ -55,10 +53,3 @@ def extend(task: Task, size: int) -> Task:
         mask = np.concatenate([np.ones((len(mask), 1), bool), mask], 1)
     made = {"bank_text": np.asarray(jax.jit(standardize)(jnp.asarray(texts))), "bank_mask": mask}
     return dataclasses.replace(task, classes={**task.classes, **made})
-
-
-def for_heads(task: Task, train: Train) -> Task:
-    """Returns the task with what the heads of a configuration need to know of the classes, and with its similarity."""
-    task = extend(task, train.bank_sentences) if "vl_ltr" in train.heads else task
-    task = name_prior.extend(task, train.names) if "mam_names" in train.heads else task
-    return whitening.rescore(task) if train.similarity == "whitened" else task

@@ -115,7 +115,7 @@ def run(config: Config, _: Sequence[str]) -> None:
         UserError: if the frozen runs are not there, the encoder is another, an image has changed, or a setting is
             wrong.
     """
-    from model import class_bank, datasets, parallel, search, tables, train_loop, trials
+    from model import datasets, parallel, preparation, search, tables, train_loop, trials
     from model.finetune_trainer import FinetuneSetting, FinetuneTrainer
 
     settings = config.finetune
@@ -124,7 +124,7 @@ def run(config: Config, _: Sequence[str]) -> None:
     with Stage("finetune", "images", config.workdir) as stage:
         parallel.check(settings.batch_size, "finetune.batch_size")
         encoder = load_encoder(config)
-        task = class_bank.for_heads(datasets.load(config), config.train)
+        task = preparation.prepare(datasets.load(config), config.train)
         frozen, _identity = run_files.identity(config, task.fingerprint)
         folder, identity = finetune_identity(config, task.fingerprint)
 

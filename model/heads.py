@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from configs.base import Train
+from model import value_start
 from model.batch import Batch, Output
 from model.linear import Linear, thin
 from model.memory_attention import MemoryAttention, standardize
@@ -43,6 +44,7 @@ class Retrieval(nn.Module):
         num_heads: see there.
         start: see there.
         similarity_scale: see there.
+        value_scale: see there, of all layers and kinds together.
         neighbor_dropout: share of the neighbours that is left out of each list while training.
         random_k: whether lists are cut to a random length while training.
         uniform: mean k-NN.
@@ -57,6 +59,7 @@ class Retrieval(nn.Module):
     num_heads: int
     start: str
     similarity_scale: float
+    value_scale: float
     neighbor_dropout: float
     random_k: bool
     uniform: bool
@@ -70,6 +73,7 @@ class Retrieval(nn.Module):
         z, weights = batch.queries, batch.scores[:, None]
         keys = batch.keys if batch.key_rows is None else batch.key_rows
         values = batch.values if batch.value_rows is None else batch.value_rows
+        predicted = {kind: batch.classes[value_start.of_kind(kind)] for kind in values} if self.value_scale else {}
         for _ in range(self.layers):
             layer = MemoryAttention(
                 attention_dim=self.attention_dim,
@@ -77,11 +81,12 @@ class Retrieval(nn.Module):
                 num_heads=self.num_heads,
                 start=self.start,
                 similarity_scale=self.similarity_scale,
+                value_scale=self.value_scale / (self.layers * len(values)),
                 uniform=self.uniform,
                 null_slot=self.null_slot,
                 feed_forward=self.feed_forward,
             )
-            z, weights = layer(z, keys, values, batch.scores, batch.mask)
+            z, weights = layer(z, keys, values, batch.scores, batch.mask, predicted)
         output = Linear(self.num_classes)(batch._replace(queries=z), rate, rng)
         return output._replace(weights=weights.mean(1))
 
@@ -137,6 +142,7 @@ def _retrieval(train: Train, num_classes: int, uniform: bool) -> Retrieval:
         num_heads=train.attention_heads,
         start=train.start,
         similarity_scale=train.similarity_scale,
+        value_scale=train.value_scale,
         neighbor_dropout=train.neighbor_dropout,
         random_k=train.random_k,
         uniform=uniform,

@@ -87,7 +87,7 @@ class RowFile:
         field = pa.field("row", pa.list_(stored, vectors.shape[1]), nullable=False)
         device_standardize = jax.jit(lambda chunk: standardize(chunk).astype(dtype))
         with storage.atomic_write(path) as file, pa.ipc.new_file(file, pa.schema([field])) as writer:
-            for chunk in chunks(vectors):
+            for _, chunk in chunks(vectors):
                 rows: np.ndarray = np.asarray(device_standardize(chunk)).view(numpy_stored)
                 writer.write_batch(pa.record_batch([schemas.fixed_list(rows, field)], schema=pa.schema([field])))
 

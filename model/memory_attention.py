@@ -5,6 +5,9 @@ so no neighbour is ever projected and a step costs `O(B D A + B K D)` instead of
 memory: `model.pooling` reads the neighbours.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,6 +31,21 @@ def masked_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
     return softmax(jnp.where(mask, logits, -jnp.inf))
 
 
+def _bringing(wanted: jax.Array, project: jax.Array) -> tuple[Initializer, Initializer]:
+    """Returns initializers of W_O and its bias that give `[v, 1] wanted`, as near as W_V's width allows.
+
+    Args:
+        wanted: `[V + 1, D]`.
+        project: W_V, `[H, V, value_dim / H]`.
+    """
+
+    def kernel(*_: object) -> jax.Array:
+        joined = jnp.swapaxes(project, 0, 1).reshape(project.shape[1], -1)
+        return jnp.linalg.pinv(joined) @ wanted[:-1]
+
+    return kernel, lambda *_: wanted[-1]
+
+
 class MemoryAttention(nn.Module):
     """One layer `z + W_O sum_j a_j W_V LN(v_j)` (method.md; Iscen et al., CVPR 2023; the details are inferred).
 
@@ -39,6 +57,7 @@ class MemoryAttention(nn.Module):
         num_heads: heads H.
         start: `similarity`: attention starts at `softmax(scale * cos(z_0, m_j))`; `random`: from random projections.
         similarity_scale: first value of the learned scale.
+        value_scale: size of what W_O W_V makes of values at first, in that of z; 0: W_O starts at zero.
         uniform: `a_j = 1 / K` instead of attention: mean k-NN.
         null_slot: attention has one entry more, whose value is zero and whose cosine is learned, 0 at first.
         feed_forward: hidden width of a residual network after the attention; 0 for none.
@@ -49,6 +68,7 @@ class MemoryAttention(nn.Module):
     num_heads: int
     start: str
     similarity_scale: float
+    value_scale: float = 0.0
     uniform: bool = False
     null_slot: bool = False
     feed_forward: int = 0
@@ -61,6 +81,7 @@ class MemoryAttention(nn.Module):
         values: dict[str, jax.Array] | dict[str, Rows],
         scores: jax.Array,
         mask: jax.Array,
+        predicted: Mapping[str, jax.Array] = MappingProxyType({}),
     ) -> tuple[jax.Array, jax.Array]:
         """Refines embeddings by their neighbours. No gradient goes to keys, values and scores.
 
@@ -70,6 +91,8 @@ class MemoryAttention(nn.Module):
             values: standardized, for each kind `[B, K, V]`, or where they lie.
             scores: similarity of query and key, `[B, K]`.
             mask: false where a list is padded, `[B, K]`.
+            predicted: of each kind of values what `value_start.fit` returns; only read for first parameters, and only
+                with `value_scale`.
 
         Returns:
             The refined embeddings `[B, D]` and the attention weights `[B, H, K]`, which sum to less than 1 where the
@@ -89,7 +112,10 @@ class MemoryAttention(nn.Module):
             shape = (self.num_heads, value.shape[-1], self.value_dim // self.num_heads)
             project = self.param(f"project_{kind}", nn.initializers.lecun_normal(in_axis=1, batch_axis=0), shape)
             heads = product("bhv,hvd->bhd", pooled[kind], project, value.dtype).reshape(len(z), -1)
-            total += self._dense(heads, dim, f"output_{kind}", nn.initializers.zeros, value.dtype)
+            kernel = bias = nn.initializers.zeros
+            if self.value_scale:
+                kernel, bias = _bringing(self.value_scale * predicted[kind], project)
+            total += self._dense(heads, dim, f"output_{kind}", kernel, value.dtype, bias)
         z = z + total
         if self.feed_forward:
             first = nn.initializers.lecun_normal()
@@ -97,11 +123,19 @@ class MemoryAttention(nn.Module):
             z = z + self._dense(nn.gelu(hidden), dim, "contract", nn.initializers.zeros, keys.dtype)
         return z, jnp.swapaxes(weights[:, : mask.shape[-1]], 1, 2)
 
-    def _dense(self, x: jax.Array, width: int, name: str, init: Initializer, dtype: jnp.dtype) -> jax.Array:
+    def _dense(
+        self,
+        x: jax.Array,
+        width: int,
+        name: str,
+        kernel: Initializer,
+        dtype: jnp.dtype,
+        bias: Initializer = nn.initializers.zeros,
+    ) -> jax.Array:
         def dot_general(x: jax.Array, kernel: jax.Array, *_: object, **__: object) -> jax.Array:
             return product("bi,io->bo", x, kernel, dtype)
 
-        return nn.Dense(width, kernel_init=init, name=name, dot_general=dot_general)(x)
+        return nn.Dense(width, kernel_init=kernel, bias_init=bias, name=name, dot_general=dot_general)(x)
 
     def _query(self, z: jax.Array, dtype: jnp.dtype, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns what keys are multiplied by `[B, H, D]`, and what is added to that `[B, K, H]`."""

@@ -115,10 +115,9 @@ def _standardize(chunk: jax.Array, dtype: str) -> jax.Array:
 
 def standardized(vectors: Vectors, dtype: str) -> jax.Array:
     """Returns all rows `[M, V]`, standardized, on every device; nothing but a chunk of them is held twice on a CPU."""
-    table, first = _empty(vectors.shape, dtype), 0
-    for chunk in chunks(vectors):
+    table = _empty(vectors.shape, dtype)
+    for first, chunk in chunks(vectors):
         table[first : first + len(chunk)] = _standardize(chunk, dtype)
-        first += len(chunk)
     return parallel.replicate(table)
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from configs.base import Config, Train
 from model import (
-    class_bank,
     datasets,
     heads,
     host_tables,
     metrics,
     objectives,
     parallel,
+    preparation,
     run_files,
     sampling,
     search,
@@ -52,7 +52,7 @@ def check_train(train: Train) -> None:
     for name in ("dropouts", "neighbor_dropout", "warmup_share", "label_smoothing"):
         if not all(0 <= share < 1 for share in _values(train, name)):
             raise UserError(f"--config.train.{name}: must be at least 0 and less than 1")
-    for name in ("learning_rates", "weight_decays", "tau", "similarity_scale"):
+    for name in ("learning_rates", "weight_decays", "tau", "similarity_scale", "value_scale"):
         if not all(0 <= number < math.inf for number in _values(train, name)):
             raise UserError(f"--config.train.{name}: must be a number of at least 0")
     if not all(0 <= seed < 2**31 for seed in train.seeds) or len(set(train.seeds)) < len(train.seeds):
@@ -100,7 +100,7 @@ def load(config: Config, splits: Sequence[str]) -> tuple[Task, Mapping[str, Sour
     manifest.claim(folder, "model.train", identity)
     storage.write_json(storage.join(folder, "config.json"), dataclasses.asdict(config))
     seen = {name: task.splits[name] for name in splits}
-    task = class_bank.for_heads(dataclasses.replace(task, splits=seen), config.train)
+    task = preparation.prepare(dataclasses.replace(task, splits=seen), config.train)
     if config.train.table == "host":
         return task, host_tables.load(task, config.train.dtype, storage.join(config.runs_dir, "tables")), folder
     return task, tables.load(task, config.train.dtype), folder

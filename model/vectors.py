@@ -42,19 +42,17 @@ class Column:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Returns rows, float32 `[.., V]`, of an integer array `[..]`; reads the files once and holds these only."""
         wanted, places = np.unique(rows, return_inverse=True)
-        found, first = np.empty((len(wanted), self.shape[1]), np.float32), 0
-        for chunk in self.chunks():
+        found = np.empty((len(wanted), self.shape[1]), np.float32)
+        for first, chunk in chunks(self):
             begin, end = np.searchsorted(wanted, (first, first + len(chunk)))
             found[begin:end] = chunk[wanted[begin:end] - first]
-            first += len(chunk)
         return found[places]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Returns all rows, float32 `[M, V]`."""
-        whole, first = np.empty(self.shape, dtype or np.float32), 0
-        for chunk in self.chunks():
+        whole = np.empty(self.shape, dtype or np.float32)
+        for first, chunk in chunks(self):
             whole[first : first + len(chunk)] = chunk
-            first += len(chunk)
         return whole
 
 
@@ -63,10 +61,12 @@ Vectors = np.ndarray | Column
 _CHUNK_ROWS = schemas.ROW_GROUP_ROWS
 
 
-def chunks(vectors: Vectors) -> Iterator[np.ndarray]:
-    """Yields consecutive rows `[n, V]` of vectors `[M, V]`."""
-    if isinstance(vectors, Column):
-        yield from vectors.chunks()
-    else:
-        for first in range(0, len(vectors), _CHUNK_ROWS):
-            yield vectors[first : first + _CHUNK_ROWS]
+def chunks(vectors: Vectors) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields consecutive rows `[n, V]` of vectors `[M, V]`, each with the number of the first."""
+    if isinstance(vectors, np.ndarray):
+        yield from ((first, vectors[first : first + _CHUNK_ROWS]) for first in range(0, len(vectors), _CHUNK_ROWS))
+        return
+    first = 0
+    for chunk in vectors.chunks():
+        yield first, chunk
+        first += len(chunk)

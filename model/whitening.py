@@ -5,7 +5,6 @@ the memory rows that training images retrieved; no label has a part in them.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from model.vectors import Vectors, chunks
 # Share of the mean variance that is added to that of each direction: in weak ones there is more noise than content.
 _RIDGE = 1.0
 _BLOCK_ENTRIES = 1 << 14
+_ROUNDING = 1e-6
 _SMALLEST = 1e-12
 
 
@@ -33,7 +33,9 @@ def solve(gram: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
     dim, count = len(gram) - 1, gram[-1, -1]
     mean = gram[-1, :-1] / count
     covariance = gram[:-1, :-1] / count - np.outer(mean, mean)
-    covariance[np.diag_indices(dim)] += ridge * np.trace(covariance) / dim
+    # Rows that are all alike have a covariance of rounding errors.
+    errors = _ROUNDING * np.trace(gram[:-1, :-1]) / count
+    covariance[np.diag_indices(dim)] += ridge * np.trace(covariance) / dim + errors
     return mean, np.linalg.inv(np.linalg.cholesky(covariance)).T
 
 
@@ -60,12 +62,12 @@ def _whitened(x: jax.Array, matrix: jax.Array) -> jax.Array:
     return white / jnp.maximum(jnp.linalg.norm(white, axis=-1, keepdims=True), _SMALLEST)
 
 
-def _parts(keys: Vectors) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields consecutive rows of keys and the number of the first."""
-    first = 0
-    for chunk in chunks(keys):
-        yield first, chunk
-        first += len(chunk)
+def members(rows: np.ndarray, first: int, count: int) -> np.ndarray:
+    """Returns which of `count` rows from `first` are among `rows`, which ascend: 1 or 0, float32 `[count]`."""
+    begin, end = np.searchsorted(rows, (first, first + count))
+    found = np.zeros(count, np.float32)
+    found[rows[begin:end] - first] = 1
+    return found
 
 
 def fit(keys: Vectors, rows: np.ndarray) -> np.ndarray:
@@ -76,11 +78,8 @@ def fit(keys: Vectors, rows: np.ndarray) -> np.ndarray:
         rows: of these, ascending.
     """
     gram = np.zeros((keys.shape[1] + 1,) * 2)
-    for first, chunk in _parts(keys):
-        begin, end = np.searchsorted(rows, (first, first + len(chunk)))
-        counted = np.zeros(len(chunk), np.float32)
-        counted[rows[begin:end] - first] = 1
-        gram += np.asarray(_gram(chunk, counted), np.float64)
+    for first, chunk in chunks(keys):
+        gram += np.asarray(_gram(chunk, members(rows, first, len(chunk))), np.float64)
     return affine(*solve(gram, _RIDGE))
 
 
@@ -115,7 +114,7 @@ def rescore(task: Task) -> Task:
         return task
     matrix = fit(task.keys, rows)
     scores = {name: _Scores(split, matrix) for name, split in task.splits.items()}
-    for first, chunk in _parts(task.keys):
+    for first, chunk in chunks(task.keys):
         keys = np.asarray(_whitened(chunk, matrix))
         for of in scores.values():
             of.see(first, keys)

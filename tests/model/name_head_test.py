@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.base import Names, Train
-from model import class_bank, heads, name_prior
+from model import heads, name_prior, preparation
 from model.batch import Batch
 from model.datasets import Split, Task
 from pipelines.errors import UserError
@@ -193,21 +193,21 @@ def _task(classes: dict[str, np.ndarray]) -> Task:
 def test_the_prior_reads_only_what_training_images_retrieved():
     names = np.random.default_rng(1).normal(size=(2, _V)).astype(np.float32)
     task = _task({"names_text": names})
-    found = class_bank.for_heads(task, Train(heads=("mam_names",))).classes
+    found = preparation.prepare(task, Train(heads=("mam_names",))).classes
     rows = [0, 2, 5, 7]
     whitening, means = name_prior.fit(task.keys[rows], task.values["text"][rows], names, Names())
     np.testing.assert_array_equal(found["name_whitening"], whitening)
     np.testing.assert_array_equal(found["name_means"], means)
     keys = task.keys.copy()
     keys[[1, 3, 4, 6, 8]] += 1
-    same = class_bank.for_heads(dataclasses.replace(task, keys=keys), Train(heads=("mam_names",)))
+    same = preparation.prepare(dataclasses.replace(task, keys=keys), Train(heads=("mam_names",)))
     np.testing.assert_array_equal(same.classes["name_means"], means)
-    assert "name_means" not in class_bank.for_heads(task, Train(heads=("mam",))).classes
+    assert "name_means" not in preparation.prepare(task, Train(heads=("mam",))).classes
 
 
 def test_missing_names_are_worded():
     with pytest.raises(UserError, match="mam_names reads the names .* none are embedded; set --config.class_names and"):
-        class_bank.for_heads(_task({}), Train(heads=("linear", "mam_names")))
+        preparation.prepare(_task({}), Train(heads=("linear", "mam_names")))
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Names)])

@@ -19,7 +19,8 @@ def test_chunks_whole_and_some_rows_are_those_of_the_memory(world, column, monke
     ids = column.lists.memory(["id"])["id"].to_numpy()
     expected = world.keys[np.searchsorted(world.ids, ids)]
     assert column.shape == expected.shape and len(column) == len(expected)
-    parts = list(chunks(column))
+    firsts, parts = zip(*chunks(column), strict=True)
+    assert list(firsts) == np.cumsum([0, *map(len, parts[:-1])]).tolist()
     assert max(map(len, parts)) <= 50 and len(parts) > 3
     np.testing.assert_array_equal(np.concatenate(parts), expected)
     np.testing.assert_array_equal(np.array(column), expected)
@@ -29,8 +30,8 @@ def test_chunks_whole_and_some_rows_are_those_of_the_memory(world, column, monke
 
 def test_arrays_come_in_chunks():
     rows = np.arange(20_000).reshape(10_000, 2)
-    parts = list(chunks(rows))
-    assert len(parts) == 3
+    firsts, parts = zip(*chunks(rows), strict=True)
+    assert firsts == (0, 4096, 8192)
     np.testing.assert_array_equal(np.concatenate(parts), rows)
 
 

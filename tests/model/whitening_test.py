@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.base import Train
-from model import class_bank, whitening
+from model import preparation, whitening
 from tests.model.small_task import small_task
 
 
@@ -68,8 +68,8 @@ def test_val_and_test_lists_have_no_part_in_it():
 
 def test_the_configuration_says_which_similarity():
     task = small_task()
-    assert class_bank.for_heads(task, Train()) is task
-    scores = class_bank.for_heads(task, Train(similarity="whitened")).splits["val"].scores
+    assert preparation.prepare(task, Train()) is task
+    scores = preparation.prepare(task, Train(similarity="whitened")).splits["val"].scores
     np.testing.assert_array_equal(scores, whitening.rescore(task).splits["val"].scores)
 
 
