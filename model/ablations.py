@@ -116,6 +116,10 @@ def _similarity(base: Base, text: str) -> Point:
     return base.with_train(similarity=text)
 
 
+def _value_scale(base: Base, text: str) -> Point:
+    return base.with_train(value_scale=_number(text, float, 0, 1000, "value_scale"))
+
+
 def _size(base: Base, text: str) -> Point:
     """Keeps a random share of the memory, a smaller one within a larger one, and looks neighbours up anew."""
     memory = base.memory()
@@ -193,6 +197,12 @@ VARY: dict[str, Variation] = {
     "start": Variation("start of attention", heads.STARTS, _start),
     "similarity": Variation(
         "similarity", heads.SIMILARITIES, _similarity, note="What attention compares with; the lists stay."
+    ),
+    "value_scale": Variation(
+        "what values bring at first",
+        ("0", "1", "2.5", "5"),
+        _value_scale,
+        note="0: nothing; else the key that they predict, times this, in the size of the query.",
     ),
     "memory_size": Variation(
         "share of the memory",

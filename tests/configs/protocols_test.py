@@ -134,7 +134,7 @@ def test_the_config_is_sound_and_every_method_can_be_named(name):
     for head in ("linear", "mlp", "mean_knn", "mam"):
         config = _config(name, f"train.heads={head}")
         trials.check(config)
-        assert config.train.heads == (head,) and search.budget(config.train) == (9 if "tiny" in name else 12)
+        assert config.train.heads == (head,) and search.budget(config.train) == 12
     assert config.train.loss == ("lace" if name.endswith("_lt") else "cross_entropy")
     assert config.index.k == config.neighbors.k
 
@@ -205,7 +205,7 @@ def test_from_lists_to_figures_with_an_image_that_is_broken(tmp_path, capsys):
         *_flags(tmp_path, "places_lt", (3, 1, 1)),
         *(f"encoders.{name}={tmp_path}/{kind}" for name, kind in (("key", "image"), ("value_text", "text"))),
         *("encoders.value_image=", "filters.leakage=0", "embed.max_rejects_share=0.5", "index.searcher=exact"),
-        *("protocol.classes=2", "protocol.classes_per_group=0,0,2", "index.k=2", "neighbors.k=2"),
+        *("protocol.classes=2", "protocol.classes_per_group=0,0,2", "index.k=2", "neighbors.k=2", "train.k=0"),
         *("train.values=text", "train.heads=linear,mam", "train.steps=2", "train.batch_size=2", "train.trials=1"),
         *("train.attention_dim=2", "train.value_dim=2", "train.seeds=0"),
     ]

@@ -76,6 +76,7 @@ def test_k_is_the_first_of_each_list(base):
         ("layers", "2", "layers", 2),
         ("start", "random", "start", "random"),
         ("similarity", "whitened", "similarity", "whitened"),
+        ("value_scale", "5/2", "value_scale", 2.5),
         ("values", "text", "values", ("text",)),
     ],
 )
