@@ -6,6 +6,7 @@ was seen. Ours, not the paper's (docs/method.md).
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -33,6 +34,17 @@ def _sums(values: jax.Array, keys: jax.Array, counted: jax.Array) -> tuple[jax.A
     return x.T @ x, x.T @ standardize(keys)
 
 
+def _pairs(keys: Vectors, values: Vectors) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields consecutive rows of both and the number of the first; columns lie in the same files, cut alike."""
+    if isinstance(keys, np.ndarray):
+        yield from ((first, keys[first : first + len(chunk)], chunk) for first, chunk in chunks(values))
+    elif isinstance(values, np.ndarray):
+        yield from ((first, chunk, values[first : first + len(chunk)]) for first, chunk in chunks(keys))
+    else:
+        for (first, key_chunk), (_, value_chunk) in zip(chunks(keys), chunks(values), strict=True):
+            yield first, key_chunk, value_chunk
+
+
 def fit(keys: Vectors, values: Vectors, rows: np.ndarray) -> np.ndarray:
     """Fits standardized keys by standardized values, by ridge regression; reads both once, a chunk at a time.
 
@@ -48,7 +60,7 @@ def fit(keys: Vectors, values: Vectors, rows: np.ndarray) -> np.ndarray:
     if not len(rows):
         return np.zeros((values.shape[1] + 1, keys.shape[1]), np.float32)
     gram, cross = np.zeros((values.shape[1] + 1,) * 2), np.zeros((values.shape[1] + 1, keys.shape[1]))
-    for (first, value_chunk), (_, key_chunk) in zip(chunks(values), chunks(keys), strict=True):
+    for first, key_chunk, value_chunk in _pairs(keys, values):
         sums = _sums(value_chunk, key_chunk, whitening.members(rows, first, len(key_chunk)))
         gram, cross = gram + np.asarray(sums[0], np.float64), cross + np.asarray(sums[1], np.float64)
     mean, matrix = whitening.solve(gram, _RIDGE)

@@ -7,6 +7,7 @@ import pytest
 from configs.base import Train
 from model import heads, preparation, tables, value_start
 from model.memory_attention import MemoryAttention
+from model.vectors import Column
 from tests.model.small_task import small_task
 
 _ROWS = np.sort(np.random.default_rng(7).permutation(400)[:250])
@@ -26,6 +27,28 @@ def _wanted(keys, values, ridge=0.1):
     slope = vt.T @ ((s / (s**2 + penalty))[:, None] * (u.T @ (y - y.mean(0))))
     slope /= np.sqrt(np.square(centred @ slope).mean())
     return np.vstack([slope, -x.mean(0) @ slope])
+
+
+@dataclasses.dataclass(frozen=True)
+class _InFiles(Column):
+    """Rows that come in chunks of their own, as those of files do."""
+
+    rows: np.ndarray
+
+    @property
+    def shape(self):
+        return self.rows.shape
+
+    def chunks(self):
+        yield from np.split(self.rows, [90, 91, 300])
+
+
+@pytest.mark.parametrize("in_files", [(False, True), (True, False), (True, True)])
+def test_what_lies_in_files_gives_the_same(in_files):
+    task = small_task()
+    both = task.keys, task.values["text"]
+    vectors = [_InFiles(None, "", x) if there else x for x, there in zip(both, in_files, strict=True)]
+    np.testing.assert_allclose(value_start.fit(*vectors, _ROWS), value_start.fit(*both, _ROWS), atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk_rows", [7, 1000])
@@ -96,17 +119,10 @@ def test_layers_and_kinds_share_the_scale(head, layers):
 
 def test_made_only_for_heads_and_scales_that_read_it():
     task = small_task()
-    made = {
-        "start_text" in preparation.prepare(task, train).classes: train
-        for train in (
-            Train(heads=("mam",), value_scale=1.0),
-            Train(heads=("mam",)),
-        )
-    }
-    assert made[True].value_scale and not made[False].value_scale
-    assert "start_text" not in preparation.prepare(task, Train(heads=("linear", "rac"), value_scale=1.0)).classes
-    axis = Train(heads=("mean_knn",), space=("value_scale=0|2.5",))
-    assert "start_text" in preparation.prepare(task, axis).classes
+    read = (Train(heads=("mam",), value_scale=1.0), Train(heads=("mean_knn",), space=("value_scale=0|2.5",)))
+    unread = (Train(heads=("mam",)), Train(heads=("linear", "rac"), value_scale=1.0))
+    assert all("start_text" in preparation.prepare(task, train).classes for train in read)
+    assert not any("start_text" in preparation.prepare(task, train).classes for train in unread)
 
 
 def test_scores_are_left_to_heads_that_read_none():
