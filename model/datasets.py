@@ -38,6 +38,11 @@ class Split:
     scores: np.ndarray
     mask: np.ndarray
 
+    @property
+    def retrieved(self) -> np.ndarray:
+        """Rows of the memory that some list names, ascending, each once."""
+        return np.unique(self.neighbors[self.mask])
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:

@@ -92,6 +92,8 @@ class Retrieval(nn.Module):
 
 
 HEADS = ("linear", "mlp", "mean_knn", "mam", "mam_names", "rac", "vl_ltr")
+# One module, with attention and with the mean.
+RETRIEVAL = ("mean_knn", "mam")
 _TEXT_HEADS = ("mam_names", "rac", "vl_ltr")
 # What these know of the memory they know before the first step.
 WITHOUT_NEIGHBORS = ("linear", "mlp", "vl_ltr")
@@ -182,7 +184,7 @@ def build(name: str, train: Train, num_classes: int, batch: Batch) -> nn.Module:
         # A hidden unit has a weight to and from each of the D entries and a bias; the output has D biases more.
         dim = batch.queries.shape[-1]
         return Mlp(num_classes, hidden=max(1, round((extra - dim) / (2 * dim + 1))))
-    if name in ("mean_knn", "mam"):
+    if name in RETRIEVAL:
         return _retrieval(train, num_classes, uniform=name == "mean_knn")
     if name == "mam_names":
         return NameHead(num_classes, train.names, train.neighbor_dropout, train.random_k)

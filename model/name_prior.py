@@ -90,8 +90,7 @@ def extend(task: Task, settings: Names) -> Task:
             "--config.train.heads: mam_names reads the names of the classes and none are embedded; set "
             "--config.class_names and run pipelines.embed again with a text encoder"
         )
-    train = task.splits["train"]
-    rows = np.unique(train.neighbors[train.mask])
+    rows = task.splits["train"].retrieved
     matrix, means = fit(task.keys[rows], task.values["text"][rows], task.classes["names_text"], settings)
     made = {"name_whitening": matrix, "name_means": means}
     return dataclasses.replace(task, classes={**task.classes, **made})

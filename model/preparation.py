@@ -17,7 +17,7 @@ def prepare(task: Task, train: Train) -> Task:
     if "mam_names" in train.heads:
         task = name_prior.extend(task, train.names)
     scales = search.axes(train).get("value_scale", (train.value_scale,))
-    if any(scales) and {"mam", "mean_knn"} & set(train.heads):
+    if any(scales) and set(heads.RETRIEVAL) & set(train.heads):
         task = value_start.extend(task)
     reads_scores = set(train.heads) - set(heads.WITHOUT_NEIGHBORS)
     return whitening.rescore(task) if train.similarity == "whitened" and reads_scores else task

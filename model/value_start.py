@@ -72,7 +72,6 @@ def fit(keys: Vectors, values: Vectors, rows: np.ndarray) -> np.ndarray:
 
 def extend(task: Task) -> Task:
     """Returns the task with what its values predict among its `classes`, by the rows that training images retrieved."""
-    train = task.splits["train"]
-    rows = np.unique(train.neighbors[train.mask])
+    rows = task.splits["train"].retrieved
     made = {of_kind(kind): fit(task.keys, values, rows) for kind, values in task.values.items()}
     return dataclasses.replace(task, classes={**task.classes, **made})

@@ -107,8 +107,7 @@ class _Scores:
 
 def rescore(task: Task) -> Task:
     """Returns the task with whitened cosines as scores. Reads the keys twice, a chunk at a time."""
-    train = task.splits["train"]
-    rows = np.unique(train.neighbors[train.mask])
+    rows = task.splits["train"].retrieved
     if len(rows) < 2:
         # One row has no direction that others could differ from.
         return task
