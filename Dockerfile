@@ -25,6 +25,6 @@ COPY model model
 COPY pipelines pipelines
 RUN pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]" "${TENSORFLOW}"
 
-RUN python -c "import sys; from pipelines import builtin_encoders, storage; \
-[builtin_encoders.ensure(name, storage.cache_dir() / 'encoders') for name in sys.argv[1:]]" ${ENCODERS} \
+RUN python -c "import sys; from pipelines import storage; from pipelines.encoders import builtin; \
+[builtin.ensure(name, storage.cache_dir() / 'encoders') for name in sys.argv[1:]]" ${ENCODERS} \
     && mkdir -p "${WEB_MEMORY_CACHE}" && chmod -R a+rwX "${WEB_MEMORY_CACHE}"

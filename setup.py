@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="web-memory",
@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=["configs", "index", "model", "model.objectives", "pipelines", "pipelines.sources"],
+    packages=find_packages(include=["configs*", "index*", "model*", "pipelines*"]),
     install_requires=[
         "apache-beam>=2.77",
         "bracex>=2.5",

@@ -22,7 +22,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from pipelines.decode import ImagePreprocess, decode, prepare
+from pipelines.images.decode import ImagePreprocess, decode, prepare
 
 _REPEATS = 7
 _SIZE = (2000, 1500)
@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--encoder", default="efficientnet-lite0", help="name or folder of an image encoder")
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from pipelines.encoders import ImageEncoder, resolve
+    from pipelines.encoders.handles import ImageEncoder, resolve
 
     encoder = ImageEncoder(resolve(args.encoder, "float32"))
     preprocess = encoder.preprocess

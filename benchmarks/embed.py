@@ -33,8 +33,8 @@ import pyarrow.parquet as pq
 
 from configs.base import Config, Encoders, Filters, Source
 from pipelines import embed, options, sources, storage
-from pipelines.decode import decode, prepare
-from pipelines.encoders import ImageEncoder, keep_freed_memory, one_thread_a_call, resolve
+from pipelines.encoders.handles import ImageEncoder, keep_freed_memory, one_thread_a_call, resolve
+from pipelines.images.decode import decode, prepare
 from pipelines.sources import Sample
 
 _REPEATS = 5
@@ -169,9 +169,9 @@ class _ByHand:
     """The tf.data pipeline in its process, which waits while the others run."""
 
     def __init__(self, encoder: ImageEncoder, config: Config, data: pathlib.Path) -> None:
-        from pipelines import builtin_encoders
+        from pipelines.encoders import builtin
 
-        folder = builtin_encoders.ensure(config.encoders.key, storage.cache_dir() / "encoders")
+        folder = builtin.ensure(config.encoders.key, storage.cache_dir() / "encoders")
         wanted = encoder.preprocess
         arguments = [str(folder), str(data), wanted.size, wanted.crop_fraction, config.embed.batch_size]
         command = [sys.executable, __file__, "--by-hand", json.dumps(arguments)]

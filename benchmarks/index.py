@@ -29,11 +29,11 @@ from benchmarks import index_costs, index_data, index_tuning
 from benchmarks.index_data import Data, K
 from benchmarks.index_tuning import Measured, Tuned
 from configs.base import Index as IndexConfig
-from index import planner, scann_searcher
-from index.planner import Parameters
-from index.recall import recall_at_k
-from index.scann_searcher import ScannSearcher
-from index.searcher import ArrayKeys
+from index.engines import planner, scann_searcher
+from index.engines.planner import Parameters
+from index.engines.scann_searcher import ScannSearcher
+from index.engines.searcher import ArrayKeys
+from index.measure.recall import recall_at_k
 
 _PARTS = ("speed", "autofaiss", "limit", "memory", "growth")
 _LIBRARIES = ("faiss_flat", "faiss_ivf", "faiss_hnsw", "hnswlib", "usearch")

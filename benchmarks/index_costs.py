@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmarks.index_data import K, clustered
 from configs.base import Index as IndexConfig
-from index import scann_searcher
-from index.exact_searcher import ExactSearcher
-from index.searcher import ArrayKeys
+from index.engines import scann_searcher
+from index.engines.exact import ExactSearcher
+from index.engines.searcher import ArrayKeys
 
 _SAMPLE_SECS = 0.002
 _REPEATS = 5
@@ -133,7 +133,7 @@ def exact_over_limit(rows: np.ndarray, queries: np.ndarray) -> dict[str, float]:
 
 
 def _step(step: str, rows_file: str, folder: str) -> dict[str, float]:
-    from index import scann_coder
+    from index.engines import scann_coder
 
     rows = np.load(rows_file, mmap_mode="r")
     plan = scann_searcher.plan(*rows.shape, IndexConfig(k=K))

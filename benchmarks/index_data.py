@@ -17,8 +17,8 @@ import pathlib
 
 import numpy as np
 
-from index.exact_searcher import ExactSearcher
-from index.keys import of_memory
+from index.engines.exact import ExactSearcher
+from index.store.keys import of_memory
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 

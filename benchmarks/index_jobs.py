@@ -25,9 +25,10 @@ import pyarrow as pa
 from benchmarks.index_data import K, clustered
 from configs.base import Config, Index, Neighbors, Source
 from index import build, neighbors
-from index.reader import Index as OpenIndex
+from index.store.reader import Index as OpenIndex
 from pipelines import manifest, schemas, storage
-from pipelines.manifest import EncoderInfo, Marker
+from pipelines.manifest import Marker
+from pipelines.schemas import EncoderInfo
 
 _REPEATS = 3
 SHARD_ROWS = 10_000

@@ -26,11 +26,12 @@ from benchmarks.index_data import K, clustered
 from benchmarks.index_jobs import SHARD_ROWS, write_embeddings
 from configs.base import Config
 from configs.base import Index as IndexConfig
-from index import build, curve
-from index.exact_searcher import ExactSearcher
-from index.lookup import Lookup
-from index.reader import Index
-from index.recall import recall_at_k
+from index import build
+from index.engines.exact import ExactSearcher
+from index.measure.recall import recall_at_k
+from index.store import records
+from index.store.lookup import Lookup
+from index.store.reader import Index
 from pipelines import manifest, schemas, storage
 
 RECALL = 0.95
@@ -89,7 +90,7 @@ def points(folder: str, queries: np.ndarray, exact: tuple[np.ndarray, np.ndarray
     for point in sorted(opened.facts["curve"], key=lambda point: point["cost"]):
         index = Index(folder, opened.facts, point["level"], point["probe"])
         for number, (record, shard) in enumerate(zip(opened.shards, shards, strict=True)):
-            setting = record.settings[curve.setting_at(record.settings, point["level"])]
+            setting = record.settings[records.setting_at(record.settings, point["level"])]
             engine: Any = shard.searcher.with_parameters(setting.parameters)
             index._loaded[number] = Lookup(dataclasses.replace(shard, searcher=engine.with_threads(1)))
         found = index.search(queries, K).ids

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.index_data import Data, K
-from index.planner import reaches
-from index.recall import recall_at_k
+from index.engines.planner import reaches
+from index.measure.recall import recall_at_k
 from pipelines import storage
 
 _NOISE = 0.9

@@ -19,10 +19,12 @@ import numpy as np
 import pyarrow as pa
 
 from configs.base import Config, Index
-from index import build, rebuild, update
+from index import build
+from index.building import rebuild, update
 from pipelines import manifest, schemas, storage
-from pipelines.manifest import Drops, EncoderInfo, Marker
+from pipelines.manifest import Drops, Marker
 from pipelines.progress import Stage
+from pipelines.schemas import EncoderInfo
 
 _SHARD_ROWS = 10_000
 _CLUSTERS = 2_000

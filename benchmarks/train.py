@@ -31,13 +31,13 @@ import numpy as np
 import pyarrow as pa
 
 from configs.base import Train
-from model.batch import Batch, Output
-from model.datasets import Split, Task
-from model.memory_attention import masked_softmax, standardize
-from model.pooling import SLICE_QUERIES
-from model.tables import Tables, load, standardized
-from model.trainer import Setting, State, Trainer
-from model.vectors import Column, Vectors
+from model.data.batch import Batch, Output, standardize
+from model.data.datasets import Split, Task
+from model.data.tables import Tables, load, standardized
+from model.data.vectors import Column, Vectors
+from model.heads.memory_attention import masked_softmax
+from model.heads.pooling import SLICE_QUERIES
+from model.training.trainer import Setting, State, Trainer
 from pipelines import manifest, schemas, storage
 
 SETTING = Setting(1e-3, 0.01, 0.0)
@@ -127,11 +127,11 @@ class Ready(NamedTuple):
         return jax.tree.map(lambda x: x[: len(rows)], self.batch)
 
     def parts(self, rows: np.ndarray, count: int, memory: bool) -> Iterator[tuple[Any, np.ndarray, int]]:
-        """See `model.tables.Source`."""
+        """See `model.data.tables.Source`."""
         yield self, rows, count
 
     def rates(self) -> dict[str, float]:
-        """See `model.tables.Source`."""
+        """See `model.data.tables.Source`."""
         return {}
 
 
@@ -143,7 +143,7 @@ class Naive:
         self._train = train
 
     def apply(self, variables: Any, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
-        """See `model.heads.Retrieval`."""
+        """See `model.heads.registry.Retrieval`."""
         z, params = batch.queries, variables["params"]
         for number in range(self._train.layers):
             layer = params[f"MemoryAttention_{number}"]
@@ -279,7 +279,7 @@ def rates(args: argparse.Namespace) -> dict[str, float]:
 
 def curve(args: argparse.Namespace) -> list[float]:
     """Returns the losses of the first steps on all devices of this process."""
-    from model import parallel
+    from model.data import parallel
 
     task, tables = random_tables(args, args.k)
     trainer = Trainer("mam", task, {"train": parallel.replicate(tables)}, train_config(args, 8))

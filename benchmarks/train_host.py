@@ -25,9 +25,9 @@ import jax
 import numpy as np
 
 from benchmarks.train import SETTING, print_figures, random_split, shape_parser, task_of, train_config
-from model import host_tables
-from model.trainer import Trainer
-from model.vectors import Column
+from model.data import host_tables
+from model.data.vectors import Column
+from model.training.trainer import Trainer
 from pipelines import schemas
 
 _THREADS = 32

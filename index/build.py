@@ -20,7 +20,7 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
     Raises:
         UserError: if an input, the config or a flag is wrong.
     """
-    from index import build_job, publication
+    from index.building import build_job, publication
     from pipelines import runner
 
     runner.beam_options(beam_args)

@@ -2,7 +2,7 @@
 
 Writes a list of the k nearest memory rows for every labelled image, and each row that is named once, with its
 values. Flags that are not ours go to Beam. Killed at any time, the same command goes on with what is missing. After an
-update of the index (`pipelines.reindex`) only what it has changed is looked up; the lists before stay until then.
+update of the index (`index.reindex`) only what it has changed is looked up; the lists before stay until then.
 """
 
 import sys
@@ -19,23 +19,23 @@ def run(config: Config, beam_args: Sequence[str]) -> None:
     Raises:
         UserError: if an input, the config or a flag is wrong.
     """
-    from index import neighbors_job, neighbors_plan
+    from index.lists import layout, neighbor_job
     from pipelines import runner
 
     runner.beam_options(beam_args)
     with Stage("neighbors", "queries", config.workdir) as stage:
-        job = neighbors_plan.claim(config)
+        job = layout.claim(config)
         stage.worked = not job.is_complete()
         if stage.worked:
-            before = neighbors_job.progress(job)[1]
-            neighbors_job.run(job, beam_args, stage)
-            whole = neighbors_plan.finish(job)
+            before = neighbor_job.progress(job)[1]
+            neighbor_job.run(job, beam_args, stage)
+            whole = layout.finish(job)
             now = whole["queries"] - before
             title = f"neighbors: {now:,} queries in {duration(stage.secs)}, {now / stage.secs:,.0f}/s"
         else:
             whole = storage.read_json(storage.join(job.folder, manifest.COMPLETE_FILE))
             title = "neighbors: already looked up"
-        neighbors_plan.remove_others(job)
+        layout.remove_others(job)
         recall = job.open_index().facts["recall"]
         beyond = f", not measured at {job.k}" if job.k > recall["k"] else ""
         summary(

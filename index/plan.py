@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from configs.base import Config
-from index import estimate, limits, searcher
-from index.keys import read_places
+from index.engines import searcher
+from index.measure import estimate
+from index.store import limits
+from index.store.keys import read_places
 from pipelines import options
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings

@@ -20,17 +20,18 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.base import Config
-from index import search_page
-from index.keys import COLUMNS
-from index.reader import Index
-from index.search_page import Tile
-from index.searcher import leave_out
-from pipelines import options, pictures, schemas, storage
-from pipelines.encoders import EncoderSpec
+from index.engines.searcher import leave_out
+from index.searching import page
+from index.searching.page import Tile
+from index.store.keys import COLUMNS
+from index.store.reader import Index
+from pipelines import options, schemas, storage
+from pipelines.encoders.handles import EncoderSpec
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.progress import console
 from pipelines.schemas import unit_keys
+from pipelines.sources import pictures
 
 _SIDE = 200
 _VALUES: dict[str, tuple[Any, str]] = {
@@ -65,13 +66,13 @@ def key_encoder(config: Config, index: Index) -> EncoderSpec:
     Raises:
         UserError: if the config has another one.
     """
-    from pipelines import encoders
+    from pipelines.encoders import handles
 
     chosen, known = config.encoders, index.key_encoder
-    if chosen.key.startswith(encoders.PRECOMPUTED):
-        spec = encoders.precomputed(chosen.key, known.dim, chosen.dtype, chosen.normalize)
+    if chosen.key.startswith(handles.PRECOMPUTED):
+        spec = handles.precomputed(chosen.key, known.dim, chosen.dtype, chosen.normalize)
     else:
-        spec = encoders.resolve(chosen.key, chosen.dtype, chosen.normalize, chosen.crop_fraction)
+        spec = handles.resolve(chosen.key, chosen.dtype, chosen.normalize, chosen.crop_fraction)
     if (spec.info.fingerprint, spec.info.dim) != (known.fingerprint, known.dim):
         raise UserError(
             f"--config.encoders.key={chosen.key}: its fingerprint is {spec.info.fingerprint}, the keys of "
@@ -86,13 +87,14 @@ def of_image(config: Config, index: Index, path: str) -> Query:
     Raises:
         UserError: if it is no image, or the keys are not of an encoder that is here.
     """
-    from pipelines import decode, encoders
+    from pipelines.encoders import handles
+    from pipelines.images import decode
 
     spec = key_encoder(config, index)
     if spec.kind == "precomputed":
         raise UserError(f"--image: the keys were brought as {spec.handle}, there is no encoder for an image; use --id")
     data = storage.read_image(".", path, config.embed.max_image_bytes)
-    encoder = encoders.ImageEncoder(spec)
+    encoder = handles.ImageEncoder(spec)
     try:
         picture = decode.decode(data, config.embed.max_image_pixels, [encoder.preprocess])
     except decode.DecodeError as error:
@@ -107,24 +109,24 @@ def of_text(config: Config, index: Index, text: str) -> Query:
     Raises:
         UserError: if no encoder of texts shares the space of the keys.
     """
-    from pipelines import encoders
+    from pipelines.encoders import handles
 
     key = key_encoder(config, index)
-    handles = [handle for handle, kind in encoders.columns(config.encoders).values() if kind == "text"]
-    specs = [encoders.resolve(handle, config.encoders.dtype) for handle in handles] if key.space else []
+    texts = [handle for handle, kind in handles.columns(config.encoders).values() if kind == "text"]
+    specs = [handles.resolve(handle, config.encoders.dtype) for handle in texts] if key.space else []
     spec = next((spec for spec in specs if spec.space == key.space), None)
     if spec is None:
         raise UserError(
             f"--text: no encoder of texts shares the space of the key encoder {key.handle} "
             f"({f'space {key.space!r}' if key.space else 'which names no space'}); --config.encoders.value_text has "
-            f"{', '.join(handles) or 'none'} (docs/encoders.md, 'space')"
+            f"{', '.join(texts) or 'none'} (docs/encoders.md, 'space')"
         )
     if spec.info.dim != index.key_encoder.dim:
         raise UserError(
             f"encoder {spec.handle!r}: gives {spec.info.dim} values, the keys of its space {key.space!r} have "
             f"{index.key_encoder.dim}; correct 'space' in one of their descriptions"
         )
-    return Query(f'"{text}"', encoders.TextEncoder(spec).encode([text], config.embed.batch_size)[0])
+    return Query(f'"{text}"', handles.TextEncoder(spec).encode([text], config.embed.batch_size)[0])
 
 
 def of_row(config: Config, memory: Embeddings, id_: int) -> Query:
@@ -219,7 +221,7 @@ def run(config: Config, _: Sequence[str], image: str, text: str, id: int, k: int
         raise UserError(f"--k={k}: must be at least 1")
     index, memory = Index.open(config.index_dir), Embeddings(config.memory_dir)
     if memory.snapshot != index.memory_snapshot:
-        raise UserError(f"{memory.folder}: has changed since {index.folder} was built; run pipelines.reindex")
+        raise UserError(f"{memory.folder}: has changed since {index.folder} was built; run index.reindex")
     if image:
         query = of_image(config, index, image)
     else:
@@ -232,7 +234,7 @@ def run(config: Config, _: Sequence[str], image: str, text: str, id: int, k: int
     if html:
         asked = pictures.data_url(query.picture, _SIDE) if query.picture else ""
         with storage.atomic_write(html) as file:
-            file.write(search_page.render(title, asked, tiles).encode())
+            file.write(page.render(title, asked, tiles).encode())
         console.print(f"wrote {html}")
 
 

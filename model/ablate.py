@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from configs.base import Config
-from model import run_files
-from model.evaluate import COLUMNS, percent, spread
-from model.grid import Grid
+from model.reports.grid import Grid
+from model.reports.results import COLUMNS, percent, spread
+from model.training import run_files
 from pipelines import manifest, options, storage
 from pipelines.errors import UserError
 from pipelines.progress import Stage, console
 
 if TYPE_CHECKING:
-    from model.ablations import Base, Point
-    from model.trials import Progress, Trial
+    from model.reports.ablations import Base, Point
+    from model.training.trials import Progress, Trial
 
 # Reads nothing of what is varied: one point stands for all.
 _UNVARIED = "linear"
@@ -29,7 +29,7 @@ _INSTEAD = ", which chooses the settings, or give --sweep"
 
 def parse_vary(text: str) -> tuple[str, tuple[str, ...]]:
     """Splits `name=v1,v2` into the name and its values, which may be none; a `UserError` for an unknown name."""
-    from model.ablations import VARY
+    from model.reports.ablations import VARY
 
     name, _, rest = text.partition("=")
     if name not in VARY:
@@ -62,7 +62,8 @@ def _results(
     base: "Base", vary: str, value: str, point: "Point", chosen: dict[str, Any], progress: "Progress"
 ) -> list[dict[str, Any]]:
     """Trains all heads at one value and returns what each run reached."""
-    from model import preparation, tables, trials
+    from model.data import tables
+    from model.training import preparation, trials
 
     train, rows = base.config.train, []
     task = preparation.prepare(point.task, point.train)
@@ -106,7 +107,8 @@ def ablate(config: Config, vary: str, values: Sequence[str], sweep: bool, stage:
     Raises:
         UserError: if a value makes no sense, or a stage before has not run.
     """
-    from model import ablations, search, trials
+    from model.reports import ablations
+    from model.training import hyperparameters, trials
 
     trials.check(config)
     if config.train.table != "device":
@@ -119,7 +121,7 @@ def ablate(config: Config, vary: str, values: Sequence[str], sweep: bool, stage:
         if sweep
         else {head: run_files.chosen(config, base.lists.fingerprint, head, _INSTEAD) for head in train.heads}
     )
-    count = len(train.heads) * (len(train.seeds) + (search.budget(train) if sweep else 0))
+    count = len(train.heads) * (len(train.seeds) + (hyperparameters.budget(train) if sweep else 0))
     progress = trials.Progress(stage, len(values) * count)
     points = []
     for value in values:
@@ -167,7 +169,7 @@ def _percents(mean: float | None, std: float | None) -> tuple[float | None, floa
 
 
 def _draw(path: str, found: dict[str, Any]) -> None:
-    from model import plot
+    from model.reports import plot
 
     points = found["points"]
     panels = {
@@ -185,7 +187,7 @@ def run(config: Config, _: Sequence[str], vary: str, sweep: bool, markdown: bool
     Raises:
         UserError: if the flag or the configuration makes no sense, or a stage before has not run.
     """
-    from model import plot
+    from model.reports import plot
 
     plot.check()
     name, values = parse_vary(vary)

@@ -13,33 +13,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from configs.base import Config
-from model import run_files
+from model.training import run_files
 from pipelines import manifest, options, storage
 from pipelines.errors import UserError
 from pipelines.options import nearest
 from pipelines.progress import Stage, duration, summary
 
 if TYPE_CHECKING:
-    from model.finetune_trainer import Encoder, FinetuneSetting
+    from model.training.finetune_trainer import Encoder, FinetuneSetting
 
-_STAGE = "model.finetune"
 _DTYPES = ("float32", "bfloat16")
-# Where an encoder lies and how many processes decode changes no byte.
-_NOT_IDENTITY = ("encoder", "workers")
-
-
-def finetune_identity(config: Config, fingerprint: str) -> tuple[str, dict[str, Any]]:
-    """Returns the folder of the runs of one head with its encoder, and what decides their bytes.
-
-    Args:
-        config: the whole configuration.
-        fingerprint: of the neighbour lists.
-    """
-    frozen, frozen_identity = run_files.identity(config, fingerprint)
-    settings = {name: v for name, v in dataclasses.asdict(config.finetune).items() if name not in _NOT_IDENTITY}
-    # Trials start from the frozen run of the first seed.
-    identity = {"frozen": manifest.fingerprint(frozen_identity), "first_seed": config.train.seeds[:1], **settings}
-    return storage.join(frozen, "finetune", config.finetune.head), identity
 
 
 def _check(config: Config) -> None:
@@ -77,13 +60,13 @@ def load_encoder(config: Config) -> "Encoder":
     """
     import jax.numpy as jnp
 
-    from model.finetune_trainer import Encoder
-    from pipelines import encoders, vit, vit_checkpoint
-    from pipelines.decode import ImagePreprocess
+    from model.training.finetune_trainer import Encoder
+    from pipelines.encoders import handles, vit, vit_checkpoint
+    from pipelines.images.decode import ImagePreprocess
 
     settings, handle = config.finetune, config.finetune.encoder or config.encoders.key
     wanted = config.encoders
-    spec = encoders.resolve(handle, wanted.dtype, wanted.normalize, wanted.crop_fraction)
+    spec = handles.resolve(handle, wanted.dtype, wanted.normalize, wanted.crop_fraction)
     if not spec.model.endswith(".npz"):
         raise UserError(
             f"--config.encoders.key={handle}: cannot be trained on; embed with the .npz of a Vision Transformer"
@@ -115,8 +98,9 @@ def run(config: Config, _: Sequence[str]) -> None:
         UserError: if the frozen runs are not there, the encoder is another, an image has changed, or a setting is
             wrong.
     """
-    from model import datasets, parallel, preparation, search, tables, train_loop, trials
-    from model.finetune_trainer import FinetuneSetting, FinetuneTrainer
+    from model.data import datasets, parallel, tables
+    from model.training import hyperparameters, preparation, train_loop, trials
+    from model.training.finetune_trainer import FinetuneSetting, FinetuneTrainer
 
     settings = config.finetune
     trials.check(config)
@@ -126,7 +110,7 @@ def run(config: Config, _: Sequence[str]) -> None:
         encoder = load_encoder(config)
         task = preparation.prepare(datasets.load(config), config.train)
         frozen, _identity = run_files.identity(config, task.fingerprint)
-        folder, identity = finetune_identity(config, task.fingerprint)
+        folder, identity = run_files.finetune_identity(config, task.fingerprint)
 
         def frozen_run(seed: int) -> str:
             return run_files.of_seed(frozen, settings.head, seed)
@@ -139,7 +123,7 @@ def run(config: Config, _: Sequence[str]) -> None:
         ]
         # A single setting leaves nothing to choose.
         trial_runs = candidates if len(candidates) > 1 else []
-        config_hash = manifest.claim(folder, _STAGE, identity)
+        config_hash = manifest.claim(folder, run_files.FINETUNE, identity)
         storage.write_json(storage.join(folder, "config.json"), dataclasses.asdict(config))
         runs, total = 0, (len(trial_runs) + len(config.train.seeds)) * settings.steps
 
@@ -148,7 +132,7 @@ def run(config: Config, _: Sequence[str]) -> None:
             stage.update(done / total, done * settings.batch_size)
 
         stage.worked = not all(run_files.is_done(storage.join(folder, f"seed-{seed}")) for seed in config.train.seeds)
-        as_frozen = dataclasses.replace(config, train=search.with_fields(config.train, point))
+        as_frozen = dataclasses.replace(config, train=hyperparameters.with_fields(config.train, point))
         data = tables.load(task, as_frozen.train.dtype)
         trainer = FinetuneTrainer(as_frozen, task, data, encoder, frozen_run, on_steps)
         on_steps(0)
@@ -174,15 +158,6 @@ def run(config: Config, _: Sequence[str]) -> None:
                 "output": folder,
             },
         )
-
-
-def finished_runs(config: Config, fingerprint: str) -> dict[int, str]:
-    """Returns the folders of the runs of all seeds, by seed; none if they are of other settings or not all done."""
-    folder, identity = finetune_identity(config, fingerprint)
-    if manifest.is_claimed_by_another(folder, _STAGE, identity):
-        return {}
-    found = {seed: storage.join(folder, f"seed-{seed}") for seed in config.train.seeds}
-    return found if all(map(run_files.is_done, found.values())) else {}
 
 
 def _lines(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
-from model import evaluate
+from model.reports import results as reached
 from pipelines import options, storage
 from pipelines.progress import console, duration
 
@@ -20,16 +20,16 @@ def run(config: Config, _: Sequence[str]) -> None:
     Raises:
         UserError: if the runs are not there.
     """
-    from model import gallery, report_page
+    from model.reports import gallery, report_page
 
-    results, path = evaluate.write(config)
+    results, path = reached.write(config)
     written, picture = [path], ""
     if "mam" in config.train.heads:
         written.append(storage.join(config.workdir, "gallery.png"))
         gallery.write(config, results["runs"], written[-1])
         with storage.open_read(written[-1]) as file:
             picture = f"data:image/png;base64,{base64.b64encode(file.read()).decode()}"
-    grids = evaluate.grids(results)
+    grids = reached.grids(results)
     facts = [
         f"recall@{results['k']} of the index {results['recall_at_k']:.3f}",
         "time: " + ", ".join(f"{stage} {duration(secs)}" for stage, secs in results["stage_secs"].items()),

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from configs.base import Config
-from model.grid import Grid
+from model.reports.grid import Grid
 from pipelines import options
 from pipelines.progress import Stage, console
 
 if TYPE_CHECKING:
-    from model.trials import Trial
+    from model.training.trials import Trial
 
 
 def print_table(tried: "list[Trial]", head: str) -> None:
     """Prints the trials of a head, the best on val first, those that diverged last; accuracies in percent."""
-    from model.metrics import GROUPS
+    from model.measures.metrics import GROUPS
 
     columns, rows = ("all", *GROUPS), []
     for trial in sorted(tried, key=lambda trial: (trial.diverged, -trial.value)):
@@ -37,21 +37,21 @@ def run(config: Config, _: Sequence[str]) -> None:
     Raises:
         UserError: if an earlier stage has not finished, a setting is wrong, or all trials of a head diverged.
     """
-    from model import search, trials
+    from model.training import hyperparameters, trials
 
     trials.check(config)
     # The same lock as the training's: both write the same folders.
     with Stage("train", "steps", config.workdir) as stage:
         stage.worked = False
         task, data, folder = trials.load(config, ("train", "val"))
-        progress = trials.Progress(stage, len(config.train.heads) * search.budget(config.train))
+        progress = trials.Progress(stage, len(config.train.heads) * hyperparameters.budget(config.train))
         tried = {}
         for name in config.train.heads:
             tried[name] = trials.Runs(name, config, task, data, folder, progress).trials()
     for name, of_head in tried.items():
         print_table(of_head, name)
         best = trials.best_of(of_head)
-        console.print(f"best: trial {best.number}, {search.words(best.point)}, val {best.value:.3f}")
+        console.print(f"best: trial {best.number}, {hyperparameters.words(best.point)}, val {best.value:.3f}")
     console.print(f"output {folder}; model.train goes on from here")
 
 

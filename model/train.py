@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
-from model import run_files
+from model.training import run_files
 from pipelines import options
 from pipelines.progress import Stage, duration, summary
 
@@ -19,7 +19,9 @@ def run(config: Config, _: Sequence[str]) -> None:
     Raises:
         UserError: if an earlier stage has not finished, a setting is wrong, or a run diverged.
     """
-    from model import host_tables, metrics, protocol, search, trials
+    from model.data import host_tables, protocol
+    from model.measures import metrics
+    from model.training import hyperparameters, trials
 
     train = config.train
     trials.check(config)
@@ -27,7 +29,7 @@ def run(config: Config, _: Sequence[str]) -> None:
         task, data, folder = trials.load(config, ("train", "val", "test"))
         last = [run_files.of_seed(folder, name, seed) for name in train.heads for seed in train.seeds]
         stage.worked = not all(map(run_files.is_done, last))
-        progress = trials.Progress(stage, len(train.heads) * (search.budget(train) + len(train.seeds)))
+        progress = trials.Progress(stage, len(train.heads) * (hyperparameters.budget(train) + len(train.seeds)))
         lines, rates = {}, []
         for name in train.heads:
             runs = trials.Runs(name, config, task, data, folder, progress)
@@ -37,12 +39,13 @@ def run(config: Config, _: Sequence[str]) -> None:
             rates += [result["reading"] for result in results if "reading" in result]
             lost = sum(trial.diverged for trial in tried)
             lines[name] = (
-                f"{search.words(chosen.point)}: val {chosen.value:.3f}, best of {len(tried)}"
+                f"{hyperparameters.words(chosen.point)}: val {chosen.value:.3f}, best of {len(tried)}"
                 f"{f', of which {lost} diverged' if lost else ''}"
             )
         groups = metrics.shot_groups(task.class_counts, train.many_over, train.few_under, train.shots)
+        count = len(train.heads) * (hyperparameters.budget(train) + len(train.seeds))
         summary(
-            f"train: {len(train.heads) * (search.budget(train) + len(train.seeds))} runs in {duration(stage.secs)}",
+            f"train: {count} runs in {duration(stage.secs)}",
             {
                 **lines,
                 "classes": ", ".join(f"{int((groups == group).sum())} {group}-shot" for group in metrics.GROUPS),

@@ -19,7 +19,7 @@ def run(config: Config, _: Sequence[str]) -> None:
     Raises:
         UserError: if the config says nothing of a corpus, or a package cannot be had.
     """
-    from pipelines import emoji_corpus
+    from pipelines.demo import corpus
 
     if not isinstance(config, DemoConfig):
         raise UserError("this config has data of its own; only configs/demo.py has a corpus to make")
@@ -30,7 +30,7 @@ def run(config: Config, _: Sequence[str]) -> None:
             stage.worked = True
             stage.update(done / total, done)
 
-        made = emoji_corpus.build(
+        made = corpus.build(
             pathlib.Path(config.data),
             cache_dir=storage.cache_dir(),
             memory_styles=config.corpus.memory_styles,

@@ -9,17 +9,15 @@ missing.
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from configs.base import Config, Filters
-from pipelines import manifest, options, storage
-from pipelines.errors import UserError
+from configs.base import Config
+from pipelines import options
 from pipelines.progress import Stage, duration, summary
 
 if TYPE_CHECKING:
-    from pipelines.embed_plan import Folder
-    from pipelines.selection import Selection
+    from pipelines.filtering.selection import Selection
 
 _SWITCHES = {"retry_rejects": "read again what was rejected and may be readable now, such as after a network failure"}
 
@@ -30,7 +28,7 @@ def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -
     Raises:
         UserError: if a source or flag is wrong, or too many rows are rejected.
     """
-    from pipelines import class_names, embed_plan
+    from pipelines.embedding import class_names, completion, embed_plan
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     embed_plan.check(config)
@@ -46,12 +44,12 @@ def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -
         before = sum(len(folder.shards) - len(folder.pending) for folder in folders)
         stage.worked = any(folder.pending for folder in folders)
         if stage.worked:
-            from pipelines import embed_job
+            from pipelines.embedding import embed_job
 
             embed_job.run(folders, encoders, config.embed, filters, beam_args, stage)
         for folder in folders:
             embed_plan.check_rejects(folder, config.embed.max_rejects_share)
-        chosen = _complete(folders, filters, config, beam_args, stage)
+        chosen = completion.complete(folders, filters, config, beam_args, stage)
         classes = class_names.run(names, config, encoders)
         rows = {folder.name: sum(marker.rows_out for marker in folder.markers) for folder in folders}
         markers = [marker for folder in folders for marker in folder.markers]
@@ -64,8 +62,8 @@ def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -
                 **({"class names": f"{classes:,}, in {config.classes_file}"} if classes else {}),
                 "rejected": f"{sum(marker.rows_rejected for marker in markers):,} rows, listed in _rejects/"
                 + (f"; {retryable:,} may be read with --retry_rejects" if retryable else ""),
-                "filtered": _counts(filtered) + (", listed in _filtered/" if filtered else ""),
-                "dropped": _counts(chosen.totals)
+                "filtered": completion.counts(filtered) + (", listed in _filtered/" if filtered else ""),
+                "dropped": completion.counts(chosen.totals)
                 + (", listed in memory/_dropped/" if any(chosen.totals.values()) else ""),
                 **({"leakage": "not looked for: no val or test split"} if _is_unguarded(config, chosen) else {}),
                 "shards": f"{len(markers)}, of which {before} were done before",
@@ -75,29 +73,6 @@ def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -
                 "output": config.workdir,
             },
         )
-
-
-def _complete(
-    folders: "list[Folder]", filters: Filters, config: Config, beam_args: Sequence[str], stage: Stage
-) -> "Selection":
-    """Finishes the folders: those of queries first, since what they hold decides which rows of the memory are used."""
-    from pipelines import selection
-
-    memory, *splits = folders
-    for split in splits:
-        manifest.complete(split.path, split.markers, split.config_hash)
-    queries = {split.name: manifest.Embeddings(split.path) for split in splits}
-    removed = config.removed_file if storage.exists(config.removed_file) else ""
-    chosen = selection.run(memory.shards_done(), queries, filters, config.seed, beam_args, stage, removed)
-    drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
-    if sum(drop.rows for drop in drops.values()) == sum(marker.rows_out for marker in memory.markers):
-        raise UserError(f"{memory.path}: every row was dropped ({_counts(chosen.totals)}); check --config.filters")
-    manifest.complete(memory.path, memory.markers, memory.config_hash, drops)
-    return chosen
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "0 rows"
 
 
 def _is_unguarded(config: Config, chosen: "Selection") -> bool:

@@ -44,7 +44,7 @@ def of_encoders(config: Config, encoders: Mapping[str, Mapping[str, Any]]) -> Co
 
     Args:
         config: with the generation in use.
-        encoders: `manifest.EncoderInfo` of each column, as values.
+        encoders: `schemas.EncoderInfo` of each column, as values.
     """
     named = f"gen-{manifest.fingerprint(dict(encoders))}"
     for name in dict.fromkeys((config.generation, "")):

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipelines import schemas, storage
 from pipelines.errors import UserError
+from pipelines.schemas import EncoderInfo
 
 STAGE_FILE = "stage.json"
 COMPLETE_FILE = "complete.json"
@@ -75,16 +76,6 @@ def claim(folder: str, stage: str, identity: Mapping[str, Any]) -> str:
     if not storage.exists(path):
         storage.write_json(path, ours)
     return fingerprint(ours)
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderInfo:
-    """What identifies the encoder behind a vector column, and the vectors' form."""
-
-    fingerprint: str
-    dim: int
-    normalized: bool
-    dtype: str
 
 
 @dataclasses.dataclass(frozen=True)

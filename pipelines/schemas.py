@@ -5,8 +5,8 @@ files make up a folder is left to `manifest`.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,6 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.errors import UserError
 
-if TYPE_CHECKING:
-    from pipelines.manifest import EncoderInfo
-
 SCHEMA_VERSION = 2
 ROW_BITS = 40
 ROW_GROUP_ROWS = 4096
@@ -25,6 +22,16 @@ ROW_GROUP_ROWS = 4096
 _WRITE_BATCH_VALUES = 1 << 17
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderInfo:
+    """What identifies the encoder behind a vector column, and the vectors' form."""
+
+    fingerprint: str
+    dim: int
+    normalized: bool
+    dtype: str
 
 
 def make_id(shard: int, row: int | np.ndarray) -> int | np.ndarray:
@@ -132,7 +139,7 @@ def content_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(b"".join(column.to_pylist()), "S32")
 
 
-def unit_keys(column: pa.Array | pa.ChunkedArray, info: "EncoderInfo", where: str) -> np.ndarray:
+def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str) -> np.ndarray:
     """Returns a key column as float32 `[n, d]` of unit length, so that dot products are cosines.
 
     Args:

@@ -1,4 +1,4 @@
-"""Who may import whom (docs/adr/0001-foundation-modules.md)."""
+"""Who may import whom: the shelves of each package, and what packages share (docs/adr/0018-shelves.md)."""
 
 import ast
 import pathlib
@@ -8,15 +8,46 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PACKAGES = ("configs", "index", "model", "pipelines")
-FOUNDATION = {f"pipelines.{name}" for name in ("errors", "storage", "schemas", "manifest", "options", "progress")}
-# docs/adr/0014: the pixels that were embedded, and the encoder that made the vectors.
-FINETUNING = {
-    "model.input_pipeline": {"pipelines.pictures", "pipelines.decode"},
-    "model.finetune_trainer": {"pipelines.vit", "pipelines.decode"},
-    "model.finetune": {"pipelines.vit", "pipelines.vit_checkpoint", "pipelines.encoders", "pipelines.decode"},
+PACKAGES = ("configs", "pipelines", "index", "model")
+# Each folder may import those before it. The top of a package is its foundation, if it has one, and its commands.
+SHELVES = {
+    "configs": (),
+    "pipelines": ("", "images", "sources", "encoders", "filtering", "upkeep", "embedding", "demo"),
+    "index": ("engines", "store", "measure", "building", "lists", "searching"),
+    "model": ("measures", "data", "prepare", "heads", "objectives", "training", "reports"),
+}
+# Folders that know nothing of each other.
+APART = {frozenset({"index.building", "index.lists"}), frozenset({"pipelines.demo", "pipelines.embedding"})}
+COMMANDS = {
+    *("pipelines.demo_corpus", "pipelines.embed"),
+    *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
+    *("model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
+}
+# What other packages import beside the foundation of `pipelines`, and where that is said.
+EXEMPT = {
+    # docs/adr/0014: the pixels that were embedded, and the encoder that made the vectors.
+    "model.data.input_pipeline": {"pipelines.sources.pictures", "pipelines.images.decode"},
+    "model.training.finetune_trainer": {"pipelines.encoders.vit", "pipelines.images.decode"},
+    "model.finetune": {
+        "pipelines.encoders.vit",
+        "pipelines.encoders.vit_checkpoint",
+        "pipelines.encoders.handles",
+        "pipelines.images.decode",
+    },
+    # They show the images themselves; the search embeds what is asked for.
+    "model.reports.gallery": {"pipelines.sources.pictures"},
+    "index.search": {"pipelines.images.decode", "pipelines.encoders.handles", "pipelines.sources.pictures"},
+    # docs/adr/0018: it embeds what is new before it indexes it.
+    "index.reindex": {
+        "pipelines.embed",
+        "pipelines.embedding.embed_plan",
+        "pipelines.upkeep.compaction",
+        "pipelines.upkeep.proof",
+        "pipelines.upkeep.removal",
+    },
 }
 HEAVY = ("tensorflow", "tensorflow_hub", "apache_beam", "scann")
+MOST_MODULES = 12
 
 
 def _imports(path: pathlib.Path) -> set[str]:
@@ -25,65 +56,95 @@ def _imports(path: pathlib.Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            is_package = (ROOT / node.module.replace(".", "/")).is_dir()
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if is_package else {node.module}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            is_module = {name for name in names if _path(name).exists()}
+            found |= is_module | ({node.module} if names - is_module else set())
     return found
 
 
+def _path(module: str) -> pathlib.Path:
+    place = ROOT / module.replace(".", "/")
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+
 def _name(path: pathlib.Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 MODULES = {_name(path): _imports(path) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
 
 
-def _ours(module: str, package: str) -> set[str]:
-    return {name for name in MODULES[module] if name.split(".")[0] == package}
+def _shelf(module: str) -> str:
+    """Returns the folder of a module below its package: empty for the top, `sources` for `sources.files.tar`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 2 or (ROOT / parts[0] / parts[-1]).is_dir() else ""
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("configs.")])
-def test_configs_import_dataclasses_only(module):
-    assert {name for name in MODULES[module] if not name.startswith("configs.")} <= {"dataclasses"}
+def _ours(module: str) -> set[str]:
+    return {name for name in MODULES[module] if name.split(".")[0] in PACKAGES}
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("index.")])
-def test_index_stands_on_the_foundation_alone(module):
-    crossing = _ours(module, "pipelines") - FOUNDATION - {"pipelines.runner"}
-    if module == "index.search":
-        # It embeds what is asked for and shows the images themselves.
-        crossing -= {"pipelines.decode", "pipelines.encoders", "pipelines.pictures"}
-    assert not crossing
-    assert not _ours(module, "model")
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m not in COMMANDS and "." in m))
+def test_folders_import_those_below_them(module):
+    package, order = module.split(".")[0], SHELVES[module.split(".")[0]]
+    inside = {name for name in _ours(module) if name.startswith(f"{package}.")} - EXEMPT.get(module, set())
+    if package != "configs" and _shelf(module) in order:
+        allowed = order[: order.index(_shelf(module)) + 1]
+        assert {name for name in inside if _shelf(name) not in allowed} == set()
+    assert not inside & COMMANDS, "a command is not a library"
+    for name in inside:
+        assert frozenset({f"{package}.{_shelf(module)}", f"{package}.{_shelf(name)}"}) not in APART
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("model.")])
-def test_model_stands_on_the_foundation_alone(module):
-    crossing = _ours(module, "pipelines") - FOUNDATION - FINETUNING.get(module, set())
-    if module == "model.gallery":
-        # It shows the images themselves.
-        crossing -= {"pipelines.pictures"}
-    assert not crossing
-    assert not _ours(module, "index")
-    assert not [name for name in MODULES[module] if name.split(".")[0] in HEAVY]
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_packages_share_the_foundation_alone(module):
+    package = module.split(".")[0]
+    other = {name for name in _ours(module) if not name.startswith(f"{package}.") and name.split(".")[0] != "configs"}
+    foundation = {name for name in other if name.startswith("pipelines.") and not _shelf(name) and name not in COMMANDS}
+    if package in ("configs", "pipelines"):
+        foundation = set()
+    assert other - foundation - EXEMPT.get(module, set()) == set()
+    if package == "configs":
+        assert not [name for name in MODULES[module] if name.split(".")[0] not in ("configs", *sys.stdlib_module_names)]
+    if package == "model":
+        assert not [name for name in MODULES[module] if name.split(".")[0] in HEAVY]
 
 
-# It is a command that joins stages.
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("pipelines.") and m != "pipelines.reindex"])
-def test_pipelines_know_nothing_of_later_stages(module):
-    assert not _ours(module, "index") and not _ours(module, "model")
+def test_no_import_comes_back_to_where_it_began():
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way, module))
+        if module not in done:
+            for name in sorted(_ours(module) & MODULES.keys()):
+                visit(name, (*way, module))
+            done.add(module)
+
+    for module in sorted(MODULES):
+        visit(module, ())
+
+
+def test_folders_are_small():
+    for package in PACKAGES:
+        for folder in (ROOT / package, *(path for path in (ROOT / package).rglob("*") if path.is_dir())):
+            modules = {_name(path) for path in folder.glob("*.py")} - COMMANDS - {_name(folder / "__init__.py")}
+            if package != "configs":
+                assert len(modules) <= MOST_MODULES, folder
 
 
 def test_one_module_imports_scann():
     assert [m for m, names in MODULES.items() if any(n.split(".")[0] == "scann" for n in names)] == [
-        "index.scann_coder"
+        "index.engines.scann_coder"
     ]
 
 
 def test_the_rules_see_what_is_there():
-    assert len(MODULES) > 30
-    assert {"pipelines.sources.__init__", "pipelines.sources.tar"} <= MODULES.keys()
-    assert "pipelines.errors" in MODULES["pipelines.sources.parquet"]
-    assert "pipelines.errors" in MODULES["model.run_files"] and "pipelines.manifest" in MODULES["model.run_files"]
+    assert len(MODULES) > 100 and COMMANDS <= MODULES.keys() and EXEMPT.keys() <= MODULES.keys()
+    assert {"pipelines.sources", "pipelines.sources.files.tar"} <= MODULES.keys()
+    assert "pipelines.errors" in MODULES["pipelines.sources.files.parquet"]
+    assert {"pipelines.errors", "pipelines.manifest"} <= MODULES["model.training.run_files"]
+    assert _shelf("pipelines.sources.files.tar") == _shelf("pipelines.sources") == "sources"
+    assert all(names <= MODULES[module] for module, names in EXEMPT.items())
 
 
 def _loaded(code: str) -> set[str]:
@@ -96,32 +157,16 @@ def _loaded(code: str) -> set[str]:
 
 
 def test_the_trainer_loads_no_tensorflow():
-    names = [m for m in MODULES if m.startswith("model.") and not m.endswith("__init__")]
-    loaded = _loaded("\n".join(f"import {name}" for name in names))
+    loaded = _loaded("\n".join(f"import {name}" for name in MODULES if name.startswith("model.")))
     assert "jax" in loaded and not loaded & {*HEAVY, "matplotlib"}
 
 
 def test_help_and_plain_errors_load_nothing_heavy():
-    entries = (
-        "pipelines.embed",
-        "pipelines.reindex",
-        "pipelines.demo_corpus",
-        "index.build",
-        "index.neighbors",
-        "index.search",
-        "model.sweep",
-        "model.train",
-        "model.finetune",
-        "model.evaluate",
-        "model.ablate",
-        "model.report",
-    )
-    loaded = _loaded("\n".join(f"import {name}" for name in entries))
+    loaded = _loaded("\n".join(f"import {name}" for name in sorted(COMMANDS)))
     assert not loaded & {*HEAVY, "jax"}
 
 
 def test_every_package_lives_in_one_process():
     """ScaNN, TensorFlow and JAX bring symbols of their own that must not clash."""
-    names = ["scann.scann_ops.py.scann_ops_pybind", "tensorflow_hub", *(m.removesuffix(".__init__") for m in MODULES)]
-    loaded = _loaded("\n".join(f"import {name}" for name in names))
+    loaded = _loaded("\n".join(f"import {name}" for name in ["scann.scann_ops.py.scann_ops_pybind", *MODULES]))
     assert {"scann", "tensorflow", "jax", "apache_beam"} <= loaded

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 
 from configs.base import Train
-from model.batch import Batch, Output
-from model.sampling import Stage
+from model.data.batch import Batch, Output
+from model.data.sampling import Stage
 
 # The head's output with some parameters, on a batch, with the randomness of a training step or without (None).
 Forward = Callable[[Any, Batch, jax.Array | None], Output]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model import curriculum, losses
+from model.data.sampling import Stage
+from model.objectives import curriculum, losses
 from model.objectives.base import Facts, Forward, Objective, Step, branches
-from model.sampling import Stage
 
 
 class CurriculumNet(Objective):

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from model import losses
-from model.batch import Output
+from model.data.batch import Output
+from model.objectives import losses
 from model.objectives.base import Forward, Objective, Step, branches
 
 # Keys of a step that forward passes do not use.

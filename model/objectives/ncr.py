@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model import losses
+from model.objectives import losses
 from model.objectives.base import Forward, Objective, Step, branches
 
 

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from model import losses
-from model.batch import Output
-from model.linear import dropout
+from model.data.batch import Output
+from model.heads.linear import dropout
+from model.objectives import losses
 from model.objectives.base import Facts, Forward, Objective, Step, branches
 
 # Keys of a step that forward passes do not use.

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model import losses
-from model.batch import Output
+from model.data.batch import Output
+from model.objectives import losses
 from model.objectives.base import Facts, Forward, Objective, Step, branches
 
 

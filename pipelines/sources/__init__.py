@@ -14,20 +14,9 @@ from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.options import nearest
-from pipelines.sources import (
-    image_folder,
-    image_list,
-    inat2021,
-    listing,
-    parquet,
-    parts,
-    table,
-    tar,
-    tfrecord,
-    vectors,
-    webvision,
-    yfcc15m,
-)
+from pipelines.sources import listing, parts
+from pipelines.sources.files import parquet, tar, tfrecord, vectors
+from pipelines.sources.lists import image_folder, image_list, inat2021, table, webvision, yfcc15m
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample
 
 # Formats whose files name their fields; the others have places for what they hold.

@@ -8,13 +8,15 @@ import pytest
 
 from configs.base import Config
 from index import build, neighbors
-from model import search, sweep, train, trials
-from pipelines import embed, embed_plan, options, sources
+from model import sweep, train
+from model.training import hyperparameters, trials
+from pipelines import embed, options, sources
+from pipelines.embedding import embed_plan
 from pipelines.errors import UserError
-from pipelines.manifest import EncoderInfo
+from pipelines.schemas import EncoderInfo
 from pipelines.sources import Sample
 from tests.pipelines import tiny_encoders as tiny
-from tests.pipelines.sources.lists import write_images
+from tests.pipelines.sources.listed import write_images
 
 NAMES = (
     *("imagenet_lt", "places_lt", "inat21_mini", "webvision", "webvision_full", "webvision_mini"),
@@ -134,7 +136,7 @@ def test_the_config_is_sound_and_every_method_can_be_named(name):
     for head in ("linear", "mlp", "mean_knn", "mam"):
         config = _config(name, f"train.heads={head}")
         trials.check(config)
-        assert config.train.heads == (head,) and search.budget(config.train) == 12
+        assert config.train.heads == (head,) and hyperparameters.budget(config.train) == 12
     assert config.train.loss == ("lace" if name.endswith("_lt") else "cross_entropy")
     assert config.index.k == config.neighbors.k
 

@@ -14,9 +14,13 @@ import fsspec
 import numpy as np
 import pytest
 
-from index import build, build_job, measurement, publication, scann_searcher, shard_store
-from index.measurement import Queries
-from index.reader import Index
+from index import build
+from index.building import build_job, publication
+from index.engines import scann_searcher
+from index.measure import measurement
+from index.measure.measurement import Queries
+from index.store import shard_store
+from index.store.reader import Index
 from pipelines import schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
@@ -257,7 +261,7 @@ def test_memory_that_changed_is_left_to_reindexing(world: World, capsys):
     shutil.rmtree(world.folder / "memory")
     shutil.copytree(other.folder / "memory", world.folder / "memory")
     assert world.build() == 2
-    assert f"memory: has changed since {world.index} was built; run pipelines.reindex" in capsys.readouterr().err
+    assert f"memory: has changed since {world.index} was built; run index.reindex" in capsys.readouterr().err
     assert snapshot(world.index) == before
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import index_manifest, neighbors, neighbors_direct, neighbors_job, neighbors_plan, neighbors_step
-from index.lookup import Lookup
-from index.reader import Index
+from index import neighbors
+from index.lists import direct, layout, neighbor_job, step
+from index.store import index_manifest
+from index.store.lookup import Lookup
+from index.store.reader import Index
 from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
@@ -167,15 +169,15 @@ def test_folder_with_glob_characters(indexed: World, tmp_path):
     assert odd.build(HASH) == 0 and odd.neighbors() == 0 and indexed.neighbors() == 0
     assert columns(odd) == columns(indexed)
     assert lists(odd).memory(["id"]).num_rows > 0
-    job, folder = neighbors_plan.claim(options.parse(odd.args(), "")[0]), home(odd)
-    assert neighbors_job.progress(job) == (1, 163) and not (folder / "_parts").exists()
+    job, folder = layout.claim(options.parse(odd.args(), "")[0]), home(odd)
+    assert neighbor_job.progress(job) == (1, 163) and not (folder / "_parts").exists()
     shutil.rmtree(folder / "_done")
     for group in job.groups:
         parts = folder / "_parts" / group.name
         parts.mkdir(parents=True)
         (parts / "routed.json").write_text(json.dumps([group.rows, 0, 3, 2]))
         (parts / "lists-00002.parquet").touch()
-    assert neighbors_job.progress(job) == (1 / 3 / 2, 54)
+    assert neighbor_job.progress(job) == (1 / 3 / 2, 54)
 
 
 def test_splits_that_the_config_does_not_name_are_left_out(indexed: World, capsys):
@@ -249,7 +251,7 @@ def test_own_set_leaves_out_the_query_and_keeps_its_copies(tmp_path):
 
 @pytest.mark.parametrize("group_rows", [1 << 18, 40])
 def test_queries_that_probe_every_cell_find_what_brute_force_finds(world: World, monkeypatch, group_rows):
-    monkeypatch.setattr(neighbors_plan, "_GROUP_ROWS", group_rows)
+    monkeypatch.setattr(layout, "_GROUP_ROWS", group_rows)
     assert world.build("--config.index.sharding=routed", "--config.index.shards=5") == 0
     facts = index_manifest.read(str(world.index))
     kept = {name: value for name, value in facts.items() if name not in ("fingerprint", "rates")}
@@ -313,21 +315,21 @@ def test_resumed_job_does_only_what_is_missing(indexed: World, capsys, monkeypat
 
 def test_parts_that_are_there_are_not_searched_again(indexed: World, monkeypatch, capsys):
     folder = indexed.folder / "neighbors"
-    merge = neighbors_job.MergeGroup._merge
+    merge = neighbor_job.MergeGroup._merge
 
     def stopped(self, group, shards):
         if group.name == "val-00001":
             raise UserError("stopped here")
         return merge(self, group, shards)
 
-    monkeypatch.setattr(neighbors_plan, "_GROUP_ROWS", 32)
-    monkeypatch.setattr(neighbors_job.MergeGroup, "_merge", stopped)
+    monkeypatch.setattr(layout, "_GROUP_ROWS", 32)
+    monkeypatch.setattr(neighbor_job.MergeGroup, "_merge", stopped)
     assert indexed.neighbors() == 2
     assert capsys.readouterr().err == "error: stopped here\n"
     # Three groups of train, two of val and two of test, each in three index shards.
     assert len(list(home(indexed).glob("_parts/*/lists-*.parquet"))) == 3 * (3 + 2 + 2)
     assert not (folder / "complete.json").exists()
-    monkeypatch.setattr(neighbors_job.MergeGroup, "_merge", merge)
+    monkeypatch.setattr(neighbor_job.MergeGroup, "_merge", merge)
     monkeypatch.setattr(Index, "load", lambda self, number: pytest.fail("nothing is left to search"))
     assert indexed.neighbors() == 0
     assert not (home(indexed) / "_parts").exists()
@@ -422,10 +424,10 @@ def test_wrong_commands(world: World, capsys):
 
 def test_one_shard_needs_no_parts_and_ends_with_the_same_bytes(world: World, monkeypatch):
     assert world.build("--config.index.shards=1") == 0
-    job, folder = neighbors_plan.claim(options.parse(world.args(), "")[0]), world.folder / "neighbors"
+    job, folder = layout.claim(options.parse(world.args(), "")[0]), world.folder / "neighbors"
     assert job.is_direct
     with monkeypatch.context() as patch:
-        patch.setattr(neighbors_direct, "BATCH_ROWS", 20)
+        patch.setattr(direct, "BATCH_ROWS", 20)
         assert world.neighbors() == 0
     whole = snapshot(folder)
     for split in SPLITS:
@@ -434,9 +436,9 @@ def test_one_shard_needs_no_parts_and_ends_with_the_same_bytes(world: World, mon
         np.testing.assert_array_equal(found, world.ids[right])
     # By way of parts, and all at once.
     shutil.rmtree(folder)
-    claim = neighbors_plan.claim
+    claim = layout.claim
     with monkeypatch.context() as patch:
-        patch.setattr(neighbors_plan, "claim", lambda config: dataclasses.replace(claim(config), is_direct=False))
+        patch.setattr(layout, "claim", lambda config: dataclasses.replace(claim(config), is_direct=False))
         assert world.neighbors() == 0
     assert snapshot(folder) == whole
     shutil.rmtree(folder)
@@ -456,7 +458,7 @@ def test_blocks_of_one_shard_that_are_there_are_not_searched_again(world: World,
     assert snapshot(folder) == whole
     # val has two shards of 30, and so blocks of 16 and 14.
     assert searched == [14]
-    write = neighbors_direct.LookUp._write_block
+    write = direct.LookUp._write_block
 
     def stopped(self, block, *rest):
         if block.name == "val-00002":
@@ -464,8 +466,8 @@ def test_blocks_of_one_shard_that_are_there_are_not_searched_again(world: World,
         write(self, block, *rest)
 
     shutil.rmtree(folder)
-    monkeypatch.setattr(neighbors_direct.LookUp, "_write_block", stopped)
-    monkeypatch.setattr(neighbors_direct, "BATCH_ROWS", 1)
+    monkeypatch.setattr(direct.LookUp, "_write_block", stopped)
+    monkeypatch.setattr(direct, "BATCH_ROWS", 1)
     capsys.readouterr()
     assert world.neighbors() == 2 and capsys.readouterr().err == "error: stopped here\n"
     assert (home(world) / "_done" / "val-00000.json").exists() and not (folder / "complete.json").exists()
@@ -476,8 +478,8 @@ def test_blocks_of_one_shard_that_are_there_are_not_searched_again(world: World,
 
 def test_ids_that_differ():
     ids = np.array([[schemas.make_id(2, 5), -1], [3, schemas.make_id(2, 5)], [schemas.make_id(2, 1), 3]], np.int64)
-    np.testing.assert_array_equal(neighbors_step.distinct(ids), np.unique(ids))
-    assert len(neighbors_step.distinct(np.empty(0, np.int64))) == 0
-    dealt = {shard: np.frombuffer(data, np.int64) for shard, data in neighbors_step.by_memory_shard(np.unique(ids))}
+    np.testing.assert_array_equal(step.distinct(ids), np.unique(ids))
+    assert len(step.distinct(np.empty(0, np.int64))) == 0
+    dealt = {shard: np.frombuffer(data, np.int64) for shard, data in step.by_memory_shard(np.unique(ids))}
     assert {shard: found.tolist() for shard, found in dealt.items()} == {0: [3], 2: [(2 << 40) | 1, (2 << 40) | 5]}
-    assert list(neighbors_step.by_memory_shard(np.array([-1]))) == []
+    assert list(step.by_memory_shard(np.array([-1]))) == []

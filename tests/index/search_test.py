@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from index import build, search, search_page
-from index.search_page import Tile
+from index import build, search
+from index.searching import page
+from index.searching.page import Tile
 from pipelines import embed, options
 from pipelines.manifest import Embeddings
 from tests.pipelines import tiny_encoders as tiny
@@ -205,9 +206,9 @@ def test_picture_that_cannot_be_read_leaves_its_caption(world: World, tmp_path, 
 
 def test_what_is_no_web_address_is_no_link():
     tiles = [Tile(1, 0.5, "", "javascript:alert(1)"), Tile(2, 0.4, "", 'HTTPS://h/"onclick="x', missing="gone")]
-    page = search_page.render("<b>", "", tiles)
-    assert page.count("<a href=") == 1 and 'href="javascript' not in page
-    assert '"onclick' not in page and "&lt;b&gt;" in page and "no caption" in page and "gone" in page
+    html = page.render("<b>", "", tiles)
+    assert html.count("<a href=") == 1 and 'href="javascript' not in html
+    assert '"onclick' not in html and "&lt;b&gt;" in html and "no caption" in html and "gone" in html
 
 
 def test_only_shards_that_are_named_are_read(world: World, monkeypatch):

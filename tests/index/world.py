@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from index import build, neighbors
 from pipelines import manifest, schemas, storage
-from pipelines.manifest import EncoderInfo, Marker
+from pipelines.manifest import Marker
+from pipelines.schemas import EncoderInfo
 
 DIM = 12
 KEY = EncoderInfo("key-encoder", DIM, True, "float32")

@@ -8,8 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model import evaluate, filter_quality, report, run_files, runs, train
-from model.grid import Grid
+from model import evaluate, report, train
+from model.measures import filter_quality
+from model.reports import results, runs
+from model.reports.grid import Grid
+from model.training import run_files
 from pipelines import options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Neighbors
@@ -142,11 +145,11 @@ def test_classes_on_a_bound_are_in_another_group_by_the_other_convention(world):
     config = options.parse(_argv(world), "")[0]
     found = runs.load(config, Neighbors.open(config.neighbors_dir))
     on_bound = dataclasses.replace(config, train=dataclasses.replace(config.train, many_over=14))
-    row = evaluate.measure(found, on_bound)[0]
+    row = results.measure(found, on_bound)[0]
     assert row["many"] is None and row["medium"] == row["many_oltr"] == 0.2
     assert row["medium_oltr"] is None
     other = dataclasses.replace(on_bound, train=dataclasses.replace(on_bound.train, shots="oltr"))
-    row = evaluate.measure(found, other)[0]
+    row = results.measure(found, other)[0]
     assert row["many"] == row["medium_decoupling"] == 0.2 and row["medium"] is None
 
 
@@ -181,7 +184,9 @@ def test_a_run_that_is_missing_or_of_other_images_is_refused(world, capsys):
 def test_what_the_trainer_writes_is_what_is_read(world, monkeypatch, capsys):
     flags = _argv(world, "--config.train.steps=4", "--config.train.learning_rates=0.01", "--config.train.batch_size=16")
     assert train.main(flags) == 0
-    monkeypatch.setattr("model.gallery.write", lambda config, folder, path: pathlib.Path(path).write_text("drawn"))
+    monkeypatch.setattr(
+        "model.reports.gallery.write", lambda config, folder, path: pathlib.Path(path).write_text("drawn")
+    )
     assert report.main(flags) == 0
     results = json.loads((world.folder / "results.json").read_text())
     for row in results["rows"]:

@@ -19,9 +19,13 @@ import numpy as np
 import pytest
 
 from index import build, neighbors
-from model import datasets, finetune, run_files, runs, tables, train, train_loop
-from model.finetune_trainer import FinetuneSetting, FinetuneTrainer
-from pipelines import embed, options, schemas, storage, vit
+from model import finetune, train
+from model.data import datasets, tables
+from model.reports import runs
+from model.training import run_files, train_loop
+from model.training.finetune_trainer import FinetuneSetting, FinetuneTrainer
+from pipelines import embed, options, schemas, storage
+from pipelines.encoders import vit
 from pipelines.manifest import Neighbors
 from tests.model import photos
 
@@ -100,7 +104,7 @@ def test_the_encoder_starts_where_the_embeddings_are(trained):
 
 def finetune_images(trainer: FinetuneTrainer, split: str) -> np.ndarray:
     """Returns all pixels of a split in the order of its rows."""
-    from model import input_pipeline
+    from model.data import input_pipeline
 
     images = input_pipeline.Images(trainer._config, split, trainer._encoder.preprocess, None)
     return np.stack([images.load(row, np.random.default_rng(0)) for row in range(len(images))])
@@ -331,7 +335,7 @@ def test_a_step_of_b16_has_the_shapes_of_the_published_model(trained):
     params = {"head": head, "objective": {}, "encoder": shapes}
     optimizer = trainer._finetune_optimizer(0.0, 0.0, 0.0)
     opt_state = jax.eval_shape(optimizer.init, params)
-    from model.trainer import State
+    from model.training.trainer import State
 
     state = State(params, opt_state, {}, jax.ShapeDtypeStruct((), jnp.int32))
     images, rows = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.uint8), jax.ShapeDtypeStruct((8,), jnp.int32)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from configs.base import Curriculum, Heteroscedastic, Mile, Ncr, Paco, Train
-from model import losses, objectives
-from model.batch import Batch, Output
-from model.linear import Linear
+from model import objectives
+from model.data.batch import Batch, Output
+from model.heads.linear import Linear
+from model.objectives import losses
 from model.objectives.base import Facts, Step
 from pipelines.errors import UserError
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model.datasets import Split, Task
+from model.data.datasets import Split, Task
 
 
 def small_task(rows: int = 300, k: int = 8, classes: int = 4, dim: int = 24) -> Task:

@@ -2,7 +2,9 @@
 
 import hashlib
 
-from model import sweep, tables, train, train_loop
+from model import sweep, train
+from model.data import tables
+from model.training import train_loop
 from pipelines import storage
 
 _FLAGS = {
@@ -79,7 +81,7 @@ def test_another_budget_is_another_folder(world):
 
 
 def test_trials_that_diverged_come_last(capsys):
-    from model.trials import Trial
+    from model.training.trials import Trial
 
     points = [{"learning_rate": rate, "layers": 1} for rate in (0.1, 0.2, 0.3)]
     results = [{"accuracy": {"all": 0.25, "few": 0.125}}, {"diverged": True}, {"accuracy": {"all": 0.5, "many": 0.75}}]

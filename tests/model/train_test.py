@@ -15,8 +15,11 @@ import time
 import numpy as np
 import pytest
 
-from model import datasets, heads, objectives, tables, train, train_loop
-from model.trainer import Setting, Trainer
+from model import objectives, train
+from model.data import datasets, tables
+from model.heads import registry
+from model.training import train_loop
+from model.training.trainer import Setting, Trainer
 from pipelines import options, schemas, storage
 from pipelines.errors import UserError
 from tests.index.world import KEY, SPLITS, World, unit
@@ -170,7 +173,7 @@ def test_a_memory_in_files_gives_the_same_results_and_is_resumed_to_the_same_bit
 
 
 _METHODS = [
-    *({"train.heads": head} for head in heads.HEADS),
+    *({"train.heads": head} for head in registry.HEADS),
     *({"train.heads": "linear", "train.loss": loss} for loss in objectives.OBJECTIVES if loss != "lace"),
     {"train.heads": "vl_ltr", "train.loss": "mile"},
     {"train.heads": "mam", "train.loss": "paco", "train.random_k": "true", "train.k": "3"},

@@ -19,7 +19,7 @@ import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from google.cloud.dataflow import JobState, JobType
 
-from pipelines import encoders as encoders_module
+from pipelines.encoders import handles as encoders_module
 from tests.pipelines.embed_test import World, encoders  # noqa: F401  a fixture
 from tests.wheel_test import copy_sources
 
@@ -211,7 +211,7 @@ def test_the_graph_holds_our_do_fn_and_its_encoders(world, service, tmp_path):
         "for role, spec in sorted(fn._specs.items()): print(role, spec.kind, spec.info.fingerprint)"
     )
     done = subprocess.run([sys.executable, "-c", code], input=_embed_shard(service.graph()), capture_output=True)
-    expected = ["pipelines.embed_job EmbedShard 4"]
+    expected = ["pipelines.embedding.embed_job EmbedShard 4"]
     for role, name in (("key", "image"), ("value_text", "text")):
         spec = encoders_module.resolve(str(world.flags[f"encoders.{role}"]), "float32")
         expected.append(f"{role} {name} {spec.info.fingerprint}")

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipelines import embed, schemas, storage
-from pipelines.decode import ImagePreprocess, decode, prepare
+from pipelines.images.decode import ImagePreprocess, decode, prepare
 from pipelines.manifest import Embeddings
 from pipelines.progress import Stage
 from tests.pipelines import tiny_encoders as tiny

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines import image_bytes
-from pipelines.decode import DecodeError, ImagePreprocess, decode, prepare
+from pipelines.images import image_bytes
+from pipelines.images.decode import DecodeError, ImagePreprocess, decode, prepare
 
 _LIMIT = 100_000_000
 _GREY = Image.new("RGB", (8, 8), (120, 120, 120))
@@ -225,7 +225,7 @@ def test_memory_is_bounded_by_the_pixels():
     }
     script = textwrap.dedent("""
         import pathlib, sys
-        from pipelines.decode import decode
+        from pipelines.images.decode import decode
         data = sys.stdin.buffer.read()
         peak = lambda: 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
         before = peak()

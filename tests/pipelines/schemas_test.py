@@ -11,7 +11,7 @@ import pytest
 from benchmarks.index_costs import anonymous_bytes
 from pipelines import schemas
 from pipelines.errors import UserError
-from pipelines.manifest import EncoderInfo
+from pipelines.schemas import EncoderInfo
 
 
 def test_columns_become_arrays():

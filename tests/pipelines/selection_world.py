@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import manifest, schemas, storage
-from pipelines.manifest import Embeddings, EncoderInfo, Marker
-from pipelines.selection import MemoryShard, MemoryShards
+from pipelines.filtering.selection import MemoryShard, MemoryShards
+from pipelines.manifest import Embeddings, Marker
+from pipelines.schemas import EncoderInfo
 
 DIM = 16
 KEY = EncoderInfo("key-encoder", DIM, True, "float32")

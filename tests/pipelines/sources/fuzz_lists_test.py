@@ -22,7 +22,7 @@ from configs.base import Embed, Source
 from pipelines import sources
 from pipelines.errors import UserError
 from pipelines.sources import Filtered, Reject, Sample
-from tests.pipelines.sources.lists import image, write_images
+from tests.pipelines.sources.listed import image, write_images
 
 _SECS = float(os.environ.get("FUZZ_SECS", "0.3"))
 _EMBED = Embed(max_image_bytes=2000, list_shard_rows=3)

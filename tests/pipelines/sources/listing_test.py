@@ -13,7 +13,7 @@ from pipelines import sources, storage
 from pipelines.errors import UserError
 from pipelines.sources import Reject, Sample, listing
 from pipelines.sources.listing import Row
-from tests.pipelines.sources.lists import EMBED, image, plan, read, write_images
+from tests.pipelines.sources.listed import EMBED, image, plan, read, write_images
 
 _SOURCE = Source(format="image_list", path="Set_train.txt", image_root="images")
 

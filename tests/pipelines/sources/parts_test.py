@@ -10,7 +10,7 @@ from configs.base import Source
 from pipelines.errors import UserError
 from pipelines.sources import parts
 from pipelines.sources.listing import Row
-from tests.pipelines.sources.lists import plan, write_images
+from tests.pipelines.sources.listed import plan, write_images
 
 
 def _chosen(labels, **fields):

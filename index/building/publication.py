@@ -1,0 +1,140 @@
+"""Publishes an index of shards that are built: measures it as a whole and writes its manifest.
+
+    shards --curve--> point that is searched at, recall --publish--> manifest
+
+How shards are built is left to `build_job`, how an index is brought up to a changed memory to `update`.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from configs.base import Index as IndexConfig
+from index.building import build_job
+from index.building.build_job import Job
+from index.measure import curve
+from index.measure.curve import MeasuredShard
+from index.measure.measurement import Queries
+from index.store import index_manifest, shard_store
+from index.store.records import Point, ShardRecord, setting_at
+from index.store.routing import Router
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.manifest import Embeddings
+
+
+def measured_shards(
+    index: str, records: Sequence[ShardRecord], router: Router, queries: Queries
+) -> Iterator[MeasuredShard]:
+    """Yields what the curve needs of each shard, of an index folder; those that are no deltas in the router's order."""
+    region = 0
+    for record in records:
+        nearness = build_job.nearness(router, queries, region, record.is_delta)
+        region += not record.is_delta
+        lists = shard_store.read_lists(index, record)
+        yield MeasuredShard(record.rows, record.plan, record.settings, lists, nearness)
+
+
+def memory_facts(memory: Embeddings) -> dict[str, Any]:
+    """Returns what the manifest says of the memory: enough to tell later which of its shards have changed."""
+    return {"snapshot": memory.snapshot, "rows": memory.rows, "shards": memory.shard_facts}
+
+
+def published(job: Job) -> dict[str, Any] | None:
+    """Returns the manifest, if what is published has all its files.
+
+    Raises:
+        UserError: if shards that were added later are missing.
+    """
+    if not index_manifest.exists(job.index):
+        return None
+    facts = index_manifest.read(job.index)
+    for file, known in facts["files"].items():
+        shard_store.check_file(storage.join(job.index, file), known, f"run {build_job.STAGE} again")
+    for shard in facts["shards"]:
+        for file, known in shard["files"].items():
+            uri = storage.join(job.index, shard["path"], file)
+            if not storage.exists(uri) or storage.size_bytes(uri) != known["bytes"]:
+                raise UserError(f"{uri}: is missing or cut short; run index.reindex --compact to build anew")
+    return facts
+
+
+def publish(job: Job) -> dict[str, Any]:
+    """Measures the whole index, publishes it as a first version or in place of the last, and returns the manifest."""
+    memory, done, config, queries = Embeddings(job.memory), job.done(), job.config, job.read_queries()
+    records = [done[name][0] for name in job.names]
+    router = job.read_router()
+    shards = list(measured_shards(job.index, records, router, queries))
+    points, chosen = curve.measure(shards, router.probes, queries, config.k, config.target_recall)
+    inputs = [path for path in (job.queries, job.router) if path]
+    facts = {
+        "config_hash": job.config_hash,
+        "version": job.number,
+        "parent": "",
+        "base": job.number,
+        "base_memory": memory.snapshot,
+        "memory": memory_facts(memory),
+        "rows": sum(record.rows for record in records),
+        "key_encoder": dataclasses.asdict(memory.encoder("key")),
+        "sharding": config.sharding,
+        "regions": job.shards,
+        "shards": [dataclasses.asdict(record) for record in records],
+        "files": {
+            storage.join(shard_store.build_path(job.number), storage.name(path)): shard_store.file_facts(path)
+            for path in inputs
+        },
+        "tombstones": 0,
+        **judged(points, chosen, queries, config),
+    }
+    secs = {record.path: done[record.name][1] for record in records}
+    return index_manifest.write(job.index, facts, rates(points, chosen, shards, records, secs))
+
+
+def judged(points: Sequence[Point], chosen: Point, queries: Queries, config: IndexConfig) -> dict[str, Any]:
+    """Returns what the manifest says of the search and its recall."""
+    return {
+        "search": dataclasses.asdict(chosen),
+        "curve": [dataclasses.asdict(point) for point in points],
+        "recall": {
+            "k": config.k,
+            "mean": chosen.recall[str(config.k)],
+            "target": config.target_recall,
+            "queries": len(queries.keys) - queries.tuning,
+            "tuning_queries": queries.tuning,
+            "of": "rows of the memory, each searched without itself" if queries.of_memory else "the val split",
+        },
+    }
+
+
+def rates(
+    points: Sequence[Point],
+    chosen: Point,
+    shards: Sequence[MeasuredShard],
+    records: Sequence[ShardRecord],
+    secs: dict[str, dict[str, list[float]]],
+) -> dict[str, Any]:
+    """Returns what was timed: the seconds of each shard, and queries/s of each point of the curve and of exact search.
+
+    Args:
+        points: of the curve.
+        chosen: one of them.
+        shards: that were measured.
+        records: of the same shards.
+        secs: of each shard's marker, by its path.
+    """
+
+    def of(point: Point) -> float:
+        spent = 0.0
+        for shard, record in zip(shards, records, strict=True):
+            setting = setting_at(record.settings, point.level)
+            spent += float((shard.nearness <= point.probe).mean()) * secs[record.path]["search"][setting]
+        return round(1 / max(spent, 1e-9), 1)
+
+    queries = len(shards[0].nearness)
+    exact = sum(secs[record.path]["exact"][0] for record in records)
+    return {
+        "queries_per_sec": of(chosen),
+        "exact_queries_per_sec": round(queries / max(exact, 1e-9), 1),
+        "curve_queries_per_sec": [of(point) for point in points],
+        "secs": secs,
+    }

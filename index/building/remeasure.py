@@ -1,0 +1,83 @@
+"""Measures shards of which rows were removed since they were built, with the queries of their build.
+
+What exact search found is still true without the removed rows, as far as the lists go; where they have become too short
+the memory is searched. What the searcher finds in their place is searched. Shards that lost nothing are as they were.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from index.building import build_job, publication
+from index.engines.searcher import leave_out
+from index.measure import measurement
+from index.measure.curve import MeasuredShard
+from index.measure.measurement import Queries
+from index.store import keys, shard_store
+from index.store.lookup import Lookup
+from index.store.reader import Index
+from index.store.records import Found, ShardLists, ShardRecord
+from pipelines import storage
+from pipelines.manifest import Embeddings
+
+
+def queries_path(index: Index) -> str:
+    """Returns where the measuring queries of an index are, below its folder."""
+    return next(path for path in index.facts["files"] if storage.name(path) == build_job.QUERIES_FILE)
+
+
+def without_removed(
+    index: Index,
+    records: Sequence[ShardRecord],
+    removed: Mapping[int, np.ndarray],
+    queries: Queries,
+    memory: Embeddings,
+) -> list[MeasuredShard]:
+    """Returns what the curve needs of all shards.
+
+    Args:
+        index: of the version before.
+        records: of all shards, those that are new last.
+        removed: of the number of each shard that lost rows these rows, int64.
+        queries: that the shards were measured on.
+        memory: that has the rows of all shards but for those that are removed.
+
+    Raises:
+        UserError: if a file is missing or damaged.
+    """
+    k = index.facts["recall"]["k"]
+    shards = list(publication.measured_shards(index.folder, records, index.router, queries))
+    is_told = True
+    for number, rows in removed.items():
+        lists, is_long = _anew(index, records[number], shards[number].lists, rows, queries, k)
+        shards[number] = dataclasses.replace(shards[number], lists=lists)
+        is_told &= is_long
+    return shards if is_told else _with_exact_lists(shards, memory, queries)
+
+
+def _anew(
+    index: Index, record: ShardRecord, lists: ShardLists, rows: np.ndarray, queries: Queries, k: int
+) -> tuple[ShardLists, bool]:
+    """Returns the lists of a shard without some rows, and whether the exact ones still say the k best of each query."""
+    shard = shard_store.load(index.folder, record, record.settings[0].parameters, rows)
+    ids, scores = lists.exact
+    unwanted = np.isin(ids, shard.ids[rows]) & (ids >= 0)
+    exact = leave_out(ids, scores, unwanted, ids.shape[1])
+    is_long = bool(((ids[:, -1] < 0) | (exact[0][:, k - 1] >= 0)).all())
+    found = []
+    for setting, before in zip(record.settings, lists.found, strict=True):
+        tuned = dataclasses.replace(shard, searcher=shard.searcher.with_parameters(setting.parameters))
+        vectors, own_ids = queries.keys[before.queries], queries.own_ids[before.queries, None]
+        ids, scores, _ = Lookup(tuned).search(vectors, k + int(queries.of_memory))
+        found.append(Found(before.queries, *leave_out(ids, scores, (ids == own_ids) & (ids >= 0), k)))
+    return ShardLists(exact, found), is_long
+
+
+def _with_exact_lists(shards: Sequence[MeasuredShard], memory: Embeddings, queries: Queries) -> list[MeasuredShard]:
+    """Returns the shards with exact lists that were made anew: those of the whole memory, as if the first shard's."""
+    stream, depth = keys.of_memory(memory), shards[0].lists.exact[0].shape[1]
+    exact = measurement.exact_lists(stream, stream.names()[0], queries, depth)
+    none = np.full_like(exact[0], -1), np.full_like(exact[1], -np.inf)
+    lists = [dataclasses.replace(shard.lists, exact=none if place else exact) for place, shard in enumerate(shards)]
+    return [dataclasses.replace(shard, lists=each) for shard, each in zip(shards, lists, strict=True)]

@@ -1,0 +1,114 @@
+"""Searches a shard with ScaNN; the files are written by `scann_coder`.
+
+Keys and queries must be normalised by the caller where a cosine is wanted: ScaNN knows the dot product. What it
+cannot be trusted with is done elsewhere: ordering and padding in `searcher`, checksums before loading in
+`shard_store` (ScaNN aborts the process on a missing file).
+
+Scores are the dot products of the keys as they are kept, summed in float32: with float32 keys they differ from the
+exactly rounded ones of `exact_searcher` in the last bit or two, with bfloat16 by up to 2 ** -8 of their size.
+"""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from configs.base import Index
+from index.engines import scann_coder
+from index.engines.planner import Parameters, Plan, full_search, plan_shard
+from index.engines.searcher import Keys, top_k
+from pipelines.errors import UserError
+
+# On one thread ScaNN would take all queries at a time, and their candidates would not stay in its cache.
+_BATCH_QUERIES = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class ScannSearcher:
+    """A loaded searcher with its search-time parameters.
+
+    Attributes:
+        scann: ScaNN's own searcher.
+        files: folder it was loaded from.
+        rows: keys in it.
+        parameters: of the search.
+        threads: 1, or 0 for one a core.
+    """
+
+    scann: Any
+    files: "str | tempfile.TemporaryDirectory[str]"
+    rows: int
+    parameters: Parameters
+    threads: int = 0
+
+    def with_parameters(self, parameters: Parameters) -> "ScannSearcher":
+        """Returns a searcher over the same memory with other parameters."""
+        return dataclasses.replace(self, parameters=parameters)
+
+    def with_threads(self, threads: int) -> "ScannSearcher":
+        """Returns a searcher over the same memory that uses 1 thread, or with 0 one a core."""
+        return dataclasses.replace(self, threads=threads)
+
+    def save(self, folder: str) -> None:
+        """Copies the files; the folder can be moved."""
+        shutil.copytree(self.files if isinstance(self.files, str) else self.files.name, folder, dirs_exist_ok=True)
+
+    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows and scores as `Searcher.search`; equal calls give equal results, on any number of threads."""
+        length = k + more
+        if not len(queries) or not length:
+            return np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
+        if self.threads == 1 and len(queries) > _BATCH_QUERIES:
+            parts = [
+                self.search(queries[i : i + _BATCH_QUERIES], k, more) for i in range(0, len(queries), _BATCH_QUERIES)
+            ]
+            return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+        candidates = self.parameters.candidates(k, self.rows)
+        queries = np.ascontiguousarray(queries, np.float32)
+        search = self.scann.search_batched if self.threads == 1 else self.scann.search_batched_parallel
+        rows, scores = search(
+            queries,
+            final_num_neighbors=min(length, candidates),
+            pre_reorder_num_neighbors=candidates,
+            leaves_to_search=self.parameters.leaves_to_search or None,
+        )
+        # ScaNN pads a short list with row 0 and score NaN, which top_k takes for padding.
+        return top_k(rows.astype(np.int64), scores, length)
+
+
+def plan(rows: int, dim: int, config: Index) -> Plan:
+    """Returns the plan of a shard; below `planner.MIN_TREE_ROWS` ScaNN scans all keys."""
+    return plan_shard(rows, dim, config.leaves, config.reorder)
+
+
+def build(keys: Keys, plan: Plan) -> ScannSearcher:
+    """Builds a searcher; the same keys and plan give the same bytes.
+
+    Raises:
+        UserError: if ScaNN cannot run on this machine.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="scann-")
+    scann_coder.write(keys, plan, folder.name)
+    return _open(folder.name, folder, plan)
+
+
+def load(folder: str, plan: Plan) -> ScannSearcher:
+    """Loads what `ScannSearcher.save` wrote; without parameters everything is searched.
+
+    Raises:
+        UserError: if ScaNN cannot run here or does not read these files.
+    """
+    return _open(folder, folder, plan)
+
+
+def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> ScannSearcher:
+    try:
+        scann = scann_coder.library().load_searcher(os.path.abspath(folder))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: ScaNN does not read this index ({reason}); build it anew") from error
+    rows = int(scann.size())
+    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows))

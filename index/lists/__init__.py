@@ -1,0 +1,1 @@
+"""The neighbour lists of all queries as a job."""

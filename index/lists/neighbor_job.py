@@ -1,0 +1,277 @@
+"""Looks up the neighbours of every query as a Beam job: route, search, merge, gather.
+
+    group of blocks --Route--> the queries that visit each index shard
+    (index shard, groups) --SearchShard--> one file of lists for each group and index shard
+    group --MergeGroup--> the neighbour file and marker of each block
+    memory shard --GatherRows--> the rows that some list names, and a marker
+
+Between the steps only names and ids travel; queries, lists and rows lie in files, where a killed job finds them again:
+
+    _parts/{group}/routed.json              rows that visit each index shard; written last by Route
+    _parts/{group}/queries-00003.parquet    those rows, of a shard that not every query visits
+    _parts/{group}/lists-00003.parquet      their lists in that shard
+    _parts/{group}/kept.parquet             lists of the version before that stay as they were
+
+Where an index is one shard and no lists stay, `neighbors_direct` writes the blocks as they are found:
+
+    group of blocks --LookUp--> the neighbour file and marker of each block
+    memory shard --GatherRows--> the rows that some list names, and a marker
+
+The bytes of an output depend on nothing but the inputs. Where outputs lie is left to `neighbors_plan`, the last step to
+`neighbors_gather`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from index.engines import searcher
+from index.lists import background
+from index.lists.direct import LookUp
+from index.lists.gather import GatherRows
+from index.lists.layout import Group, Job, group_rows
+from index.lists.patch import Patch
+from index.lists.step import BATCH_ROWS, Step, by_memory_shard, distinct
+from index.store import keys
+from index.store.lookup import Lookup
+from pipelines import manifest, runner, schemas, storage
+from pipelines.progress import Stage
+
+_ROUTED, _KEPT = "routed.json", "kept.parquet"
+# An index shard is loaded once for about so many queries: few enough to spread over workers, enough to pay for loading.
+_ITEM_QUERIES = 1 << 18
+
+
+def _queries_name(shard: int) -> str:
+    return f"queries-{shard:05d}.parquet"
+
+
+def _lists_name(shard: int) -> str:
+    return f"lists-{shard:05d}.parquet"
+
+
+def _dealt_schema(dim: int) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("place", pa.int32(), nullable=False),
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("content_key", pa.binary(32), nullable=False),
+            pa.field("key", pa.list_(pa.float32(), dim), nullable=False),
+        ]
+    )
+
+
+def _part_schema(k: int) -> pa.Schema:
+    names = ("neighbor_ids", "scores", "num_excluded")
+    fields = [schemas.neighbors(k).field(name) for name in names]
+    return pa.schema([pa.field("place", pa.int32(), nullable=False), *fields])
+
+
+def _part(places: np.ndarray, ids: np.ndarray, scores: np.ndarray, excluded: np.ndarray) -> pa.Table:
+    """Returns lists `[Q, k]` of the queries at some places of a group."""
+    schema = _part_schema(ids.shape[1])
+    columns = [
+        pa.array(places, pa.int32()),
+        schemas.fixed_list(ids, schema.field("neighbor_ids")),
+        schemas.fixed_list(scores, schema.field("scores")),
+        pa.array(excluded, pa.int32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+class Route(Step):
+    """Deals the queries of a group out to the index shards that they visit."""
+
+    def setup(self) -> None:
+        """Opens the index, and what has been removed from it since the lists that are patched."""
+        super().setup()
+        self._patch = Patch(self._index, self._job.previous_facts()) if self._job.previous else None
+
+    def process(self, number: int) -> Iterator[tuple[tuple[int, int], tuple[int, bool]]]:
+        """Writes what a group has to search and yields ((index shard, item), (group, whether all of it visits))."""
+        group = self._job.groups[number]
+        if all(self._job.is_done(block.name) for block in group.blocks):
+            return
+        marker = self._job.part_path(group, _ROUTED)
+        if not storage.exists(marker):
+            storage.write_json(marker, self._route(group))
+        for shard, rows in enumerate(storage.read_json(marker)):
+            if rows:
+                yield (shard, number // self._span(shard)), (number, rows == group.rows)
+
+    def _span(self, shard: int) -> int:
+        """Returns how many groups a work item has."""
+        index = self._index
+        is_delta = index.shards[shard].is_delta
+        share = 1.0 if is_delta else max(index.facts["search"]["visits"] / len(index.shards), 1e-3)
+        return max(1, round(_ITEM_QUERIES / (group_rows(index.key_encoder.dim, self._job.k) * share)))
+
+    def _route(self, group: Group) -> list[int]:
+        """Writes queries and kept lists; returns the number of queries that visit each index shard."""
+        index, patch = self._index, self._patch
+        if not patch and (not index.probe or all(record.is_delta for record in index.shards)):
+            return [group.rows] * len(index.shards)
+        tables, visits, kept, begin = [], [], [], 0
+        schema = _dealt_schema(index.key_encoder.dim)
+        for block, rows in self._job.read_queries(group, list(keys.COLUMNS)):
+            vectors, places = self._vectors(block, rows), np.arange(begin, begin + block.rows)
+            visited = index.visits(vectors)
+            if patch:
+                lists = self._job.read_previous(block.name, rows["id"])
+                named = schemas.to_matrix(lists["neighbor_ids"])
+                keeps = patch.keeps(named, self._images(group.split, rows["content_key"]))
+                visited[keeps, : patch.old_shards] = False
+                scores, excluded = schemas.to_matrix(lists["scores"]), lists["num_excluded"].to_numpy()
+                kept.append(_part(places[keeps], named[keeps], scores[keeps], excluded[keeps]))
+            columns = [pa.array(places, pa.int32()), rows["id"].combine_chunks(), rows["content_key"].combine_chunks()]
+            columns.append(schemas.fixed_list(vectors, schema.field("key")))
+            tables.append(pa.Table.from_arrays(columns, schema=schema))
+            visits.append(np.packbits(visited, axis=1))
+            begin += block.rows
+        if patch:
+            self._job.write_part(group, _KEPT, pa.concat_tables(kept))
+        return self._deal(group, pa.concat_tables(tables), np.concatenate(visits))
+
+    def _deal(self, group: Group, queries: pa.Table, visits: np.ndarray) -> list[int]:
+        rows = []
+        for shard in range(len(self._index.shards)):
+            places = np.flatnonzero(visits[:, shard >> 3] & (128 >> (shard & 7)))
+            # What all of them visit reads them where they are.
+            if 0 < len(places) < group.rows:
+                self._job.write_part(group, _queries_name(shard), queries.take(pa.array(places)))
+            rows.append(len(places))
+        return rows
+
+
+class SearchShard(Step):
+    """Searches groups of queries in one index shard, which is loaded once and only if a group needs it."""
+
+    def process(self, item: tuple[tuple[int, int], Iterable[tuple[int, bool]]]) -> Iterator[tuple[int, int]]:
+        """Writes the missing lists of an index shard and yields (group, index shard) for each group."""
+        (shard, _), groups = item
+        lookup: Lookup | None = None
+        for number, is_whole in sorted(groups):
+            group = self._job.groups[number]
+            if not storage.exists(self._job.part_path(group, _lists_name(shard))):
+                lookup = lookup or self._load(shard)
+                self._search(lookup, group, shard, is_whole)
+            yield number, shard
+
+    def _search(self, lookup: Lookup, group: Group, shard: int, is_whole: bool) -> None:
+        path, metadata = self._job.part_path(group, _lists_name(shard)), {"config_hash": self._job.config_hash}
+        with schemas.writer(path, _part_schema(self._job.k), metadata) as parquet:
+            asked = self._whole(group) if is_whole else self._dealt(group, shard)
+            for places, vectors, rows in background.ahead(asked):
+                part = _part(places, *self._find(lookup, group.split, vectors, rows))
+                parquet.write_table(part.replace_schema_metadata(parquet.schema.metadata))
+
+    def _whole(self, group: Group) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Table]]:
+        begin = 0
+        for block, rows in self._job.read_queries(group, list(keys.COLUMNS)):
+            yield np.arange(begin, begin + block.rows), self._vectors(block, rows), rows
+            begin += block.rows
+
+    def _dealt(self, group: Group, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Table]]:
+        path = self._job.part_path(group, _queries_name(shard))
+        columns = _dealt_schema(self._index.key_encoder.dim).names
+        with schemas.open_parquet(path, columns, {"config_hash": self._job.config_hash}) as parquet:
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+                rows = pa.Table.from_batches([batch])
+                yield rows["place"].to_numpy(), schemas.to_matrix(rows["key"]), rows
+
+
+class MergeGroup(Step):
+    """Merges the lists that a group has in all index shards."""
+
+    def process(self, item: tuple[int, Iterable[int]]) -> Iterator[tuple[int, bytes]]:
+        """Writes the lists of a group's blocks and yields (memory shard, int64 ids named in them)."""
+        group = self._job.groups[item[0]]
+        if all(self._job.is_done(block.name) for block in group.blocks):
+            ids = np.concatenate([self._read_lists(block) for block in group.blocks])
+        else:
+            ids = self._merge(group, sorted(shard for shard in item[1] if shard >= 0))
+        yield from by_memory_shard(distinct(ids))
+
+    def _merge(self, group: Group, shards: Sequence[int]) -> np.ndarray:
+        """Writes the blocks that are missing; returns the ids `[Q, k]` in all lists."""
+        k = self._job.k
+        best, excluded = searcher.BestLists(group.rows, k), np.zeros(group.rows, np.int32)
+        names = [*([_KEPT] if self._job.previous else []), *map(_lists_name, shards)]
+        parts = (self._job.read(self._job.part_path(group, name), _part_schema(k).names) for name in names)
+        for part in background.ahead(parts):
+            places = part["place"].to_numpy()
+            best.add(schemas.to_matrix(part["neighbor_ids"]), schemas.to_matrix(part["scores"]), places)
+            excluded[places] += part["num_excluded"].to_numpy()
+        begin = 0
+        with background.Behind() as behind:
+            for block, rows in self._job.read_queries(group, ["id", "label"]):
+                span = slice(begin, begin + block.rows)
+                if not self._job.is_done(block.name):
+                    behind.do(self._write_block, block, rows, best.ids[span], best.scores[span], excluded[span])
+                begin += block.rows
+        return best.ids
+
+
+def run(job: Job, beam_args: Sequence[str], stage: Stage) -> None:
+    """Looks up what is missing.
+
+    Raises:
+        UserError: as a worker raised it.
+    """
+    complete = storage.join(job.folder, manifest.COMPLETE_FILE)
+    if storage.exists(complete) and storage.read_json(complete)["config_hash"] == job.config_hash:
+        storage.remove(complete)
+    storage.remove_temporaries(job.folder)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        named = _direct(pipeline, job) if job.is_direct else _routed(pipeline, job)
+        _ = named | "By memory shard" >> beam.GroupByKey() | "Gather" >> beam.ParDo(GatherRows(job))
+
+    runner.run(build, beam_args, stage, lambda: progress(job))
+
+
+def _direct(pipeline: beam.Pipeline, job: Job) -> beam.PCollection:
+    """Returns (memory shard, ids) of all groups, which are searched in one shard and written at once."""
+    numbers = pipeline | "Groups" >> beam.Create(range(len(job.groups))) | "Spread" >> beam.Reshuffle()
+    return numbers | "Look up" >> beam.ParDo(LookUp(job))
+
+
+def _routed(pipeline: beam.Pipeline, job: Job) -> beam.PCollection:
+    """Returns (memory shard, ids) of all groups, which are searched in each index shard and merged."""
+    numbers = list(range(len(job.groups)))
+    # Every group is merged, or at least read, be there nothing to search for it.
+    wanted = pipeline | "Groups" >> beam.Create([(number, -1) for number in numbers])
+    found = (
+        pipeline
+        | "Numbers" >> beam.Create(numbers)
+        | "Spread" >> beam.Reshuffle()
+        | "Route" >> beam.ParDo(Route(job))
+        | "By index shard" >> beam.GroupByKey()
+        | "Search" >> beam.ParDo(SearchShard(job))
+    )
+    return (wanted, found) | beam.Flatten() | "By group" >> beam.GroupByKey() | "Merge" >> beam.ParDo(MergeGroup(job))
+
+
+def progress(job: Job) -> tuple[float, int]:
+    """Returns the share that is done and the queries searched, from the files that are there."""
+    markers = storage.files(storage.join(job.home, manifest.MARKERS), ".json")
+    merged = {storage.name(path).removesuffix(".json") for path in markers}
+    searched = done = 0.0
+    for group in job.groups:
+        share = sum(block.rows for block in group.blocks if block.name in merged)
+        done += share
+        searched += max(share, _searched(job, group) * group.rows if share < group.rows else 0)
+    whole = sum(group.rows for group in job.groups)
+    return (searched + done) / (2 * whole), round(searched)
+
+
+def _searched(job: Job, group: Group) -> float:
+    """Returns the share of a group's visits to index shards that are done."""
+    marker = job.part_path(group, _ROUTED)
+    if not storage.exists(marker):
+        return 0.0
+    wanted = {_lists_name(shard) for shard, rows in enumerate(storage.read_json(marker)) if rows}
+    found = {storage.name(path) for path in storage.files(job.part_path(group, ""), ".parquet")}
+    return len(wanted & found) / max(len(wanted), 1)

@@ -1,0 +1,1 @@
+"""What an index finds and what it takes: recall, its curve, and estimates."""

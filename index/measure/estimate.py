@@ -1,0 +1,186 @@
+"""What a planned shard will take: bytes from its plan, seconds from a small build on this machine.
+
+A calibration builds and searches a sample of the memory with the same planner. Build time is scaled by counted work,
+search time by `planner.cost`; both are rough, since neighbours of a large shard lie closer than those of its sample.
+Bytes are counted from the formats of `scann_coder` and do not depend on the machine.
+"""
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+
+from configs.base import Index
+from index.engines import partitions, planner, searcher
+from index.engines.exact import ExactSearcher
+from index.engines.planner import Parameters, Plan
+from index.engines.searcher import ArrayKeys
+from index.measure.recall import recall_at_k
+from pipelines.errors import UserError
+
+CALIBRATION_ROWS = 20_000
+CALIBRATION_QUERIES = 400
+_KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+# Its id and its content key.
+_ROW_BYTES = 8 + 32
+# The sample, its points in the order of their leaves, and their sums.
+_SAMPLE_COPIES = 2.5
+# ScaNN's coding of one dimension takes as long as comparing it to so many centres, its projection to one axis as to
+# three; it sets up every leaf for each chunk of keys.
+_CODING_WORK, _PCA_WORK, _SET_UP_WORK = 12e3, 3.0, 6e6
+# Neighbours crowd into a smaller share of the leaves as rows grow.
+_SHARE_POWER = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Bytes of a shard.
+
+    Attributes:
+        disk_bytes: of its files, but for the lists of the queries that it is measured on.
+        peak_bytes: most anonymous memory while it is built and loaded.
+        steady_bytes: memory of the loaded shard.
+    """
+
+    disk_bytes: int
+    peak_bytes: int
+    steady_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What a small shard took on this machine.
+
+    Attributes:
+        build_secs: of one unit of work.
+        query_secs: of one unit of `planner.cost`, on all cores.
+        leaves_share: share of the leaves that the target took.
+        candidates: of a list of k.
+        recall: that the target's search reached on the small shard; of full search where none reached it.
+        rows: of the small shard.
+    """
+
+    build_secs: float
+    query_secs: float
+    leaves_share: float
+    candidates: int
+    recall: float
+    rows: int
+
+
+def size(plan: Plan, rows: int, dim: int) -> Size:
+    """Returns what a shard of `rows` keys of width `dim` takes."""
+    if not plan.leaves:
+        raw, named = 4 * rows * dim, _ROW_BYTES * rows
+        return Size(raw + named, 2 * raw, raw + named)
+    coded = plan.pca_dims or dim
+    codes = rows * sum(number for number, _ in planner.blocks(plan, dim))
+    tokens = 4 * rows
+    trained = 8 * plan.leaves * coded + 4 * 16 * coded + 4 * plan.pca_dims * dim
+    kept = _KEPT_BYTES[plan.reorder] * rows * dim
+    # In memory two codes share a byte.
+    steady = kept + codes // 2 + tokens + trained + _ROW_BYTES * rows
+    training = round(_SAMPLE_COPIES * 4 * plan.sample_rows * dim)
+    disk = kept + codes + tokens + trained + _ROW_BYTES * rows
+    return Size(disk, max(training, steady + codes + 2 * tokens), steady)
+
+
+def choose_shards(config: Index, rows: int, dim: int) -> int:
+    """Returns how many shards an index is to have: what the config says, else the fewest that it has the memory for.
+
+    Args:
+        config: of the index.
+        rows: of the memory.
+        dim: width of a key.
+
+    Raises:
+        UserError: if building one of them takes more than `memory_gb`; it names the fewest shards that do not.
+    """
+    engine, most = searcher.kind(config.searcher), config.memory_gb * 1e9
+
+    def peak(shards: int) -> int:
+        in_shard = math.ceil(rows / shards)
+        return size(engine.plan(in_shard, dim, config), in_shard, dim).peak_bytes
+
+    wanted = config.shards or 1
+    if not most or peak(wanted) <= most:
+        return wanted
+    shards = wanted
+    while peak(shards) > most and shards < rows:
+        shards = min(rows, math.ceil(1.1 * shards + 0.5))
+    if not config.shards and peak(shards) <= most:
+        return shards
+    instead = f"--config.index.shards={shards} takes {_gb(peak(shards))}" if peak(shards) <= most else "nothing fits"
+    raise UserError(
+        f"--config.index.memory_gb={config.memory_gb:g}: a shard of {math.ceil(rows / wanted):,} rows takes "
+        f"{_gb(peak(wanted))} to build; {instead}"
+    )
+
+
+def _gb(number: float) -> str:
+    return f"{number / 1e9:.2f} GB"
+
+
+def work(plan: Plan, rows: int, dim: int) -> float:
+    """Returns the work of building a shard, in multiply-adds of comparing a key to the leaves."""
+    if not plan.leaves:
+        return float(rows * dim)
+    coded = plan.pca_dims or dim
+    pairs = partitions.compared(plan.sample_rows, plan.leaves, plan.iterations)
+    pairs += (plan.sample_rows + rows) * partitions.centres_compared(plan.leaves)
+    projected = (rows + plan.sample_rows) * dim * plan.pca_dims
+    set_up = math.ceil(rows / searcher.CHUNK_ROWS) * plan.leaves
+    return pairs * coded + _CODING_WORK * rows * coded + _PCA_WORK * projected + _SET_UP_WORK * set_up
+
+
+def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibration:
+    """Builds and searches a small shard.
+
+    Args:
+        keys: sample of the memory, float32 `[n, d]`.
+        queries: others, float32 `[Q, d]`.
+        config: of the index.
+
+    Raises:
+        UserError: if the searcher cannot run on this machine.
+    """
+    (rows, dim), k = keys.shape, min(config.k, len(keys))
+    engine = searcher.kind(config.searcher)
+    plan = engine.plan(rows, dim, config)
+    # The first build of a process loads libraries, which takes seconds and is no work of the shard.
+    engine.build(ArrayKeys(keys[:1]), engine.plan(1, dim, config))
+    begin = time.perf_counter()
+    built = engine.build(ArrayKeys(keys), plan)
+    build_secs = time.perf_counter() - begin
+    exact = ExactSearcher(keys).search(queries, 2 * k)
+
+    def measure(parameters: Parameters) -> np.ndarray:
+        return recall_at_k(built.with_parameters(parameters).search(queries, k)[0], *exact, k=k)
+
+    tuned = planner.full_search(plan, rows, k)
+    if plan.leaves:
+        tuned = planner.frontier(measure, plan, rows, k, [config.target_recall])[config.target_recall]
+    begin = time.perf_counter()
+    recall = float(measure(tuned).mean())
+    query_secs = (time.perf_counter() - begin) / len(queries)
+    return Calibration(
+        build_secs / work(plan, rows, dim),
+        query_secs / planner.cost(tuned, plan, rows),
+        tuned.leaves_to_search / max(1, plan.leaves),
+        tuned.candidates(k, rows),
+        recall,
+        rows,
+    )
+
+
+def build_secs(calibration: Calibration, plan: Plan, rows: int, dim: int) -> float:
+    """Returns the seconds that building a shard is expected to take."""
+    return calibration.build_secs * work(plan, rows, dim)
+
+
+def queries_per_sec(calibration: Calibration, plan: Plan, rows: int, k: int) -> float:
+    """Returns the queries/s that one shard is expected to answer at the target recall, on all cores."""
+    share = calibration.leaves_share * min(1.0, calibration.rows / rows) ** _SHARE_POWER
+    parameters = Parameters(math.ceil(share * plan.leaves), calibration.candidates, k)
+    return 1 / (calibration.query_secs * planner.cost(parameters, plan, rows))

@@ -1,0 +1,168 @@
+"""The queries that an index is tuned and measured on, and what is found for them in each shard.
+
+Half of the queries tunes the search, the other half measures what is reported. They are the validation split; where
+that is not embedded, rows of the memory, each searched without itself. They are drawn once and lie in the index, so
+that every later version is measured on the same. How lists are compared is left to `recall`, how parameters are found
+to `planner`, which of them the whole index is searched with to `curve`.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+import pyarrow as pa
+
+from configs.base import Index
+from index.engines import planner
+from index.engines.exact import ExactSearcher
+from index.engines.planner import Parameters, Plan
+from index.engines.searcher import BestLists, Searcher, leave_out
+from index.measure.recall import recall_at_k
+from index.store.keys import KeyStream, read_places
+from index.store.records import Found, Setting, ShardLists
+from pipelines import schemas
+from pipelines.manifest import Embeddings
+
+# Exact lists go on beyond k, so that ties at the k-th place are seen as such, and rows that are removed later leave k.
+_DEPTH_FACTOR = 2
+# A shard's search is tuned on the queries that lie nearest to it; fewer say too little.
+_MIN_TUNING_QUERIES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Queries for measuring.
+
+    Attributes:
+        keys: float32 `[Q, d]`.
+        own_ids: int64 `[Q]`, the memory row that a query is, left out of its lists; -1 for none.
+        tuning: queries `[:tuning]` tune, the rest is reported on.
+        of_memory: whether they are rows of the memory.
+    """
+
+    keys: np.ndarray
+    own_ids: np.ndarray
+    tuning: int
+    of_memory: bool
+
+    COLUMNS = ("key", "own_id")
+
+    def to_table(self) -> pa.Table:
+        """Returns the queries as a table, those that tune first."""
+        key = pa.field("key", pa.list_(pa.float32(), self.keys.shape[1]), nullable=False)
+        schema = pa.schema([key, pa.field("own_id", pa.int64(), nullable=False)])
+        return pa.Table.from_arrays([schemas.fixed_list(self.keys, key), pa.array(self.own_ids)], schema=schema)
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "Queries":
+        """Reads what `to_table` made."""
+        own_ids = table["own_id"].to_numpy()
+        return cls(schemas.to_matrix(table["key"]), own_ids, len(own_ids) // 2, bool((own_ids >= 0).any()))
+
+
+def draw_queries(source: Embeddings, of_memory_: bool, most: int, seed: int) -> Queries:
+    """Draws queries without replacement.
+
+    Args:
+        source: the validation split, or the memory itself.
+        of_memory_: whether it is the memory.
+        most: how many at most.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    places = np.sort(rng.permutation(source.rows)[:most])
+    ids, keys = read_places(source, places)
+    mixed = rng.permutation(len(places))
+    own_ids = ids[mixed] if of_memory_ else np.full(len(places), -1, np.int64)
+    return Queries(keys[mixed], own_ids, len(places) // 2, of_memory_)
+
+
+def exact_lists(stream: KeyStream, ids: np.ndarray, queries: Queries, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the `depth` nearest rows of a shard for each query, itself left out, reading its keys once.
+
+    Returns:
+        ids int64 and scores float32 `[Q, depth]`, as `searcher.top_k`.
+    """
+    best = BestLists(len(queries.keys), depth)
+    begin = 0
+    for chunk in stream.chunks():
+        rows, scores = ExactSearcher(chunk).search(queries.keys, depth + int(queries.of_memory))
+        found = np.append(ids[begin : begin + len(chunk)], -1)[rows]
+        best.add(*leave_out(found, scores, found == queries.own_ids[:, None], depth))
+        begin += len(chunk)
+    return best.ids, best.scores
+
+
+def _search(
+    engine: Searcher, ids: np.ndarray, queries: Queries, places: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Returns ids and scores `[q, k]` of the queries at some places, each without itself, and the seconds searched."""
+    keys, own_ids = queries.keys[places], queries.own_ids[places, None]
+    begin = time.perf_counter()
+    found, scores = engine.search(keys, k, more=int(queries.of_memory))
+    secs = time.perf_counter() - begin
+    listed = np.append(ids, -1)[found]
+    return *leave_out(listed, scores, (listed == own_ids) & (listed >= 0), k), secs
+
+
+def measure_shard(
+    engine: Searcher,
+    stream: KeyStream,
+    ids: np.ndarray,
+    plan: Plan,
+    queries: Queries,
+    nearness: np.ndarray,
+    config: Index,
+) -> tuple[list[Setting], ShardLists, dict[str, list[float]]]:
+    """Finds the settings of a shard and searches all queries that may visit it with each of them.
+
+    Args:
+        engine: the shard's searcher, as it was loaded.
+        stream: the shard's keys.
+        ids: int64 `[n]` of its rows.
+        plan: how it was built.
+        queries: for measuring.
+        nearness: int64 `[Q]`, how many cells a query must probe to visit the shard; more than any does if it never may.
+        config: of the index.
+
+    Returns:
+        The settings, dearer ones later; the lists; and seconds: `tune`, `exact` and, a setting each, `search`, a query.
+    """
+    k = config.k
+    start = time.perf_counter()
+    exact = exact_lists(stream, ids, queries, _DEPTH_FACTOR * k)
+    exact_secs, start = time.perf_counter() - start, time.perf_counter()
+    visiting = np.flatnonzero(nearness < NEVER)
+    tuning = _nearest_queries(nearness[: queries.tuning])
+
+    def measure(tried: Parameters) -> np.ndarray:
+        found, _, _ = _search(engine.with_parameters(tried), ids, queries, tuning, k)
+        return recall_at_k(found, exact[0][tuning], exact[1][tuning], k)
+
+    if plan.leaves and len(tuning):
+        levels = planner.frontier(measure, plan, len(ids), k, planner.LEVELS)
+    else:
+        levels = {1.0: planner.full_search(plan, len(ids), k)}
+    settings: list[Setting] = []
+    for level, parameters in sorted(levels.items()):
+        if settings and settings[-1].parameters == parameters:
+            settings.pop()
+        settings.append(Setting(level, parameters))
+    tune_secs, found, search_secs = time.perf_counter() - start, [], []
+    for setting in settings:
+        *lists, secs = _search(engine.with_parameters(setting.parameters), ids, queries, visiting, k)
+        found.append(Found(visiting, *lists))
+        search_secs.append(secs / max(len(visiting), 1))
+    return settings, ShardLists(exact, found), {"tune": [tune_secs], "exact": [exact_secs], "search": search_secs}
+
+
+NEVER = np.iinfo(np.int64).max
+
+
+def _nearest_queries(nearness: np.ndarray) -> np.ndarray:
+    """Returns the places of the queries that probe fewest cells to visit a shard, enough of them, ascending."""
+    for probe in np.unique(nearness):
+        places = np.flatnonzero(nearness <= probe)
+        if len(places) >= _MIN_TUNING_QUERIES:
+            return places
+    return np.arange(len(nearness))

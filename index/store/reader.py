@@ -1,0 +1,196 @@
+"""A finished index, opened for search: `from index.store.reader import Index`.
+
+    index = Index.open("out/demo/index")
+    hits = index.search(queries, k=32)       # queries [Q, d] float32, unit length
+    hits.ids, hits.scores                    # [Q, 32] int64 and float32, -1 and -inf pad
+
+One shard or a thousand are searched alike. What is opened is one version of the index: it goes on finding the same
+while a newer one is published beside it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import IO, Any
+
+import numpy as np
+
+from index.engines.searcher import BestLists
+from index.store import index_manifest, records, routing, shard_store, versions
+from index.store.lookup import Lookup
+from index.store.records import Point, ShardRecord
+from index.store.routing import Router
+from index.store.shard_store import Shard
+from pipelines import schemas, storage
+from pipelines.errors import UserError
+from pipelines.schemas import EncoderInfo
+
+_BLOCK_QUERIES = 16_384
+# Lists may be longer than the index has rows, up to this.
+_MOST_PADDED = 1 << 12
+TOMBSTONES_FILE, ROUTER_FILE = "tombstones.parquet", "router.parquet"
+TOMBSTONE_COLUMNS = ("shard", "row", "id", "content_key")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hits:
+    """What was found.
+
+    Attributes:
+        ids: int64 `[Q, k]`, -1 pads.
+        scores: float32 `[Q, k]`, dot products, descending; -inf pads.
+        excluded: int32 `[Q]`, rows that were left out since they are the query's own image.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    excluded: np.ndarray
+
+
+class Index:
+    """One version of an index.
+
+    Attributes:
+        folder: where it lies.
+        facts: contents of the manifest.
+        fingerprint: of the manifest, and through it of every file.
+        version: counts the changes.
+        key_encoder: the encoder that the memory's keys, and so the queries, are of.
+        memory_snapshot: fingerprint of the memory that is indexed.
+        shards: what is known of each shard.
+        level: that each shard is searched at.
+        probe: cells that a query probes.
+        router: says which shards a query visits.
+    """
+
+    def __init__(self, folder: str, facts: dict[str, Any], level: float, probe: int) -> None:
+        """Takes a manifest; `open` reads it."""
+        self.folder, self.facts, self.level, self.probe = folder, facts, level, probe
+        try:
+            self.fingerprint: str = facts["fingerprint"]
+            self.version: int = facts["version"]
+            self.key_encoder = EncoderInfo(**facts["key_encoder"])
+            self.memory_snapshot: str = facts["memory"]["snapshot"]
+            self.shards: list[ShardRecord] = [ShardRecord.from_json(shard) for shard in facts["shards"]]
+            self._files: dict[str, dict[str, Any]] = facts["files"]
+            self.regions: int = facts["regions"]
+        except (KeyError, TypeError) as error:
+            path = storage.join(folder, index_manifest.FILE)
+            raise UserError(f"{path}: is not a manifest of this version ({error}); run index.build again") from error
+        self._loaded: dict[int, Lookup] = {}
+        self._shares: list[IO[bytes]] = []
+
+    @classmethod
+    def open(cls, folder: str, recall: float | None = None) -> "Index":
+        """Opens the index that is published now, without loading a shard.
+
+        Args:
+            folder: of the index.
+            recall: mean recall@k to search for, of the measured curve; none for the one it was tuned to.
+
+        Raises:
+            UserError: if it is not finished, damaged, or its curve does not reach the recall.
+        """
+        facts, shares = versions.hold(folder)
+        point = facts["search"]
+        if recall is not None:
+            k = str(facts["recall"]["k"])
+            reached = [Point(**point) for point in facts["curve"] if point["recall"][k] >= recall]
+            if not reached:
+                best = max(point["recall"][k] for point in facts["curve"])
+                raise UserError(f"{folder}: recall@{k} of {recall} is beyond this index, which reaches {best:.4f}")
+            point = dataclasses.asdict(min(reached, key=lambda point: point.cost))
+        index = cls(folder, facts, point["level"], point["probe"])
+        index._shares = shares
+        return index
+
+    @functools.cached_property
+    def router(self) -> Router:
+        """The cells of space of the shards that are not deltas."""
+        if not self.probe:
+            return routing.without_regions(self.regions, self.key_encoder.dim)
+        table = schemas.read(self._checked(ROUTER_FILE), Router.COLUMNS)
+        return Router.from_table(table, self.regions)
+
+    @functools.cached_property
+    def _tombstones(self) -> dict[str, np.ndarray]:
+        """Removed rows of each shard, by its path."""
+        if not any(storage.name(path) == TOMBSTONES_FILE for path in self._files):
+            return {}
+        table = schemas.read(self._checked(TOMBSTONES_FILE), TOMBSTONE_COLUMNS)
+        rows = table["row"].to_numpy()
+        paths = np.array(table["shard"].to_pylist(), object)
+        return {path: rows[paths == path] for path in set(paths.tolist())}
+
+    def _checked(self, name: str) -> str:
+        path = next(path for path in self._files if storage.name(path) == name)
+        uri = storage.join(self.folder, path)
+        shard_store.check_file(uri, self._files[path], f"run {index_manifest.STAGE} again")
+        return uri
+
+    @property
+    def rows(self) -> int:
+        """Rows that can be found."""
+        return sum(shard.rows for shard in self.shards) - sum(len(rows) for rows in self._tombstones.values())
+
+    def removed(self, number: int) -> np.ndarray:
+        """Returns the local rows, int64, of a shard that must not be found."""
+        return self._tombstones.get(self.shards[number].path, np.empty(0, np.int64))
+
+    def visits(self, queries: np.ndarray) -> np.ndarray:
+        """Returns which shards each query visits, bool `[Q, shards]`, for queries `[Q, d]`; none without rows."""
+        regions = self.router.visits(queries, self.probe)
+        visited, region = np.ones((len(queries), len(self.shards)), bool), 0
+        for number, shard in enumerate(self.shards):
+            if not shard.is_delta:
+                visited[:, number] = regions[:, region]
+                region += 1
+            visited[:, number] &= shard.rows > 0
+        return visited
+
+    def load(self, number: int) -> Shard:
+        """Checks and loads a shard, by its number; errors as `shard_store.load`."""
+        record = self.shards[number]
+        setting = record.settings[records.setting_at(record.settings, self.level)]
+        return shard_store.load(self.folder, record, setting.parameters, self.removed(number))
+
+    def lookup(self, number: int) -> Lookup:
+        """Returns a shard, which stays loaded."""
+        if number not in self._loaded:
+            self._loaded[number] = Lookup(self.load(number))
+        return self._loaded[number]
+
+    def search(self, queries: np.ndarray, k: int, images: Sequence[bytes] | np.ndarray | None = None) -> Hits:
+        """Finds the `k` nearest rows of each query.
+
+        Args:
+            queries: float32 `[Q, d]`, embedded and normalised as the memory's keys are.
+            k: length of the lists; a shorter one is padded with -1.
+            images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows that are the same
+                image are left out.
+
+        Returns:
+            The lists, ties ordered by id.
+
+        Raises:
+            UserError: if the queries are not of the index's width, `k` is far beyond its rows, or a shard is damaged.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.key_encoder.dim:
+            shape, dim = list(queries.shape), self.key_encoder.dim
+            raise UserError(f"{self.folder}: takes queries of the shape [n, {dim}], not {shape}")
+        held = sum(shard.rows for shard in self.shards)
+        if not 0 <= k <= max(_MOST_PADDED, held):
+            raise UserError(f"{self.folder}: has {held:,} rows, so lists cannot be {k:,} long; ask for fewer")
+        own = None if images is None else np.asarray(images, "S32")
+        best = BestLists(len(queries), k)
+        excluded = np.zeros(len(queries), np.int32)
+        for begin in range(0, len(queries), _BLOCK_QUERIES):
+            visited = self.visits(queries[begin : begin + _BLOCK_QUERIES])
+            for number in np.flatnonzero(visited.any(axis=0)).tolist():
+                places = begin + np.flatnonzero(visited[:, number])
+                theirs, longest = own[places] if own is not None else None, min(k, self.shards[number].rows)
+                ids, scores, left_out = self.lookup(number).search(queries[places], longest, theirs)
+                best.add(ids, scores, places)
+                excluded[places] += left_out
+        return Hits(best.ids, best.scores, excluded)

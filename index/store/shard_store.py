@@ -1,0 +1,230 @@
+"""How an index shard is published, checked and loaded, and the layout of the index folder.
+
+    stage.json                            the configuration the folder belongs to (`pipelines.manifest.claim`)
+    config.json                           the whole config of the last command; only for people to read
+    manifest.json                         the version that is searched (`index_manifest`), written last
+    builds/00001/                         what one build or update made; never changed once a manifest names it
+        stage.json                        the configuration and the memory that it was made of
+        queries.parquet                   the queries that every version since is measured on
+        router.parquet                    cells of space and the shards that own them, of an index with regions
+        tombstones.parquet                rows of any build that are removed, of an update
+        shard-00000-of-00002/
+            scann/.. or exact/..          what the searcher saved
+            rows.parquet                  id and content key of each local row
+            exact.parquet, found.parquet  lists of the queries (`records.ShardLists`)
+        _done/shard-00000-of-00002.json   marker of a shard, written last
+        _parts/..                         until the build ends (`partition_job`)
+
+Nothing that is read names a place, so the folder can be moved. What is loaded is checked against the manifest first,
+since a searcher given a damaged file may kill the process. How shards are built is left to `build_job`.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from index.engines import searcher
+from index.engines.planner import Parameters
+from index.engines.searcher import Searcher
+from index.store import index_manifest
+from index.store.records import ShardLists, ShardRecord
+from pipelines import manifest, schemas, storage
+from pipelines.errors import UserError
+from pipelines.schemas import content_keys
+
+BUILDS = "builds"
+_REMEDY = f"run {index_manifest.STAGE} again, it builds what is missing anew"
+_ROWS_FILE, _EXACT_FILE, _FOUND_FILE = "rows.parquet", "exact.parquet", "found.parquet"
+_ROWS_SCHEMA = pa.schema(
+    [pa.field("id", pa.int64(), nullable=False), pa.field("content_key", pa.binary(32), nullable=False)]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A loaded shard.
+
+    Attributes:
+        searcher: with the parameters it is to be searched with.
+        ids: int64 `[n]` of its rows.
+        content_keys: bytes `S32` `[n]` of its rows.
+        removed: bool `[n]`, rows that must not be found.
+    """
+
+    searcher: Searcher
+    ids: np.ndarray
+    content_keys: np.ndarray
+    removed: np.ndarray
+
+    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Returns local rows and scores `[Q, k + more]`, removed ones too; row -1 pads, `ids_of` maps it to id -1."""
+        return self.searcher.search(queries, k, more)
+
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the ids of local rows, -1 for -1."""
+        return np.where(rows < 0, np.int64(-1), self.ids[rows]) if len(self.ids) else np.full(rows.shape, -1)
+
+
+def build_path(number: int) -> str:
+    """Returns the folder of a build, below that of the index."""
+    return f"{BUILDS}/{number:05d}"
+
+
+def shard_names(shards: int) -> list[str]:
+    """Returns the names of the shards of a build."""
+    return [f"shard-{number:05d}-of-{shards:05d}" for number in range(shards)]
+
+
+def marker_path(build: str, name: str) -> str:
+    """Returns where the marker of a shard is."""
+    return storage.join(build, manifest.MARKERS, f"{name}.json")
+
+
+def write_contents(local: str, ids: np.ndarray, images: np.ndarray, lists: ShardLists, build_hash: str) -> None:
+    """Writes what a shard holds beside its searcher into a local folder."""
+    digests = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(ids), [None, pa.py_buffer(images.tobytes())])
+    rows = pa.Table.from_arrays([pa.array(ids), digests], schema=_ROWS_SCHEMA)
+    tables = {_ROWS_FILE: rows, _EXACT_FILE: lists.exact_table(), _FOUND_FILE: lists.found_table()}
+    for file, table in tables.items():
+        schemas.write(os.path.join(local, file), table, {"config_hash": build_hash})
+
+
+@contextlib.contextmanager
+def new_shard(folder: str, name: str) -> Iterator[str]:
+    """Yields a local folder whose contents become a shard of the index when the block ends without an error.
+
+    It lies in the index itself, under a temporary name that `storage.remove_temporaries` knows; for an index that is
+    not local it lies among the system's temporary files, and its contents are copied.
+    """
+    target = storage.join(folder, name)
+    if "://" not in target:
+        with storage.atomic_folder(target) as local:
+            yield local
+        return
+    with tempfile.TemporaryDirectory(prefix="web-memory-") as local:
+        yield local
+        with storage.atomic_folder(target) as remote:
+            for file in _files(local):
+                storage.copy(os.path.join(local, file), storage.join(remote, file))
+
+
+def _files(local: str) -> list[str]:
+    return sorted(path.relative_to(local).as_posix() for path in pathlib.Path(local).rglob("*") if path.is_file())
+
+
+def digests(local: str) -> dict[str, dict[str, Any]]:
+    """Returns `sha256` and `bytes` of every file of a shard that is still local, as in `ShardRecord.files`."""
+    paths = {file: os.path.join(local, file) for file in _files(local)}
+    return {file: file_facts(path) for file, path in paths.items()}
+
+
+def file_facts(uri: str) -> dict[str, Any]:
+    """Returns `sha256` and `bytes` of a file."""
+    return {"sha256": storage.sha256(uri), "bytes": storage.size_bytes(uri)}
+
+
+def check_file(uri: str, facts: Mapping[str, Any], remedy: str) -> None:
+    """Raises a `UserError` if a file is not there or not what the manifest says; `remedy` is a command to run."""
+    if not storage.exists(uri):
+        raise UserError(f"{uri}: is missing; {remedy}")
+    if storage.size_bytes(uri) != facts["bytes"] or storage.sha256(uri) != facts["sha256"]:
+        raise UserError(f"{uri}: is damaged; remove it and {remedy}")
+
+
+def write_marker(build: str, record: ShardRecord, secs: Mapping[str, list[float]]) -> None:
+    """Writes the marker of a shard that is published.
+
+    Args:
+        build: folder of the build.
+        record: of the shard.
+        secs: what took how long; in the marker only, since it differs from run to run.
+    """
+    storage.write_json(marker_path(build, record.name), {"shard": dataclasses.asdict(record), "secs": {**secs}})
+
+
+def read_marker(build: str, name: str, build_hash: str) -> tuple[ShardRecord, dict[str, list[float]]] | None:
+    """Returns the record and the seconds of a shard that is done; nothing if it, or a file of it, is not there.
+
+    Raises:
+        UserError: if the marker is broken or belongs to another index.
+    """
+    path = marker_path(build, name)
+    if not storage.exists(path):
+        return None
+    marker = storage.read_json(path)
+    try:
+        record, secs = ShardRecord.from_json(marker["shard"]), marker["secs"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: is not a marker of this version ({error}); remove it and run {index_manifest.STAGE} again"
+        ) from error
+    if record.build_hash != build_hash:
+        raise UserError(f"{path}: belongs to another index; remove it and run {index_manifest.STAGE} again")
+    for file, facts in record.files.items():
+        uri = storage.join(build, name, file)
+        if not storage.exists(uri) or storage.size_bytes(uri) != facts["bytes"]:
+            return None
+    return record, secs
+
+
+def read_lists(folder: str, record: ShardRecord) -> ShardLists:
+    """Reads the lists that a shard was measured by, of an index folder, checked."""
+    tables = []
+    for file, columns in ((_EXACT_FILE, ShardLists.EXACT_COLUMNS), (_FOUND_FILE, ShardLists.FOUND_COLUMNS)):
+        path = storage.join(folder, record.path, file)
+        check_file(path, record.files[file], _REMEDY)
+        tables.append(schemas.read(path, columns, {"config_hash": record.build_hash}))
+    return ShardLists.from_tables(tables[0], tables[1], len(record.settings))
+
+
+def read_names(folder: str, record: ShardRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ids, int64 `[n]`, and the content keys, bytes `S32` `[n]`, of a shard's rows, checked."""
+    path = storage.join(folder, record.path, _ROWS_FILE)
+    check_file(path, record.files[_ROWS_FILE], _REMEDY)
+    table = schemas.read(path, _ROWS_SCHEMA.names, {"config_hash": record.build_hash})
+    return table["id"].to_numpy(), content_keys(table["content_key"])
+
+
+def load(folder: str, record: ShardRecord, parameters: Parameters, removed: np.ndarray) -> Shard:
+    """Checks and loads a shard.
+
+    Args:
+        folder: of the index.
+        record: of the shard.
+        parameters: to search it with.
+        removed: int64, local rows that must not be found.
+
+    Raises:
+        UserError: if a file is missing, damaged or of another index, or the searcher cannot run here.
+    """
+    engine = searcher.kind(record.searcher)
+    with _checked(folder, record) as local:
+        loaded = engine.load(os.path.join(local, record.searcher), record.plan).with_parameters(parameters)
+    ids, images = read_names(folder, record)
+    mask = np.zeros(len(ids), bool)
+    mask[removed] = True
+    return Shard(loaded, ids, images, mask)
+
+
+@contextlib.contextmanager
+def _checked(folder: str, record: ShardRecord) -> Iterator[str]:
+    """Yields a local folder with the files of a shard's searcher, every byte of them checked."""
+    source = storage.join(folder, record.path)
+    with contextlib.ExitStack() as stack:
+        local = source
+        if "://" in source:
+            local = stack.enter_context(tempfile.TemporaryDirectory(prefix="web-memory-"))
+        for file, facts in record.files.items():
+            if not file.startswith(f"{record.searcher}/"):
+                continue
+            if local != source:
+                storage.copy(storage.join(source, file), os.path.join(local, file))
+            check_file(os.path.join(local, file), facts, _REMEDY)
+        yield local

@@ -1,0 +1,222 @@
+"""A memory larger than the device's: its rows lie in files, and threads read those of the batches to come.
+
+What the operating system does not hold of the files comes from the disk row by row, which only many reads at a time
+keep busy. The files are standardized rows as uncompressed Arrow, mapped into memory, made once for neighbour lists and
+type. What is done with a batch is left to `trainer`.
+"""
+
+import collections
+import dataclasses
+import mmap
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from model.data import parallel, tables
+from model.data.batch import standardize
+from model.data.datasets import Task
+from model.data.tables import Tables
+from model.data.vectors import Vectors, chunks
+from pipelines import manifest, schemas, storage
+from pipelines.errors import UserError
+
+# Batches that are read while the device works on one, and threads that read rows of a file.
+_AHEAD = 2
+_READERS = 128
+# For each type what Arrow and NumPy store it as; Arrow has no bfloat16, whose bits are kept as integers.
+_STORED: dict[str, tuple[pa.DataType, type]] = {
+    "float32": (pa.float32(), np.float32),
+    "bfloat16": (pa.uint16(), np.uint16),
+}
+
+
+class RowFile:
+    """Standardized rows `[M, V]` in a file that is mapped into memory."""
+
+    def __init__(self, path: str, shape: tuple[int, int], dtype: str) -> None:
+        """Opens the file.
+
+        Args:
+            path: that `write` wrote.
+            shape: rows, width.
+            dtype: one of `_STORED`.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        self.width = shape[1]
+        self.dtype, (stored, _) = jnp.dtype(dtype), _STORED[dtype]
+        broken = f"{path}: is no whole file of {shape[0]:,} rows of {shape[1]} {dtype} values; remove it and run again"
+        try:
+            with open(path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if hasattr(mmap, "MADV_RANDOM"):
+                # What lies beside a row would be read for nothing.
+                mapped.madvise(mmap.MADV_RANDOM)
+            reader = pa.ipc.open_file(pa.BufferReader(mapped))
+            if reader.schema.names != ["row"] or reader.schema.field(0).type != pa.list_(stored, self.width):
+                raise UserError(broken)
+            batches = [reader.get_batch(number).column(0) for number in range(reader.num_record_batches)]
+            self._views = [rows.flatten().to_numpy().reshape(-1, self.width).view(self.dtype) for rows in batches]
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise UserError(broken) from error
+        self._readers = ThreadPoolExecutor(_READERS)
+        self._bounds = np.cumsum([0, *map(len, self._views)])
+        if self._bounds[-1] != shape[0]:
+            raise UserError(broken)
+
+    def __len__(self) -> int:
+        """Rows of the memory."""
+        return int(self._bounds[-1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row."""
+        return self.width * self.dtype.itemsize
+
+    @staticmethod
+    def write(path: str, vectors: Vectors, dtype: str) -> None:
+        """Writes vectors, standardized, a chunk at a time."""
+        stored, numpy_stored = _STORED[dtype]
+        field = pa.field("row", pa.list_(stored, vectors.shape[1]), nullable=False)
+        device_standardize = jax.jit(lambda chunk: standardize(chunk).astype(dtype))
+        with storage.atomic_write(path) as file, pa.ipc.new_file(file, pa.schema([field])) as writer:
+            for _, chunk in chunks(vectors):
+                rows: np.ndarray = np.asarray(device_standardize(chunk)).view(numpy_stored)
+                writer.write_batch(pa.record_batch([schemas.fixed_list(rows, field)], schema=pa.schema([field])))
+
+    def read(self, rows: np.ndarray, size: int) -> np.ndarray:
+        """Returns `rows` `[n]`, ascending, as the first of `[size, V]`; the others are left as they are."""
+        window = np.empty((size, self.width), self.dtype)
+        cuts = np.searchsorted(rows, self._bounds)
+
+        def copy(numbers: np.ndarray) -> None:
+            for number in numbers:
+                begin, end = cuts[number], cuts[number + 1]
+                # It would go through a buffer to check what `searchsorted` has seen.
+                mode: Any = "clip"
+                np.take(self._views[number], rows[begin:end] - self._bounds[number], 0, window[begin:end], mode)
+
+        named = np.flatnonzero(np.diff(cuts))
+        list(self._readers.map(copy, np.array_split(named, min(_READERS, max(1, len(named))))))
+        return window
+
+
+@dataclasses.dataclass
+class Meter:
+    """What was read for one split.
+
+    Attributes:
+        rows: of keys and values each, of the memory.
+        size_bytes: of these.
+        read_secs: the thread read.
+        waited_secs: the steps waited for it.
+        secs: of the steps, with that.
+    """
+
+    rows: int = 0
+    size_bytes: int = 0
+    read_secs: float = 0.0
+    waited_secs: float = 0.0
+    secs: float = 0.0
+
+    def rates(self) -> dict[str, float]:
+        """Returns `rows_per_sec` and `mb_per_sec` of the thread, and `waited_share` of the steps; {} if none was."""
+        if not self.rows:
+            return {}
+        return {
+            "rows_per_sec": round(self.rows / self.read_secs),
+            "mb_per_sec": round(1e-6 * self.size_bytes / self.read_secs, 1),
+            "waited_share": round(self.waited_secs / self.secs, 4),
+        }
+
+
+class HostTables:
+    """A `tables.Source` that gives each batch tables of its own, with the rows that it names and no others."""
+
+    def __init__(self, own: Tables, neighbors: np.ndarray, keys: RowFile, values: dict[str, RowFile]) -> None:
+        """Reads nothing yet.
+
+        Args:
+            own: what belongs to the queries, on the device.
+            neighbors: rows of the memory, int32 `[N, K]`.
+            keys: of the memory.
+            values: of each kind.
+        """
+        self._own, self._neighbors, self._keys, self._values = own, neighbors, keys, values
+        self.queries, self.labels = own.queries, own.labels
+        self._meter = Meter()
+
+    def _read(self, rows: np.ndarray) -> Tables:
+        begin, near = time.perf_counter(), self._neighbors[rows]
+        unique, places = np.unique(near, return_inverse=True)
+        # One size, so that there is one compilation: that of a batch whose lists have no row in common.
+        batch = self._batch(unique, places.reshape(near.shape), min(near.size, len(self._keys)))
+        self._meter.rows += len(unique)
+        self._meter.size_bytes += len(unique) * sum(file.row_bytes for file in (self._keys, *self._values.values()))
+        self._meter.read_secs += time.perf_counter() - begin
+        return batch
+
+    def _read_nothing(self, rows: np.ndarray) -> Tables:
+        return self._batch(np.zeros(1, np.int64), np.zeros((len(rows), self._neighbors.shape[1])), 1)
+
+    def _batch(self, unique: np.ndarray, places: np.ndarray, size: int) -> Tables:
+        keys = self._keys.read(unique, size)
+        values = {kind: file.read(unique, size) for kind, file in self._values.items()}
+        read = {"neighbors": places.astype(np.int32), "keys": keys, "values": values}
+        return self._own._replace(**parallel.replicate(read), for_batch=())
+
+    def parts(self, rows: np.ndarray, count: int, memory: bool) -> Iterator[tuple[Tables, np.ndarray, int]]:
+        """See `Source`: one batch at a time."""
+        read = self._read if memory else self._read_nothing
+        with ThreadPoolExecutor(1) as thread:
+            coming = collections.deque(thread.submit(read, batch) for batch in rows[: min(_AHEAD, count)])
+            for number in range(count):
+                begin = time.perf_counter()
+                batch = coming.popleft().result()
+                self._meter.waited_secs += time.perf_counter() - begin
+                if number + _AHEAD < count:
+                    coming.append(thread.submit(read, rows[number + _AHEAD]))
+                yield batch, rows[number : number + 1], 1
+                self._meter.secs += time.perf_counter() - begin
+
+    def rates(self) -> dict[str, float]:
+        """See `Source`."""
+        meter, self._meter = self._meter, Meter()
+        return meter.rates()
+
+
+def load(task: Task, dtype: str, folder: str) -> dict[str, HostTables]:
+    """Opens a task whose memory stays on the host, and makes its files if they are not there.
+
+    Args:
+        task: the arrays.
+        dtype: of keys and values.
+        folder: below which the files lie, in a folder of the neighbour lists and the type.
+    """
+    place = storage.join(folder, manifest.fingerprint([task.fingerprint, dtype]))
+
+    def opened(name: str, vectors: Vectors) -> RowFile:
+        path = storage.join(place, f"{name}.arrow")
+        if not storage.exists(path):
+            RowFile.write(path, vectors, dtype)
+        return RowFile(path, vectors.shape, dtype)
+
+    keys = opened("key", task.keys)
+    values = {kind: opened(f"value_{kind}", value) for kind, value in task.values.items()}
+    own = tables.of_queries(task)
+    return {name: HostTables(own[name], split.neighbors, keys, values) for name, split in task.splits.items()}
+
+
+def words(rates: list[dict[str, float]]) -> str:
+    """Returns the median of what `Meter.rates` returned, for the summary."""
+    rows, size, waited = (
+        float(np.median([rate[name] for rate in rates])) for name in ("rows_per_sec", "mb_per_sec", "waited_share")
+    )
+    return f"{rows:,.0f} rows/s, {size:,.0f} MB/s, steps waited {waited:.1%} of their time"

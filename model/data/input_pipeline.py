@@ -1,0 +1,224 @@
+"""Images of labelled rows as batches of pixels, read, decoded and augmented in worker processes.
+
+What a batch holds depends on the seed and on its place in the run only: any number of workers gives the same bytes,
+and a run may begin at any step. Which rows an epoch has is left to `sampling`; bytes to `pictures`, pixels to `decode`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from configs.base import Config
+from model.data import sampling
+from pipelines.errors import UserError
+from pipelines.images.decode import DecodeError, ImagePreprocess, Picture, decode, prepare
+from pipelines.manifest import Embeddings
+from pipelines.sources import pictures
+
+_CROP_ATTEMPTS = 10
+_BATCHES_AHEAD = 2
+
+
+class Batch(NamedTuple):
+    """What a step is given.
+
+    Attributes:
+        images: uint8 `[B, S, S, 3]`, RGB.
+        rows: of the split, int32 `[B]`.
+    """
+
+    images: np.ndarray
+    rows: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """How training pictures are varied; see the fields of `configs.base.Finetune`."""
+
+    min_area: float
+    max_aspect: float
+    flip: bool
+
+
+class Images:
+    """The pictures of one split by row."""
+
+    def __init__(self, config: Config, split: str, preprocess: ImagePreprocess, augment: Augment | None) -> None:
+        """Reads where each row came from.
+
+        Args:
+            config: that the split was embedded with.
+            split: its name.
+            preprocess: what the encoder takes.
+            augment: how pictures are varied; None gives the pixels that were embedded.
+        """
+        self._config, self._source = config, config.queries[split]
+        self._preprocess, self._augment = preprocess, augment
+        embeddings = Embeddings(config.queries_dir(split))
+        columns = ["source_shard", "member", "content_key"]
+        tables = [embeddings.read(shard, columns).replace_schema_metadata() for shard in embeddings.shard_rows]
+        self._table = pa.concat_tables(tables).combine_chunks()
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return self._table.num_rows
+
+    def load(self, row: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns a row's pixels, uint8 `[S, S, 3]`; `rng` draws how they are varied.
+
+        Raises:
+            UserError: if the image is not there any more, or not the one that was embedded.
+        """
+        container, member, content_key = (self._table[name][row].as_py() for name in self._table.column_names)
+        data = pictures.read(self._config, self._source, container, member)
+        if hashlib.sha256(data).digest() != content_key:
+            raise UserError(
+                f"{container}, {member}: has changed since it was embedded (row {row}); run pipelines.embed again"
+            )
+        augment = self._augment
+        wanted = self._preprocess
+        if augment and augment.min_area < 1:
+            # A JPEG may be decoded at a scale that is still fine enough for the smallest crop.
+            wanted = dataclasses.replace(wanted, size=math.ceil(wanted.size / math.sqrt(augment.min_area)))
+        try:
+            picture = decode(data, self._config.embed.max_image_pixels, [wanted])
+        except DecodeError as error:
+            raise UserError(f"{container}, {member}: {error} (row {row}); run pipelines.embed again") from error
+        if not augment:
+            return prepare(picture, self._preprocess)
+        crops = augment.min_area < 1
+        pixels = (
+            _random_crop(picture, self._preprocess.size, augment, rng) if crops else prepare(picture, self._preprocess)
+        )
+        return pixels[:, ::-1] if augment.flip and rng.random() < 0.5 else pixels
+
+
+def _random_crop(picture: Picture, size: int, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+    """Returns a crop of random place, area and aspect as uint8 `[size, size, 3]` (Szegedy et al. 2015, section 6)."""
+    left, top, right, bottom = picture.box
+    width, height = right - left, bottom - top
+    # Where none of the drawn crops fits, the largest central square.
+    crop_width = crop_height = min(width, height)
+    x, y = (width - crop_width) / 2, (height - crop_height) / 2
+    log_aspect = math.log(augment.max_aspect)
+    for _ in range(_CROP_ATTEMPTS):
+        area = width * height * rng.uniform(augment.min_area, 1)
+        aspect = math.exp(rng.uniform(-log_aspect, log_aspect))
+        wide, high = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if wide <= width and high <= height:
+            crop_width, crop_height = wide, high
+            x, y = rng.uniform(0, width - wide), rng.uniform(0, height - high)
+            break
+    box = (left + x, top + y, left + x + crop_width, top + y + crop_height)
+    return np.asarray(picture.image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+class Draws:
+    """The training row of each place in a run; places count over all epochs."""
+
+    def __init__(self, labels: np.ndarray, sampling_name: str, seed: int) -> None:
+        """Takes what decides the order: labels `[N]`, the sampling and the seed of the run."""
+        self._labels, self._sampling, self._seed = labels, sampling_name, seed
+        self._last = (-1, np.empty(0, np.int64))
+
+    def __call__(self, place: int) -> int:
+        """Returns the row; the order of one epoch is kept."""
+        epoch, offset = divmod(place, len(self._labels))
+        number, order = self._last
+        if number != epoch:
+            order = sampling.epoch_rows(self._labels, self._sampling, self._seed, epoch)
+            self._last = (epoch, order)
+        return int(order[offset])
+
+
+def in_order(count: int, place: int) -> int:
+    """Returns the row of each place of an evaluation; what fills up the last batch is row 0."""
+    return place if place < count else 0
+
+
+class _Examples:
+    """What grain reads: the example of each place."""
+
+    def __init__(self, images: Images, row_of: Callable[[int], int], seed: int, begin: int, end: int) -> None:
+        self._images, self._row_of, self._seed, self._begin, self._end = images, row_of, seed, begin, end
+
+    def __len__(self) -> int:
+        return self._end - self._begin
+
+    def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
+        place = self._begin + int(index)
+        row = self._row_of(place)
+        pixels = self._images.load(row, np.random.default_rng((self._seed, place)))
+        return {"images": np.ascontiguousarray(pixels), "rows": np.asarray(row, np.int32)}
+
+
+@contextlib.contextmanager
+def _open(examples: _Examples, batch_size: int, workers: int) -> Iterator[Iterator[Batch]]:
+    try:
+        import grain
+        from absl import flags
+    except ImportError as error:
+        raise UserError("grain is not installed; pip install 'web-memory[finetune]' brings it") from error
+    if not flags.FLAGS.is_parsed():
+        # It reads its options from a command line that this program does not have.
+        flags.FLAGS.mark_as_parsed()
+    dataset = grain.MapDataset.source(examples).batch(batch_size, drop_remainder=True)
+    # Processes, not threads, share the work, so each reads one image at a time.
+    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_BATCHES_AHEAD)
+    iterator = iter(stream.mp_prefetch(options))
+    try:
+        # A copy, so that the memory shared with a worker is given back at once, whatever a device still reads.
+        yield (Batch(**{name: np.array(array) for name, array in part.items()}) for part in _worded(iterator))
+    finally:
+        iterator.close()
+
+
+def _worded(iterator: Iterator[Any]) -> Iterator[Any]:
+    while True:
+        try:
+            part = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "terminated" not in str(error):
+                raise
+            raise UserError(
+                f"a worker that decodes images was killed ({error}); run the same command again, it goes on from here"
+            ) from error
+        yield part
+
+
+def training(
+    images: Images, draws: Draws, seed: int, begin: int, end: int, batch_size: int, workers: int
+) -> contextlib.AbstractContextManager[Iterator[Batch]]:
+    """Opens the batches of steps `begin` to `end`; the context ends the processes.
+
+    Args:
+        images: of the training split.
+        draws: which rows.
+        seed: of the run, which also draws how pictures are varied.
+        begin: first step.
+        end: step after the last.
+        batch_size: B.
+        workers: processes; 0 to read in this one.
+
+    Raises:
+        UserError: while they are read, if an image is not what was embedded, or a process was killed.
+    """
+    return _open(_Examples(images, draws, seed, begin * batch_size, end * batch_size), batch_size, workers)
+
+
+def evaluation(images: Images, batch_size: int, workers: int) -> contextlib.AbstractContextManager[Iterator[Batch]]:
+    """Opens all rows in their order; row 0 fills up the last batch. Errors as `training`."""
+    count = len(images)
+    padded = math.ceil(count / batch_size) * batch_size
+    return _open(_Examples(images, functools.partial(in_order, count), 0, 0, padded), batch_size, workers)

@@ -1,0 +1,147 @@
+"""The memory attention module: one layer that reads a query's neighbours and keeps what matters.
+
+Linear projections are absorbed: `(W_Q z).(W_K m) = (W_K^T W_Q z).m` and `sum_j a_j W_V v_j = W_V (sum_j a_j v_j)`,
+so no neighbour is ever projected and a step costs `O(B D A + B K D)` instead of `O(B K D A)`. What is left is bound by
+memory: `model.heads.pooling` reads the neighbours.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+
+from model.data.batch import Rows, standardize
+from model.heads.pooling import attend, product, softmax
+
+_SMALL_INIT = 1e-2
+
+
+def masked_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Softmax over the last axis of `logits`, zero where `mask` is false; all zero where nothing is left."""
+    return softmax(jnp.where(mask, logits, -jnp.inf))
+
+
+def _bringing(wanted: jax.Array, project: jax.Array) -> tuple[Initializer, Initializer]:
+    """Returns initializers of W_O and its bias that give `[v, 1] wanted`, as near as W_V's width allows.
+
+    Args:
+        wanted: `[V + 1, D]`.
+        project: W_V, `[H, V, value_dim / H]`.
+    """
+
+    def kernel(*_: object) -> jax.Array:
+        joined = jnp.swapaxes(project, 0, 1).reshape(project.shape[1], -1)
+        return jnp.linalg.pinv(joined) @ wanted[:-1]
+
+    return kernel, lambda *_: wanted[-1]
+
+
+class MemoryAttention(nn.Module):
+    """One layer `z + W_O sum_j a_j W_V LN(v_j)` (method.md; Iscen et al., CVPR 2023; the details are inferred).
+
+    Products are in the type of the keys and values, which may be bfloat16; parameters, sums and softmax in float32.
+
+    Attributes:
+        attention_dim: width A of the query and key projections of one head; 0 for none: attention by the scaled cosine.
+        value_dim: width of the value projections of all heads together.
+        num_heads: heads H.
+        start: `similarity`: attention starts at `softmax(scale * cos(z_0, m_j))`; `random`: from random projections.
+        similarity_scale: first value of the learned scale.
+        value_scale: size of what W_O W_V makes of values at first, in that of z; 0: W_O starts at zero.
+        uniform: `a_j = 1 / K` instead of attention: mean k-NN.
+        null_slot: attention has one entry more, whose value is zero and whose cosine is learned, 0 at first.
+        feed_forward: hidden width of a residual network after the attention; 0 for none.
+    """
+
+    attention_dim: int
+    value_dim: int
+    num_heads: int
+    start: str
+    similarity_scale: float
+    value_scale: float = 0.0
+    uniform: bool = False
+    null_slot: bool = False
+    feed_forward: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        z: jax.Array,
+        keys: jax.Array | Rows,
+        values: dict[str, jax.Array] | dict[str, Rows],
+        scores: jax.Array,
+        mask: jax.Array,
+        predicted: Mapping[str, jax.Array] = MappingProxyType({}),
+    ) -> tuple[jax.Array, jax.Array]:
+        """Refines embeddings by their neighbours. No gradient goes to keys, values and scores.
+
+        Args:
+            z: float32 `[B, D]`.
+            keys: standardized, `[B, K, D]`, or where they lie.
+            values: standardized, for each kind `[B, K, V]`, or where they lie.
+            scores: similarity of query and key, `[B, K]`.
+            mask: false where a list is padded, `[B, K]`.
+            predicted: of each kind of values what `value_start.fit` returns; only read for first parameters, and only
+                with `value_scale`.
+
+        Returns:
+            The refined embeddings `[B, D]` and the attention weights `[B, H, K]`, which sum to less than 1 where the
+            null slot has a part.
+        """
+        dim = z.shape[-1]
+        absorbed, bias = None, jnp.zeros((*mask.shape, self.num_heads))
+        if not self.uniform:
+            absorbed, bias = self._query(z, keys.dtype, scores)
+        bias = jnp.where(mask[..., None], bias, -jnp.inf)
+        if self.null_slot:
+            null = self.similarity_scale * self.param("null", nn.initializers.zeros, (self.num_heads,))
+            bias = jnp.concatenate([bias, jnp.broadcast_to(null, (len(z), 1, self.num_heads))], 1)
+        pooled, weights = attend(absorbed, bias, keys, values)
+        total = jnp.zeros_like(z)
+        for kind, value in values.items():
+            shape = (self.num_heads, value.shape[-1], self.value_dim // self.num_heads)
+            project = self.param(f"project_{kind}", nn.initializers.lecun_normal(in_axis=1, batch_axis=0), shape)
+            heads = product("bhv,hvd->bhd", pooled[kind], project, value.dtype).reshape(len(z), -1)
+            kernel = bias = nn.initializers.zeros
+            if self.value_scale:
+                kernel, bias = _bringing(self.value_scale * predicted[kind], project)
+            total += self._dense(heads, dim, f"output_{kind}", kernel, value.dtype, bias)
+        z = z + total
+        if self.feed_forward:
+            first = nn.initializers.lecun_normal()
+            hidden = self._dense(standardize(z), self.feed_forward, "expand", first, keys.dtype)
+            z = z + self._dense(nn.gelu(hidden), dim, "contract", nn.initializers.zeros, keys.dtype)
+        return z, jnp.swapaxes(weights[:, : mask.shape[-1]], 1, 2)
+
+    def _dense(
+        self,
+        x: jax.Array,
+        width: int,
+        name: str,
+        kernel: Initializer,
+        dtype: jnp.dtype,
+        bias: Initializer = nn.initializers.zeros,
+    ) -> jax.Array:
+        def dot_general(x: jax.Array, kernel: jax.Array, *_: object, **__: object) -> jax.Array:
+            return product("bi,io->bo", x, kernel, dtype)
+
+        return nn.Dense(width, kernel_init=kernel, bias_init=bias, name=name, dot_general=dot_general)(x)
+
+    def _query(self, z: jax.Array, dtype: jnp.dtype, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns what keys are multiplied by `[B, H, D]`, and what is added to that `[B, K, H]`."""
+        dim, similar = z.shape[-1], self.start == "similarity"
+        absorbed = None
+        if self.attention_dim:
+            fan_in = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
+            init = nn.initializers.normal(_SMALL_INIT) if similar else fan_in
+            shape = (dim, self.num_heads, self.attention_dim)
+            query = self.param("query", init, shape)
+            key = self.param("key", fan_in, shape)
+            projected = product("bd,dha->bha", standardize(z), query, dtype)
+            absorbed = product("bha,dha->bhd", projected, key, dtype) / jnp.sqrt(self.attention_dim)
+        # Relative to its first value, so that a step of the optimiser changes it by a fair share.
+        relative = self.param("scale", nn.initializers.constant(1.0 if similar else 0.0), (self.num_heads,))
+        return absorbed, self.similarity_scale * relative * scores[..., None]

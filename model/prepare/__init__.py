@@ -1,0 +1,1 @@
+"""What heads start from, computed once from the memory and its lists."""

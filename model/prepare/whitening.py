@@ -1,0 +1,121 @@
+"""Cosines in a space where the memory's keys are white: of mean 0, no direction longer than another.
+
+What keys have in common says nothing of what is in an image, and makes plain cosines alike. The statistics are those of
+the memory rows that training images retrieved; no label has a part in them.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.data.datasets import Split, Task
+from model.data.vectors import Vectors, chunks
+
+# Share of the mean variance that is added to that of each direction: in weak ones there is more noise than content.
+_RIDGE = 1.0
+_BLOCK_ENTRIES = 1 << 14
+_ROUNDING = 1e-6
+_SMALLEST = 1e-12
+
+
+def solve(gram: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean of rows x and a whitening.
+
+    Args:
+        gram: the sum of x x^T over rows x that have a 1 behind, float64 `[D + 1, D + 1]`.
+        ridge: what is added to the covariance S, times the mean variance.
+
+    Returns:
+        Mean `[D]` and L^-T `[D, D]`, where S + ridge * trace(S) / D * I = L L^T: (x - mean) L^-T is white.
+    """
+    dim, count = len(gram) - 1, gram[-1, -1]
+    mean = gram[-1, :-1] / count
+    covariance = gram[:-1, :-1] / count - np.outer(mean, mean)
+    # Rows that are all alike have a covariance of rounding errors.
+    errors = _ROUNDING * np.trace(gram[:-1, :-1]) / count
+    covariance[np.diag_indices(dim)] += ridge * np.trace(covariance) / dim + errors
+    return mean, np.linalg.inv(np.linalg.cholesky(covariance)).T
+
+
+def affine(mean: np.ndarray, whitening: np.ndarray) -> np.ndarray:
+    """Returns both as one matrix for rows that have a 1 behind, float32 `[D + 1, D]`."""
+    return np.vstack([whitening, -mean @ whitening]).astype(np.float32)
+
+
+def with_one(x: jax.Array) -> jax.Array:
+    """Returns rows `[n, D]` with a 1 behind, `[n, D + 1]`."""
+    return jnp.pad(x, ((0, 0), (0, 1)), constant_values=1)
+
+
+@jax.jit
+def _gram(x: jax.Array, counted: jax.Array) -> jax.Array:
+    x = with_one(x) * counted[:, None]
+    return x.T @ x
+
+
+@jax.jit
+def _whitened(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Returns rows in that space, of unit length."""
+    white = with_one(x) @ matrix
+    return white / jnp.maximum(jnp.linalg.norm(white, axis=-1, keepdims=True), _SMALLEST)
+
+
+def members(rows: np.ndarray, first: int, count: int) -> np.ndarray:
+    """Returns which of `count` rows from `first` are among `rows`, which ascend: 1 or 0, float32 `[count]`."""
+    begin, end = np.searchsorted(rows, (first, first + count))
+    found = np.zeros(count, np.float32)
+    found[rows[begin:end] - first] = 1
+    return found
+
+
+def fit(keys: Vectors, rows: np.ndarray) -> np.ndarray:
+    """Returns the whitening of some rows as `affine` gives it; reads keys `[M, D]` once.
+
+    Args:
+        keys: of the memory.
+        rows: of these, ascending.
+    """
+    gram = np.zeros((keys.shape[1] + 1,) * 2)
+    for first, chunk in chunks(keys):
+        gram += np.asarray(_gram(chunk, members(rows, first, len(chunk))), np.float64)
+    return affine(*solve(gram, _RIDGE))
+
+
+class _Scores:
+    """The scores of one split, filled in as the keys pass by."""
+
+    def __init__(self, split: Split, matrix: np.ndarray) -> None:
+        self._queries = np.asarray(_whitened(split.queries, matrix))
+        self._width = split.neighbors.shape[1]
+        entries = np.flatnonzero(split.mask)
+        rows = split.neighbors.ravel()[entries]
+        order = np.argsort(rows, kind="stable")
+        self._entries, self._rows = entries[order], rows[order]
+        self.found = np.zeros(split.scores.shape, np.float32)
+
+    def see(self, first: int, keys: np.ndarray) -> None:
+        """Scores the neighbours that are among some whitened keys, the first of which is row `first`."""
+        begin, end = np.searchsorted(self._rows, (first, first + len(keys)))
+        for at in range(begin, end, _BLOCK_ENTRIES):
+            part = slice(at, min(at + _BLOCK_ENTRIES, end))
+            entries = self._entries[part]
+            queries = self._queries[entries // self._width]
+            self.found.ravel()[entries] = np.einsum("nd,nd->n", queries, keys[self._rows[part] - first])
+
+
+def rescore(task: Task) -> Task:
+    """Returns the task with whitened cosines as scores. Reads the keys twice, a chunk at a time."""
+    rows = task.splits["train"].retrieved
+    if len(rows) < 2:
+        # One row has no direction that others could differ from.
+        return task
+    matrix = fit(task.keys, rows)
+    scores = {name: _Scores(split, matrix) for name, split in task.splits.items()}
+    for first, chunk in chunks(task.keys):
+        keys = np.asarray(_whitened(chunk, matrix))
+        for of in scores.values():
+            of.see(first, keys)
+    splits = {name: dataclasses.replace(split, scores=scores[name].found) for name, split in task.splits.items()}
+    return dataclasses.replace(task, splits=splits)

@@ -1,0 +1,1 @@
+"""What finished runs reached, as tables, plots and pages."""

@@ -1,0 +1,248 @@
+"""What can be varied in an ablation, by name: how a value of it changes the configuration or the task.
+
+Training and tables are left to `ablate`, other memories to `memories`.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+
+from configs.base import Config, Train
+from model.data import datasets, memories
+from model.data.datasets import Task
+from model.data.memories import Memory
+from model.heads import registry
+from model.measures import relevance
+from pipelines import options
+from pipelines.errors import UserError
+from pipelines.manifest import Embeddings, Neighbors
+
+_LEAKAGE = "leakage"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What is trained for one value.
+
+    Attributes:
+        train: its settings.
+        task: with its lists.
+        rows: of the memory that can be retrieved.
+    """
+
+    train: Train
+    task: Task
+    rows: int
+
+
+class Base:
+    """What the values of an ablation start from; loaded when it is asked for, the last of each is kept."""
+
+    def __init__(self, config: Config) -> None:
+        """Loads the lists' manifest alone.
+
+        Raises:
+            UserError: if there are no lists.
+        """
+        self.config = config
+        self.lists = Neighbors.open(config.neighbors_dir)
+        self.task = functools.lru_cache(maxsize=1)(self._task)
+        self.memory = functools.lru_cache(maxsize=2)(self._memory)
+
+    @property
+    def k(self) -> int:
+        """Length of the lists that the configuration trains on."""
+        return self.config.train.k or self.lists.k
+
+    @property
+    def rows(self) -> int:
+        """Rows of the memory."""
+        return Embeddings(self.config.memory_dir).rows
+
+    def _task(self, values: tuple[str, ...] = (), k: int = 0) -> Task:
+        """Returns the task of the configuration, with other values or lists where they are given."""
+        train = self.config.train
+        train = dataclasses.replace(train, values=values or train.values, k=k or train.k)
+        return datasets.load(dataclasses.replace(self.config, train=train))
+
+    def _memory(self, also: tuple[str, ...] = ()) -> Memory:
+        """Returns the memory, with rows that were dropped for these reasons."""
+        return memories.load(self.config, self.config.train.values, also)
+
+    def retrieve(self, memory: Memory, exclude_same_image: bool | None = None) -> Point:
+        """Returns the point with another memory."""
+        exclude = self.config.neighbors.exclude_same_image if exclude_same_image is None else exclude_same_image
+        task = memories.retrieve(self.config, self.task(), memory, self.k, exclude)
+        return Point(self.config.train, task, len(memory))
+
+    def with_train(self, **changes: object) -> Point:
+        """Returns the point with other settings and the same lists."""
+        train = dataclasses.replace(self.config.train, **changes)  # type: ignore[arg-type]
+        task = self.task(train.values, train.k)
+        return Point(train, task, self.rows)
+
+
+def _number(text: str, kind: type, low: float, high: float, name: str) -> float:
+    """Parses a number or a fraction such as `1/16`."""
+    try:
+        number = float(Fraction(text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(f"--vary={name}={text}: must be a number, such as 2 or 1/2") from error
+    if not low <= number <= high or number != kind(number):
+        what = "a whole number" if kind is int else "a number"
+        raise UserError(f"--vary={name}={text}: must be {what} from {low:g} to {high:g}")
+    return number
+
+
+def _k(base: Base, text: str) -> Point:
+    return base.with_train(k=int(_number(text, int, 1, base.lists.k, "k")))
+
+
+def _layers(base: Base, text: str) -> Point:
+    return base.with_train(layers=int(_number(text, int, 1, 64, "layers")))
+
+
+def _values(base: Base, text: str) -> Point:
+    return base.with_train(values=tuple(text.split("+")))
+
+
+def _start(base: Base, text: str) -> Point:
+    return base.with_train(start=text)
+
+
+def _similarity(base: Base, text: str) -> Point:
+    return base.with_train(similarity=text)
+
+
+def _value_scale(base: Base, text: str) -> Point:
+    return base.with_train(value_scale=_number(text, float, 0, 1000, "value_scale"))
+
+
+def _size(base: Base, text: str) -> Point:
+    """Keeps a random share of the memory, a smaller one within a larger one, and looks neighbours up anew."""
+    memory = base.memory()
+    count = round(_number(text, float, 0, 1, "memory_size") * len(memory))
+    order = np.random.default_rng(base.config.seed).permutation(len(memory))
+    return base.retrieve(memory.take(np.sort(order[:count])))
+
+
+def _source(base: Base, text: str) -> Point:
+    memory, pattern = base.memory(), text.removeprefix("url:")
+    if text == "all":
+        return base.retrieve(memory)
+    if text in ("train", "all+train"):
+        images = memories.of_training_set(base.config, base.task())
+        return base.retrieve(images if text == "train" else memory.join(images))
+    if text in ("named", "unnamed"):
+        names = base.task().class_names
+        named = np.zeros(len(memory), bool)
+        named[relevance.named_classes(memory.captions.tolist(), names) // len(names)] = True
+        return base.retrieve(memory.take(named if text == "named" else ~named))
+    if pattern == text:
+        known = ("all", "named", "unnamed", "train", "all+train")
+        raise UserError(f"--vary=memory={text}: no such memory; {options.nearest(text, known)}, or url: and a pattern")
+    try:
+        chosen = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--vary=memory={text}: is no regular expression ({error})") from error
+    return base.retrieve(memory.take(np.array([bool(chosen.search(url)) for url in memory.urls], bool)))
+
+
+def _noise(base: Base, text: str) -> Point:
+    """Gives a random share of the rows each other's texts, a smaller share within a larger one."""
+    task = base.task()
+    if "text" not in task.values:
+        raise UserError("--vary=noise: is of captions; set --config.train.values=text")
+    rng = np.random.default_rng(base.config.seed)
+    texts, order = np.array(task.values["text"]), rng.permutation(len(task.memory_ids))
+    noisy = order[: round(_number(text, float, 0, 1, "noise") * len(order))]
+    texts[noisy] = texts[rng.permutation(noisy)]
+    return Point(base.config.train, dataclasses.replace(task, values={**task.values, "text": texts}), base.rows)
+
+
+def _leakage_filter(base: Base, text: str) -> Point:
+    if text not in ("on", "off", "none"):
+        raise UserError(f"--vary=leakage={text}: no such value; {options.nearest(text, ('on', 'off', 'none'))}")
+    memory = base.memory((_LEAKAGE,))
+    if len(memory) == len(base.memory()):
+        raise UserError("--vary=leakage: the memory has no rows that were dropped for it; embed with filters.leakage")
+    return base.retrieve(base.memory() if text == "on" else memory, False if text == "none" else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variation:
+    """One thing that can be varied.
+
+    Attributes:
+        title: what it is called in tables and plots.
+        values: that are tried unless others are named.
+        point: gives what is trained for a value.
+        scale: of the plot's axis: `log`, `linear`, or `names`.
+        note: what the values mean, where they do not say it.
+    """
+
+    title: str
+    values: tuple[str, ...]
+    point: Callable[[Base, str], Point]
+    scale: str = "names"
+    note: str = ""
+
+
+VARY: dict[str, Variation] = {
+    "k": Variation("neighbours k", ("1", "2", "4", "8", "16", "32", "64", "128"), _k, "log"),
+    "values": Variation("kind of values", ("text", "image", "text+image"), _values),
+    "layers": Variation("attention layers", ("1", "2", "3"), _layers),
+    "start": Variation("start of attention", registry.STARTS, _start),
+    "similarity": Variation(
+        "similarity", registry.SIMILARITIES, _similarity, note="What attention compares with; the lists stay."
+    ),
+    "value_scale": Variation(
+        "what values bring at first",
+        ("0", "1", "2.5", "5"),
+        _value_scale,
+        note="0: nothing; else the key that they predict, times this, in the size of the query.",
+    ),
+    "memory_size": Variation(
+        "share of the memory",
+        ("1/16", "1/8", "1/4", "1/2", "1"),
+        _size,
+        "log",
+        "A random share of the rows, searched anew and exactly, so lists stay as long.",
+    ),
+    "memory": Variation(
+        "memory",
+        ("all", "named", "unnamed", "train", "all+train"),
+        _source,
+        note="named: captions that name a class; unnamed: the others; train: the training images with the names of "
+        "their classes, an image's own entry left out; url:..: rows whose URL a regular expression finds. Searched "
+        "anew and exactly.",
+    ),
+    "noise": Variation(
+        "share of permuted captions",
+        ("0", "0.25", "0.5", "0.75", "1"),
+        _noise,
+        "linear",
+        "Rows exchange their texts; keys and lists stay.",
+    ),
+    "leakage": Variation(
+        "leakage filter",
+        ("on", "off", "none"),
+        _leakage_filter,
+        note="off: copies of val and test images are in the memory, but no query retrieves its own bytes; none: nor is "
+        "that kept from it. Searched anew and exactly.",
+    ),
+}
+
+
+def default_values(name: str, base: Base) -> tuple[str, ...]:
+    """Returns the values of a variation that the lists and memory of a configuration have."""
+    if name == "k":
+        return tuple(value for value in VARY[name].values if int(value) <= base.lists.k)
+    if name == "values":
+        kinds = [role.removeprefix("value_") for role in base.lists.encoders]
+        return tuple(value for value in VARY[name].values if set(value.split("+")) <= set(kinds))
+    return VARY[name].values

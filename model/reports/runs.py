@@ -1,0 +1,112 @@
+"""What finished runs left: reads results, predictions and attention of each head and seed, and checks them.
+
+Who writes them is `train_loop`; what is made of them is left to `evaluate`.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from configs.base import Config
+from model.training import run_files
+from pipelines import manifest, schemas, storage
+from pipelines.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One head and seed, measured on test.
+
+    Attributes:
+        head: its name.
+        seed: of the run.
+        result: of `result.json`.
+        classes: the most probable classes, int32 `[N, 5]`, fewer with fewer classes.
+        probabilities: of them, float32 `[N, 5]`.
+        path: of the predictions.
+    """
+
+    head: str
+    seed: int
+    result: dict[str, Any]
+    classes: np.ndarray
+    probabilities: np.ndarray
+    path: str
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class, `[N]`."""
+        return self.classes[:, 0]
+
+    def attention(self) -> np.ndarray | None:
+        """Reads the weights of the neighbours, float32 `[N, K]`; None of a head that has none."""
+        with schemas.open_parquet(self.path, []) as parquet:
+            if "attention" not in parquet.schema_arrow.names:
+                return None
+            return schemas.to_matrix(parquet.read(["attention"])["attention"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """All runs of a configuration.
+
+    Attributes:
+        folder: where they lie.
+        labels: of the test images, int32 `[N]`.
+        class_counts: training images of each class, `[C]`.
+        runs: seeds of the first head, then of the next.
+    """
+
+    folder: str
+    labels: np.ndarray
+    class_counts: np.ndarray
+    runs: list[Run]
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of the heads, in the order of the configuration."""
+        return list(dict.fromkeys(run.head for run in self.runs))
+
+    def of(self, head: str) -> list[Run]:
+        """Returns the runs of one head."""
+        return [run for run in self.runs if run.head == head]
+
+    def right(self, head: str) -> np.ndarray:
+        """Returns the share of the head's seeds that are right about each image, float64 `[N]`."""
+        return np.mean([run.predicted == self.labels for run in self.of(head)], axis=0)
+
+
+def load(config: Config, lists: manifest.Neighbors) -> Runs:
+    """Reads the runs of all heads and seeds of a configuration, and those with their encoder if all are done.
+
+    Args:
+        config: whose `train` names them.
+        lists: the neighbour lists that they were trained on.
+
+    Raises:
+        UserError: if one is not there, or not of these lists.
+    """
+    folder, _ = run_files.identity(config, lists.fingerprint)
+    counts = np.bincount(lists.split("train")["label"].to_numpy())
+    test = lists.split("test").select(["query_id", "label"])
+    found = []
+    for head in config.train.heads:
+        for seed in config.train.seeds:
+            place = run_files.of_seed(folder, head, seed)
+            found.append(_load_run(head, seed, place, test["query_id"].to_numpy()))
+    for seed, place in run_files.finished_runs(config, lists.fingerprint).items():
+        found.append(_load_run(f"{config.finetune.head} + FT", seed, place, test["query_id"].to_numpy()))
+    return Runs(folder, test["label"].to_numpy().astype(np.int32), counts, found)
+
+
+def _load_run(head: str, seed: int, place: str, ids: np.ndarray) -> Run:
+    result = storage.join(place, run_files.RESULT)
+    if not storage.exists(result):
+        raise UserError(f"{result}: is not there; run model.train with this configuration first")
+    path = storage.join(place, run_files.PREDICTIONS)
+    table = schemas.read(path, ["query_id", "top_classes", "probabilities"])
+    if not np.array_equal(table["query_id"].to_numpy(), ids):
+        raise UserError(f"{path}: is not of the test images of the neighbour lists; remove {place} and run model.train")
+    classes, probabilities = schemas.to_matrix(table["top_classes"]), schemas.to_matrix(table["probabilities"])
+    return Run(head, seed, storage.read_json(result), classes, probabilities, path)

@@ -1,0 +1,1 @@
+"""Trials, runs, and what is kept of them."""

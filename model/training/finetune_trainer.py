@@ -1,0 +1,219 @@
+"""The jitted functions of a head and the encoder of its queries, trained together from a frozen run.
+
+A `Trainer` whose queries come from images; keys, values, neighbours and cosines stay those of the frozen encoder. Which
+runs there are is left to `finetune`, checkpoints and files to `train_loop`, pixels to `input_pipeline`.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+from configs.base import Config
+from model import objectives
+from model.data import input_pipeline, parallel
+from model.data.batch import standardize
+from model.data.datasets import Task
+from model.data.input_pipeline import Augment, Draws, Images
+from model.data.tables import Tables
+from model.training import run_files, train_loop
+from model.training.trainer import Setting, State, Trainer
+from pipelines.encoders import vit
+from pipelines.errors import UserError
+from pipelines.images.decode import ImagePreprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneSetting(Setting):
+    """Hyperparameters of a run; `encoder_ratio` is the encoder's learning rate as a share of the head's."""
+
+    encoder_ratio: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The encoder of the queries, as it was while frozen.
+
+    Attributes:
+        model: the ViT.
+        params: NumPy or JAX arrays.
+        preprocess: what it takes.
+        normalized: whether its vectors were brought to unit length.
+    """
+
+    model: vit.Vit
+    params: vit.Params
+    preprocess: ImagePreprocess
+    normalized: bool
+
+    def queries(self, params: Any, images: jax.Array, rng: jax.Array | None) -> jax.Array:
+        """Returns standardized queries `[B, D]` of uint8 images `[B, S, S, 3]`; `rng` is that of a training step."""
+        vectors = self.model.apply({"params": params}, vit.scale_pixels(images), rng)
+        if self.normalized:
+            # The square root has no gradient at 0.
+            squares = jnp.square(vectors).sum(-1, keepdims=True)
+            vectors = vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+        return standardize(vectors)
+
+
+def restore_frozen(folder: str, state: State) -> State:
+    """Returns the last state of the frozen run in `folder`, of the shapes of `state`.
+
+    Raises:
+        UserError: if it is not done, or its checkpoint cannot be read.
+    """
+    if not run_files.is_done(folder):
+        raise UserError(f"{folder}: holds no finished run; run model.train with this configuration first")
+    local = pathlib.Path(folder).absolute()
+    with ocp.CheckpointManager(local / "checkpoints") as checkpoints:
+        return train_loop.restore(checkpoints, local, state)
+
+
+class FinetuneTrainer(Trainer):
+    """The jitted functions of one head with its encoder; what `train_loop` calls is that of `Trainer`."""
+
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        data: dict[str, Tables],
+        encoder: Encoder,
+        frozen: Callable[[int], str],
+        on_step: Callable[[int], None],
+    ) -> None:
+        """Builds the head of the frozen runs.
+
+        Args:
+            config: the whole configuration, `train` as the frozen runs had it.
+            task: with the counts of its classes.
+            data: the splits in device memory.
+            encoder: of the queries.
+            frozen: folder of the frozen run of a seed.
+            on_step: is told the number of steps done, after each.
+        """
+        settings = config.finetune
+        # The head is built, and its frozen run restored, under the settings of that run.
+        super().__init__(settings.head, task, data, config.train)
+        self.name = f"{settings.head} + FT"
+        self._frozen, self._on_step, self._frozen_steps = frozen, on_step, config.train.steps
+        self.train = dataclasses.replace(
+            config.train,
+            batch_size=settings.batch_size,
+            steps=settings.steps,
+            warmup_share=settings.warmup_share,
+            checkpoint_every=settings.checkpoint_every,
+        )
+        warmup = round(settings.warmup_share * settings.steps)
+        self._shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, settings.steps)
+        self._config, self._encoder = config, encoder
+        self._step = jax.jit(self._run_step, donate_argnums=0, out_shardings=parallel.whole())
+        self._predict_images = jax.jit(self._forward_images)
+        self._open = contextlib.ExitStack()
+        self._batches: tuple[tuple[int, int], Iterator[input_pipeline.Batch]] | None = None
+
+    def _finetune_optimizer(
+        self, learning_rate: jax.Array, weight_decay: jax.Array, ratio: jax.Array
+    ) -> optax.GradientTransformation:
+        rates = optax.multi_transform(
+            {"head": self._rate(learning_rate), "encoder": self._rate(ratio * learning_rate)},
+            lambda params: {name: "encoder" if name == "encoder" else "head" for name in params},
+        )
+        return self._adam(weight_decay, rates)
+
+    def start(self, seed: int) -> State:
+        """Returns the state before the first step: the frozen run of this seed, and the encoder as it was."""
+        frozen = restore_frozen(self._frozen(seed), super().start(seed))
+        params = {**frozen.params, "encoder": jax.tree.map(jnp.array, self._encoder.params)}
+        optimizer = self._finetune_optimizer(*[jnp.zeros(())] * 3)
+        state = State(params, optimizer.init(params), frozen.objective, jnp.zeros((), jnp.int32))
+        return parallel.replicate(state)
+
+    def _run_step(
+        self, state: State, images: jax.Array, rows: jax.Array, data: Tables, setting: jax.Array, seed: jax.Array
+    ) -> tuple[State, jax.Array]:
+        learning_rate, weight_decay, rate, ratio = setting
+        images, rows = parallel.split(images), parallel.split(rows)
+        # What an objective does may depend on how long the head has been trained.
+        number = self._frozen_steps + state.step
+        rng = jax.random.fold_in(jax.random.key(seed), number)
+        batch, labels = data.gather(rows), data.labels[rows]
+
+        def seen(params: Any) -> objectives.Step:
+            queries = self._encoder.queries(params["encoder"], images, jax.random.fold_in(rng, 2))
+            return objectives.Step(
+                params["head"],
+                params["objective"],
+                state.objective,
+                batch._replace(queries=queries),
+                labels,
+                rows,
+                number,
+                rng,
+            )
+
+        return self._descend(state, self._finetune_optimizer(learning_rate, weight_decay, ratio), rate, seen)
+
+    def _stream(self, seed: int, begin: int) -> Iterator[input_pipeline.Batch]:
+        """Returns the batches from step `begin` on, of the processes that are at work if that is where they are."""
+        if self._batches is None or self._batches[0] != (seed, begin):
+            self.close()
+            settings = self._config.finetune
+            augment = Augment(settings.min_area, settings.max_aspect, settings.flip)
+            images = Images(self._config, "train", self._encoder.preprocess, augment)
+            draws = Draws(self.task.splits["train"].labels, self.train.sampling, seed)
+            stream = input_pipeline.training(
+                images, draws, seed, begin, settings.steps, settings.batch_size, settings.workers
+            )
+            self._batches = (seed, begin), self._open.enter_context(stream)
+        return self._batches[1]
+
+    def steps(self, state: State, seed: int, end: int, setting: Setting) -> tuple[State, np.ndarray]:
+        """Runs up to step `end`; returns the new state and the loss of each of these steps, float32."""
+        begin = int(state.step)
+        stream = self._stream(seed, begin)
+        step_losses: list[jax.Array] = []
+        traced = jnp.array(dataclasses.astuple(setting), jnp.float32)
+        for number in range(begin, end):
+            batch = next(stream)
+            state, loss = self._step(state, batch.images, batch.rows, self.data["train"], traced, seed)
+            if step_losses:
+                # One step is under way while the next batch is fetched, and no more.
+                step_losses[-1].block_until_ready()
+            step_losses.append(loss)
+            self._on_step(number + 1)
+        self._batches = (seed, end), stream
+        if end == self.train.steps:
+            self.close()
+        return state, np.array(step_losses, np.float32)
+
+    def close(self) -> None:
+        """Ends the processes that decode images."""
+        self._batches = None
+        self._open.close()
+
+    def _forward_images(
+        self, params: Any, images: jax.Array, rows: jax.Array, data: Tables
+    ) -> tuple[jax.Array, jax.Array]:
+        images, rows = parallel.split(images), parallel.split(rows)
+        batch = data.gather(rows)._replace(queries=self._encoder.queries(params["encoder"], images, None))
+        output = self._apply(params["head"], batch, 0.0, None)
+        return self.objective.scores(params["objective"], output), output.weights
+
+    def predict(self, params: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """See `Trainer.predict`; the queries are those of the encoder in `params`."""
+        settings = self._config.finetune
+        images = Images(self._config, split, self._encoder.preprocess, None)
+        scores, weights = [], []
+        with input_pipeline.evaluation(images, settings.batch_size, settings.workers) as stream:
+            for batch in stream:
+                found = self._predict_images(params, batch.images, batch.rows, self.data[split])
+                scores.append(np.asarray(found[0], np.float32))
+                weights.append(np.asarray(found[1], np.float32))
+        return np.concatenate(scores)[: len(images)], np.concatenate(weights)[: len(images)]

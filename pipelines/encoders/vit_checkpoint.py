@@ -1,0 +1,218 @@
+"""Reads big_vision, augreg and SigLIP checkpoints (`.npz`) into a `vit.Vit`, as hostile data.
+
+Owns the bounds on what is read, the spellings of older checkpoints and the inference of the config from shapes. The
+parameters of `Vit` have the names of big_vision's `models/vit.py`, so a checkpoint whose old names are renamed is a
+parameter tree. The graph is left to `vit`.
+"""
+
+import math
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pipelines import storage
+from pipelines.encoders.vit import Params, Vit, VitConfig
+from pipelines.errors import UserError
+
+# Where the image tower may be: plain parameters, in a train state, in a two-tower model (SigLIP, LiT), in both.
+_ROOTS = ("", "params/", "img/", "params/img/", "opt/target/", "opt/target/img/")
+# How augreg and the first ViTs, written before Flax linen, spell what big_vision now calls otherwise.
+_OLD_NAMES = (
+    (r"Transformer/(posembed_input/)?pos_embedding", "pos_embedding"),
+    (r"(Transformer/encoderblock\w*)/MultiHeadDotProductAttention_1/(.+)", r"\1/MultiHeadDotProductAttention_0/\2"),
+    (r"(Transformer/encoderblock\w*)/LayerNorm_2/(.+)", r"\1/LayerNorm_1/\2"),
+    (r"(Transformer/encoderblock\w*)/MlpBlock_3/(.+)", r"\1/MlpBlock_0/\2"),
+)
+_CLASSIFIER = "head/"
+_STACKED_BLOCK = "Transformer/encoderblock/"
+# NumPy's header has no name for bfloat16 and calls it two bytes of anything.
+_DTYPES = {"<f4": np.float32, "<f2": np.float16, "|V2": jnp.bfloat16}
+_MAX_BYTES = 16 << 30
+# Weights hardly compress, so what inflates more is a bomb.
+_MAX_INFLATION = 10
+_MAX_MEMBERS = 8192
+_MAX_DEPTH = 256
+
+
+def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:
+    """Returns shape and type of one array, which agree with the size of its member."""
+    name = member.filename
+    with archive.open(member) as stream:
+        # Version 1.0 is what NumPy writes for plain arrays, and bounds the header to 64 KiB.
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError(f"{name} is not in version 1.0 of NumPy's format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        if dtype.str not in _DTYPES:
+            raise ValueError(f"{name} is of type {dtype}, must be float32, float16 or bfloat16")
+        if math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
+            raise ValueError(f"{name} has {member.file_size:,} bytes, which is not what its shape {shape} takes")
+    return shape, dtype
+
+
+def _read_shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Returns zeros of an array's shape, which take no memory."""
+    shape, _ = _read_header(archive, member)
+    return np.broadcast_to(np.float32(0), shape)
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Reads one array as float32; nothing is allocated before its header was read."""
+    _, dtype = _read_header(archive, member)
+    with archive.open(member) as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    return array.view(_DTYPES[dtype.str]).astype(np.float32, copy=False)
+
+
+def _read_tower(
+    file: IO[bytes], read: Callable[[zipfile.ZipFile, zipfile.ZipInfo], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Reads the arrays of the image tower, by their names below its root; what else a file holds is not read."""
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+        members = {info.filename.removesuffix(".npy"): info for info in infos}
+        if len(infos) > _MAX_MEMBERS or len(members) < len(infos):
+            raise ValueError(f"it has {len(infos)} members where {_MAX_MEMBERS} are allowed, or two of one name")
+        roots = [root for root in _ROOTS if f"{root}embedding/kernel" in members]
+        if len(roots) != 1:
+            raise ValueError(f"it must have one array embedding/kernel below one of {', '.join(_ROOTS[1:])} or the top")
+        tower = {
+            name.removeprefix(roots[0]): info
+            for name, info in members.items()
+            if name.startswith(roots[0]) and not name.startswith(roots[0] + _CLASSIFIER)
+        }
+        total, stored = (sum(getattr(info, of) for info in tower.values()) for of in ("file_size", "compress_size"))
+        if (limit := min(_MAX_BYTES, _MAX_INFLATION * stored)) < total:
+            raise ValueError(f"its arrays have {total:,} bytes, the limit is {limit:,}")
+        return {name: read(archive, info) for name, info in tower.items()}
+
+
+def _rename(name: str) -> str:
+    for old, new in _OLD_NAMES:
+        if re.fullmatch(old, name):
+            return re.sub(old, new, name)
+    return name
+
+
+def modernise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Brings the arrays of an image tower to the names and shapes of today's big_vision, and so of `Vit`.
+
+    Old names are renamed, blocks that `nn.scan` stacked along a leading axis are taken apart, and a position
+    embedding that counts the class token gives the token its part.
+
+    Raises:
+        UserError: if two arrays mean the same, or stacked blocks have no rows or too many.
+    """
+    found: dict[str, np.ndarray] = {}
+    for old, array in arrays.items():
+        name = _rename(old)
+        if not name.startswith(_STACKED_BLOCK):
+            parts = {name: array}
+        elif array.ndim and 0 < len(array) <= _MAX_DEPTH:
+            rest = name.removeprefix(_STACKED_BLOCK)
+            parts = {f"Transformer/encoderblock_{index}/{rest}": part for index, part in enumerate(array)}
+        else:
+            raise UserError(f"{old} is {list(array.shape)}, must have one row for each of 1 to {_MAX_DEPTH} blocks")
+        if both := sorted(found.keys() & parts):
+            raise UserError(f"{old} and another array both mean {both[0]}; remove one of them")
+        found |= parts
+    cls, positions = found.get("cls"), found.get("pos_embedding")
+    if cls is not None and positions is not None and positions.ndim == 3 and _square_side(positions.shape[1]) is None:
+        if cls.shape == positions[:, :1].shape:
+            found["cls"], found["pos_embedding"] = cls + positions[:, :1], positions[:, 1:]
+    return found
+
+
+def _square_side(count: int) -> int | None:
+    root = math.isqrt(count)
+    return root if root and root * root == count else None
+
+
+def infer(arrays: Mapping[str, Any]) -> VitConfig:
+    """Reads the config off the shapes of the arrays that `modernise` returned; all of them are checked.
+
+    Raises:
+        UserError: if an array is missing, has a shape that does not fit the others, or is none of a ViT.
+    """
+
+    def shape(name: str, form: str) -> tuple[int, ...]:
+        if name not in arrays:
+            raise UserError(f"has no array {name}")
+        if len(arrays[name].shape) != len(form.split()) or 0 in arrays[name].shape:
+            raise UserError(f"{name} is {list(arrays[name].shape)}, must be [{form}]")
+        return arrays[name].shape
+
+    block = "Transformer/encoderblock_0"
+    patch, _, _, width = shape("embedding/kernel", "P P 3 D")
+    _, count, _ = shape("pos_embedding", "1 N D")
+    _, heads, head_dim = shape(f"{block}/MultiHeadDotProductAttention_0/query/kernel", "D H D/H")
+    if heads * head_dim != width:
+        raise UserError(f"{block}/MultiHeadDotProductAttention_0/query/kernel: {heads} x {head_dim} is not {width}")
+    _, mlp_dim = shape(f"{block}/MlpBlock_0/Dense_0/kernel", "D M")
+    if (grid := _square_side(count)) is None:
+        raise UserError(f"pos_embedding has {count} places, which make no square of patches (with or without cls)")
+    numbers = {int(found[1]) for name in arrays if (found := re.match(r"Transformer/encoderblock_(\d{1,4})/", name))}
+    if len(numbers) > _MAX_DEPTH or (depth := max(numbers) + 1) != len(numbers):
+        raise UserError(f"the blocks {block} and following are not numbered one by one, up to {_MAX_DEPTH}")
+    pool = "map" if "MAPHead_0/probe" in arrays else "cls" if "cls" in arrays else "gap"
+    config = VitConfig(patch, width, depth, heads, mlp_dim, grid, pool, "pre_logits/kernel" in arrays)
+    expected = _shapes(config)
+    for name in sorted(expected.keys() | arrays.keys()):
+        if name not in arrays:
+            raise UserError(f"has no array {name}, which its other arrays call for")
+        if name not in expected:
+            raise UserError(f"has an array {name}, which this ViT has no place for")
+        if tuple(arrays[name].shape) != expected[name]:
+            raise UserError(f"{name} is {list(arrays[name].shape)}, must be {list(expected[name])}")
+    return config
+
+
+def _shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:
+    images = jax.ShapeDtypeStruct((1, *[config.patch * config.grid] * 2, 3), jnp.float32)
+    params = jax.eval_shape(Vit(config).init, jax.random.key(0), images)["params"]
+    return {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def _read(
+    path: str, read: Callable[[zipfile.ZipFile, zipfile.ZipInfo], np.ndarray]
+) -> tuple[VitConfig, dict[str, np.ndarray]]:
+    with storage.open_read(path) as file:
+        try:
+            arrays = modernise(_read_tower(file, read))
+            return infer(arrays), arrays
+        except UserError as error:
+            raise UserError(f"{path}: {error}; take a ViT checkpoint of augreg, big_vision or SigLIP") from error
+        except Exception as error:
+            # A hostile archive raises whatever zipfile, zlib or NumPy's header parser met first.
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{path}: was refused as a ViT checkpoint ({reason}); fetch the file again") from error
+
+
+def read_config(path: str) -> VitConfig:
+    """Returns the config of a checkpoint, for which the headers of its arrays are read; errors as `load`."""
+    return _read(path, _read_shape)[0]
+
+
+def load(path: str, dtype: Any = jnp.float32) -> tuple[Vit, Params]:
+    """Loads a checkpoint: augreg, big_vision (also in `params/` and with stacked blocks), or SigLIP's image tower.
+
+    The classifier (`head`) is left out; a `pre_logits` layer is kept, as part of the model.
+
+    Args:
+        path: `.npz`, local, `gs://` or `s3://`. At most 16 GiB of float32, float16 or bfloat16 arrays are read, and
+            no pickles.
+        dtype: of the matrix products; see `Vit`.
+
+    Returns:
+        The module and its parameters, NumPy float32.
+
+    Raises:
+        UserError: if the file is not there, broken, hostile or not such a checkpoint.
+    """
+    config, arrays = _read(path, _read_array)
+    return Vit(config, dtype), flax.traverse_util.unflatten_dict(arrays, sep="/")

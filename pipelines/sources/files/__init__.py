@@ -1,0 +1,1 @@
+"""Formats whose files hold samples, one module each."""

@@ -1,0 +1,130 @@
+"""Tars of image-text pairs, as img2dataset's `webdataset` output (LAION) and webdataset itself have them.
+
+The members of one key stand together: `{key}.jpg`, `{key}.txt`, `{key}.json`. The Parquet table that img2dataset puts
+beside each tar is joined by key: what a user adds to it is metadata, too. The framing is left to `tar_members`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from configs.base import Embed
+from pipelines.sources.files import parquet
+from pipelines.sources.files.tar_members import Archive, Member
+from pipelines.sources.sample import (
+    MAX_TEXT_BYTES,
+    Filtered,
+    InputShard,
+    Reject,
+    Sample,
+    field_names,
+    rename,
+    to_sample,
+)
+from pipelines.sources.stream import BrokenStream, Stream
+
+# Looked for among the suffixes of a key's members, then among the fields of its .json and table row.
+FIELDS = {
+    "image": ("jpg", "jpeg", "png", "webp"),
+    "caption": ("txt", "caption"),
+    "label": ("cls", "label"),
+    "url": ("url",),
+}
+
+
+@dataclasses.dataclass
+class _Group:
+    """The members of one key, as they stand together in a tar; of each suffix its name and bytes."""
+
+    key: str = ""
+    members: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
+    rejected: bool = False
+
+
+class _Pairs:
+    """Gathers members to groups, and joins each group to a sample."""
+
+    def __init__(self, shard: InputShard, embed: Embed) -> None:
+        self._names = field_names(shard.source, FIELDS)
+        self._table = parquet.read_sibling(shard.siblings[0]) if shard.siblings else {}
+        images, texts = self._names["image"], [n for our in ("caption", "label", "url") for n in self._names[our]]
+        self._limits = dict.fromkeys([*texts, "json"], MAX_TEXT_BYTES) | dict.fromkeys(images, embed.max_image_bytes)
+        self._group = _Group()
+
+    @property
+    def key(self) -> str:
+        return self._group.key
+
+    def add(self, member: Member, archive: Archive) -> Iterator[Sample | Reject | Filtered]:
+        """Takes a member in; yields the sample that it ends, and the reject that it is."""
+        name = member.name.decode(errors="backslashreplace")
+        folder, _, base = name.rpartition("/")
+        stem, _, suffix = base.partition(".")
+        key, suffix = f"{folder}/{stem}", suffix.lower()
+        if member.kind == "folder" or (member.kind == "file" and suffix not in self._limits):
+            return
+        if key != self._group.key or suffix in self._group.members:
+            yield from self.finish()
+            self._group = _Group(key)
+        problem = None
+        if member.kind != "file":
+            problem = Reject(name, "read", "NotAFile", "links, devices and sparse files are not followed")
+        elif name.encode() != member.name:
+            problem = Reject(name, "read", "NameNotUtf8", "the name in the tar is not UTF-8")
+        elif member.size_bytes > self._limits[suffix]:
+            message = f"has {member.size_bytes:,} bytes, the limit is {self._limits[suffix]:,}"
+            problem = Reject(name, "read", "TooLarge", message)
+        if problem is None:
+            self._group.members[suffix] = (name, archive.read())
+        elif not self._group.rejected:
+            self._group.rejected = True
+            yield problem
+
+    def finish(self) -> Iterator[Sample | Reject | Filtered]:
+        """Yields the sample of the group at hand; nothing for a key that was rejected already."""
+        group = self._group
+        if group.members and not group.rejected:
+            yield self._sample(group.key, group.members, self._table.get(group.key.rpartition("/")[2], {}))
+
+    def _sample(
+        self, key: str, members: Mapping[str, tuple[str, bytes]], row: Mapping[str, Any]
+    ) -> Sample | Reject | Filtered:
+        image = next((suffix for suffix in self._names["image"] if suffix in members), None)
+        if image is None:
+            return Reject(key, "read", "MissingImage", f"no image beside {', '.join('.' + p for p in sorted(members))}")
+        name, data = members[image]
+        try:
+            metadata = json.loads(members["json"][1]) if "json" in members else {}
+            fields = {**metadata, **row}
+        except (ValueError, TypeError, RecursionError) as error:
+            return Reject(name, "read", "BadMetadata", f".json: {error}")
+        try:
+            texts = {p: members[p][1].decode() for p in members if p != "json" and p not in self._names["image"]}
+        except UnicodeDecodeError as error:
+            return Reject(name, "read", "CaptionNotUtf8", str(error))
+        ours = rename({**fields, **texts}, self._names)
+        if isinstance(label := ours["label"], str) and label.strip().isdecimal() and len(label) < 16:
+            ours["label"] = int(label)
+        return to_sample(name, data, ours)
+
+
+def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
+    """Yields the pairs of a tar, which may be compressed, in their order.
+
+    Raises:
+        UserError: if the storage fails; what was read until then is not taken for the whole.
+    """
+    pairs = _Pairs(shard, embed)
+    with Stream(shard.uri) as stream:
+        archive, broken = Archive(stream), ""
+        try:
+            for member in archive:
+                yield from pairs.add(member, archive)
+        except BrokenStream as error:
+            broken = f"the tar breaks off after {pairs.key.lstrip('/') or 'its start'}: {error}"
+    if archive.ended:
+        # Otherwise what was read of the last key is not known to be whole.
+        yield from pairs.finish()
+    if broken:
+        yield Reject("", "read", "TruncatedTar", broken)

@@ -1,0 +1,1 @@
+"""Formats that list images, one module each."""

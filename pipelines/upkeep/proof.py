@@ -1,0 +1,169 @@
+"""Looks for deleted rows in every file of some folders: that they are gone is shown, not believed.
+
+Rows are looked for by their ids and content keys in every table, and by their vectors in every table (all of them) and
+in every byte of every file (a sample, as float32, float16 and bfloat16). A vector that a row that stays has too, such
+as that of an image of other bytes and the same pixels, is no trace of the deleted one. Of codes of a few bits, which
+many vectors share, nothing can be told; they are made anew with the index.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import schemas, storage
+from pipelines.errors import UserError
+from pipelines.schemas import content_keys
+from pipelines.upkeep import compaction
+
+_ID_COLUMNS = ("id", "own_id", "ids", "neighbor_ids")
+_SAMPLED_ROWS = 16
+_BLOCK_BYTES = 16 << 20
+# Fewer different numbers are a placeholder's, such as zeros, and may be anywhere.
+_MIN_NUMBERS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What was looked at, and for what.
+
+    Attributes:
+        files: that were read from the first to the last byte.
+        size_bytes: of these.
+        rows: deleted rows whose ids and content keys were looked for in tables.
+        vectors: of these rows, looked for in tables.
+        sampled: of these vectors, looked for in every byte.
+    """
+
+    files: int
+    size_bytes: int
+    rows: int
+    vectors: int
+    sampled: int
+
+
+class _Traces:
+    """What deleted rows would be known by."""
+
+    def __init__(self, memory: str, digests: np.ndarray) -> None:
+        tables = list(compaction.deleted(memory))
+        self.digests, self.ids = digests, np.empty(0, np.int64)
+        self.vectors: dict[str, np.ndarray] = {}
+        for table in tables:
+            self.ids = np.union1d(self.ids, table["id"].to_numpy())
+            self.digests = np.union1d(self.digests, content_keys(table["content_key"]))
+        names = {name for table in tables for name in table.column_names} - {"id", "content_key"}
+        for name in sorted(names):
+            parts = [schemas.to_matrix(table[name]) for table in tables if name in table.column_names]
+            self.vectors[name] = np.concatenate(parts).astype(np.float32)
+        self.rows = len(self.ids)
+
+    def forgive(self, memory: str) -> None:
+        """Leaves out ids and vectors that rows of the memory have that stay."""
+        for path in storage.files(memory, ".parquet"):
+            with schemas.open_parquet(path, ["id"]) as parquet:
+                for batch in parquet.iter_batches(schemas.ROW_GROUP_ROWS):
+                    self.ids = np.setdiff1d(self.ids, batch.column("id").to_numpy())
+                    for name, vectors in self.vectors.items():
+                        if name in batch.schema.names:
+                            there = codes(schemas.to_matrix(batch.column(name)))
+                            self.vectors[name] = vectors[~np.isin(codes(vectors), there)]
+
+    def in_table(self, batch: pa.RecordBatch) -> str:
+        """Returns what is found in rows of a table, or nothing."""
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if pa.types.is_fixed_size_binary(column.type) and column.type.byte_width == 32:
+                if np.isin(content_keys(pa.chunked_array([column])), self.digests).any():
+                    return "the content key"
+            elif pa.types.is_fixed_size_list(column.type) and pa.types.is_floating(column.type.value_type):
+                there = codes(schemas.to_matrix(column))
+                if any(np.isin(codes(vectors), there).any() for vectors in self.vectors.values()):
+                    return "the vector"
+            elif name in _ID_COLUMNS:
+                is_list = pa.types.is_fixed_size_list(column.type)
+                ids = schemas.to_matrix(column) if is_list else column.to_numpy()
+                if np.isin(ids, self.ids).any():
+                    return "the id"
+        return ""
+
+    def patterns(self) -> tuple[list[bytes], int]:
+        """Returns the bytes that a sample of the vectors may be stored as, and how many vectors that are."""
+        found: set[bytes] = set()
+        sampled = 0
+        for vectors in self.vectors.values():
+            telling = vectors[[len(np.unique(vector)) >= _MIN_NUMBERS for vector in vectors]]
+            picked = (
+                telling[np.unique(np.linspace(0, len(telling) - 1, _SAMPLED_ROWS).astype(int))]
+                if len(telling)
+                else telling
+            )
+            sampled += len(picked)
+            norms = np.maximum(np.linalg.norm(picked, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+            for form in (picked, picked / norms):
+                found |= {row.tobytes() for kind in (form, form.astype(np.float16), *_bfloat16(form)) for row in kind}
+        return sorted(found), sampled
+
+
+def codes(vectors: np.ndarray) -> np.ndarray:
+    """Returns a number for each vector, uint64 `[n]`, the same for equal ones: a random linear form of its bits."""
+    bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32).astype(np.uint64)
+    weights = np.random.default_rng(0).integers(1, 1 << 63, bits.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
+    return (bits * weights).sum(axis=1, dtype=np.uint64)
+
+
+def _bfloat16(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float32 `[n, d]` as bfloat16, cut off and rounded to the nearest, each as uint16 `[n, d]`."""
+    bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32)
+    nearest = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return (bits >> np.uint32(16)).astype(np.uint16), (nearest >> np.uint32(16)).astype(np.uint16)
+
+
+def prove(memory: str, folders: Sequence[str], digests: np.ndarray) -> Proof:
+    """Looks for deleted rows.
+
+    Args:
+        memory: folder of the memory that they were deleted from.
+        folders: that are looked through, the memory among them.
+        digests: content keys of all that was ever removed, `S32` `[n]`.
+
+    Raises:
+        UserError: at the first trace, naming the file.
+    """
+    traces = _Traces(memory, digests)
+    traces.forgive(memory)
+    patterns, sampled = traces.patterns()
+    files = [path for folder in folders for path in _walk(folder, storage.join(memory, compaction.FOLDER))]
+    size_bytes = 0
+    for path in files:
+        found = ""
+        if path.endswith(".parquet"):
+            with schemas.open_parquet(path, []) as parquet:
+                found = next(filter(None, map(traces.in_table, parquet.iter_batches(schemas.ROW_GROUP_ROWS))), "")
+        size, is_inside = _search(path, patterns)
+        size_bytes += size
+        if is_inside or found:
+            raise UserError(f"{path}: still has {found or 'the vector'} of a row that was removed; delete the file")
+    return Proof(len(files), size_bytes, traces.rows, sum(map(len, traces.vectors.values())), sampled)
+
+
+def _walk(folder: str, without: str) -> Iterator[str]:
+    for entry in storage.entries(folder):
+        path = storage.join(folder, entry.name)
+        if entry.kind == "file":
+            yield path
+        elif entry.kind == "folder" and path != without:
+            yield from _walk(path, without)
+
+
+def _search(path: str, patterns: Sequence[bytes]) -> tuple[int, bool]:
+    """Returns the size of a file, and whether one of the patterns is in it."""
+    size, tail, longest = 0, b"", max(map(len, patterns), default=1)
+    with storage.open_read(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            size += len(block)
+            block = tail + block
+            if any(pattern in block for pattern in patterns):
+                return size, True
+            tail = block[len(block) - min(longest - 1, len(block)) :]
+    return size, False

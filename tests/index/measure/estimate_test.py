@@ -1,0 +1,59 @@
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from configs.base import Index
+from index.engines import planner, scann_coder
+from index.engines.planner import NO_TREE
+from index.engines.searcher import ArrayKeys
+from index.measure import estimate
+from tests.index.world import unit
+
+
+def _bytes_on_disk(folder, rows):
+    """Of the searcher's files, and of an id and a content key a row."""
+    return sum(os.path.getsize(folder / name) for name in os.listdir(folder)) + (8 + 32) * rows
+
+
+@pytest.mark.parametrize("reorder", planner.PRECISIONS)
+@pytest.mark.parametrize("changes", [{}, {"pca_dims": 32}])
+def test_bytes_on_disk_are_those_of_a_build(reorder, changes, tmp_path):
+    rows, dim = 5000, 64
+    plan = dataclasses.replace(planner.plan_shard(rows, dim, 60, reorder), **changes)
+    scann_coder.write(ArrayKeys(unit(rows, dim)), plan, str(tmp_path))
+    real = _bytes_on_disk(tmp_path, rows)
+    assert estimate.size(plan, rows, dim).disk_bytes == pytest.approx(real, rel=0.1)
+
+
+def test_without_a_tree_the_keys_are_all_there_is(tmp_path):
+    scann_coder.write(ArrayKeys(unit(500, 64)), NO_TREE, str(tmp_path))
+    real = _bytes_on_disk(tmp_path, 500)
+    assert estimate.size(NO_TREE, 500, 64).disk_bytes == pytest.approx(real, rel=0.1)
+
+
+def test_a_large_shard_takes_no_more_memory_than_promised():
+    for rows, dim in [(1_000_000, 128), (1_000_000, 768), (10_000_000, 768)]:
+        size, raw = estimate.size(planner.plan_shard(rows, dim), rows, dim), 4 * rows * dim
+        assert size.steady_bytes - (8 + 32) * rows < 0.65 * raw
+        assert size.steady_bytes < size.peak_bytes < 1.4 * raw
+
+
+def test_calibration_scales_what_it_measured(monkeypatch):
+    keys, queries, config = unit(4000, 16), unit(100, 16, seed=1), Index(k=10, target_recall=0.9)
+    calibration = estimate.calibrate(keys, queries, config)
+    plan = planner.plan_shard(4000, 16)
+    assert calibration.recall >= 0.9 and 0 < calibration.leaves_share < 1 and calibration.candidates >= 10
+    same = estimate.build_secs(calibration, plan, 4000, 16)
+    assert 0 < same < estimate.build_secs(calibration, planner.plan_shard(40_000, 16), 40_000, 16) / 5
+    rates = [estimate.queries_per_sec(calibration, planner.plan_shard(n, 16), n, 10) for n in (4000, 40_000, 400_000)]
+    assert rates[0] > rates[1] > rates[2] > 0
+
+
+def test_exact_search_reaches_everything():
+    calibration = estimate.calibrate(unit(500), unit(20, seed=1), Index(searcher="exact", k=10))
+    assert calibration.recall == 1
+    few, many = (estimate.queries_per_sec(calibration, NO_TREE, n, 10) for n in (500, 5000))
+    assert few / many == pytest.approx(10)
+    assert np.isfinite(estimate.build_secs(calibration, NO_TREE, 5000, 12))

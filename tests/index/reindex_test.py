@@ -1,0 +1,450 @@
+"""A line over vectors that others computed, whose files come, change and go."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from configs.base import Config, Embed, Encoders, Filters, Source
+from configs.base import Index as IndexConfig
+from index import build, reindex
+from index.measure import curve
+from index.store.reader import Index
+from pipelines import generation, options, schemas, storage
+from pipelines.errors import UserError
+from pipelines.manifest import Embeddings
+from pipelines.upkeep import compaction, proof
+from tests.index.world import REPOSITORY, brute_force, unit
+
+BEAM = ["--runner=FnApiRunner"]
+DIM = 12
+CONFIG = """
+from configs.base import *
+
+def get_config():
+    return {config!r}
+"""
+
+
+class Line:
+    """Files of vectors, and what of them must be found."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.root, self._serial = root, 0
+        (root / "data/metadata").mkdir(parents=True)
+        self.rows: dict[str, list[tuple[np.ndarray, str]]] = {}
+        vectors = Source("vectors", "img_emb_*.npy", metadata=str(root / "data/metadata"))
+        none = Source()
+        self.config = Config(
+            data=str(root / "data"),
+            workdir=str(root / "out"),
+            memory=vectors,
+            train_set=none,
+            val_set=none,
+            test_set=none,
+            encoders=Encoders("precomputed:one", (), ()),
+            embed=Embed(),
+            filters=Filters(leakage=0.0),
+            index=IndexConfig(searcher="exact", shards=2, sharding="hash", k=5, max_queries=40),
+        )
+        self.config_file = root / "config.py"
+
+    def put(self, name: str, rows: int) -> None:
+        self._serial += 1
+        keys = unit(rows, DIM, seed=self._serial)
+        urls = [f"http://host/{self._serial}/{row}.jpg" for row in range(rows)]
+        self.rows[name] = list(zip(keys, urls, strict=True))
+        np.save(self.root / f"data/img_emb_{name}.npy", keys)
+        table = pa.table({"url": urls, "caption": urls, "status": ["success"] * rows})
+        pq.write_table(table, self.root / f"data/metadata/metadata_{name}.parquet")
+
+    def take(self, name: str) -> None:
+        del self.rows[name]
+        (self.root / f"data/img_emb_{name}.npy").unlink()
+
+    def run(self, *flags: str, **fields: object) -> int:
+        config = dataclasses.replace(self.config, **fields)
+        self.config_file.write_text(CONFIG.format(config=config))
+        return reindex.main([f"--config={self.config_file}", *BEAM, *flags])
+
+    def listed(self, *lines: object) -> str:
+        path = self.root / "list.txt"
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return f"--remove={path}"
+
+    @property
+    def in_use(self) -> Config:
+        return generation.resolve(self.config)
+
+    @property
+    def index(self) -> Index:
+        return Index.open(self.in_use.index_dir)
+
+    def urls(self) -> dict[int, str]:
+        """URL of each row of the memory that is used, by id."""
+        memory = Embeddings(self.in_use.memory_dir)
+        tables = [memory.read(shard, ["id", "url"]) for shard in memory.shard_rows]
+        return {row["id"]: row["url"] for table in tables for row in table.to_pylist()}
+
+    def check(self, removed: set[str] = frozenset(), k: int = 6) -> None:
+        live = [(key, url) for rows in self.rows.values() for key, url in rows if url not in removed]
+        urls = self.urls()
+        assert sorted(urls.values()) == sorted(url for _, url in live)
+        queries = unit(15, DIM, seed=500)
+        found = [[urls[i] for i in ids] for ids in self.index.search(queries, k).ids.tolist()]
+        rows, _ = brute_force(queries, np.stack([key for key, _ in live]), k)
+        assert found == [[live[i][1] for i in row] for row in rows]
+
+    def stored(self, url: str) -> np.ndarray:
+        """The vector of an image as it was embedded."""
+        path = next((self.root / "out/memory").glob("*0000.parquet"))
+        table = pq.read_table(path)
+        return schemas.to_matrix(table["key"])[table["url"].to_pylist().index(url)]
+
+    def vector_files(self, vector: np.ndarray) -> list[str]:
+        """Files of the workdir that have a vector as it is, in any table or byte."""
+        found = []
+        for path in self.root.joinpath("out").rglob("*"):
+            if path.is_file():
+                data = path.read_bytes()
+                if path.suffix == ".parquet":
+                    table = pq.read_table(path)
+                    for name in table.column_names:
+                        if pa.types.is_fixed_size_list(table[name].type):
+                            data += np.ascontiguousarray(schemas.to_matrix(table[name])).tobytes()
+                if vector.tobytes() in data:
+                    found.append(str(path))
+        return found
+
+
+@pytest.fixture
+def line(tmp_path) -> Line:
+    line = Line(tmp_path)
+    line.put("0000", 40)
+    line.put("0001", 30)
+    assert line.run() == 0
+    return line
+
+
+def test_from_nothing_then_nothing_changed(line, capsys):
+    line.check()
+    assert line.index.version == 1
+    capsys.readouterr()
+    assert line.run() == 0
+    assert "reindex: nothing changed" in capsys.readouterr().out
+    assert line.index.version == 1
+
+
+def test_files_come_change_and_go(line, capsys):
+    line.put("0002", 20)
+    line.put("0001", 25)
+    capsys.readouterr()
+    assert line.run() == 0
+    output = capsys.readouterr().out
+    assert "45 added, 30 removed, 85 now" in output and "recall@5" in output and "2 deltas, 30 tombstones" in output
+    line.check()
+    line.take("0000")
+    assert line.run() == 0
+    line.check()
+    assert line.run("--compact") == 0
+    line.check()
+    assert [shard.is_delta for shard in line.index.shards] == [False, False]
+    assert sorted(os.listdir(line.root / "out/index/builds")) == ["00004"]
+
+
+def test_removal_by_id_url_and_digest_is_for_good(line):
+    rows = line.rows["0000"]
+    memory = Embeddings(line.config.memory_dir)
+    table = memory.read(0, ["id", "url", "content_key"]).to_pylist()
+    flag = line.listed("# asked for", table[3]["id"], "", rows[5][1], table[7]["content_key"].hex(), "http://not/there")
+    gone = {table[i]["url"] for i in (3, 5, 7)}
+    assert line.run(flag) == 0
+    line.check(gone)
+    assert line.run(flag) == 0 and line.index.version == 2
+    # The same images in another file, under other names.
+    line.rows["0002"] = [(key, url.replace("host", "other")) for key, url in rows[:10]]
+    np.save(line.root / "data/img_emb_0002.npy", np.stack([key for key, _ in rows[:10]]))
+    urls = [url for _, url in line.rows["0002"]]
+    pq.write_table(pa.table({"url": urls, "caption": urls}), line.root / "data/metadata/metadata_0002.parquet")
+    assert line.run() == 0
+    gone |= {urls[i] for i in (3, 5, 7)}
+    found = set(line.urls().values())
+    assert not found & gone and found >= {urls[i] for i in (0, 1, 2, 4, 6, 8, 9)}
+
+
+def test_wrong_lines_end_in_one_sentence(line, capsys):
+    assert line.run(line.listed("12", "no url")) == 2
+    assert "list.txt, line 2: 'no url' is neither" in capsys.readouterr().err
+    assert line.run(f"--remove={line.root}/absent") == 2
+    assert "absent: no such file" in capsys.readouterr().err
+    assert line.run("--compact", "--no_compact") == 2
+    assert "exclude each other" in capsys.readouterr().err
+    line.check()
+
+
+def test_compaction_leaves_no_byte_of_what_was_removed(line, capsys):
+    gone = {line.rows["0000"][i][1] for i in (3, 5, 30)}
+    removed, stays = [line.stored(url) for url in gone], line.stored(line.rows["0000"][0][1])
+    assert line.run(line.listed(*gone)) == 0
+    assert all(len(line.vector_files(key)) >= 2 for key in removed)
+    kept = {i: url for i, url in line.urls().items()}
+    capsys.readouterr()
+    assert line.run("--compact") == 0
+    output = capsys.readouterr().out
+    assert "3 rows of the memory" in output and "none of 3 deleted rows, of their 3 vectors in tables, of 3" in output
+    assert not any(line.vector_files(key) for key in removed)
+    assert len(line.vector_files(stays)) >= 2
+    assert line.urls() == kept
+    line.check(gone)
+    assert not (line.root / "out/memory/_removing").exists()
+    capsys.readouterr()
+    assert line.run("--compact") == 0
+    assert "already compact" in capsys.readouterr().out
+    line.check(gone)
+
+
+@pytest.mark.parametrize("trace", ["raw", "float16", "bfloat16", "table", "key"])
+def test_the_proof_finds_what_is_left(line, trace, capsys):
+    url = line.rows["0000"][3][1]
+    key = line.stored(url)
+    digest = next(
+        r for r in Embeddings(line.config.memory_dir).read(0, ["url", "content_key"]).to_pylist() if r["url"] == url
+    )
+    assert line.run(line.listed(url)) == 0
+    path = line.root / "out/index" / ("left.parquet" if trace in ("table", "key") else "left.bin")
+    match trace:
+        case "raw":
+            path.write_bytes(b"x" * 12345 + key.tobytes() + b"y")
+        case "float16":
+            path.write_bytes(b"x" + key.astype(np.float16).tobytes())
+        case "bfloat16":
+            path.write_bytes((key.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+        case "table":
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(key), DIM)
+            schemas.write(str(path), pa.table({"any": vectors}), {})
+        case "key":
+            schemas.write(str(path), pa.table({"any": pa.array([digest["content_key"]], pa.binary(32))}), {})
+    assert line.run("--compact") == 2
+    error = capsys.readouterr().err
+    assert f"{path.name}: still has" in error
+    path.unlink()
+    assert line.run("--compact") == 0
+    line.check({url})
+
+
+def test_a_block_s_border_hides_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(proof, "_BLOCK_BYTES", 64)
+    pattern = bytes(range(100, 148))
+    for place in range(150):
+        path = tmp_path / "file"
+        path.write_bytes(b"a" * place + pattern + b"b" * 20)
+        assert proof._search(str(path), [pattern])[1]
+        path.write_bytes(b"a" * place + pattern[:-1] + b"b" * 20)
+        assert proof._search(str(path), [pattern]) == (place + len(pattern) + 19, False)
+
+
+def test_a_vector_that_another_row_has_is_no_trace(line):
+    key, url = line.rows["0000"][3]
+    line.rows["0002"] = [(key, "http://other/0")]
+    np.save(line.root / "data/img_emb_0002.npy", key[None])
+    table = pa.table({"url": ["http://other/0"], "caption": ["x"], "sha256": ["ab" * 32]})
+    pq.write_table(table, line.root / "data/metadata/metadata_0002.parquet")
+    stored = line.stored(url)
+    assert line.run() == 0
+    assert line.run(line.listed(url), "--compact") == 0
+    assert len(line.vector_files(stored)) >= 2
+    assert url not in line.urls().values() and "http://other/0" in line.urls().values()
+
+
+@pytest.mark.parametrize("flags", [[], ["--no_compact"]])
+def test_recall_below_the_target_is_mended_or_told(line, monkeypatch, capsys, flags):
+    at = curve.point_at
+
+    def low(*args):
+        point = at(*args)
+        return dataclasses.replace(point, recall={k: 0.9 for k in point.recall})
+
+    monkeypatch.setattr(curve, "point_at", low)
+    line.put("0002", 20)
+    capsys.readouterr()
+    assert line.run(*flags) == 0
+    output = capsys.readouterr().out
+    assert "1.0000 before, 0.9000 now, target 0.95" in output and "recall dropped below it" in output
+    assert ("the index is built anew" in output) == (not flags) == (line.index.version == 3)
+    assert ("run --compact" in output) == bool(flags)
+    line.check()
+
+
+def test_a_damaged_index_is_mended_by_a_compaction(line, capsys):
+    line.put("0002", 20)
+    assert line.run() == 0
+    next((line.root / "out/index/builds/00001").glob("*/rows.parquet")).unlink()
+    line.take("0002")
+    assert line.run() == 2
+    assert "rows.parquet: is missing" in capsys.readouterr().err
+    assert build.main([f"--config={line.config_file}", *BEAM]) == 2
+    assert "run index.reindex" in capsys.readouterr().err
+    assert line.run("--compact") == 0
+    line.check()
+
+
+def test_the_other_commands_go_on_with_a_changed_index(line, capsys):
+    line.put("0002", 20)
+    assert line.run() == 0
+    capsys.readouterr()
+    assert build.main([f"--config={line.config_file}", *BEAM]) == 0
+    assert "already built" in capsys.readouterr().out
+    line.check()
+
+
+def test_readers_keep_their_version_from_being_deleted(line, capsys):
+    reader, queries = line.index, unit(9, DIM, seed=3)
+    line.put("0002", 20)
+    assert line.run("--compact") == 2
+    assert "builds/00001: is still read by another process" in capsys.readouterr().err
+    # Its shards are loaded only now.
+    assert reader.search(queries, 4).ids.shape == (9, 4) and reader.rows == 70
+    line.check()
+    del reader
+    assert line.run("--compact") == 0
+    assert os.listdir(line.root / "out/index/builds") == ["00003"]
+    line.check()
+
+
+def test_other_encoders_make_a_generation_of_their_own(line, capsys):
+    before = line.index.fingerprint
+    other = Encoders("precomputed:two", (), ())
+    old = line.index
+    assert line.run(encoders=other) == 0
+    assert line.in_use.generation.startswith("gen-")
+    assert old.search(unit(2, DIM), 3).ids.shape == (2, 3)
+    assert line.index.key_encoder.fingerprint != old.key_encoder.fingerprint
+    line.check()
+    assert Index.open(line.config.index_dir).fingerprint == before
+    # A command with the old encoders goes back, without embedding anything.
+    assert line.run() == 0
+    assert line.in_use.generation == "" and line.index.fingerprint == before
+    del old
+    assert line.run("--compact", encoders=other) == 0
+    assert not (line.root / "out/memory").exists() and not (line.root / "out/index").exists()
+    line.check()
+
+
+def test_every_command_uses_the_generation_in_use(line):
+    assert line.run(encoders=Encoders("precomputed:two", (), ())) == 0
+    seen = []
+    options.main(lambda config, rest: seen.append(config), "x", [f"--config={line.config_file}"])
+    assert seen[0].memory_dir == f"{line.root}/out/{line.in_use.generation}/memory"
+
+
+@pytest.mark.parametrize("text", ['{"generation": "../x"}', '{"generation": 3}', "[]", "{}"])
+def test_a_pointer_that_names_no_generation(tmp_path, text):
+    (tmp_path / "generation.json").write_text(text)
+    with pytest.raises(UserError, match="names no generation"):
+        generation.current(str(tmp_path))
+
+
+class Cut(Exception):
+    """Stands for a crash."""
+
+
+def faults(monkeypatch, after: int) -> None:
+    """Makes the process crash at a write, a rename or a deletion, after so many of them."""
+    count = [0]
+
+    def failing(work):
+        def wrapped(*args, **kwargs):
+            count[0] += 1
+            if count[0] > after:
+                raise Cut
+            return work(*args, **kwargs)
+
+        return wrapped
+
+    for name in ("_move", "_delete"):
+        monkeypatch.setattr(storage, name, failing(getattr(storage, name)))
+
+
+@pytest.mark.slow
+def test_cut_short_at_any_step_the_old_index_serves_and_the_same_command_finishes(tmp_path, monkeypatch):
+    line = Line(tmp_path)
+    line.put("0000", 40)
+    line.put("0001", 30)
+    assert line.run() == 0
+    removed: set[str] = set()
+    queries, after = unit(5, DIM, seed=77), 0
+    while True:
+        line.put("0002", 20)
+        url = line.rows["0000"][after % 40][1]
+        flags = [line.listed(url), "--compact"]
+        old = {tuple(ids) for ids in line.index.search(queries, 3).ids.tolist()}
+        with monkeypatch.context() as patch:
+            faults(patch, after)
+            try:
+                ended = line.run(*flags) == 0
+            except Exception as error:
+                # Beam wraps what a worker raises.
+                assert "Cut" in repr(error)
+                ended = False
+        now = line.index
+        if now.version == 1:
+            assert {tuple(ids) for ids in now.search(queries, 3).ids.tolist()} == old
+        del now
+        removed.add(url)
+        assert line.run(*flags) == 0
+        line.check(removed)
+        if ended:
+            break
+        after += max(1, after // 6)
+    assert after > 20
+
+
+@pytest.mark.slow
+def test_killed_at_random_points(tmp_path):
+    line = Line(tmp_path)
+    line.put("0000", 400)
+    line.put("0001", 300)
+    assert line.run() == 0
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    rng, removed, killed = np.random.default_rng(0), set(), 0
+    for trial in range(8):
+        line.put("0002", 200 + trial)
+        url = line.rows["0000"][trial][1]
+        removed.add(url)
+        command = [sys.executable, "-m", "index.reindex", f"--config={line.config_file}", *BEAM, line.listed(url)]
+        process = subprocess.Popen([*command, "--compact"], env=environment, stdout=subprocess.DEVNULL)
+        begin, pause = time.monotonic(), rng.uniform(2, 14)
+        while time.monotonic() - begin < pause and process.poll() is None:
+            # The index can be opened and searched at any time.
+            assert line.index.search(unit(2, DIM), 3).ids.min() >= 0
+            time.sleep(0.05)
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert line.index.search(unit(2, DIM), 3).ids.min() >= 0
+        assert line.run(line.listed(url), "--compact") == 0
+        line.check(removed)
+    assert killed
+
+
+def test_rewritten_shards_are_put_in_place_by_whoever_comes_next(line, monkeypatch):
+    url = line.rows["0000"][3][1]
+    stored = line.stored(url)
+    assert line.run(line.listed(url)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "copy", lambda *_: (_ for _ in ()).throw(Cut))
+        with pytest.raises(Cut):
+            compaction.delete_removed(line.config.memory_dir)
+    assert line.run() == 0
+    line.check({url})
+    assert pq.read_metadata(line.root / "out/memory/img_emb_0000.parquet").num_rows == 39
+    assert line.run("--compact") == 0
+    assert not line.vector_files(stored)

@@ -1,0 +1,315 @@
+"""Search over any layout of shards against brute force over all rows."""
+
+import dataclasses
+import json
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index.building import build_job, publication
+from index.engines.exact import ExactSearcher
+from index.engines.planner import NO_TREE, Parameters
+from index.store import index_manifest, reader, routing, shard_store
+from index.store.lookup import Lookup
+from index.store.reader import Index
+from index.store.records import Setting, ShardRecord
+from index.store.routing import Router
+from index.store.shard_store import Shard
+from pipelines import options, schemas, storage
+from pipelines.errors import UserError
+from pipelines.progress import Stage
+from tests.index.world import DIM, KEY, World, brute_force, snapshot, unit
+
+SIZES = {"max_examples": 60, "deadline": None}
+IMAGES = np.array([bytes([i + 1]) * 32 for i in range(12)], "S32")
+
+
+def integers(rows: int, seed: int) -> np.ndarray:
+    """Returns keys of few whole numbers: there are ties, and no sum is ever rounded."""
+    return np.random.default_rng(seed).integers(-2, 3, (rows, DIM)).astype(np.float32)
+
+
+@dataclasses.dataclass
+class Layout:
+    """Rows dealt out to shards, some of them deltas, some rows removed, and the index over them."""
+
+    keys: np.ndarray
+    ids: np.ndarray
+    images: np.ndarray
+    owners: np.ndarray
+    removed: np.ndarray
+    deltas: np.ndarray
+    router: Router
+    index: Index
+
+
+def layout(rows: int, regions: int, deltas: int, removed: float, seed: int) -> Layout:
+    rng = np.random.default_rng(seed)
+    keys, ids = integers(rows, seed), np.sort(rng.choice(10_000, rows, replace=False)).astype(np.int64)
+    images, gone = IMAGES[rng.integers(len(IMAGES), size=rows)], rng.random(rows) < removed
+    cells = regions + int(rng.integers(4))
+    router = Router(integers(cells, seed + 1), rng.permutation(np.arange(cells) % regions).astype(np.int32), regions)
+    # Which of the shards are deltas is mixed: an index that was updated has them in any place.
+    is_delta = rng.permutation(np.arange(regions + deltas) >= regions)
+    places = np.empty(regions + deltas, np.int64)
+    places[~is_delta], places[is_delta] = np.arange(regions), regions + np.arange(deltas)
+    owners = router.shard_of(keys, images)
+    later = rng.random(rows) < 0.3 * (deltas > 0)
+    owners[later] = regions + rng.integers(max(deltas, 1), size=int(later.sum()))
+    owners = np.argsort(places)[owners]
+    records = [
+        ShardRecord(
+            f"s{n}", int((owners == n).sum()), {}, "", "exact", NO_TREE, [Setting(1.0, Parameters(0, 1, 1))], bool(d)
+        )
+        for n, d in enumerate(is_delta)
+    ]
+    facts = {
+        "fingerprint": "f",
+        "version": 1,
+        "key_encoder": dataclasses.asdict(KEY),
+        "memory": {"snapshot": "s"},
+        "shards": [dataclasses.asdict(record) for record in records],
+        "files": {},
+        "regions": regions,
+    }
+    index = Index("nowhere", facts, 1.0, cells)
+    index.__dict__["router"] = router
+    for number in range(len(records)):
+        mine = np.flatnonzero(owners == number)
+        index._loaded[number] = Lookup(Shard(ExactSearcher(keys[mine]), ids[mine], images[mine], gone[mine]))
+    return Layout(keys, ids, images, owners, gone, is_delta, router, index)
+
+
+def expected(made: Layout, queries: np.ndarray, k: int, own: np.ndarray | None, visits: np.ndarray):
+    """Returns ids and scores of brute force over the rows that a query may find."""
+    ids, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    products = (queries @ made.keys.T).tolist()
+    for q, row in enumerate(products):
+        live = [
+            (-score, int(id_))
+            for score, id_, owner, gone, image in zip(
+                row, made.ids, made.owners, made.removed, made.images, strict=True
+            )
+            if not gone and visits[q, owner] and (own is None or image != own[q])
+        ]
+        for place, (score, id_) in enumerate(sorted(live)[:k]):
+            ids[q, place], scores[q, place] = id_, -score
+    return ids, scores
+
+
+@settings(**SIZES)
+@given(
+    rows=st.integers(0, 60),
+    regions=st.integers(1, 6),
+    deltas=st.integers(0, 3),
+    removed=st.sampled_from([0.0, 0.2, 0.9, 1.0]),
+    k=st.integers(1, 40),
+    images=st.booleans(),
+    seed=st.integers(0, 2**32 - 2),
+)
+def test_every_cell_probed_is_exact_search(rows, regions, deltas, removed, k, images, seed):
+    made = layout(rows, regions, deltas, removed, seed)
+    queries = integers(7, seed + 1)
+    own = IMAGES[np.random.default_rng(seed + 1).integers(len(IMAGES), size=7)] if images else None
+    hits = made.index.search(queries, k, own)
+    ids, scores = expected(made, queries, k, own, np.ones((7, regions + deltas), bool))
+    np.testing.assert_array_equal(hits.ids, ids)
+    np.testing.assert_array_equal(hits.scores, scores)
+    assert hits.ids.dtype == np.int64 and hits.scores.dtype == np.float32
+    same = [
+        0 if own is None else int(((made.images == image) & ~made.removed).sum())
+        for image in (own if images else range(7))
+    ]
+    assert hits.excluded.tolist() == same
+
+
+def test_lists_are_padded_but_not_without_end():
+    made = layout(30, 3, 1, 0.1, 5)
+    queries = integers(4, 6)
+    hits, right = made.index.search(queries, 4096), made.index.search(queries, 30)
+    np.testing.assert_array_equal(hits.ids[:, :30], right.ids)
+    assert hits.ids.shape == (4, 4096) and (hits.ids[:, 30:] == -1).all() and (hits.scores[:, 30:] == -np.inf).all()
+    asked = []
+    for lookup in made.index._loaded.values():
+        lookup.search = lambda q, k, own, search=lookup.search: asked.append(k) or search(q, k, own)
+    made.index.search(queries, 4096)
+    assert max(asked) == max(shard.rows for shard in made.index.shards)
+    for k in (4097, 10**15, -1):
+        with pytest.raises(UserError, match=f"nowhere: has 30 rows, so lists cannot be {k:,} long; ask for fewer$"):
+            made.index.search(queries, k)
+
+
+@settings(**SIZES)
+@given(
+    st.integers(0, 60),
+    st.integers(1, 6),
+    st.integers(0, 3),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.integers(0, 2**32 - 2),
+)
+def test_fewer_cells_are_exact_search_of_the_shards_visited(rows, regions, deltas, probe, k, seed):
+    made = layout(rows, regions, deltas, 0.1, seed)
+    made.index.probe = probe
+    queries = integers(7, seed + 1)
+    visits = np.zeros((7, regions + deltas), bool)
+    visits[:, ~made.deltas] = made.router.visits(queries, probe)
+    # What was added later has no region: everyone looks there.
+    visits[:, made.deltas] = True
+    visits &= np.bincount(made.owners, minlength=regions + deltas) > 0
+    np.testing.assert_array_equal(made.index.visits(queries), visits)
+    hits = made.index.search(queries, k)
+    ids, scores = expected(made, queries, k, None, visits)
+    np.testing.assert_array_equal(hits.ids, ids)
+    np.testing.assert_array_equal(hits.scores, scores)
+
+
+def test_blocks_of_queries_do_not_matter(monkeypatch):
+    made = layout(60, 4, 1, 0.1, 5)
+    queries, own = integers(50, 6), IMAGES[np.arange(50) % len(IMAGES)]
+    whole = made.index.search(queries, 6, own)
+    monkeypatch.setattr(reader, "_BLOCK_QUERIES", 7)
+    for left, right in zip(
+        dataclasses.astuple(made.index.search(queries, 6, own)), dataclasses.astuple(whole), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("queries", [np.zeros((3, DIM + 1)), np.zeros(DIM), np.zeros((2, 2, DIM)), np.zeros((0, 1))])
+def test_queries_of_another_shape(queries):
+    with pytest.raises(UserError, match=r"nowhere: takes queries of the shape \[n, 12\], not \["):
+        layout(9, 1, 0, 0, 0).index.search(queries, 3)
+
+
+def test_no_queries():
+    hits = layout(9, 2, 0, 0, 0).index.search(np.zeros((0, DIM), np.float32), 3)
+    assert hits.ids.shape == hits.scores.shape == (0, 3) and hits.excluded.shape == (0,)
+
+
+def exactly(folder: object) -> Index:
+    """Opens an index so that every shard is visited."""
+    index = Index.open(str(folder))
+    index.probe = 0
+    return index
+
+
+@pytest.mark.parametrize("sharding", ["routed", "hash"])
+def test_one_shard_or_seven_find_the_same(tmp_path, sharding):
+    queries = unit(40, seed=3)
+    found = {}
+    for shards in (1, 7):
+        world = World(tmp_path / str(shards)).write()
+        assert world.build(f"--config.index.shards={shards}", f"--config.index.sharding={sharding}") == 0
+        index = exactly(world.index)
+        assert (index.rows, len(index.shards)) == (400, shards)
+        found[shards] = index.search(queries, 30), index.search(world.keys[:40], 30, np.array(world.images[:40], "S32"))
+    for one, seven in zip(found[1], found[7], strict=True):
+        for left, right in zip(dataclasses.astuple(one), dataclasses.astuple(seven), strict=True):
+            np.testing.assert_array_equal(left, right)
+    rows, scores = brute_force(queries, world.keys, 30)
+    np.testing.assert_array_equal(found[7][0].ids, world.ids[rows])
+    np.testing.assert_array_equal(found[7][0].scores, scores)
+    assert (found[7][1].excluded == 1).all() and (found[7][1].ids != world.ids[:40, None]).all()
+
+
+@pytest.mark.parametrize("sharding", ["routed", "hash"])
+def test_every_row_is_in_one_shard_of_about_the_same_size(tmp_path, sharding):
+    world = World(tmp_path, rows=4000).write()
+    assert world.build("--config.index.shards=5", f"--config.index.sharding={sharding}") == 0
+    index = Index.open(str(world.index))
+    loaded = [index.load(number) for number in range(5)]
+    np.testing.assert_array_equal(np.sort(np.concatenate([shard.ids for shard in loaded])), world.ids)
+    sizes = [len(shard.ids) for shard in loaded]
+    assert sizes == [record.rows for record in index.shards]
+    # Regions are cut by 16 cells a shard, fifteen clumps of rows are few for 80 cells.
+    assert max(sizes) < (1.3 if sharding == "routed" else 1.1) * 800
+    images = dict(zip(world.ids.tolist(), world.images, strict=True))
+    for shard in loaded:
+        assert shard.content_keys.tobytes() == b"".join(images[id_] for id_ in shard.ids.tolist())
+        assert (np.diff(shard.ids) > 0).all()
+
+
+def test_an_opened_index_goes_on_while_another_version_is_built(world: World):
+    assert world.build() == 0
+    opened, queries = Index.open(str(world.index)), unit(20, seed=4)
+    right, before = Index.open(str(world.index)).search(queries, 9), snapshot(world.index)
+    config = options.load_config(str(world.config_file))
+    failed: list[BaseException] = []
+
+    def build_again() -> None:
+        try:
+            job = build_job.claim(config, number=2)
+            with Stage("index", "rows", config.workdir) as stage:
+                build_job.build_missing(job, ["--runner=FnApiRunner"], stage)
+            publication.publish(job)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=build_again)
+    thread.start()
+    searched = 0
+    while thread.is_alive() or searched < 3:
+        # What stays loaded is no proof: every time a reader of its own, of the version that was opened.
+        index = Index(opened.folder, opened.facts, opened.level, opened.probe)
+        hits = index.search(queries, 9)
+        np.testing.assert_array_equal(hits.ids, right.ids)
+        np.testing.assert_array_equal(hits.scores, right.scores)
+        searched += 1
+    thread.join()
+    assert not failed
+    newer = Index.open(str(world.index))
+    assert (opened.version, newer.version) == (1, 2)
+    np.testing.assert_array_equal(newer.search(queries, 9).ids, right.ids)
+    after = snapshot(world.index)
+    assert {name for name in before if after.get(name) != before[name]} == {"manifest.json"}
+
+
+def test_removed_rows_and_deltas_as_an_update_writes_them(world: World):
+    """A version by hand, through the contracts: rows of one shard are removed, another shard is a delta."""
+    assert world.build() == 0
+    facts = index_manifest.read(str(world.index))
+    index = Index.open(str(world.index))
+    gone = index.load(1).ids[[0, 7]]
+    table = pa.table(
+        {
+            "shard": [facts["shards"][1]["path"]] * 2,
+            "row": pa.array([0, 7], pa.int64()),
+            "id": pa.array(gone, pa.int64()),
+            "content_key": pa.array([b"\1" * 32] * 2, pa.binary(32)),
+        }
+    )
+    path = storage.join(str(world.index), "builds/00002/tombstones.parquet")
+    schemas.write(path, table, {"config_hash": facts["config_hash"]})
+    kept = {name: value for name, value in facts.items() if name not in ("fingerprint", "rates")}
+    kept["files"] = {**facts["files"], "builds/00002/tombstones.parquet": shard_store.file_facts(path)}
+    index_manifest.write(str(world.index), {**kept, "version": 2}, {})
+    newer = exactly(world.index)
+    assert (newer.version, newer.rows) == (2, 398)
+    assert [len(newer.removed(number)) for number in range(3)] == [0, 2, 0]
+    live = ~np.isin(world.ids, gone)
+    queries = unit(30, seed=2)
+    rows, scores = brute_force(queries, world.keys[live], 12)
+    hits = newer.search(queries, 12)
+    np.testing.assert_array_equal(hits.ids, world.ids[live][rows])
+    np.testing.assert_array_equal(hits.scores, scores)
+
+
+def test_manifest_without_a_field(world: World):
+    assert world.build() == 0
+    facts = json.loads((world.index / "manifest.json").read_text())
+    for field in ("version", "key_encoder", "shards", "files", "regions", "memory"):
+        less = {name: value for name, value in facts.items() if name != field}
+        with pytest.raises(UserError, match="manifest.json: is not a manifest of this version"):
+            Index(str(world.index), less, 1.0, 0)
+
+
+def test_router_of_an_index_without_regions(world: World):
+    assert world.build("--config.index.sharding=hash") == 0
+    index = Index.open(str(world.index))
+    assert index.probe == 0 and not (world.index / "builds/00001/router.parquet").exists()
+    np.testing.assert_array_equal(index.router.centroids, routing.without_regions(3, DIM).centroids)
+    assert index.visits(unit(4)).all()

@@ -1,0 +1,69 @@
+"""What the trainer takes of the embedded class names, and what it refuses."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from model.data import class_names
+from pipelines import schemas
+from pipelines.errors import UserError
+from pipelines.schemas import EncoderInfo
+
+_ENCODERS = {
+    "key": EncoderInfo("key", 9, True, "float32"),
+    "value_image": EncoderInfo("image", 4, True, "float32"),
+    "value_text": EncoderInfo("text", 3, True, "float32"),
+    "value_text_large": EncoderInfo("large", 5, True, "float32"),
+}
+_NAMES = ["a dog", "a cat"]
+
+
+def _write(path, fingerprints=None, names=_NAMES, columns=("value_text", "value_text_large")):
+    dims = {column: _ENCODERS[column].dim for column in columns}
+    schema = schemas.classes(dims)
+    rng = np.random.default_rng(0)
+    vectors = {column: rng.normal(size=(len(names), dim)).astype(np.float32) for column, dim in dims.items()}
+    arrays = [pa.array(range(len(names)), pa.int32()), pa.array(names)]
+    arrays += [schemas.fixed_list(vectors[column], schema.field(column)) for column in sorted(dims)]
+    made_by = {column: _ENCODERS[column].fingerprint for column in columns} | (fingerprints or {})
+    metadata = {"config_hash": "0"} | {f"{column}.fingerprint": value for column, value in made_by.items()}
+    schemas.write(str(path), pa.Table.from_arrays(arrays, schema=schema), metadata)
+    return vectors
+
+
+def test_names_of_each_kind_of_text_are_read(tmp_path):
+    path = tmp_path / "classes.parquet"
+    vectors = _write(path)
+    found = class_names.load(str(path), _ENCODERS, ("image", "text", "text_large"), ["a dog"])
+    assert sorted(found) == ["names_text", "names_text_large"]
+    for kind in ("text", "text_large"):
+        vector = vectors[f"value_{kind}"][:1].astype(np.float64)
+        np.testing.assert_allclose(found[f"names_{kind}"], vector / np.linalg.norm(vector), rtol=1e-6)
+
+
+def test_there_are_none_without_a_file_or_text_values(tmp_path):
+    path = tmp_path / "classes.parquet"
+    assert class_names.load(str(path), _ENCODERS, ("text",), _NAMES) == {}
+    _write(path)
+    assert class_names.load(str(path), _ENCODERS, ("image",), _NAMES) == {}
+
+
+def test_a_kind_that_the_file_lacks_is_left_out(tmp_path):
+    path = tmp_path / "classes.parquet"
+    _write(path, columns=("value_text",))
+    assert list(class_names.load(str(path), _ENCODERS, ("text", "text_large"), _NAMES)) == ["names_text"]
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted", "sentence"),
+    [
+        ({"fingerprints": {"value_text": "t5"}}, _NAMES, "its value_text are of encoder t5, .* of text; run pipelines"),
+        ({"names": ["a dog", "a cow"]}, _NAMES, "holds other class names than --config.class_names; run pipelines.emb"),
+        ({}, [*_NAMES, "a cow"], "holds other class names"),
+    ],
+)
+def test_names_of_another_memory_are_refused(tmp_path, written, wanted, sentence):
+    path = tmp_path / "classes.parquet"
+    _write(path, **written)
+    with pytest.raises(UserError, match=sentence):
+        class_names.load(str(path), _ENCODERS, ("text",), wanted)

@@ -1,0 +1,117 @@
+"""Embedding of class names through the embed command, with a text encoder whose answers NumPy knows."""
+
+import os
+
+import numpy as np
+import pytest
+
+from configs.base import Config
+from pipelines import schemas
+from pipelines.embedding import class_names
+from pipelines.errors import UserError
+from tests.pipelines import tiny_encoders as tiny
+from tests.pipelines.embed_test import World
+
+_NAMES = "n01\tred_dog, cat\nn02\tblue cat\nn03\tgreen\n"
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders")
+    tiny.save_image_encoder(folder / "image")
+    return folder, tiny.save_text_encoder(folder / "text")
+
+
+@pytest.fixture
+def named(tmp_path, encoders) -> World:
+    """A world whose classes have names."""
+    world = World(tmp_path, encoders[0])
+    (tmp_path / "names.txt").write_text(_NAMES)
+    world.flags["class_names"] = "names.txt"
+    return world
+
+
+def _unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def _path(world: World, out: str = "out") -> str:
+    return f"{world.root}/{out}/classes.parquet"
+
+
+def test_names_are_the_mean_of_their_synonyms(named, encoders, capsys):
+    assert named.embed() == 0
+    assert "class names 3, in" in " ".join(capsys.readouterr().out.split())
+    table = schemas.read(_path(named), ["label", "name", "value_text"])
+    assert table["label"].to_pylist() == [0, 1, 2]
+    assert table["name"].to_pylist() == ["red_dog, cat", "blue cat", "green"]
+    word = dict(zip(tiny.WORDS, encoders[1].astype(np.float64), strict=True))
+    expected = [
+        _unit(_unit(word["red"] + word["dog"]) + _unit(word["cat"])),
+        _unit(word["blue"] + word["cat"]),
+        _unit(word["green"]),
+    ]
+    np.testing.assert_allclose(schemas.to_matrix(table["value_text"]), expected, atol=1e-5)
+
+
+def test_they_are_made_anew_only_if_names_or_encoder_change(named):
+    named.embed()
+    path = _path(named)
+    before, first = os.stat(path).st_mtime_ns, open(path, "rb").read()
+    assert named.embed() == 0
+    assert os.stat(path).st_mtime_ns == before
+    (named.root / "names.txt").write_text(_NAMES.replace("green", "red"))
+    assert named.embed() == 0
+    assert schemas.read(path, ["name"])["name"].to_pylist()[2] == "red"
+    (named.root / "names.txt").write_text(_NAMES)
+    assert named.embed() == 0
+    assert open(path, "rb").read() == first
+
+
+def test_a_damaged_file_is_made_anew(named):
+    named.embed()
+    path = _path(named)
+    whole = open(path, "rb").read()
+    with open(path, "wb") as file:
+        file.write(whole[: len(whole) // 2])
+    assert named.embed() == 0
+    assert open(path, "rb").read() == whole
+
+
+@pytest.mark.slow
+def test_workers_do_not_change_the_vectors(named):
+    assert named.embed("one") == 0
+    assert named.embed("two", "--direct_num_workers=2", "--direct_running_mode=multi_processing") == 0
+    assert open(_path(named, "one"), "rb").read() == open(_path(named, "two"), "rb").read()
+
+
+def test_nothing_is_written_without_names_or_text_encoder(named):
+    assert named.embed("unnamed", class_names="") == 0
+    assert named.embed("textless", encoders__value_text="", encoders__value_image=named.flags["encoders.key"]) == 0
+    assert not os.path.exists(_path(named, "unnamed")) and not os.path.exists(_path(named, "textless"))
+
+
+def test_a_missing_file_is_told_before_anything_is_embedded(named, capsys):
+    assert named.embed(class_names="other.txt") != 0
+    assert "other.txt" in capsys.readouterr().err
+    assert not os.path.exists(f"{named.root}/out/memory")
+
+
+def test_names_that_are_no_text_are_told(tmp_path):
+    (tmp_path / "names.txt").write_bytes(b"a\n\xff\xfe\n")
+    with pytest.raises(UserError, match="line 2: is not UTF-8"):
+        class_names.read(Config(data=str(tmp_path), class_names="names.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("goldfish, Carassius auratus", ["goldfish", "Carassius auratus"]),
+        ("airport_terminal", ["airport terminal"]),
+        ("pay-phone", ["pay-phone"]),
+        (" , ", [" , "]),
+        ("", [""]),
+    ],
+)
+def test_synonyms(name, texts):
+    assert class_names.synonyms(name) == texts

@@ -1,0 +1,180 @@
+"""Shards one after another: what becomes of single rows, and of the shards beside one that fails."""
+
+import hashlib
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from configs.base import Embed, Filters, Source
+from pipelines import manifest, schemas, storage
+from pipelines.embedding import shard_run
+from pipelines.embedding.inference import ShardJob, Tools
+from pipelines.embedding.shard_run import ShardLine
+from pipelines.encoders.handles import EncoderSet, EncoderSpec
+from pipelines.errors import UserError
+from pipelines.filtering.opt_out import OptOut
+from pipelines.filtering.row_filters import RowFilters
+from pipelines.schemas import EncoderInfo
+from pipelines.sources import Filtered, InputShard, Reject, Sample
+
+_DIGESTS = [hashlib.sha256(bytes([i])).digest() for i in range(9)]
+_SPEC = EncoderSpec("precomputed:x", "precomputed", EncoderInfo("print", 2, False, "float32"), "", {})
+
+
+def _sample(i, vector=(3.0, 4.0), **fields):
+    metadata = {"sha256": _DIGESTS[i].hex(), "similarity": i / 10, "original_width": 10 * i, "original_height": 7}
+    fields = {"caption": f"caption {i}", "url": f"http://host/{i}", "label": i, **fields}
+    return Sample(str(i), b"", metadata=metadata, vectors={"key": np.array(vector, np.float32)}, **fields)
+
+
+def _embed(tmp_path, monkeypatch, items, filters=None, listed=(), is_memory=True):
+    monkeypatch.setattr(shard_run.sources, "read", lambda shard, embed: iter(items))
+    shard = InputShard(Source(), "x", "x.tar", 1, "etag", number=3)
+    job = ShardJob(shard, str(tmp_path), "hash", "run", {"key": _SPEC}, is_memory)
+    opt_out = OptOut(np.array(listed, "S32")) if listed else None
+    tools = Tools(EncoderSet({"key": _SPEC}), RowFilters(filters or Filters()), opt_out)
+    line = ShardLine(tools, Embed(batch_size=2), 2)
+    line.add(job)
+    line.finish()
+    marker = manifest.read_marker(str(tmp_path), "x", "hash")
+    read = {
+        "": schemas.embeddings({"key": 2}).names,
+        "_rejects/": schemas.REJECTS.names,
+        "_filtered/": schemas.FILTERED.names,
+    }
+    return marker, *(schemas.read(f"{tmp_path}/{f}x.parquet", columns).to_pylist() for f, columns in read.items())
+
+
+def test_vectors_that_a_source_brings_are_rows_without_an_image(tmp_path, monkeypatch):
+    marker, rows, _, _ = _embed(tmp_path, monkeypatch, [_sample(i, (i, 1.0)) for i in range(5)])
+    assert (marker.rows_in, marker.rows_out) == (5, 5)
+    assert [row["id"] for row in rows] == [(3 << 40) | i for i in range(5)]
+    assert [row["key"] for row in rows] == [[float(i), 1.0] for i in range(5)]
+    assert [row["content_key"] for row in rows] == _DIGESTS[:5]
+    assert [(row["width"], row["height"], row["label"]) for row in rows] == [(10 * i, 7, i) for i in range(5)]
+    assert json.loads(rows[2]["metadata"])["similarity"] == 0.2
+
+
+def test_rows_balance_and_others_are_listed_in_the_order_of_the_source(tmp_path, monkeypatch):
+    items = [
+        _sample(0),
+        Reject("1", "read", "MissingImage", "gone", retryable=True),
+        _sample(2),
+        Filtered("3", "status", "failed_to_download: 404"),
+        _sample(4, (np.nan, 1)),
+        Sample("5", b"not an image", "text"),
+        _sample(6, caption="no"),
+    ]
+    marker, rows, rejects, filtered = _embed(tmp_path, monkeypatch, items, Filters(min_caption_chars=3))
+    assert (marker.rows_in, marker.rows_out, marker.rows_rejected, marker.rows_filtered) == (7, 2, 3, 2)
+    assert marker.filtered == {"status": 1, "min_caption_chars": 1} and marker.retryable == 1
+    assert [row["member"] for row in rows] == ["0", "2"]
+    named = [(row["member"], row["stage"], row["error_type"], row["retryable"], row["attempt"]) for row in rejects]
+    assert named == [
+        ("1", "read", "MissingImage", True, 1),
+        ("4", "encode", "NotFinite", False, 1),
+        ("5", "read", "MissingVector", False, 1),
+    ]
+    assert [(row["member"], row["filter"]) for row in filtered] == [("3", "status"), ("6", "min_caption_chars")]
+    assert storage.read_json(f"{tmp_path}/_done/x.json")["rows_in"] == 7
+
+
+def test_opted_out_images_are_never_stored(tmp_path, monkeypatch):
+    listed = [_DIGESTS[1], hashlib.sha256(b"http://host/3").digest()]
+    marker, rows, _, filtered = _embed(tmp_path, monkeypatch, [_sample(i) for i in range(5)], None, listed)
+    assert [row["member"] for row in rows] == ["0", "2", "4"] and marker.filtered == {"opt_out": 2}
+    assert [row["member"] for row in filtered] == ["1", "3"]
+
+
+def test_queries_are_not_filtered(tmp_path, monkeypatch):
+    strict = Filters(min_caption_chars=99, min_side=99, metadata=("similarity>5",))
+    marker, rows, _, _ = _embed(tmp_path, monkeypatch, [_sample(1)], strict, [_DIGESTS[1]], is_memory=False)
+    assert marker.rows_out == len(rows) == 1
+
+
+def test_a_file_with_other_rows_than_were_read_gets_no_marker(tmp_path, monkeypatch):
+    monkeypatch.setattr(schemas, "count_rows", lambda uri: 1)
+    with pytest.raises(ValueError, match="5 rows in, 1 out"):
+        _embed(tmp_path, monkeypatch, [_sample(i) for i in range(5)])
+    assert not (tmp_path / "_done").exists()
+
+
+def _line(monkeypatch, folder, contents, threads=2):
+    """Returns a line, and a job for each shard of these samples."""
+    monkeypatch.setattr(shard_run.sources, "read", lambda shard, embed: iter(contents[shard.number]))
+    jobs = [
+        ShardJob(InputShard(Source(), f"s{n}", f"s{n}.tar", 1, "etag", number=n), str(folder), "h", "r", {"key": _SPEC})
+        for n in range(len(contents))
+    ]
+    return ShardLine(Tools(EncoderSet({"key": _SPEC}), RowFilters(Filters()), None), Embed(batch_size=2), threads), jobs
+
+
+def _files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.parquet")}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_line_of_shards_writes_what_each_alone_does(tmp_path, monkeypatch, threads):
+    bad = Reject("x", "read", "MissingImage", "gone")
+    sizes = [5, 1, 0, 1, 1, 7, 0, 2]
+    contents = [[_sample(i, (n, i)) for i in range(size)] + [bad] * (n % 2) for n, size in enumerate(sizes)]
+    line, jobs = _line(monkeypatch, tmp_path / "line", contents, threads)
+    for job in jobs:
+        line.add(job)
+    line.finish()
+    for place in range(len(jobs)):
+        alone, jobs = _line(monkeypatch, tmp_path / "alone", contents)
+        alone.add(jobs[place])
+        alone.finish()
+    assert _files(tmp_path / "line") == _files(tmp_path / "alone") and len(_files(tmp_path / "line")) == 3 * len(sizes)
+    markers = manifest.read_markers(str(tmp_path / "line"), "h")
+    assert [(markers[f"s{n}"].rows_out, markers[f"s{n}"].rows_rejected) for n in range(len(sizes))] == [
+        (size, n % 2) for n, size in enumerate(sizes)
+    ]
+    assert not shard_run.in_flight
+
+
+def test_the_next_shard_begins_before_the_last_batch_of_this_one_is_done(tmp_path, monkeypatch):
+    begun = threading.Event()
+
+    class Waiting(shard_run.BatchEmbedder):
+        def __call__(self, items):
+            assert self._job.shard.number or begun.wait(10)
+            begun.set()
+            return super().__call__(items)
+
+    monkeypatch.setattr(shard_run, "BatchEmbedder", Waiting)
+    line, jobs = _line(monkeypatch, tmp_path, [[_sample(0)], [_sample(1)]])
+    for job in jobs:
+        line.add(job)
+    line.finish()
+    assert sorted(manifest.read_markers(str(tmp_path), "h")) == ["s0", "s1"]
+
+
+def test_where_one_shard_fails_those_under_way_leave_nothing_and_are_done_again(tmp_path, monkeypatch):
+    class Failing(shard_run.BatchEmbedder):
+        def __call__(self, items):
+            if self._job.shard.number == 3:
+                raise OSError("no space left")
+            return super().__call__(items)
+
+    whole = shard_run.BatchEmbedder
+    contents = [[_sample(i) for i in range(7)] for _ in range(5)]
+    monkeypatch.setattr(shard_run, "BatchEmbedder", Failing)
+    line, jobs = _line(monkeypatch, tmp_path, contents)
+    with pytest.raises(UserError, match="s3.tar: no space left; run the same command again"):
+        for job in jobs:
+            line.add(job)
+    assert sorted(manifest.read_markers(str(tmp_path), "h")) == ["s0", "s1", "s2"]
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["s0.parquet", "s1.parquet", "s2.parquet"]
+    assert not shard_run.in_flight
+    done = _files(tmp_path)
+    monkeypatch.setattr(shard_run, "BatchEmbedder", whole)
+    line, jobs = _line(monkeypatch, tmp_path, contents)
+    for job in jobs:
+        line.add(job)
+    line.finish()
+    assert sorted(manifest.read_markers(str(tmp_path), "h")) == ["s0", "s1", "s2", "s3", "s4"]
+    assert {name: data for name, data in _files(tmp_path).items() if name in done} == done

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from pipelines.filtering import similarity
+from pipelines.filtering.leakage import Queries
+from tests.pipelines.selection_world import Rows, brute_leakage, near_to
+
+
+@pytest.fixture
+def splits(tmp_path):
+    splits = {"val": Rows.random([4, 0, 6], seed=1), "test": Rows.random([9], seed=2)}
+    for name, rows in splits.items():
+        rows.write(tmp_path / name)
+    return splits, {name: str(tmp_path / name) for name in splits}
+
+
+def test_queries_are_ordered_by_split_then_id(splits):
+    rows, folders = splits
+    queries = Queries.load(folders)
+    assert queries.ids.tolist() == [*rows["val"].ids, *rows["test"].ids]
+    assert queries.splits.tolist() == [0] * 10 + [1] * 9
+    turned = Queries.load(dict(reversed(folders.items())))
+    assert turned.ids.tolist() == [*rows["test"].ids, *rows["val"].ids]
+    np.testing.assert_allclose(turned.keys[:9], rows["test"].keys, atol=1e-6)
+
+
+def test_copies_equal_brute_force_and_bytes_go_before_cosines(splits):
+    rows, folders = splits
+    memory = Rows.random([30], seed=3)
+    memory.keys[:9] = near_to(rows["test"].keys, np.linspace(0.85, 0.99, 9))
+    # The bytes of one query, the key of another.
+    memory.images[4] = rows["val"].images[7]
+    queries = Queries.load(folders)
+    images = np.frombuffer(b"".join(memory.images), "S32")
+    query, cosine = queries.copies(images, similarity.unit(memory.keys), 0.9)
+    right = brute_leakage(memory, rows, 0.9)
+    for i, place in enumerate(query):
+        if place == similarity.NONE:
+            assert i not in right and cosine[i] == -np.inf
+        else:
+            split, twin, value = right.pop(i)
+            assert (["val", "test"][queries.splits[place]], queries.ids[place]) == (split, twin)
+            assert cosine[i] == pytest.approx(value, abs=1e-6)
+    assert not right and (query[4], cosine[4]) == (7, 1.0)

@@ -1,0 +1,95 @@
+"""Lists of paths and labels, in each style in which Places365 is published."""
+
+import pytest
+
+from configs.base import Source
+from pipelines.errors import UserError
+from pipelines.sources import Sample
+from tests.pipelines.sources.listed import plan, read, write_images
+
+_SOURCE = Source(format="image_list", path="list.txt", image_root="images")
+
+# The same four images as three lists name them, and as the folders of five downloads hold them.
+_EASY = [
+    "train/airfield/00000001.jpg",
+    "train/apartment_building-outdoor/00000001.jpg",
+    "val/airfield/Places365_val_00000435.jpg",
+    "val/field-cultivated/Places365_val_00032701.jpg",
+]
+_PLAIN = [
+    "data_256/a/airfield/00000001.jpg",
+    "data_256/a/apartment_building/outdoor/00000001.jpg",
+    "val_256/Places365_val_00000435.jpg",
+    "val_256/Places365_val_00032701.jpg",
+]
+_STANDARD = [f"places365_standard/{path}" for path in _EASY]
+_OWN = [path.removeprefix("data_256").removeprefix("val_256/") for path in _PLAIN]
+_TORCHVISION = [path.replace("data_256", "data_256_standard") for path in _PLAIN]
+_LARGE = [path.replace("_256", "_large") for path in _PLAIN]
+
+
+@pytest.mark.parametrize("listed", [_EASY, _PLAIN, _STANDARD, _OWN])
+@pytest.mark.parametrize("stored", [_EASY, _PLAIN, _STANDARD, _TORCHVISION, _LARGE])
+def test_a_list_of_one_style_reads_images_of_another(tmp_path, listed, stored):
+    images = write_images(tmp_path / "images", *stored)
+    (tmp_path / "list.txt").write_text("".join(f"{name} {label}\n" for label, name in enumerate(listed)))
+    assert read(tmp_path, _SOURCE) == [Sample(name, images[name], label=label) for label, name in enumerate(stored)]
+
+
+@pytest.mark.parametrize("stored", [_EASY, _PLAIN])
+@pytest.mark.parametrize("part", [slice(0, 2), slice(2, 4)])
+def test_a_list_of_one_split_too(tmp_path, stored, part):
+    write_images(tmp_path / "images", *stored)
+    for listed in (_EASY, _PLAIN, _OWN):
+        (tmp_path / "list.txt").write_text("".join(f"{name} 0\n" for name in listed[part]))
+        assert [item.member for item in read(tmp_path, _SOURCE)] == stored[part]
+
+
+def test_a_folder_of_the_plain_download_itself_may_be_the_root(tmp_path):
+    write_images(tmp_path / "images", "a/airfield/1.jpg")
+    (tmp_path / "list.txt").write_text("train/airfield/1.jpg 0\n")
+    assert [item.member for item in read(tmp_path, _SOURCE)] == ["a/airfield/1.jpg"]
+
+
+def test_one_image_that_is_there_is_enough_and_the_others_are_missed(tmp_path):
+    write_images(tmp_path / "images", "train/airfield/3.jpg")
+    (tmp_path / "list.txt").write_text("".join(f"data_256/a/airfield/{i}.jpg 0\n" for i in range(25)))
+    found = read(tmp_path, _SOURCE)
+    assert [item.member for item in found] == [f"train/airfield/{i}.jpg" for i in range(25)]
+    assert [i for i, item in enumerate(found) if isinstance(item, Sample)] == [3]
+
+
+def test_places_of_no_style_are_an_error(tmp_path):
+    write_images(tmp_path / "images", "other/airfield/1.jpg")
+    (tmp_path / "list.txt").write_text("train/airfield/1.jpg 0\n")
+    with pytest.raises(
+        UserError, match="list.txt: none of its first 1 images is below .*images, nor in a layout of Pl"
+    ):
+        plan(tmp_path, _SOURCE)
+
+
+def test_imagenet_lt_is_taken_as_it_is(tmp_path):
+    images = write_images(tmp_path / "images", "train/n01440764/n01440764_18.JPEG", "val/ILSVRC2012_val_00000293.JPEG")
+    (tmp_path / "list.txt").write_text("".join(f"{name} 0\n" for name in [*images, "train/n01440764/gone.JPEG"]))
+    found = read(tmp_path, _SOURCE)
+    assert [item.member for item in found[:2]] == list(images) and found[2].error_type == "MissingImage"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a.jpg 0\nb.jpg\n", "line 2: must be `relative/path label`, found 'b.jpg'"),
+        ("a.jpg 0\n\n", "line 2: must be `relative/path label`, found ''"),
+        ("a.jpg -1\n", "line 1"),
+        ("a.jpg 2147483648\n", "line 1"),
+        ("a.jpg x\n", "line 1"),
+        ("a.jpg ²\n", "line 1"),
+        ("a.jpg " + "9" * 5000, "line 1"),
+        ("a.jpg\t0\n", "line 1"),
+        (" 0\n", "line 1"),
+    ],
+)
+def test_a_wrong_list_names_file_and_line(tmp_path, text, sentence):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(UserError, match=f"list.txt, {sentence}"):
+        plan(tmp_path, _SOURCE)

@@ -1,0 +1,232 @@
+"""Tables of paths and of URLs, the latter from a server that does what servers do."""
+
+import contextlib
+import dataclasses
+import gzip
+import http.server
+import threading
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from configs.base import Source
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.sources import Reject, Sample, web
+from tests.pipelines.sources.listed import EMBED, image, plan, read, write_images
+
+_SOURCE = Source(format="table", path="t.csv", image_root="images")
+
+
+def _read(root, text, path="t.csv", **changes):
+    (root / path).write_text(text)
+    return read(root, dataclasses.replace(_SOURCE, path=path, **changes))
+
+
+def test_a_csv_of_paths(tmp_path):
+    images = write_images(tmp_path / "images", "0.jpg", "1.jpg", "2.jpg")
+    text = (
+        "\ufeffpath,caption,label,url,similarity\r\n"
+        '0.jpg,"a ""dog"", that\nsits",3,http://x/0,0.5\r\n'
+        "\r\n1.jpg,,,,\r\n2.jpg,Hündin,0,,x\r\n"
+    )
+    assert _read(tmp_path, text) == [
+        Sample("0.jpg", images["0.jpg"], 'a "dog", that\nsits', 3, "http://x/0", {"similarity": "0.5"}),
+        Sample("1.jpg", images["1.jpg"]),
+        Sample("2.jpg", images["2.jpg"], "Hündin", 0, metadata={"similarity": "x"}),
+    ]
+
+
+def test_columns_are_named_by_fields_or_numbers(tmp_path):
+    images = write_images(tmp_path / "images", "0.jpg")
+    found = _read(tmp_path, "where,what\n0.jpg,dog\n", fields=("path=where", "caption=what"))
+    assert found == [Sample("0.jpg", images["0.jpg"], "dog")]
+    # The layout of Conceptual Captions: no header, no quotes.
+    found = _read(tmp_path, 'say "hi\t0.jpg\n', path="t.tsv", fields=("path=1", "caption=0"))
+    assert found == [Sample("0.jpg", images["0.jpg"], 'say "hi')]
+    (tmp_path / "t.tsv.gz").write_bytes(gzip.compress(b"path\ttext\n0.jpg\tcat\n"))
+    assert read(tmp_path, dataclasses.replace(_SOURCE, path="t.tsv.gz")) == [Sample("0.jpg", images["0.jpg"], "cat")]
+
+
+def test_a_parquet_table(tmp_path):
+    images = write_images(tmp_path / "images", "0.jpg", "1.jpg", "2.jpg")
+    columns = {
+        "file_name": ["0.jpg", "1.jpg", "2.jpg"],
+        "text": ["a", None, "c"],
+        "label": pa.array([1.0, float("nan"), 2.0], pa.float64()),
+        "score": [0.5, float("inf"), 1.5],
+        "tags": [["x"], [], None],
+        "thumbnail": [b"1", b"2", b"3"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert read(tmp_path, dataclasses.replace(_SOURCE, path="t.parquet")) == [
+        Sample("0.jpg", images["0.jpg"], "a", 1, metadata={"score": 0.5, "tags": ["x"]}),
+        Sample("1.jpg", images["1.jpg"], metadata={"tags": []}),
+        Sample("2.jpg", images["2.jpg"], "c", 2, metadata={"score": 1.5}),
+    ]
+
+
+def test_several_tables_may_have_columns_in_another_order(tmp_path):
+    write_images(tmp_path / "images", "0.jpg", "1.jpg")
+    (tmp_path / "a.csv").write_text("path,label\n0.jpg,5\n")
+    (tmp_path / "b.csv").write_text("label,path\n6,1.jpg\n")
+    found = read(tmp_path, dataclasses.replace(_SOURCE, path="{a,b}.csv"))
+    assert [(item.member, item.label) for item in found] == [("0.jpg", 5), ("1.jpg", 6)]
+
+
+def test_rows_without_an_image_or_with_odd_texts_are_rejects(tmp_path):
+    (tmp_path / "images").mkdir()
+    found = _read(tmp_path, "path,caption\n,x\nhttp://127.0.0.1:1/x.jpg,x\n")
+    assert [(item.error_type, item.message) for item in found] == [
+        ("PathOutsideRoot", "the row has no path"),
+        ("PathOutsideRoot", "the path leaves the image root"),
+    ]
+    write_images(tmp_path / "images", "0.jpg")
+    pq.write_table(pa.table({"path": ["0.jpg"], "caption": [5]}), tmp_path / "t.parquet")
+    (found,) = read(tmp_path, dataclasses.replace(_SOURCE, path="t.parquet"))
+    assert found.error_type == "BadCaption"
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "sentence"),
+    [
+        ("path,label\na.jpg,1\nb.jpg\n", (), "t.csv, line 3: has 1 columns, the lines before have 2"),
+        ('path,caption\na.jpg,"x\ny"\nb.jpg,1,2\n', (), "t.csv, line 4: has 3 columns"),
+        ("path,label\na.jpg,cat\n", (), "t.csv, line 2: label must be a whole number from 0, found 'cat'"),
+        ("path,label\na.jpg,2147483648\n", (), "line 2: label must be"),
+        ("path,label\na.jpg,-1\n", (), "line 2: label must be"),
+        ('path\n"a\n', (), "t.csv, line 2: cannot be read as a table"),
+        ('path\n"a"b\n', (), "t.csv, line 2: cannot be read as a table"),
+        ("path\n" + "a" * 200_000, (), "line 2: cannot be read as a table .field larger than field limit"),
+        ("path\na\rb\n", (), "line 2: cannot be read as a table"),
+        ("path,path\na,b\n", (), "line 1: two columns have the same name; its columns are 'path', 'path'"),
+        (
+            "a,b\n1,2\n",
+            (),
+            "no column of paths or URLs, name it by --config..fields=path=x or url=x; its columns are 'a', 'b'",
+        ),
+        ("path\na\n", ("caption=txt",), "line 2: has no column 'txt'; its columns are 'path'"),
+        ("path\na\n", ("captoin=txt",), "there is no 'captoin'; did you mean 'caption'"),
+        ("path\n", (), "is empty, it names no image"),
+        ("", (), "is empty, it names no image"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        _read(tmp_path, text, fields=fields)
+
+
+def test_a_wrong_parquet_is_worded(tmp_path):
+    source = dataclasses.replace(_SOURCE, path="t.parquet")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match="t.parquet: is not a whole Parquet file"):
+        plan(tmp_path, source)
+    pq.write_table(pa.table({"path": [1, 2]}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="t.parquet, row 0: 'path' is '1', not a text"):
+        plan(tmp_path, source)
+
+
+class _Server(http.server.BaseHTTPRequestHandler):
+    """Answers as the path says."""
+
+    def do_GET(self):
+        name = self.path.strip("/")
+        body, redirect = image(1), ""
+        status = {"gone": 404, "broken": 500, "forbidden": 403}.get(name, 200)
+        if name.startswith("to/"):
+            status, redirect = 302, name.removeprefix("to/").replace("LOOP", self.path)
+        if name == "slow":
+            time.sleep(3)
+        if name == "large":
+            body = b"x" * 2001
+        self.send_response(status)
+        if redirect:
+            self.send_header("Location", redirect)
+        if name not in ("drip", "endless"):
+            self.send_header("Content-Length", str(len(body) + (50 if name == "cut" else 0)))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+            while name == "endless" or (name == "drip" and not time.sleep(0.05)):
+                self.wfile.write(b"x" * (1000 if name == "endless" else 1))
+
+    def log_message(self, *unused):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as running:
+        running.daemon_threads = True
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+def _fetch(root, *urls):
+    (root / "t.csv").write_text("url,caption\n" + "".join(f'"{url}",a dog\n' for url in urls))
+    return read(root, _SOURCE, dataclasses.replace(EMBED, list_shard_rows=100))
+
+
+def test_images_are_downloaded_in_order(tmp_path, server):
+    urls = [f"{server}/{number}" for number in range(40)] + [
+        f"{server}/to/{server}/ok",
+        f"{server}/to//ok",
+        f"{server}/ä b",
+    ]
+    assert _fetch(tmp_path, *urls) == [Sample(url, image(1), "a dog", url=url) for url in urls]
+
+
+def test_downloads_that_fail_become_rejects(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(web, "_WAIT_SECS", 1.5)
+    monkeypatch.setattr(web, "_DOWNLOAD_SECS", 0.3)
+    answers = {
+        f"{server}/gone": ("MissingImage", "the server answers 404 Not Found", False),
+        f"{server}/forbidden": ("HttpError", "the server answers 403 Forbidden", False),
+        f"{server}/broken": ("HttpError", "the server answers 500 Internal Server Error", True),
+        f"{server}/slow": ("DownloadFailed", "TimeoutError: timed out", True),
+        f"{server}/drip": ("DownloadFailed", "takes more than 0 seconds", True),
+        f"{server}/large": ("TooLarge", "is larger than 2,000 bytes", False),
+        f"{server}/endless": ("TooLarge", "is larger than 2,000 bytes", False),
+        f"{server}/cut": ("DownloadFailed", "breaks off 50 bytes before its end", True),
+        f"{server}/to/file:///etc/passwd": ("BadUrl", "is redirected to 'file:///etc/passwd'", False),
+        f"{server}/to/ftp://127.0.0.1/x": ("BadUrl", "is redirected to 'ftp://127.0.0.1/x'", False),
+        f"{server}/to/LOOP": ("BadUrl", "is redirected more than 5 times", False),
+        "http://127.0.0.1:1/x": ("DownloadFailed", "ConnectionRefusedError: [Errno 111] Connection refused", True),
+        "file:///etc/passwd": ("BadUrl", "must begin with one of http://, https://, gs://, s3://", False),
+        "/etc/passwd": ("BadUrl", "must begin with one of http://, https://, gs://, s3://", False),
+        "": ("BadUrl", "the row has no URL", False),
+        "http://[::1": ("BadUrl", "Invalid IPv6 URL", False),
+        "http://": ("DownloadFailed", "str: no host given", True),
+    }
+    found = {item.member: (item.error_type, item.message, item.retryable) for item in _fetch(tmp_path, *answers)}
+    assert found == answers
+
+
+def test_urls_of_stores_are_read_by_their_drivers(tmp_path, monkeypatch):
+    whole = storage.open_read
+
+    def open_read(uri):
+        if not uri.startswith("s3://"):
+            return whole(uri)
+        if uri == "s3://bucket/gone":
+            raise storage.MissingFile(f"{uri}: no such file")
+        if uri == "s3://bucket/odd":
+            raise RuntimeError("an error of the driver")
+        with storage.atomic_write(f"memory://{tmp_path.name}/x") as file:
+            file.write(image(2) if uri == "s3://bucket/x" else b"x" * 2001)
+        return whole(f"memory://{tmp_path.name}/x")
+
+    monkeypatch.setattr(storage, "open_read", open_read)
+    found = _fetch(tmp_path, *(f"s3://bucket/{name}" for name in ("x", "large", "gone", "odd")))
+    assert found[0].image == image(2)
+    assert found[1:] == [
+        Reject("s3://bucket/large", "read", "TooLarge", "is larger than 2,000 bytes"),
+        Reject("s3://bucket/gone", "read", "MissingImage", "s3://bucket/gone: no such file"),
+        Reject("s3://bucket/odd", "read", "RuntimeError", "an error of the driver", retryable=True),
+    ]
