@@ -7,12 +7,12 @@ ARGS ?=
 FUZZ_SECS ?= 60
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Compiled once here: where no bytecode can be written, every start would compile TensorFlow again.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --compile
 # uv installs four times faster than pip; where it cannot reach the packages as pip is set up to, pip does it.
-UV := $(BIN)/uv pip install --quiet --native-tls --python $(BIN)/python
-DEMO := $(BIN)/python -m
+UV := $(BIN)/uv pip install --quiet --native-tls --compile-bytecode --python $(BIN)/python
 
-.PHONY: help demo test test-all fuzz lint clean
+.PHONY: help demo smoke test test-all coverage fuzz lint clean
 
 help:  ## Show what make can do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,12 +43,10 @@ $(VENV)/dev.installed: $(VENV)/demo.installed
 	@touch $@
 
 demo: $(VENV)/demo.installed  ## Run the main job on real images: corpus, embed, index, neighbours, train, report
-	@$(DEMO) pipelines.demo_corpus --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
-	@$(DEMO) pipelines.embed --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS) --runner=DirectRunner
-	@$(DEMO) index.build --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
-	@$(DEMO) index.neighbors --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
-	@$(DEMO) model.train --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
-	@$(DEMO) model.report --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
+	@$(BIN)/web-memory run --config=$(CONFIG) --config.workdir=$(WORKDIR) $(ARGS)
+
+smoke: $(VENV)/demo.installed  ## Run the whole line on 200 images, in a minute
+	@$(BIN)/web-memory run --config=configs/smoke.py $(ARGS)
 
 lint: $(VENV)/dev.installed  ## Check style and types
 	$(BIN)/ruff check .
@@ -61,8 +59,11 @@ test: lint  ## Check style, types and run the tests that take seconds
 test-all: lint  ## Check style, types and run every test, those that kill, use many processes or train long, too
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
+coverage: $(VENV)/dev.installed  ## Measure which lines of the packages the fast tests run
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m "not slow" --cov --cov-report=term
+
 fuzz: $(VENV)/dev.installed  ## Read bytes that nobody wrote, each case for FUZZ_SECS seconds
 	FUZZ_SECS=$(FUZZ_SECS) $(BIN)/python -m pytest tests/pipelines/sources/fuzz*_test.py
 
 clean:  ## Remove the environment and all outputs; downloads stay in ~/.cache/web-memory
-	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage*

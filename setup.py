@@ -14,6 +14,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["configs*", "index*", "model*", "pipelines*"]),
+    py_modules=["web_memory"],
+    entry_points={"console_scripts": ["web-memory = web_memory:main"]},
     install_requires=[
         "apache-beam>=2.77",
         "bracex>=2.5",
@@ -54,6 +56,7 @@ setup(
             "onnxruntime",
             "psutil",
             "pytest",
+            "pytest-cov",
             "pytest-xdist",
             "ruff",
             "scikit-image",

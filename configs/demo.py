@@ -1,20 +1,14 @@
-"""The main job on a laptop: emoji of one vendor classified with those of other vendors, and their texts, as memory.
+"""The main job on a laptop: emoji of one vendor are classified with the drawings and texts of other vendors as memory.
 
-    make demo
+    make demo      (or: web-memory run --config=configs/demo.py)
 
-or stage by stage:
+or stage by stage: `web-memory STAGE --config=configs/demo.py` with demo_corpus, embed, build, neighbors, train, report.
 
-    python -m pipelines.demo_corpus --config=configs/demo.py
-    python -m pipelines.embed --config=configs/demo.py
-    python -m index.build --config=configs/demo.py
-    python -m index.neighbors --config=configs/demo.py
-    python -m model.train --config=configs/demo.py
-    python -m model.report --config=configs/demo.py
-
-README.md has the table to expect and the time it takes.
+Hardware: 2 cores, 24 GiB, no accelerator; README.md has the time. Test accuracy in percent over 5 seeds: linear 48.7,
+mlp 47.8, mean_knn 49.4, mam 56.7 (few-shot classes 34.0, 34.6, 35.6, 43.6).
 """
 
-from configs.base import DemoConfig, Index, Neighbors, Source, Train
+from configs.base import DemoConfig, Encoders, Index, Neighbors, Source, Train
 
 
 def get_config() -> DemoConfig:
@@ -27,6 +21,8 @@ def get_config() -> DemoConfig:
         val_set=Source(format="image_list", path="labelled/EmojiLT_val.txt", image_root="labelled/images"),
         test_set=Source(format="image_list", path="labelled/EmojiLT_test.txt", image_root="labelled/images"),
         class_names="labelled/classnames.txt",
+        # Training reads texts only, so no image values are embedded.
+        encoders=Encoders(value_image=()),
         index=Index(shards=2, k=32),
         neighbors=Neighbors(k=32),
         train=Train(

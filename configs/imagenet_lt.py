@@ -1,22 +1,24 @@
 """ImageNet-LT (Liu et al., CVPR 2019): 1,000 classes with 5 to 1,280 training images, image-text pairs as memory.
 
-    for stage in pipelines.embed index.build index.neighbors model.sweep model.train model.report; do
-        python -m $stage --config=configs/imagenet_lt.py --config.data=/path/to/data
-    done
+    web-memory run --config=configs/imagenet_lt.py --config.data=/path/to/data
 
-A method alone: `--config.train.heads=linear` (`mlp`, `mean_knn`, `mam`, .. README.md names all); another loss:
-`--config.train.loss=..`. The data folder holds
+One method alone: `--config.train.heads=linear` (docs/config.md lists all); another loss:
+`--config.train.loss=..`. The data folder has
 
     imagenet_lt/ImageNet_LT_{train,val,test}.txt   lines `train/n01440764/n01440764_190.JPEG 0`
     imagenet_lt/classnames.txt                     line c: `wnid<TAB>name` of label c
     imagenet/{train,val}/                          ILSVRC 2012, laid out as the lists name the images
     laion400m/*.tar                                what img2dataset writes, the memory
 
-The paper's memory is WebLI (private), its keys are of ViT-B/16, its values of ViT-G/14 (no public weights) and T5; here
-they are of LAION-400M and the built-in encoders, unless you name others (docs/datasets.md). Encoders that have seen
-ImageNet's labels, the built-in ones too, leak: the figures are then no measure of what the memory adds.
+The paper's memory is WebLI (private); its keys come from ViT-B/16, its values from ViT-G/14 (no public weights) and
+T5. Here the memory is LAION-400M and the encoders are the built-in ones, unless you name others (docs/datasets.md).
+Encoders that have seen ImageNet's labels, the built-in ones too, leak: their figures do not measure what the memory
+adds.
 
-Top-1 in percent, as the paper has it:
+Hardware, time and our own figures: none. The images could not be had where this was written, so only the lists and the
+settings are tested.
+
+Top-1 in percent, from the paper:
 
 | method | many | medium | few | all |
 |---|---|---|---|---|

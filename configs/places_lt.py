@@ -1,21 +1,22 @@
 """Places-LT (Liu et al., CVPR 2019): 365 scenes with 5 to 4,980 training images, image-text pairs as memory.
 
-    for stage in pipelines.embed index.build index.neighbors model.sweep model.train model.report; do
-        python -m $stage --config=configs/places_lt.py --config.data=/path/to/data
-    done
+    web-memory run --config=configs/places_lt.py --config.data=/path/to/data
 
-A method alone: `--config.train.heads=linear` (`mlp`, `mean_knn`, `mam`, .. README.md names all); another loss:
-`--config.train.loss=..`. The data folder holds
+One method alone: `--config.train.heads=linear` (docs/config.md lists all); another loss:
+`--config.train.loss=..`. The data folder has
 
     places_lt/Places_LT_{train,val,test}.txt   lines `train/airfield/00000001.jpg 0`, or in another style of Places365
     places_lt/classnames.txt                   line c: name of label c
     places365/                                 the images of Places365, in any of its published layouts
     laion400m/*.tar                            what img2dataset writes, the memory
 
-The paper's memory is WebLI (private), its keys are of ViT-B/16, its values of ViT-G/14 (no public weights) and T5; here
-they are of LAION-400M and the built-in encoders, unless you name others (docs/datasets.md).
+The paper's memory is WebLI (private); its keys come from ViT-B/16, its values from ViT-G/14 (no public weights) and T5.
+Here the memory is LAION-400M and the encoders are the built-in ones, unless you name others (docs/datasets.md).
 
-Top-1 in percent, as the paper has it:
+Hardware, time and our own figures: none. The images could not be had where this was written, so only the lists and the
+settings are tested.
+
+Top-1 in percent, from the paper:
 
 | method | many | medium | few | all |
 |---|---|---|---|---|

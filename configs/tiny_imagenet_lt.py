@@ -1,14 +1,17 @@
 """Long-tailed Tiny-ImageNet with 15,060 web pairs as memory.
 
-    for stage in pipelines.embed index.build index.neighbors model.train model.report; do
-        python -m $stage --config=configs/tiny_imagenet_lt.py --config.data=/path/to/data
-    done
+    web-memory run --config=configs/tiny_imagenet_lt.py --config.data=/path/to/data
 
-A method alone: `--config.train.heads=linear` (`mlp`, `mean_knn`, `mam`, .. README.md names all).
-The data folder holds `tiny_imagenet_lt/` (images/ and the lists TinyImageNet_LT_{train,val,test}.txt, lines
-`relative/path label`, and classnames.txt, lines `wnid<TAB>name`) and `web_pairs/*.tar` as img2dataset writes them.
-With so few images a class the shot groups are many > 30, medium 10 to 30, few < 10: 40, 68 and 92 of 200 classes. The
-paper has no figures for this cut; the built-in encoders have seen its classes (docs/datasets.md).
+One method alone: `--config.train.heads=linear` (docs/config.md lists all).
+
+Hardware: 2 cores of an AMD EPYC, 24 GiB, no accelerator. Embedding 23,481 images and 15,060 captions takes 6 minutes.
+Test accuracy in percent over 5 seeds, all (few-shot): linear 48.1 (36.5), mlp 47.7 (34.5), mean_knn 50.2 (42.0), rac
+48.6 (35.5), vl_ltr 47.5 (33.9), mam 54.0 (47.7), mam_names 63.1 (62.7); docs/results.md has the intervals.
+
+The data folder has `tiny_imagenet_lt/` (images/, the lists TinyImageNet_LT_{train,val,test}.txt with lines
+`relative/path label`, and classnames.txt with lines `wnid<TAB>name`) and `web_pairs/*.tar` as img2dataset writes them.
+With so few images in a class the shot groups are many > 30, medium 10 to 30, few < 10: 40, 68 and 92 of 200 classes.
+The paper has no figures for this cut, and the built-in encoders have seen its classes (docs/datasets.md).
 """
 
 from configs.base import Config, Encoders, Filters, Index, Neighbors, Protocol, Source, Train

@@ -1,13 +1,13 @@
-"""Tiny-ImageNet with 40 % of its training labels replaced at random; else as `configs/tiny_imagenet_lt.py`.
+"""Tiny-ImageNet with 40 % of its training labels replaced at random; otherwise as `configs/tiny_imagenet_lt.py`.
 
-    for stage in pipelines.embed index.build index.neighbors model.train model.report; do
-        python -m $stage --config=configs/tiny_imagenet_noisy.py --config.data=/path/to/data
-    done
+    web-memory run --config=configs/tiny_imagenet_noisy.py --config.data=/path/to/data
 
-A method alone: `--config.train.heads=linear` (`mlp`, `mean_knn`, `mam`, .. README.md names all); another loss:
-`--config.train.loss=ncr`. The training list is TinyImageNet_LT_train_noisy40.txt; val and test are clean, the same as
-there. Shot groups count the labels as they are given: by them 28, 121 and 51 classes are many-, medium- and few-shot.
-The paper has no figures for this cut; its WebVision (docs/datasets.md) is the task that this stands for.
+One method alone: `--config.train.heads=linear` (docs/config.md lists all); another loss: `--config.train.loss=ncr`.
+Hardware and time are those of `configs/tiny_imagenet_lt.py`; our figures are in docs/results.md, "Wrong labels".
+
+The training list is TinyImageNet_LT_train_noisy40.txt; val and test are the same clean lists. Shot groups count the
+labels as given: 28, 121 and 51 classes are many-, medium- and few-shot. The paper has no figures for this cut; the
+task that it stands for is WebVision (docs/datasets.md).
 """
 
 import dataclasses

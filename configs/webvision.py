@@ -1,12 +1,10 @@
-"""WebVision 1.0, training images of Google only: 1,000 classes, labels are what was searched for and often wrong.
+"""WebVision 1.0, training images of Google only: 1,000 classes, whose labels are search queries and often wrong.
 
-    for stage in pipelines.embed index.build index.neighbors model.sweep model.train model.report; do
-        python -m $stage --config=configs/webvision.py --config.data=/path/to/data
-    done
+    web-memory run --config=configs/webvision.py --config.data=/path/to/data
 
-`configs/webvision_full.py` takes the images of Flickr, too, `configs/webvision_mini.py` the first 50 classes. A method
-alone: `--config.train.heads=linear` (`mlp`, `mean_knn`, `mam`, .. README.md names all); another loss:
-`--config.train.loss=..`. The data folder holds
+`configs/webvision_full.py` adds the images of Flickr, `configs/webvision_mini.py` takes the first 50 classes. One
+method alone: `--config.train.heads=linear` (docs/config.md lists all); another loss: `--config.train.loss=..`. The
+data folder has
 
     webvision/info/train_filelist_{google,flickr}.txt   lines `google/q0001/x.jpg 0`
     webvision/info/val_filelist.txt                     lines `val000001.jpg 0`, images below val_images_256/
@@ -14,14 +12,18 @@ alone: `--config.train.heads=linear` (`mlp`, `mean_knn`, `mam`, .. README.md nam
     webvision/{google,flickr,val_images_256}/           the images
     laion400m/*.tar                                     what img2dataset writes, the memory
 
-The labels of the test images are not public: what is reported is accuracy on the validation list. So that nothing is
-chosen on it, settings are chosen on 2 % of the training images of each class, held out by `part_seed`. Their labels are
-as wrong as those of the rest: no clean label is used before the test. The paper does not say what it chose on.
+The labels of the test images are not public, so accuracy is reported on the validation list. To choose nothing on it,
+settings are chosen on 2 % of the training images of each class, held out by `part_seed`. Their labels are as wrong as
+the others: no clean label is used before the test. The paper does not say what it chose on.
 
-The paper's memory is WebLI (private), its keys are of ViT-B/16, its values of ViT-G/14 (no public weights) and T5; here
-they are of LAION-400M and the built-in encoders, unless you name others (docs/datasets.md). WebVision has the classes
-of ImageNet: encoders that have seen those labels leak. The paper's top-1 in percent; which training list it is of is
-not known to us:
+The paper's memory is WebLI (private); its keys come from ViT-B/16, its values from ViT-G/14 (no public weights) and T5.
+Here the memory is LAION-400M and the encoders are the built-in ones, unless you name others (docs/datasets.md).
+WebVision has the classes of ImageNet: encoders that have seen those labels leak.
+
+Hardware, time and our own figures: none. The images could not be had where this was written, so only the lists and the
+settings are tested.
+
+Top-1 in percent, from the paper, which does not say which training list was used:
 
 linear 78.1, mlp 81.0, mean k-NN 78.2, MILe 75.2, heteroscedastic 76.6, NCR 76.8, CurriculumNet 79.3, mam 83.6.
 """

@@ -1,8 +1,8 @@
-"""WebVision 1.0 with all its training images, of Google and of Flickr; all else is as in `configs/webvision.py`.
+"""WebVision 1.0 with all its training images, from Google and Flickr.
 
-for stage in pipelines.embed index.build index.neighbors model.sweep model.train model.report; do
-    python -m $stage --config=configs/webvision_full.py --config.data=/path/to/data
-done
+    web-memory run --config=configs/webvision_full.py --config.data=/path/to/data
+
+Otherwise as `configs/webvision.py`; we have not run it.
 """
 
 import dataclasses

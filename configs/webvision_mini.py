@@ -1,10 +1,9 @@
-"""Mini-WebVision (Jiang et al., ICML 2018): the first 50 classes of Google's images; else as `configs/webvision.py`.
+"""Mini-WebVision (Jiang et al., ICML 2018): the first 50 classes of Google's images.
 
-    for stage in pipelines.embed index.build index.neighbors model.sweep model.train model.report; do
-        python -m $stage --config=configs/webvision_mini.py --config.data=/path/to/data
-    done
+    web-memory run --config=configs/webvision_mini.py --config.data=/path/to/data
 
-A tenth of the training images of each class is held out to choose settings on. The paper has no figures for it.
+Otherwise as `configs/webvision.py`. A tenth of the training images of each class is held out to choose settings on. The
+paper has no figures for it, and we have not run it.
 """
 
 import dataclasses

@@ -11,22 +11,21 @@ from typing import Any
 
 from configs.base import Config
 from pipelines import options
-from pipelines.progress import Stage, duration, summary
+from pipelines.progress import duration, summary
+from pipelines.runner import Runner
 
 
-def run(config: Config, beam_args: Sequence[str]) -> None:
+def run(config: Config, runner: Runner) -> None:
     """Builds the shards that are not done, then the manifest.
 
     Raises:
         UserError: if an input, the config or a flag is wrong.
     """
     from index.building import build_job, publication
-    from pipelines import runner
 
-    runner.beam_options(beam_args)
-    with Stage("index", "rows", config.workdir) as stage:
+    with runner.stage("index", "rows", config.workdir) as stage:
         job = build_job.claim(config)
-        built = build_job.build_missing(job, beam_args, stage)
+        built = build_job.build_missing(job, runner)
         stage.worked = built > 0
         facts = publication.published(job) or publication.publish(job)
         title = f"index: {facts['rows']:,} rows in {duration(stage.secs)}" if built else "index: already built"

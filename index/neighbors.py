@@ -10,25 +10,24 @@ from collections.abc import Sequence
 
 from configs.base import Config
 from pipelines import manifest, options, storage
-from pipelines.progress import Stage, duration, summary
+from pipelines.progress import duration, summary
+from pipelines.runner import Runner
 
 
-def run(config: Config, beam_args: Sequence[str]) -> None:
+def run(config: Config, runner: Runner) -> None:
     """Looks up what is missing, then completes the folder.
 
     Raises:
         UserError: if an input, the config or a flag is wrong.
     """
     from index.lists import layout, neighbor_job
-    from pipelines import runner
 
-    runner.beam_options(beam_args)
-    with Stage("neighbors", "queries", config.workdir) as stage:
+    with runner.stage("neighbors", "queries", config.workdir) as stage:
         job = layout.claim(config)
         stage.worked = not job.is_complete()
         if stage.worked:
             before = neighbor_job.progress(job)[1]
-            neighbor_job.run(job, beam_args, stage)
+            neighbor_job.run(job, runner)
             whole = layout.finish(job)
             now = whole["queries"] - before
             title = f"neighbors: {now:,} queries in {duration(stage.secs)}, {now / stage.secs:,.0f}/s"

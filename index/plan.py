@@ -21,15 +21,15 @@ from pipelines.manifest import Embeddings
 from pipelines.progress import duration, summary
 
 
-def run(config: Config, beam_args: Sequence[str]) -> None:
+def run(config: Config) -> None:
     """Prints the plan.
 
     Raises:
         UserError: if the memory is not there, or no plan does what is asked.
     """
     memory, index = Embeddings(config.memory_dir), config.index
-    limits.require("index.shards", index.shards, 0, memory.rows)
-    limits.require("index.k", index.k, 1, memory.rows)
+    limits.at_most_rows("index.shards", index.shards, memory.rows)
+    limits.at_most_rows("index.k", index.k, memory.rows)
     dim = memory.encoder("key").dim
     shards = estimate.choose_shards(index, memory.rows, dim)
     rows = math.ceil(memory.rows / shards)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from configs.base import Config
 from pipelines import embed, generation, options, storage
 from pipelines.errors import UserError
-from pipelines.progress import Stage, summary
+from pipelines.progress import summary
+from pipelines.runner import Runner
 
 if TYPE_CHECKING:
     from pipelines.upkeep.proof import Proof
@@ -25,9 +26,7 @@ _SWITCHES = {
 _VALUES = {"remove": ("", "file of ids, URLs or SHA-256 digests of images, one a line, that are removed for good")}
 
 
-def run(
-    config: Config, beam_args: Sequence[str], remove: str = "", compact: bool = False, no_compact: bool = False
-) -> None:
+def run(config: Config, runner: Runner, remove: str = "", compact: bool = False, no_compact: bool = False) -> None:
     """Does what has changed since the index was published.
 
     Raises:
@@ -35,22 +34,20 @@ def run(
     """
     from index import build
     from index.store import index_manifest
-    from pipelines import runner
     from pipelines.embedding import embed_plan
     from pipelines.upkeep import removal
 
     if compact and no_compact:
         raise UserError("--compact, --no_compact: exclude each other; give one of them")
-    runner.beam_options(beam_args)
     in_use, listed = config.generation, removal.add(config, remove) if remove else 0
     encoders = embed_plan.resolve_encoders(config)
     config = generation.of_encoders(config, {name: dataclasses.asdict(spec.info) for name, spec in encoders.items()})
-    embed.run(config, beam_args)
+    embed.run(config, runner)
     rows: dict[str, str] = {"removal list": f"{listed:,} new entries"} if remove else {}
     must_compact = compact
     if index_manifest.exists(config.index_dir):
         before = index_manifest.read(config.index_dir)
-        facts, changes = _update(config, beam_args, before, compact)
+        facts, changes = _update(config, runner, before, compact)
         fell = facts["recall"]["mean"] < facts["recall"]["target"] <= before["recall"]["mean"]
         must_compact = compact or (fell and not no_compact)
         rows |= changes
@@ -59,7 +56,7 @@ def run(
                 "the index is built anew" if must_compact else "run --compact"
             )
     else:
-        build.run(config, beam_args)
+        build.run(config, runner)
     if config.generation != in_use:
         generation.switch(config)
         rows["generation"] = f"{config.generation or 'the first'} is in use now; --compact deletes the old one"
@@ -67,19 +64,19 @@ def run(
     if rows:
         summary("reindex: nothing changed" if is_idle and not compact else "reindex", rows)
     if must_compact:
-        _compact(config, beam_args)
+        _compact(config, runner)
 
 
 def _update(
-    config: Config, beam_args: Sequence[str], before: Mapping[str, Any], compact: bool
+    config: Config, runner: Runner, before: Mapping[str, Any], compact: bool
 ) -> tuple[Mapping[str, Any], dict[str, str]]:
     """Publishes the next version; returns its manifest and what the summary says of it."""
     from index.building import update
 
     try:
-        with Stage("index", "rows", config.workdir) as stage:
+        with runner.stage("index", "rows", config.workdir) as stage:
             stage.worked = False
-            facts, difference = update.run(config, beam_args, stage)
+            facts, difference = update.run(config, runner)
     except UserError as error:
         # A damaged index is mended by a full build.
         if not compact:
@@ -103,7 +100,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], added: int, re
     }
 
 
-def _compact(config: Config, beam_args: Sequence[str]) -> None:
+def _compact(config: Config, runner: Runner) -> None:
     """Deletes removed rows, folds deltas and tombstones in, deletes what nobody needs, and proves it."""
     from index.building import rebuild
     from index.store import versions
@@ -111,9 +108,9 @@ def _compact(config: Config, beam_args: Sequence[str]) -> None:
 
     deleted = compaction.delete_removed(config.memory_dir)
     if deleted:
-        embed.run(config, beam_args)
-    with Stage("index", "rows", config.workdir) as stage:
-        facts, stage.worked = rebuild.run(config, beam_args, stage)
+        embed.run(config, runner)
+    with runner.stage("index", "rows", config.workdir) as stage:
+        facts, stage.worked = rebuild.run(config, runner)
         held = [storage.join(config.index_dir, "builds", name) for name in versions.purge(config.index_dir)]
         held += _purge_generations(config)
         if held:

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.table import Table
-from rich.text import Text
 
 from configs.base import Config
 from index.engines.searcher import leave_out
@@ -25,11 +23,10 @@ from index.searching import page
 from index.searching.page import Tile
 from index.store.keys import COLUMNS
 from index.store.reader import Index
-from pipelines import options, schemas, storage
+from pipelines import options, progress, schemas, storage
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from pipelines.progress import console
 from pipelines.schemas import unit_keys
 from pipelines.sources import pictures
 
@@ -189,26 +186,15 @@ def _tile(config: Config, row: dict[str, Any], score: float, with_picture: bool)
     return dataclasses.replace(tile, picture=pictures.data_url(picture, _SIDE))
 
 
-def _printable(text: str) -> Text:
-    """Returns a stranger's text without what a terminal would obey."""
-    return Text("".join(char if char.isprintable() else " " for char in text))
-
-
 def print_table(title: str, tiles: Sequence[Tile]) -> None:
     """Prints the rows that were found."""
-    table = Table()
-    for column in ("rank", "score"):
-        table.add_column(column, justify="right")
-    for column in ("caption", "from", "id"):
-        table.add_column(column, overflow="fold")
-    for rank, tile in enumerate(tiles, 1):
-        texts = (_printable(text) for text in (tile.caption, tile.place))
-        table.add_row(str(rank), f"{tile.score:.4f}", *texts, str(tile.id))
-    console.print(_printable(title), soft_wrap=True)
-    console.print(table)
+    rows = [
+        (str(rank), f"{tile.score:.4f}", tile.caption, tile.place, str(tile.id)) for rank, tile in enumerate(tiles, 1)
+    ]
+    progress.table(title, ("rank", "score", "caption", "from", "id"), rows, left=("caption", "from"))
 
 
-def run(config: Config, _: Sequence[str], image: str, text: str, id: int, k: int, html: str) -> None:
+def run(config: Config, image: str, text: str, id: int, k: int, html: str) -> None:
     """Searches and shows what is found.
 
     Raises:
@@ -235,7 +221,7 @@ def run(config: Config, _: Sequence[str], image: str, text: str, id: int, k: int
         asked = pictures.data_url(query.picture, _SIDE) if query.picture else ""
         with storage.atomic_write(html) as file:
             file.write(page.render(title, asked, tiles).encode())
-        console.print(f"wrote {html}")
+        progress.say(f"wrote {html}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

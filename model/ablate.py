@@ -15,8 +15,8 @@ from model.reports.grid import Grid
 from model.reports.results import COLUMNS, percent, spread
 from model.training import run_files
 from pipelines import manifest, options, storage
-from pipelines.errors import UserError
-from pipelines.progress import Stage, console
+from pipelines.errors import UserError, nearest
+from pipelines.progress import Stage, say
 
 if TYPE_CHECKING:
     from model.reports.ablations import Base, Point
@@ -33,7 +33,7 @@ def parse_vary(text: str) -> tuple[str, tuple[str, ...]]:
 
     name, _, rest = text.partition("=")
     if name not in VARY:
-        hint = options.nearest(name, tuple(VARY)) if name else f"known are {', '.join(VARY)}"
+        hint = nearest(name, tuple(VARY)) if name else f"known are {', '.join(VARY)}"
         raise UserError(f"--vary={text}: nothing of this name can be varied; {hint}")
     values = tuple(value.strip() for value in rest.split(",") if value.strip())
     if len(set(values)) < len(values):
@@ -181,7 +181,7 @@ def _draw(path: str, found: dict[str, Any]) -> None:
     plot.draw(path, f"Test accuracy by {found['title']}", found["title"], found["scale"], values, panels)
 
 
-def run(config: Config, _: Sequence[str], vary: str, sweep: bool, markdown: bool) -> None:
+def run(config: Config, vary: str, sweep: bool, markdown: bool) -> None:
     """Trains, prints the table and writes the files.
 
     Raises:
@@ -199,8 +199,8 @@ def run(config: Config, _: Sequence[str], vary: str, sweep: bool, markdown: bool
     if markdown:
         print(grid(found).markdown())
     else:
-        console.print(grid(found).table())
-        console.print("wrote " + " and ".join(written))
+        grid(found).show()
+        say("wrote " + " and ".join(written))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

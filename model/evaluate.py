@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from configs.base import Config
 from model.reports import results
 from pipelines import options
-from pipelines.progress import console
+from pipelines.progress import say
 
 
-def run(config: Config, _: Sequence[str], markdown: bool) -> None:
+def run(config: Config, markdown: bool) -> None:
     """Prints the tables and writes `results.json`.
 
     Raises:
@@ -24,9 +24,9 @@ def run(config: Config, _: Sequence[str], markdown: bool) -> None:
         if markdown:
             print(grid.markdown())
         else:
-            console.print(grid.table())
+            grid.show()
     if not markdown:
-        console.print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,6 @@ judged on val; the best is run for every seed and measured on test. Killed at an
 
 import dataclasses
 import itertools
-import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,40 +14,20 @@ from typing import TYPE_CHECKING, Any
 from configs.base import Config
 from model.training import run_files
 from pipelines import manifest, options, storage
-from pipelines.errors import UserError
-from pipelines.options import nearest
+from pipelines.errors import UserError, nearest
 from pipelines.progress import Stage, duration, summary
 
 if TYPE_CHECKING:
     from model.training.finetune_trainer import Encoder, FinetuneSetting
 
-_DTYPES = ("float32", "bfloat16")
-
 
 def _check(config: Config) -> None:
-    settings = config.finetune
     if config.train.table != "device":
         raise UserError(f"--config.train.table={config.train.table}: fine-tuning is of runs with the table `device`")
-    for name in ("learning_rates", "encoder_ratios"):
-        values = getattr(settings, name)
-        if not values or not all(0 <= value < math.inf for value in values):
-            raise UserError(f"--config.finetune.{name}: must hold at least one number of at least 0")
-    for name, least in (("batch_size", 1), ("steps", 1), ("checkpoint_every", 1), ("workers", 0), ("image_size", 0)):
-        if getattr(settings, name) < least:
-            raise UserError(f"--config.finetune.{name}={getattr(settings, name)}: must be at least {least}")
-    for name in ("warmup_share", "stochastic_depth"):
-        if not 0 <= getattr(settings, name) < 1:
-            raise UserError(f"--config.finetune.{name}: must be at least 0 and less than 1")
-    if not 0 < settings.min_area <= 1:
-        raise UserError(f"--config.finetune.min_area={settings.min_area}: must be more than 0 and at most 1")
-    if not 1 <= settings.max_aspect < math.inf:
-        raise UserError(f"--config.finetune.max_aspect={settings.max_aspect}: must be at least 1")
-    if settings.dtype not in _DTYPES:
-        raise UserError(f"--config.finetune.dtype={settings.dtype}: no such type; {nearest(settings.dtype, _DTYPES)}")
-    if settings.head not in config.train.heads:
+    if config.finetune.head not in config.train.heads:
         raise UserError(
-            f"--config.finetune.head={settings.head}: is none of --config.train.heads; "
-            f"{nearest(settings.head, config.train.heads)}"
+            f"--config.finetune.head={config.finetune.head}: is none of --config.train.heads; "
+            f"{nearest(config.finetune.head, config.train.heads)}"
         )
 
 
@@ -91,7 +70,7 @@ def load_encoder(config: Config) -> "Encoder":
     return Encoder(model, params, preprocess, made.normalized)
 
 
-def run(config: Config, _: Sequence[str]) -> None:
+def run(config: Config) -> None:
     """Runs the trials and seeds that are not done yet.
 
     Raises:

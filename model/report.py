@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from configs.base import Config
 from model.reports import results as reached
 from pipelines import options, storage
-from pipelines.progress import console, duration
+from pipelines.progress import duration, say
 
 
-def run(config: Config, _: Sequence[str]) -> None:
+def run(config: Config) -> None:
     """Prints the tables and writes the files.
 
     Raises:
@@ -39,10 +39,10 @@ def run(config: Config, _: Sequence[str]) -> None:
     with storage.atomic_write(written[-1]) as file:
         file.write(page.encode())
     for grid in grids:
-        console.print(grid.table())
+        grid.show()
     for fact in facts:
-        console.print(fact)
-    console.print("wrote " + ", ".join(written))
+        say(fact)
+    say("wrote " + ", ".join(written))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

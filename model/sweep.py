@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from configs.base import Config
 from model.reports.grid import Grid
 from pipelines import options
-from pipelines.progress import Stage, console
+from pipelines.progress import Stage, say
 
 if TYPE_CHECKING:
     from model.training.trials import Trial
@@ -28,10 +28,10 @@ def print_table(tried: "list[Trial]", head: str) -> None:
             cells[0] = "diverged"
         rows.append((str(trial.number), *map(str, trial.point.values()), *cells))
     title = f"{head}: {len(tried)} trials, val accuracy, %"
-    console.print(Grid(title, ("trial", *tried[0].point, *columns), rows).table())
+    Grid(title, ("trial", *tried[0].point, *columns), rows).show()
 
 
-def run(config: Config, _: Sequence[str]) -> None:
+def run(config: Config) -> None:
     """Runs the trials that are not done yet.
 
     Raises:
@@ -51,8 +51,8 @@ def run(config: Config, _: Sequence[str]) -> None:
     for name, of_head in tried.items():
         print_table(of_head, name)
         best = trials.best_of(of_head)
-        console.print(f"best: trial {best.number}, {hyperparameters.words(best.point)}, val {best.value:.3f}")
-    console.print(f"output {folder}; model.train goes on from here")
+        say(f"best: trial {best.number}, {hyperparameters.words(best.point)}, val {best.value:.3f}")
+    say(f"output {folder}; model.train goes on from here")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

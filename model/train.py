@@ -13,7 +13,7 @@ from pipelines import options
 from pipelines.progress import Stage, duration, summary
 
 
-def run(config: Config, _: Sequence[str]) -> None:
+def run(config: Config) -> None:
     """Runs the trials and seeds that are not done yet.
 
     Raises:

@@ -13,7 +13,7 @@ from pipelines.errors import UserError
 from pipelines.progress import Stage, duration, summary
 
 
-def run(config: Config, _: Sequence[str]) -> None:
+def run(config: Config) -> None:
     """Makes the corpus in `config.data`, unless it is there.
 
     Raises:

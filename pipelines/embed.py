@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from configs.base import Config
 from pipelines import options
-from pipelines.progress import Stage, duration, summary
+from pipelines.errors import UserError
+from pipelines.progress import duration, summary
+from pipelines.runner import Runner
 
 if TYPE_CHECKING:
     from pipelines.filtering.selection import Selection
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 _SWITCHES = {"retry_rejects": "read again what was rejected and may be readable now, such as after a network failure"}
 
 
-def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -> None:
+def run(config: Config, runner: Runner, retry_rejects: bool = False) -> None:
     """Embeds every source of the config whose shards are not done yet.
 
     Raises:
@@ -31,25 +33,22 @@ def run(config: Config, beam_args: Sequence[str], retry_rejects: bool = False) -
     from pipelines.embedding import class_names, completion, embed_plan
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    embed_plan.check(config)
-    if beam_args:
-        from pipelines import runner
-
-        runner.beam_options(beam_args)
-    with Stage("embed", "images", config.workdir) as stage:
+    if not config.memory.path:
+        raise UserError("--config.memory.path: is empty; name the images of the memory")
+    filters = embed_plan.resolve_filters(config)
+    with runner.stage("embed", "images", config.workdir) as stage:
         names = class_names.read(config)
         encoders = embed_plan.resolve_encoders(config)
-        filters = embed_plan.resolve_filters(config)
         folders = embed_plan.open_folders(config, encoders, retry_rejects)
         before = sum(len(folder.shards) - len(folder.pending) for folder in folders)
         stage.worked = any(folder.pending for folder in folders)
         if stage.worked:
             from pipelines.embedding import embed_job
 
-            embed_job.run(folders, encoders, config.embed, filters, beam_args, stage)
+            embed_job.run(folders, encoders, config.embed, filters, runner)
         for folder in folders:
             embed_plan.check_rejects(folder, config.embed.max_rejects_share)
-        chosen = completion.complete(folders, filters, config, beam_args, stage)
+        chosen = completion.complete(folders, filters, config, runner)
         classes = class_names.run(names, config, encoders)
         rows = {folder.name: sum(marker.rows_out for marker in folder.markers) for folder in folders}
         markers = [marker for folder in folders for marker in folder.markers]

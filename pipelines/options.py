@@ -1,116 +1,32 @@
-"""Command line to configuration: loads a config file, applies `--config.a.b=value`, words every mistake.
+"""The command line that all commands share: parses it, checks the config, runs the command, words every mistake.
 
-Owns the `main` that all commands share: a `UserError` ends in one sentence and exit code 2, never a traceback.
-Which flags Beam understands is left to `runner`; what the fields mean to `configs.base`.
+A `UserError` ends in one sentence and exit code 2, never a traceback. Config files are run by `config_file`, fields are
+checked and described by `fields`, flags for Beam are read by `runner`.
 """
 
 import argparse
-import dataclasses
-import difflib
-import importlib.util
+import importlib.metadata
 import logging
-import math
-import pathlib
 import sys
-import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import configs
 from configs.base import Config
-from pipelines import generation
-from pipelines.errors import UserError
+from pipelines import config_file, fields
+from pipelines.errors import UserError, nearest
 
 _OVERRIDE = "--config."
+_OWN = ("--config", "--help", "--log_format", "--version")
+LOG_FORMATS = ("text", "json")
 
 
-def nearest(wrong: str, right: Sequence[str]) -> str:
-    """Returns `did you mean 'x'?` with the nearest right name, or all of them where none is near."""
-    found = difflib.get_close_matches(wrong, right, n=1, cutoff=0.5)
-    return f"did you mean {found[0]!r}?" if found else f"known are {', '.join(sorted(right))}"
-
-
-def load_config(path: str) -> Config:
-    """Runs `get_config()` of a config file; `configs/x.py` is also found in the installed package.
-
-    Raises:
-        UserError: if there is no such file, or it does not return a `Config`.
-    """
-    file = pathlib.Path(path)
-    installed = pathlib.Path(configs.__path__[0])
-    if not file.exists() and file.parent.name == "configs":
-        file = installed / file.name
-    if not file.exists():
-        known = sorted(f"configs/{f.name}" for f in installed.glob("*.py") if f.stem not in ("__init__", "base"))
-        raise UserError(f"--config={path}: no such file; {nearest(path, known)}")
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={path}: is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+def version() -> str:
+    """Returns the version of the installed package."""
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
-    except Exception as error:
-        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, Config):
-        raise UserError(f"--config={path}: get_config() must return a configs.base.Config, not {type(config).__name__}")
-    return config
-
-
-def _parse_value(text: str, kind: Any, flag: str) -> Any:
-    if typing.get_origin(kind) is tuple:
-        item = typing.get_args(kind)[0]
-        return tuple(_parse_value(part.strip(), item, flag) for part in text.split(",") if part.strip())
-    if kind is bool:
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        raise UserError(f"{flag}={text}: must be true or false")
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise UserError(f"{flag}={text}: must be of type {kind.__name__}") from error
-
-
-def override(config: Any, path: Sequence[str], text: str, flag: str) -> Any:
-    """Returns a copy of a dataclass with the field at `path` set from its text.
-
-    Raises:
-        UserError: if a name or the type is wrong; the sentence names the nearest right field.
-    """
-    hints = typing.get_type_hints(type(config))
-    names = [field.name for field in dataclasses.fields(config)]
-    head, rest = path[0], path[1:]
-    if head not in names:
-        raise UserError(f"{flag}: no field {head!r}; {nearest(head, names)}")
-    value = getattr(config, head)
-    if rest and not dataclasses.is_dataclass(value):
-        raise UserError(f"{flag}: {head!r} has no fields below it")
-    if not rest and dataclasses.is_dataclass(value):
-        inner = [field.name for field in dataclasses.fields(value)]
-        raise UserError(f"{flag}: name a field below {head!r}: {', '.join(inner)}")
-    new = override(value, rest, text, flag) if rest else _parse_value(text, hints[head], flag)
-    return dataclasses.replace(config, **{head: new})
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the fields of nested dataclasses as `{"index.shards": 2}`."""
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{field.name}.")
-        else:
-            flat[f"{prefix}{field.name}"] = value
-    return flat
-
-
-def _help_of_fields(config: Config) -> str:
-    lines = [
-        f"  --config.{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
-        for name, v in flatten(config).items()
-    ]
-    return "config fields and their values:\n" + "\n".join(lines)
+        return importlib.metadata.version("web-memory")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def parse(
@@ -119,7 +35,7 @@ def parse(
     switches: Mapping[str, str] | None = None,
     values: Mapping[str, tuple[Any, str]] | None = None,
 ) -> tuple[Config, dict[str, Any], list[str]]:
-    """Parses a command line.
+    """Parses a command line, and checks every field of the config.
 
     Args:
         argv: arguments without the program's name.
@@ -131,43 +47,91 @@ def parse(
         The resolved config, switches and values by name, and the arguments that are not ours, in order.
 
     Raises:
-        UserError: for a config or override that is wrong.
+        UserError: if the config, an override or a flag of ours is wrong.
+        SystemExit: after `--help` and `--version`.
     """
+    parser = _parser(description, switches or {}, values or {})
+    overrides = [arg for arg in argv if arg.startswith(_OVERRIDE)]
+    known, rest = parser.parse_known_args([arg for arg in argv if not arg.startswith(_OVERRIDE)])
+    if known.version:
+        print(f"web-memory {version()}")
+        raise SystemExit(0)
+    config = _with_overrides(config_file.load(known.config) if known.config else Config(), overrides)
+    if known.help is not None:
+        text = fields.help_text(config, known.help)
+        print(text if known.help else f"{parser.format_help()}\nconfig fields, as --config.FIELD=VALUE:\n\n{text}")
+        raise SystemExit(0)
+    _refuse_misspelt(rest)
+    if not known.config:
+        raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
+    fields.check(config)
+    _set_log_format(known.log_format)
+    return config, _chosen(known, switches or {}, values or {}), rest
+
+
+def _chosen(
+    known: argparse.Namespace, switches: Mapping[str, str], values: Mapping[str, tuple[Any, str]]
+) -> dict[str, Any]:
+    chosen: dict[str, Any] = {name: getattr(known, name) for name in switches}
+    for name, (default, _) in values.items():
+        text = getattr(known, name)
+        chosen[name] = default if text is None else config_file.parse_value(text, type(default), f"--{name}")
+    return chosen
+
+
+def _with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    for arg in overrides:
+        flag, equals, text = arg.partition("=")
+        if not equals:
+            raise UserError(f"{flag}: give the value as {flag}=VALUE")
+        config = config_file.override(config, flag[len(_OVERRIDE) :].split("."), text, flag)
+    return config
+
+
+def _parser(
+    description: str, switches: Mapping[str, str], values: Mapping[str, tuple[Any, str]]
+) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description,
+        usage="web-memory STAGE --config=FILE [--config.FIELD=VALUE ..] [flags]",
         add_help=False,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="config file, such as configs/demo.py")
-    parser.add_argument("--help", "-h", action="store_true", help="show this and every config field")
-    for name, text in (switches or {}).items():
+    for name, text in switches.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
-    for name, (_, text) in (values or {}).items():
+    for name, (_, text) in values.items():
         parser.add_argument(f"--{name}", metavar=name.upper(), help=text)
-    overrides = [arg for arg in argv if arg.startswith(_OVERRIDE)]
-    known, rest = parser.parse_known_args([arg for arg in argv if not arg.startswith(_OVERRIDE)])
-    config = load_config(known.config) if known.config else Config()
-    for arg in overrides:
-        flag, equals, text = arg.partition("=")
-        if not equals:
-            raise UserError(f"{flag}: give the value as {flag}=VALUE")
-        config = override(config, flag[len(_OVERRIDE) :].split("."), text, flag)
-    if known.help:
-        parser.epilog = _help_of_fields(config)
-        parser.print_help()
-        raise SystemExit(0)
-    for name, value in flatten(config).items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
-            raise UserError(f"{_OVERRIDE}{name}={value}: must be finite")
-    if not known.config:
-        raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
-    chosen = {name: getattr(known, name) for name in switches or {}}
-    for name, (default, _) in (values or {}).items():
-        text = getattr(known, name)
-        chosen[name] = default if text is None else _parse_value(text, type(default), f"--{name}")
-    return config, chosen, rest
+    parser.add_argument(
+        "--log_format", default="text", metavar="FORMAT", help="text (default), or json: a line an event"
+    )
+    parser.add_argument("--help", "-h", nargs="?", const="", metavar="GROUP", help="show this, or one group of fields")
+    parser.add_argument("--version", action="store_true", help="show the version")
+    return parser
+
+
+def _refuse_misspelt(rest: Sequence[str]) -> None:
+    """Raises a `UserError` for a flag with a dot: only ours have one."""
+    for arg in rest:
+        flag = arg.partition("=")[0]
+        if flag.startswith("--") and "." in flag:
+            names = [f"{_OVERRIDE}{leaf.name}" for leaf in fields.leaves(Config())]
+            raise UserError(f"{flag}: unknown flag; {_one(flag, names)}")
+
+
+def _one(flag: str, names: Sequence[str]) -> str:
+    near = nearest(flag, names)
+    return near if near.startswith("did") else "fields are set by --config.FIELD=VALUE, see --help"
+
+
+def _set_log_format(name: str) -> None:
+    if name not in LOG_FORMATS:
+        raise UserError(f"--log_format={name}: unknown; {nearest(name, LOG_FORMATS)}")
+    if name == "json":
+        from pipelines import progress
+
+        progress.log_as_json()
 
 
 def main(
@@ -181,31 +145,44 @@ def main(
     """Runs a command and returns its exit code.
 
     Args:
-        run: takes the config and the arguments left for Beam, and each switch and value by its name.
+        run: takes the config, with `beam` also a `Runner`, and each switch and value by its name.
         description: first line of `--help`.
         argv: arguments; those of the process by default.
-        beam: whether unknown arguments go to Beam; otherwise they are an error.
+        beam: whether arguments that are not ours go to Beam; otherwise they are an error.
         switches: flags of this command that are on or off, with their help.
         values: flags of this command that have a value, with their default and their help.
     """
-    # What libraries warn of is not for the person at the keyboard.
+    # Warnings of libraries are not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
     warnings.simplefilter("ignore")
-    # Its runners print the traceback of a worker before they raise it; we word it once.
+    # Beam's runners print the traceback of a worker before they raise it; `runner` words it once.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     try:
         config, chosen, rest = parse(sys.argv[1:] if argv is None else argv, description, switches, values)
+        ours = [*_OWN, *(f"--{name}" for name in chosen)]
         if rest and not beam:
-            known = ["--config", "--help", *(f"--{name}" for name in chosen)]
-            raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0], known)}")
-        run(generation.resolve(config), rest, **chosen)
+            raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0].partition('=')[0], ours)}")
+        from pipelines import generation
+
+        resolved = generation.resolve(config)
+        if beam:
+            from pipelines.runner import Runner
+
+            run(resolved, Runner(rest, ours), **chosen)
+        else:
+            run(resolved, **chosen)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error))
     except OSError as error:
-        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        return _failed(f"{error.filename or 'the system'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
+
+
+def _failed(sentence: str) -> int:
+    from pipelines import progress
+
+    progress.error(sentence)
+    return 2

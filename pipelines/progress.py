@@ -1,36 +1,40 @@
-"""What the person sees while a stage works and when it ends: rate, share done, time left, a short summary.
+"""What the person sees: progress while a stage works, and at its end a short summary, as text or as JSON lines.
 
-On a terminal a bar; elsewhere a line every few seconds on standard error. Each stage also notes its seconds in
-`{workdir}/stages/{stage}.json`, from which the report tells where the time went.
+On a terminal a bar; elsewhere plain lines of at most 100 columns, progress on standard error every few seconds and
+results on standard output. Each stage also notes its seconds in `{workdir}/stages/{stage}.json`, from which the report
+tells where the time went.
 """
 
+import json
+import shutil
+import sys
+import textwrap
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import IO
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
+from typing import IO, TYPE_CHECKING, Any
 
 from pipelines import storage
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _LINE_EVERY_SECS = 5.0
 _POLL_EVERY_SECS = 1.0
 _POLL_SHARE = 20
-_LOG_WIDTH = 160
+# Columns of a line where the output is no terminal.
+WIDTH = 100
+_GAP = "  "
+
+as_json = False
+_bar: "Progress | None" = None
 
 
-def _console(stderr: bool) -> Console:
-    found = Console(highlight=False, stderr=stderr)
-    # A log has no width; paths and sentences stay in one piece.
-    return found if found.is_terminal else Console(highlight=False, stderr=stderr, width=_LOG_WIDTH)
-
-
-console = _console(stderr=False)
-# What is written to a file is the result alone; on a terminal both go through one console, which keeps the bar below.
-_progress = console if console.is_terminal else _console(stderr=True)
+def log_as_json() -> None:
+    """Makes all that follows a JSON object a line: `event`, and what belongs to it (docs/running.md)."""
+    global as_json
+    as_json = True
 
 
 def duration(secs: float) -> str:
@@ -41,12 +45,107 @@ def duration(secs: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+def _width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+
+
+def printable(text: str) -> str:
+    """Returns a text without the characters that a terminal would obey, such as those of a stranger's caption."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _print(lines: Sequence[str], stderr: bool = False) -> None:
+    text = "\n".join(map(printable, lines))
+    if _bar:
+        # The console of the bar keeps it below.
+        _bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    else:
+        print(text, file=sys.stderr if stderr else sys.stdout, flush=True)
+
+
+def _print_json(event: str, stderr: bool = False, **facts: Any) -> None:
+    print(json.dumps({"event": event, **facts}, default=str), file=sys.stderr if stderr else sys.stdout, flush=True)
+
+
+def _wrap(text: str, indent: str = "") -> list[str]:
+    """Returns lines of a text; words such as paths stay whole."""
+    return textwrap.wrap(text, _width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [
+        ""
+    ]
+
+
+def say(text: str) -> None:
+    """Prints a sentence."""
+    if as_json:
+        _print_json("message", text=text)
+    else:
+        _print(_wrap(text))
+
+
+def error(sentence: str) -> None:
+    """Prints the sentence that a command fails with, on standard error, in one piece."""
+    if as_json:
+        _print_json("error", stderr=True, text=sentence)
+    else:
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+
+
+def summary(title: str, rows: Mapping[str, object]) -> None:
+    """Prints the few lines a stage ends with."""
+    if as_json:
+        _print_json("summary", title=title, rows=dict(rows))
+        return
+    width = max(map(len, rows), default=0)
+    lines = _wrap(title)
+    for name, value in rows.items():
+        head = f"{_GAP}{name:{width}}{_GAP}"
+        lines += _wrap(f"{head}{value}", " " * len(head))
+    _print(lines)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> None:
+    """Prints a table; one that is wider than the line as a paragraph for each row.
+
+    Args:
+        title: above it.
+        columns: their names; the first is aligned to the left, the others to the right.
+        rows: a cell for each column.
+        left: other columns that are aligned to the left.
+    """
+    if as_json:
+        _print_json("table", title=title, columns=list(columns), rows=[list(row) for row in rows])
+        return
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    fits = sum(widths) + len(_GAP) * len(widths) <= _width()
+    _print(_wrap(title) + (_aligned(columns, rows, widths, left) if fits else _paragraphs(columns, rows)))
+
+
+def _aligned(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], left: Sequence[str]
+) -> list[str]:
+    aligns = ["<" if place == 0 or name in left else ">" for place, name in enumerate(columns)]
+    lines = []
+    for row in (columns, *rows):
+        cells = (f"{cell:{align}{width}}" for cell, align, width in zip(row, aligns, widths, strict=True))
+        lines.append((_GAP + _GAP.join(cells)).rstrip())
+    return lines
+
+
+def _paragraphs(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = []
+    for row in rows:
+        lines += _wrap(f"{_GAP}{columns[0]} {row[0]}", 2 * _GAP)
+        for name, cell in zip(columns[1:], row[1:], strict=True):
+            lines += _wrap(f"{2 * _GAP}{name}: {cell}", 3 * _GAP)
+    return lines
+
+
 class Stage:
     """Shows the progress of one stage; a context manager.
 
     Args:
         name: of the stage, such as `embed`.
-        unit: what is counted, such as `images`.
+        unit: of the counts, such as `images`.
         workdir: where the seconds are noted.
 
     Attributes:
@@ -61,16 +160,7 @@ class Stage:
         self._begin = time.monotonic()
         self._first: tuple[float, float, int] | None = None
         self._last_line = self._begin
-        self._bar: Progress | None = None
-        if _progress.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[rate]}"),
-                console=_progress,
-            )
-            self._task = self._bar.add_task(name, total=1.0, rate="")
+        self._task: Any = None
 
     def __enter__(self) -> "Stage":
         """Shows the bar.
@@ -78,17 +168,25 @@ class Stage:
         Raises:
             UserError: if the same stage is at work in the same (local) workdir.
         """
+        global _bar
         self._lock = storage.lock(storage.join(self._workdir, "stages", f"{self._name}.lock"))
-        if self._bar:
-            self._bar.start()
+        if sys.stdout.isatty() and not as_json:
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+            _bar = Progress(*columns, TextColumn("{task.fields[rate]}"))
+            self._task = _bar.add_task(self._name, total=1.0, rate="")
+            _bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Takes the bar away; notes the seconds if the stage went well and was not done before."""
-        if self._bar:
-            self._bar.stop()
+        """Removes the bar; notes the seconds if the stage went well and was not done before."""
+        global _bar
+        if _bar:
+            _bar.stop()
+            _bar = None
         if self._lock:
             self._lock.close()
         if kind is None and self.worked:
@@ -103,7 +201,7 @@ class Stage:
         return time.monotonic() - self._begin
 
     def update(self, share: float, units: int) -> None:
-        """Tells how far the stage is.
+        """Shows how far the stage is.
 
         Args:
             share: of the whole work, 0 to 1.
@@ -115,13 +213,18 @@ class Stage:
         begin, first_share, first_units = self._first
         spent, gained = max(now - begin, 1e-9), share - first_share
         rate = (units - first_units) / spent
-        left = duration(spent * (1 - share) / gained) if gained > 0 else "?"
+        left_secs = spent * (1 - share) / gained if gained > 0 else None
+        left = "?" if left_secs is None else duration(left_secs)
         text = f"{units:,} {self._unit}, {rate:,.1f}/s, {left} left"
-        if self._bar:
-            self._bar.update(self._task, completed=share, rate=text)
+        if _bar:
+            _bar.update(self._task, completed=share, rate=text)
         elif now - self._last_line >= _LINE_EVERY_SECS:
             self._last_line = now
-            _progress.print(f"{self._name}: {share:4.0%}  {text}")
+            if as_json:
+                facts = {"share": share, "units": units, "unit": self._unit, "rate": rate, "left_secs": left_secs}
+                _print_json("progress", stderr=True, stage=self._name, **facts)
+            else:
+                _print([f"{self._name}: {share:4.0%}  {text}"], stderr=True)
 
     def watch(self, measure: Callable[[], tuple[float, int]]) -> "Watch":
         """Returns a context in which `measure()`, giving share and units, is polled by a thread."""
@@ -129,7 +232,7 @@ class Stage:
 
 
 class Watch:
-    """Polls the progress of work that goes on elsewhere, such as in a runner's workers."""
+    """Polls the progress of work that is done elsewhere, such as in a runner's workers."""
 
     def __init__(self, stage: Stage, measure: Callable[[], tuple[float, int]]) -> None:
         """Starts nothing yet."""
@@ -142,7 +245,7 @@ class Watch:
         while not self._done.wait(pause):
             begin = time.monotonic()
             self._stage.update(*self._measure())
-            # Listing the markers of a large job on an object store takes a while, and must not be all that is done.
+            # Listing the markers of a large job on an object store takes a while, and must not fill all the time.
             pause = max(_POLL_EVERY_SECS, _POLL_SHARE * (time.monotonic() - begin))
 
     def __enter__(self) -> None:
@@ -156,13 +259,3 @@ class Watch:
         """Stops polling."""
         self._done.set()
         self._thread.join()
-
-
-def summary(title: str, rows: Mapping[str, object]) -> None:
-    """Prints the few lines a stage ends with."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(f"  {name}", str(value))
-    console.print(table)

@@ -1,62 +1,143 @@
-"""Runs a Beam pipeline as a command of ours: checks the flags, shows progress, words the failure.
+"""Runs the Beam pipelines of a command: checks the flags once, shows progress, words the failure.
 
-What the pipeline does is left to the entry modules; docs/running.md says how each runner is used.
+A command makes one `Runner` in its `main` and hands it on. Beam is imported when the first pipeline, or a flag for it,
+asks for it. docs/running.md says how each of Beam's runners is used.
 """
 
 import argparse
 import contextlib
+import difflib
 import importlib
+import multiprocessing
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import (
-    DirectOptions,
-    GoogleCloudOptions,
-    PipelineOptions,
-    PortableOptions,
-    TestOptions,
-)
-from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
-from apache_beam.runners import create_runner
-from apache_beam.runners.runner import PipelineResult
+from pipelines import progress
+from pipelines.errors import UserError, nearest
+from pipelines.progress import Stage
 
-from pipelines import worker_process
-from pipelines.errors import UserError
-from pipelines.options import nearest
-from pipelines.progress import Stage, console
+if TYPE_CHECKING:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
 
-# What a runner needs beside Beam: a module, and the extra of ours that brings it.
+# Runners that need more than Beam: a module, and the extra of ours that installs it.
 _EXTRAS = {"dataflow": ("google.cloud.dataflow", "gcp"), "dask": ("distributed", "dask")}
 
 
-def beam_options(argv: Sequence[str]) -> PipelineOptions:
-    """Returns Beam's options for the flags that are not ours.
+class Runner:
+    """Runs pipelines with the flags of one command line; between `stage` and its end, progress goes to that stage."""
 
-    Raises:
-        UserError: if Beam does not know a flag, the sentence names the nearest it knows; if the runner is unknown,
-            not installed, or lacks a flag.
+    def __init__(self, argv: Sequence[str] = (), ours: Sequence[str] = ()) -> None:
+        """Checks the flags.
+
+        Args:
+            argv: flags for Beam.
+            ours: flags that the command itself takes, which a misspelt flag may have meant.
+
+        Raises:
+            UserError: if Beam does not know a flag; if its runner is unknown, not installed, or lacks a flag.
+        """
+        self._argv = list(argv)
+        self._stage: Stage | None = None
+        if self._argv:
+            _check_flags(self._argv, ours)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, unit: str, workdir: str) -> Iterator[Stage]:
+        """Opens a stage of the command; arguments as of `progress.Stage`."""
+        with Stage(name, unit, workdir) as stage:
+            self._stage = stage
+            try:
+                yield stage
+            finally:
+                self._stage = None
+
+    @property
+    def processes(self) -> int:
+        """Worker processes on this machine that share its cores."""
+        from apache_beam.options.pipeline_options import DirectOptions
+
+        # Beam takes 0 for as many as there are cores.
+        return self._options().view_as(DirectOptions).direct_num_workers or multiprocessing.cpu_count()
+
+    def _options(self) -> "PipelineOptions":
+        """Returns Beam's options; new ones, since pipelines write to theirs."""
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        return PipelineOptions(self._argv, **_ours(self._argv))
+
+    def run(self, build: "Callable[[beam.Pipeline], None]", measure: Callable[[], tuple[float, int]]) -> None:
+        """Builds and runs a pipeline to its end.
+
+        Args:
+            build: adds the transforms to the pipeline.
+            measure: gives the share done and the units done, from what is on storage, so that it works on any runner.
+
+        Raises:
+            UserError: as a worker raised it.
+        """
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, TestOptions
+
+        from pipelines import worker_process
+
+        options = self._options()
+        processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+        watched = self._stage.watch(measure) if self._stage else contextlib.nullcontext()
+        with watched, worker_process.watched() if processes else contextlib.nullcontext():
+            _run_to_end(beam.Pipeline(options=options), build)
+        template = options.view_as(GoogleCloudOptions).template_location
+        if options.view_as(TestOptions).dry_run or template:
+            written = f"; its template is {template}" if template else ""
+            progress.say(f"the job is valid and was not submitted{written}")
+            raise SystemExit(0)
+
+
+def _run_to_end(pipeline: "beam.Pipeline", build: "Callable[[beam.Pipeline], None]") -> None:
+    result: Any = None
+    try:
+        build(pipeline)
+        result = pipeline.run()
+        result.wait_until_finish()
+    except KeyboardInterrupt:
+        if result:
+            # Work on other machines would go on.
+            result.cancel()
+        raise
+    except Exception as error:
+        raise _worded(error) from error
+    finally:
+        # DaskRunner leaves its client open.
+        if client := getattr(result, "client", None):
+            client.close()
+
+
+def _ours(argv: Sequence[str]) -> dict[str, Any]:
+    """Returns the options that we set ourselves.
+
+    DirectRunner would first try to download and start a Go binary, and hang where a firewall drops the packets. It does
+    not for pipelines that allow unsafe triggers; ours have no triggers at all.
     """
+    return {"runner": _runner_name(argv), "save_main_session": False, "allow_unsafe_triggers": True}
+
+
+def _runner_name(argv: Sequence[str]) -> str:
     named = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     named.add_argument("--runner", default="DirectRunner")
     try:
-        runner = named.parse_known_args(list(argv))[0].runner
+        return str(named.parse_known_args(list(argv))[0].runner)
     except (argparse.ArgumentError, SystemExit) as error:
         raise UserError(f"{error}") from error
+
+
+def _check_flags(argv: Sequence[str], ours: Sequence[str]) -> None:
+    """Raises a `UserError` for a flag that Beam does not know, or a runner that cannot be used."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    runner = _runner_name(argv)
     kind = runner.rsplit(".", 1)[-1].lower().removesuffix("runner")
-    if kind in _EXTRAS:
-        module, extra = _EXTRAS[kind]
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(f"--runner={runner}: is not installed; run pip install 'web-memory[{extra}]'") from error
-    if "." in runner:
-        # A runner named by its class may bring flags of its own, which exist once its module is imported.
-        module = runner.rsplit(".", 1)[0]
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(f"--runner={runner}: cannot be imported ({error})") from error
+    _import_runner(runner, kind)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for options in PipelineOptions.__subclasses__():
         # Two option classes may declare the same flag: the later wins, as in Beam itself.
@@ -66,44 +147,53 @@ def beam_options(argv: Sequence[str]) -> PipelineOptions:
     except (argparse.ArgumentError, SystemExit) as error:
         raise UserError(f"{error}") from error
     except (AttributeError, TypeError, ValueError) as error:
-        # Flags that take JSON are read by Beam without a check.
+        # Beam reads flags that take JSON without a check.
         raise UserError(f"{' '.join(argv)}: one of these has a value that Beam cannot read ({error})") from error
     if unknown:
         known = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
-        near = (
-            nearest(unknown[0].split("=")[0], known)
-            if unknown[0].startswith("-")
-            else "flags are given as --name=value"
-        )
-        near = near if len(near) < 200 else "it is neither ours (--config...) nor Beam's"
-        raise UserError(f"{unknown[0]}: unknown flag; {near}")
-    # DirectRunner would first try to download and start a Go binary, and hang where a firewall drops the packets.
-    # It does not for pipelines that allow unsafe triggers; ours have no triggers at all.
-    ours = {"runner": runner, "save_main_session": False, "allow_unsafe_triggers": True}
-    _check(PipelineOptions(list(argv), **ours), runner, kind)
-    return PipelineOptions(list(argv), **ours)
+        raise UserError(f"{unknown[0]}: unknown flag; {_suggestion(unknown[0].partition('=')[0], ours, known)}")
+    _check_runner(PipelineOptions(list(argv), **_ours(argv)), runner, kind)
 
 
-def _check(options: PipelineOptions, runner: str, kind: str) -> None:
+def _suggestion(flag: str, ours: Sequence[str], beams: Sequence[str]) -> str:
+    """Returns what an unknown flag may have meant: one of ours first, then one of Beam's."""
+    if not flag.startswith("-"):
+        return "flags are given as --name=value"
+    if found := difflib.get_close_matches(flag, ours, n=1, cutoff=0.6):
+        return f"did you mean {found[0]!r}?"
+    near = nearest(flag, beams)
+    return near if near.startswith("did you mean") else "it is neither ours (--config...) nor Beam's"
+
+
+def _import_runner(runner: str, kind: str) -> None:
+    if kind in _EXTRAS:
+        module, extra = _EXTRAS[kind]
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"--runner={runner}: is not installed; run pip install 'web-memory[{extra}]'") from error
+    if "." in runner:
+        # A runner named by its class may have flags of its own, which exist once its module is imported.
+        try:
+            importlib.import_module(runner.rsplit(".", 1)[0])
+        except ImportError as error:
+            raise UserError(f"--runner={runner}: cannot be imported ({error})") from error
+
+
+def _check_runner(options: "PipelineOptions", runner: str, kind: str) -> None:
     """Raises a `UserError` for what Beam finds only when it makes the pipeline, after the first work was done."""
+    from apache_beam.options.pipeline_options import PortableOptions, TestOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+    from apache_beam.runners import create_runner
+
     try:
         known = create_runner(runner)
     except (ValueError, ImportError) as error:
         raise UserError(f"--runner: {error}") from error
     validator = PipelineOptionsValidator(options, known)
-    cloud, test = options.view_as(GoogleCloudOptions), options.view_as(TestOptions)
+    test = options.view_as(TestOptions)
     if kind == "dataflow":
-        missing = [] if cloud.project else ["--project="]
-        missing += [] if cloud.region or known.get_default_gcp_region() else ["--region="]
-        places = ("temp_location", "staging_location")
-        wrong = [
-            place for place in places if validator.is_service_runner() and validator.validate_gcs_path(cloud, place)
-        ]
-        # Beam would make a bucket of its own.
-        if len(wrong) == len(places) or not (cloud.temp_location or cloud.staging_location):
-            missing.append("--temp_location=gs://BUCKET/FOLDER")
-        if missing:
-            raise UserError(f"--runner={runner}: {', '.join(missing)} must be given")
+        _check_dataflow(options, validator, runner, known)
     elif test.dry_run:
         raise UserError(f"--dry_run: {runner} does not have it, only DataflowRunner does")
     if kind == "portable" and not options.view_as(PortableOptions).job_endpoint:
@@ -114,6 +204,21 @@ def _check(options: PipelineOptions, runner: str, kind: str) -> None:
     test.dry_run = True
     if errors := validator.validate():
         raise UserError(f"--runner={runner}: {'; '.join(error.strip().rstrip('.') for error in errors)}")
+
+
+def _check_dataflow(options: "PipelineOptions", validator: Any, runner: str, known: Any) -> None:
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    cloud = options.view_as(GoogleCloudOptions)
+    missing = [] if cloud.project else ["--project="]
+    missing += [] if cloud.region or known.get_default_gcp_region() else ["--region="]
+    places = ("temp_location", "staging_location")
+    wrong = [place for place in places if validator.is_service_runner() and validator.validate_gcs_path(cloud, place)]
+    # Beam would make a bucket of its own.
+    if len(wrong) == len(places) or not (cloud.temp_location or cloud.staging_location):
+        missing.append("--temp_location=gs://BUCKET/FOLDER")
+    if missing:
+        raise UserError(f"--runner={runner}: {', '.join(missing)} must be given")
 
 
 class _Lenient:
@@ -138,49 +243,10 @@ class _Lenient:
         return
 
 
-def run(
-    build: Callable[[beam.Pipeline], None], argv: Sequence[str], stage: Stage, measure: Callable[[], tuple[float, int]]
-) -> None:
-    """Builds and runs a pipeline to its end.
-
-    Args:
-        build: adds the transforms to the pipeline.
-        argv: the flags for Beam.
-        stage: shows the progress.
-        measure: gives the share done and the units done, from what is on storage, so that it works on any runner.
-
-    Raises:
-        UserError: for a wrong flag, or as a worker raised it.
-    """
-    options = beam_options(argv)
-    processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
-    result: PipelineResult | None = None
-    with stage.watch(measure), worker_process.watched() if processes else contextlib.nullcontext():
-        try:
-            pipeline = beam.Pipeline(options=options)
-            build(pipeline)
-            result = pipeline.run()
-            result.wait_until_finish()
-        except KeyboardInterrupt:
-            if result:
-                # What runs elsewhere would go on.
-                result.cancel()
-            raise
-        except Exception as error:
-            raise _worded(error) from error
-        finally:
-            # Of DaskRunner, which leaves it open.
-            if client := getattr(result, "client", None):
-                client.close()
-    template = options.view_as(GoogleCloudOptions).template_location
-    if options.view_as(TestOptions).dry_run or template:
-        written = f"; its template is {template}" if template else ""
-        console.print(f"the job is valid and was not submitted{written}")
-        raise SystemExit(0)
-
-
 def _worded(error: Exception) -> BaseException:
     """Returns what a failed job is to raise: a `UserError` where the person can mend it, else the error itself."""
+    from pipelines import worker_process
+
     if "KeyboardInterrupt" in str(error):
         return KeyboardInterrupt()
     # Runners hand on a worker's exception as text; the sentence of a UserError is found again in it.

@@ -46,6 +46,7 @@ def test_what_is_copied_is_there_and_is_what_setup_needs():
         "README.md",
         "LICENSE",
         "constraints.txt",
+        "web_memory.py",
     } == set(_copied())
     ignored = (ROOT / ".dockerignore").read_text().split("\n")
     assert "*" in ignored and {line[1:] for line in ignored if line.startswith("!")} == set(_copied())

@@ -27,14 +27,13 @@ from index.store.keys import KeyStream
 from index.store.reader import ROUTER_FILE
 from index.store.records import ShardRecord
 from index.store.routing import Router
-from pipelines import manifest, runner, schemas, storage
+from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 
 QUERIES_FILE = "queries.parquet"
 STAGE = "index.build"
-SHARDINGS = ("routed", "hash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,19 +187,10 @@ def _sample(memory: Embeddings, shards: int) -> np.ndarray:
 
 
 def _check(config: Config, memory: Embeddings) -> None:
-    index = config.index
-    searcher.kind(index.searcher)
-    limits.require("seed", config.seed, 0)
-    limits.require("index.leaves", index.leaves, 0)
-    limits.require("index.max_queries", index.max_queries, 1)
-    if not 0 < index.target_recall <= 1:
-        raise UserError(f"--config.index.target_recall={index.target_recall}: must be above 0 and at most 1")
-    if index.sharding not in SHARDINGS:
-        raise UserError(f"--config.index.sharding={index.sharding}: must be one of {', '.join(SHARDINGS)}")
     if not memory.rows:
         raise UserError(f"{memory.folder}: holds no rows to index; its source is empty or all of it was rejected")
-    limits.require("index.shards", index.shards, 0, memory.rows)
-    limits.require("index.k", index.k, 1, memory.rows)
+    limits.at_most_rows("index.shards", config.index.shards, memory.rows)
+    limits.at_most_rows("index.k", config.index.k, memory.rows)
 
 
 def _measured_on(config: Config, memory: Embeddings) -> Embeddings:
@@ -268,7 +258,7 @@ class BuildShard(beam.DoFn):
         yield number
 
 
-def build_missing(job: Job, beam_args: Sequence[str], stage: Stage) -> int:
+def build_missing(job: Job, runner: Runner) -> int:
     """Builds the shards that are not done; returns how many those were.
 
     Raises:
@@ -306,6 +296,6 @@ def build_missing(job: Job, beam_args: Sequence[str], stage: Stage) -> int:
         read = len(storage.files(parts, ".json")) / len(dealt) if dealt else built
         return 0.2 * max(read, built) + 0.8 * built, round(built * memory.rows)
 
-    runner.run(build, beam_args, stage, measure)
+    runner.run(build, measure)
     storage.remove(storage.join(job.folder, partition_job.PARTS))
     return len(missing)

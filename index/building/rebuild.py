@@ -3,23 +3,21 @@
 What is no longer named then is left to `versions`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from configs.base import Config
 from index.building import build_job, publication
 from index.store import index_manifest
 from pipelines.manifest import Embeddings
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 
 
-def run(config: Config, beam_args: Sequence[str], stage: Stage) -> tuple[dict[str, Any], bool]:
+def run(config: Config, runner: Runner) -> tuple[dict[str, Any], bool]:
     """Builds an index anew, unless it is of its memory as it is now, without deltas and tombstones.
 
     Args:
         config: of the whole line.
-        beam_args: flags for Beam.
-        stage: shows the progress.
+        runner: of the command.
 
     Returns:
         The manifest that is published now, and whether something was built.
@@ -31,5 +29,5 @@ def run(config: Config, beam_args: Sequence[str], stage: Stage) -> tuple[dict[st
     if facts["version"] == facts["base"] and facts["memory"]["snapshot"] == Embeddings(config.memory_dir).snapshot:
         return facts, False
     job = build_job.claim(config, facts["version"] + 1)
-    build_job.build_missing(job, beam_args, stage)
+    build_job.build_missing(job, runner)
     return publication.publish(job), True

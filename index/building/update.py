@@ -9,7 +9,7 @@ version before; whether it is good enough is left to the caller, how it is measu
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -24,10 +24,10 @@ from index.store import index_manifest, shard_store
 from index.store.keys import COLUMNS
 from index.store.reader import TOMBSTONE_COLUMNS, TOMBSTONES_FILE, Index
 from index.store.records import ShardRecord
-from pipelines import manifest, runner, schemas, storage
+from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 
 _STAGE = "index.update"
 _GROUP = "00000"
@@ -99,13 +99,12 @@ def _ids(memory: Embeddings, shard: int) -> np.ndarray:
     return memory.read(shard, ["id"])["id"].to_numpy()
 
 
-def run(config: Config, beam_args: Sequence[str], stage: Stage) -> tuple[dict[str, Any], Difference]:
+def run(config: Config, runner: Runner) -> tuple[dict[str, Any], Difference]:
     """Publishes the next version of an index, if its memory has changed.
 
     Args:
         config: of the whole line.
-        beam_args: flags for Beam.
-        stage: shows the progress.
+        runner: of the command.
 
     Returns:
         The manifest that is published now, and what was changed.
@@ -124,7 +123,7 @@ def run(config: Config, beam_args: Sequence[str], stage: Stage) -> tuple[dict[st
             "run index.reindex --compact to build anew"
         )
     job = _claim(config, index, memory, difference)
-    done = _build_deltas(job, memory, difference, beam_args, stage)
+    done = _build_deltas(job, memory, difference, runner)
     return _publish(job, index, memory, difference, done), difference
 
 
@@ -155,9 +154,7 @@ def _claim(config: Config, index: Index, memory: Embeddings, difference: Differe
 _Done = dict[str, tuple[ShardRecord, dict[str, list[float]]]]
 
 
-def _build_deltas(
-    job: Job, memory: Embeddings, difference: Difference, beam_args: Sequence[str], stage: Stage
-) -> _Done:
+def _build_deltas(job: Job, memory: Embeddings, difference: Difference, runner: Runner) -> _Done:
     """Builds the deltas that are not done; returns the records and seconds of all."""
     done = job.done()
     missing = [number for number, name in enumerate(job.names) if name not in done]
@@ -173,7 +170,7 @@ def _build_deltas(
             share = len(storage.files(storage.join(job.folder, manifest.MARKERS), ".json")) / job.shards
             return share, round(share * difference.added)
 
-        runner.run(build, beam_args, stage, measure)
+        runner.run(build, measure)
         done = job.done()
     storage.remove(storage.join(job.folder, partition_job.PARTS))
     return done

@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from pipelines.errors import UserError
-from pipelines.options import nearest
-
 # Below this many rows scanning all keys is as fast as a tree tuned to recall@32 .95, and exact: with 1280-d image
 # embeddings 10.7k queries a CPU second against 8.1k at 2,048 rows, 5.0k against 8.3k at 3,610.
 MIN_TREE_ROWS = 3000
@@ -40,7 +37,6 @@ _EXACT_COST = 10.0
 _REORDER_FACTORS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 _LEAVES_RATIO = 1.1
 _STANDARD_ERRORS = 2.0
-PRECISIONS = ("bfloat16", "float32", "int8")
 # Recalls whose cheapest search is looked for.
 LEVELS = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
 
@@ -55,7 +51,7 @@ class Plan:
         quantizer_rows: part of the sample that the quantizer is trained on.
         dims_per_block: dimensions that share one 4-bit code, without principal axes.
         pca_dims: principal axes of the sample that are partitioned and quantized; 0 for the keys as they are.
-        reorder: precision of the keys that candidates are scored anew with, one of `PRECISIONS`.
+        reorder: precision of the keys that candidates are scored anew with, one of `configs.schema.search.PRECISIONS`.
         iterations: of the k-means that trains the partitions.
     """
 
@@ -97,13 +93,8 @@ def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
         rows: keys of the shard.
         dim: width of a key.
         leaves: partitions; 0 to choose, and none below `MIN_TREE_ROWS`.
-        reorder: one of `PRECISIONS`.
-
-    Raises:
-        UserError: for an unknown precision.
+        reorder: one of `configs.schema.search.PRECISIONS`.
     """
-    if reorder not in PRECISIONS:
-        raise UserError(f"--config.index.reorder={reorder}: unknown; {nearest(reorder, PRECISIONS)}")
     if rows < (_MIN_QUANTIZER_ROWS if leaves else MIN_TREE_ROWS):
         return NO_TREE
     leaves = min(leaves or round(rows**_LEAVES_POWER), rows)

@@ -12,8 +12,7 @@ import numpy as np
 
 from configs.base import Index
 from index.engines.planner import Parameters, Plan
-from pipelines.errors import UserError
-from pipelines.options import nearest
+from pipelines.errors import UserError, nearest
 
 KINDS = {"exact": "index.engines.exact", "scann": "index.engines.scann_searcher"}
 CHUNK_ROWS = 32_768

@@ -236,8 +236,7 @@ def claim(config: Config) -> Job:
         UserError: if an earlier stage is not finished or is of something else, or the config is impossible.
     """
     wanted, memory, index = config.neighbors, Embeddings(config.memory_dir), Index.open(config.index_dir)
-    limits.require("neighbors.block_rows", wanted.block_rows, 1)
-    limits.require("neighbors.k", wanted.k, 1, memory.rows)
+    limits.at_most_rows("neighbors.k", wanted.k, memory.rows)
     if index.memory_snapshot != memory.snapshot:
         raise UserError(f"{index.folder}: is an index of another memory than {memory.folder} is now; run index.reindex")
     queries = {

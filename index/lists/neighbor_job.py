@@ -36,8 +36,8 @@ from index.lists.patch import Patch
 from index.lists.step import BATCH_ROWS, Step, by_memory_shard, distinct
 from index.store import keys
 from index.store.lookup import Lookup
-from pipelines import manifest, runner, schemas, storage
-from pipelines.progress import Stage
+from pipelines import manifest, schemas, storage
+from pipelines.runner import Runner
 
 _ROUTED, _KEPT = "routed.json", "kept.parquet"
 # An index shard is loaded once for about so many queries: few enough to spread over workers, enough to pay for loading.
@@ -214,7 +214,7 @@ class MergeGroup(Step):
         return best.ids
 
 
-def run(job: Job, beam_args: Sequence[str], stage: Stage) -> None:
+def run(job: Job, runner: Runner) -> None:
     """Looks up what is missing.
 
     Raises:
@@ -229,7 +229,7 @@ def run(job: Job, beam_args: Sequence[str], stage: Stage) -> None:
         named = _direct(pipeline, job) if job.is_direct else _routed(pipeline, job)
         _ = named | "By memory shard" >> beam.GroupByKey() | "Gather" >> beam.ParDo(GatherRows(job))
 
-    runner.run(build, beam_args, stage, lambda: progress(job))
+    runner.run(build, lambda: progress(job))
 
 
 def _direct(pipeline: beam.Pipeline, job: Job) -> beam.PCollection:

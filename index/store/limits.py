@@ -1,20 +1,9 @@
-"""Numbers of the config that make no sense, worded before any work begins."""
+"""Numbers of the config that depend on the memory: what the fields themselves cannot check."""
 
 from pipelines.errors import UserError
 
 
-def require(name: str, value: int, least: int, most: int | None = None) -> None:
-    """Checks that a number of the config is in its range.
-
-    Args:
-        name: of the field, such as `index.k`.
-        value: of the field.
-        least: smallest that is right.
-        most: the rows of the memory, where the field cannot be larger.
-
-    Raises:
-        UserError: if it is not.
-    """
-    if value < least or (most is not None and value > most):
-        span = f"at least {least}" if most is None else f"{least} to {most}, the rows of the memory"
-        raise UserError(f"--config.{name}={value}: must be {span}")
+def at_most_rows(name: str, value: int, rows: int) -> None:
+    """Raises a `UserError` if a field such as `index.k` is larger than the rows of the memory."""
+    if value > rows:
+        raise UserError(f"--config.{name}={value}: must be at most {rows}, the rows of the memory")

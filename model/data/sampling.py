@@ -6,9 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.errors import UserError
-from pipelines.options import nearest
-
 # Power of a class's size that the share of its images in an epoch is proportional to.
 SAMPLINGS = {"uniform": 1.0, "square_root": 0.5, "balanced": 0.0}
 
@@ -24,12 +21,6 @@ class Stage:
 
     first: int
     rows: np.ndarray
-
-
-def check(name: str) -> None:
-    """Raises a `UserError` if there is no sampling of this name."""
-    if name not in SAMPLINGS:
-        raise UserError(f"--config.train.sampling={name}: no such sampling; {nearest(name, tuple(SAMPLINGS))}")
 
 
 def epoch_rows(labels: np.ndarray, sampling: str, seed: int, epoch: int) -> np.ndarray:

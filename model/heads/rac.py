@@ -8,7 +8,6 @@ from model.data.batch import Batch, Output, standardize
 from model.heads.linear import Linear, dropout, thin
 from model.heads.memory_attention import masked_softmax
 
-POOLINGS = ("mean", "similarity")
 # The learned factor of logits of unit length starts at 1 / .07.
 _SCALE = 1 / 0.07
 _EPSILON = 1e-6

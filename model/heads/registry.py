@@ -1,8 +1,5 @@
 """The classifiers on frozen embeddings behind one signature, by the name that the config gives."""
 
-import dataclasses
-import math
-
 import flax.linen as nn
 import jax
 
@@ -11,11 +8,10 @@ from model.data.batch import Batch, Output, standardize
 from model.heads.linear import Linear, thin
 from model.heads.memory_attention import MemoryAttention
 from model.heads.name_head import NameHead
-from model.heads.rac import POOLINGS, Rac
+from model.heads.rac import Rac
 from model.heads.vl_ltr import VlLtr
 from model.prepare import value_start
-from pipelines.errors import UserError
-from pipelines.options import nearest
+from pipelines.errors import UserError, nearest
 
 
 class Mlp(nn.Module):
@@ -94,45 +90,8 @@ class Retrieval(nn.Module):
 HEADS = ("linear", "mlp", "mean_knn", "mam", "mam_names", "rac", "vl_ltr")
 # One module, with attention and with the mean.
 RETRIEVAL = ("mean_knn", "mam")
-_TEXT_HEADS = ("mam_names", "rac", "vl_ltr")
 # What these know of the memory they know before the first step.
 WITHOUT_NEIGHBORS = ("linear", "mlp", "vl_ltr")
-STARTS = ("similarity", "random")
-SIMILARITIES = ("cosine", "whitened")
-
-
-def check(train: Train) -> None:
-    """Raises a `UserError` if the config names no head that there is, or settings of heads that do not fit."""
-    for name in train.heads:
-        if name not in HEADS:
-            raise UserError(f"--config.train.heads: no head {name!r}; {nearest(name, HEADS)}")
-    if train.start not in STARTS:
-        raise UserError(f"--config.train.start={train.start}: no such start; {nearest(train.start, STARTS)}")
-    if train.similarity not in SIMILARITIES:
-        raise UserError(
-            f"--config.train.similarity={train.similarity}: no such similarity; "
-            f"{nearest(train.similarity, SIMILARITIES)}"
-        )
-    if train.value_dim % train.attention_heads:
-        raise UserError(
-            f"--config.train.attention_heads={train.attention_heads}: must divide value_dim={train.value_dim}"
-        )
-    readers = [name for name in train.heads if name in _TEXT_HEADS]
-    if readers and "text" not in train.values:
-        raise UserError(f"--config.train.values: {readers[0]} reads texts; add text")
-    if train.k < 0:
-        raise UserError(f"--config.train.k={train.k}: must be a number of neighbours, or 0 for all")
-    if train.rac_pooling not in POOLINGS:
-        raise UserError(
-            f"--config.train.rac_pooling={train.rac_pooling}: no such pooling; {nearest(train.rac_pooling, POOLINGS)}"
-        )
-    for field, value in dataclasses.asdict(train.names).items():
-        if not 0 < value < math.inf:
-            raise UserError(f"--config.train.names.{field}={value}: must be a number above 0")
-    if train.bank_sentences < 1:
-        raise UserError(f"--config.train.bank_sentences={train.bank_sentences}: must be at least 1")
-    if not 0 < train.vl_ltr_width < math.inf:
-        raise UserError(f"--config.train.vl_ltr_width={train.vl_ltr_width}: must be a number above 0")
 
 
 def _retrieval(train: Train, num_classes: int, uniform: bool) -> Retrieval:

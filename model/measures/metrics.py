@@ -6,7 +6,6 @@ Spreads over seeds and intervals are left to `bootstrap` and `evaluate`.
 import numpy as np
 
 GROUPS = ("many", "medium", "few")
-SHOTS = ("decoupling", "oltr")
 TOP = 5
 _BINS = 15
 _BLOCK_ROWS = 1024

@@ -12,13 +12,12 @@ from fractions import Fraction
 import numpy as np
 
 from configs.base import Config, Train
+from configs.schema import training
 from model.data import datasets, memories
 from model.data.datasets import Task
 from model.data.memories import Memory
-from model.heads import registry
 from model.measures import relevance
-from pipelines import options
-from pipelines.errors import UserError
+from pipelines.errors import UserError, nearest
 from pipelines.manifest import Embeddings, Neighbors
 
 _LEAKAGE = "leakage"
@@ -144,7 +143,7 @@ def _source(base: Base, text: str) -> Point:
         return base.retrieve(memory.take(named if text == "named" else ~named))
     if pattern == text:
         known = ("all", "named", "unnamed", "train", "all+train")
-        raise UserError(f"--vary=memory={text}: no such memory; {options.nearest(text, known)}, or url: and a pattern")
+        raise UserError(f"--vary=memory={text}: no such memory; {nearest(text, known)}, or url: and a pattern")
     try:
         chosen = re.compile(pattern)
     except re.error as error:
@@ -166,7 +165,7 @@ def _noise(base: Base, text: str) -> Point:
 
 def _leakage_filter(base: Base, text: str) -> Point:
     if text not in ("on", "off", "none"):
-        raise UserError(f"--vary=leakage={text}: no such value; {options.nearest(text, ('on', 'off', 'none'))}")
+        raise UserError(f"--vary=leakage={text}: no such value; {nearest(text, ('on', 'off', 'none'))}")
     memory = base.memory((_LEAKAGE,))
     if len(memory) == len(base.memory()):
         raise UserError("--vary=leakage: the memory has no rows that were dropped for it; embed with filters.leakage")
@@ -196,9 +195,9 @@ VARY: dict[str, Variation] = {
     "k": Variation("neighbours k", ("1", "2", "4", "8", "16", "32", "64", "128"), _k, "log"),
     "values": Variation("kind of values", ("text", "image", "text+image"), _values),
     "layers": Variation("attention layers", ("1", "2", "3"), _layers),
-    "start": Variation("start of attention", registry.STARTS, _start),
+    "start": Variation("start of attention", training.STARTS, _start),
     "similarity": Variation(
-        "similarity", registry.SIMILARITIES, _similarity, note="What attention compares with; the lists stay."
+        "similarity", training.SIMILARITIES, _similarity, note="What attention compares with; the lists stay."
     ),
     "value_scale": Variation(
         "what values bring at first",

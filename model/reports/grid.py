@@ -1,8 +1,8 @@
-"""A table of words and figures, and how it is shown: on the terminal, or in Markdown for a page."""
+"""A table of words and figures, and how it is shown: printed, or in Markdown for a page."""
 
 import dataclasses
 
-from rich.table import Table
+from pipelines import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +19,9 @@ class Grid:
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
 
-    def table(self) -> Table:
-        """Returns it for the terminal."""
-        table = Table(title=self.title, title_justify="left")
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
+    def show(self) -> None:
+        """Prints it."""
+        progress.table(self.title, self.columns, self.rows)
 
     def markdown(self) -> str:
         """Returns it for a Markdown page."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from configs.base import Config
+from configs.schema.training import SHOTS
 from model.data import datasets
 from model.measures import bootstrap, filter_quality, metrics
 from model.reports import runs
@@ -28,7 +29,7 @@ def _groups(found: runs.Runs, config: Config, shots: str = "") -> np.ndarray:
 
 
 def _others(config: Config) -> tuple[str, ...]:
-    return tuple(shots for shots in metrics.SHOTS if shots != config.train.shots)
+    return tuple(shots for shots in SHOTS if shots != config.train.shots)
 
 
 def measure(found: runs.Runs, config: Config) -> list[dict[str, Any]]:
@@ -180,7 +181,7 @@ def grids(results: dict[str, Any]) -> list[Grid]:
             ],
         )
     ]
-    for shots in [shots for shots in metrics.SHOTS if shots != results["shots"]]:
+    for shots in [shots for shots in SHOTS if shots != results["shots"]]:
         columns = [f"{group}_{shots}" for group in metrics.GROUPS]
         pairs = list(zip(columns, metrics.GROUPS, strict=True))
         if any(figures[column] != figures[group] for figures in methods.values() for column, group in pairs):

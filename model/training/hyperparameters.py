@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from configs.base import Train
-from pipelines import options
+from pipelines import config_file
 from pipelines.errors import UserError
 
-SEARCHES = ("grid", "optuna", "random")
 SETTING = ("learning_rate", "weight_decay", "dropout")
 # Axes of their own, what is no setting, and what decides how much is read or how the result is counted.
 _NOT_IN_SPACE = (
@@ -44,7 +43,7 @@ def axes(train: Train) -> dict[str, tuple[Any, ...]]:
         if name.split(".")[0] in _NOT_IN_SPACE or name in found:
             raise UserError(f"{flag}: {name} cannot be an axis; name another field of train, each once")
         path = name.split(".")
-        trains = [options.override(train, path, text, flag) for text in texts.split("|")]
+        trains = [config_file.override(train, path, text, flag) for text in texts.split("|")]
         values = tuple(functools.reduce(getattr, path, changed) for changed in trains)
         if not texts or len(set(values)) < len(values):
             raise UserError(f"{flag}: must be a field and different values, such as similarity_scale=10|20|40")
@@ -57,12 +56,8 @@ def budget(train: Train) -> int:
     """Returns the number of trials that each head gets.
 
     Raises:
-        UserError: if there is no such search, or it cannot have that many.
+        UserError: if the search cannot have that many.
     """
-    if train.search not in SEARCHES:
-        raise UserError(
-            f"--config.train.search={train.search}: no such search; {options.nearest(train.search, SEARCHES)}"
-        )
     size = math.prod(len(values) for values in axes(train).values())
     if not 0 <= train.trials <= size:
         raise UserError(f"--config.train.trials={train.trials}: must be at most {size}, the settings that there are")

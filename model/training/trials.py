@@ -6,70 +6,26 @@ Which settings there are is left to `search`, one run to `train_loop`. Nothing h
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs.base import Config, Train
-from model import objectives
-from model.data import datasets, host_tables, parallel, sampling, tables
+from model.data import datasets, host_tables, parallel, tables
 from model.data.datasets import Task
 from model.data.tables import Source
-from model.heads import registry
-from model.measures import metrics
 from model.training import hyperparameters, preparation, run_files, train_loop
 from model.training.hyperparameters import Point
 from model.training.trainer import Setting, Trainer
-from pipelines import manifest, options, storage
+from pipelines import fields, manifest, storage
 from pipelines.errors import UserError
 from pipelines.progress import Stage
 
 
-def _values(train: Train, name: str) -> tuple[float, ...]:
-    value = getattr(train, name)
-    return value if isinstance(value, tuple) else (value,)
-
-
-def check_train(train: Train) -> None:
-    """Raises a `UserError` if a setting makes no sense."""
-    for name in ("heads", "values", "seeds", "learning_rates", "weight_decays", "dropouts"):
-        if not getattr(train, name):
-            raise UserError(f"--config.train.{name}: must hold at least one value")
-    for name in ("steps", "batch_size", "checkpoint_every", "layers", "attention_heads", "value_dim"):
-        if getattr(train, name) < 1:
-            raise UserError(f"--config.train.{name}={getattr(train, name)}: must be at least 1")
-    if train.attention_dim < 0:
-        raise UserError(f"--config.train.attention_dim={train.attention_dim}: must be a width, or 0 for no projections")
-    for name in ("dropouts", "neighbor_dropout", "warmup_share", "label_smoothing"):
-        if not all(0 <= share < 1 for share in _values(train, name)):
-            raise UserError(f"--config.train.{name}: must be at least 0 and less than 1")
-    for name in ("learning_rates", "weight_decays", "tau", "similarity_scale", "value_scale"):
-        if not all(0 <= number < math.inf for number in _values(train, name)):
-            raise UserError(f"--config.train.{name}: must be a number of at least 0")
-    if not all(0 <= seed < 2**31 for seed in train.seeds) or len(set(train.seeds)) < len(train.seeds):
-        raise UserError("--config.train.seeds: must be different numbers from 0 to 2**31 - 1")
-    if train.shots not in metrics.SHOTS:
-        nearest = options.nearest(train.shots, metrics.SHOTS)
-        raise UserError(f"--config.train.shots={train.shots}: no such convention; {nearest}")
-    if train.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"--config.train.dtype={train.dtype}: must be float32 or bfloat16")
-    if train.table not in ("device", "host"):
-        raise UserError(f"--config.train.table={train.table}: must be device or host")
-    if train.feed_forward < 0:
-        raise UserError(f"--config.train.feed_forward={train.feed_forward}: must be at least 0")
-    parallel.check(train.batch_size, "train.batch_size")
-    registry.check(train)
-    objectives.check(train)
-    sampling.check(train.sampling)
-
-
 def check(config: Config) -> None:
-    """Raises a `UserError` if the settings of the trials and seeds make no sense."""
-    if not 0 <= config.seed < 2**31:
-        raise UserError(f"--config.seed={config.seed}: must be a number from 0 to 2**31 - 1")
+    """Raises a `UserError` for what the fields cannot know: devices, storage, and how many trials there are."""
     if "://" in config.runs_dir:
         raise UserError(f"--config.workdir={config.workdir}: must be a local folder to train in")
-    check_train(config.train)
+    parallel.check(config.train.batch_size, "train.batch_size")
     hyperparameters.budget(config.train)
 
 
@@ -177,7 +133,8 @@ class Runs:
         self.trainer = functools.cache(self._trainer)
 
     def _trainer(self, train: Train) -> Trainer:
-        check_train(train)
+        fields.check(train, "train.")
+        parallel.check(train.batch_size, "train.batch_size")
         return Trainer(self._name, self._task, self._data, train)
 
     def _run(self, name: str, point: Point, seed: int, split: str) -> dict[str, Any]:

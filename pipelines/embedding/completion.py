@@ -4,7 +4,7 @@ Queries come first, since what they hold decides which rows of the memory may be
 `pipelines.filtering`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from configs.base import Config, Filters
 from pipelines import manifest, storage
@@ -13,12 +13,10 @@ from pipelines.errors import UserError
 from pipelines.filtering import selection
 from pipelines.filtering.selection import Job, MemoryShards, Selection
 from pipelines.manifest import Embeddings
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 
 
-def complete(
-    folders: list[Folder], filters: Filters, config: Config, beam_args: Sequence[str], stage: Stage
-) -> Selection:
+def complete(folders: list[Folder], filters: Filters, config: Config, runner: Runner) -> Selection:
     """Finishes the folders, of which the first is the memory, and returns its selection.
 
     Raises:
@@ -29,7 +27,7 @@ def complete(
         manifest.complete(split.path, split.markers, split.config_hash)
     queries = {split.name: Embeddings(split.path) for split in splits}
     removed = config.removed_file if storage.exists(config.removed_file) else ""
-    chosen = select(memory.shards_done(), queries, filters, config.seed, beam_args, stage, removed)
+    chosen = select(memory.shards_done(), queries, filters, config.seed, runner, removed)
     drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
     if sum(drop.rows for drop in drops.values()) == sum(marker.rows_out for marker in memory.markers):
         raise UserError(f"{memory.path}: every row was dropped ({counts(chosen.totals)}); check --config.filters")
@@ -56,8 +54,7 @@ def select(
     splits: Mapping[str, Embeddings],
     filters: Filters,
     seed: int,
-    beam_args: Sequence[str],
-    stage: Stage,
+    runner: Runner,
     removed: str = "",
 ) -> Selection:
     """Makes the selection of a memory, unless the same has been made already.
@@ -67,8 +64,7 @@ def select(
         splits: those that are embedded.
         filters: `opt_out` with its whole path.
         seed: of the config.
-        beam_args: flags for Beam, which is not started if no filter is on.
-        stage: shows the progress.
+        runner: not used if no filter is on.
         removed: the list of what was removed for good; empty for none.
 
     Raises:
@@ -86,5 +82,5 @@ def select(
     else:
         from pipelines.filtering import selection_job
 
-        selection_job.run(job, beam_args, stage)
+        selection_job.run(job, runner)
     return selection.read(memory.folder)

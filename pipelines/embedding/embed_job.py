@@ -2,14 +2,11 @@
 
 import multiprocessing
 import uuid
-from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.utils.shared import Shared
 
 from configs.base import Embed, Filters
-from pipelines import runner
 from pipelines.embedding import shard_run
 from pipelines.embedding.embed_plan import Folder
 from pipelines.embedding.inference import ShardJob, Tools
@@ -18,7 +15,7 @@ from pipelines.encoders.handles import EncoderSet, EncoderSpec, keep_freed_memor
 from pipelines.errors import UserError
 from pipelines.filtering.opt_out import OptOut
 from pipelines.filtering.row_filters import RowFilters
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 
 _ROWS_PER_BYTE = 1 / 16_384
 
@@ -66,8 +63,7 @@ def run(
     encoders: dict[str, EncoderSpec],
     embed: Embed,
     filters: Filters,
-    beam_args: Sequence[str],
-    stage: Stage,
+    runner: Runner,
 ) -> None:
     """Embeds the pending shards of all folders; afterwards each folder knows its markers.
 
@@ -76,8 +72,7 @@ def run(
         encoders: of all columns.
         embed: batch size and limits.
         filters: of the memory.
-        beam_args: flags for Beam.
-        stage: shows the progress.
+        runner: of the command.
     """
     run_id = uuid.uuid4().hex[:12]
     jobs = [
@@ -93,15 +88,13 @@ def run(
         for folder in folders
         for shard in folder.pending
     ]
-    # Beam takes 0 for as many as there are cores.
-    processes = runner.beam_options(beam_args).view_as(DirectOptions).direct_num_workers or multiprocessing.cpu_count()
 
     def build(pipeline: beam.Pipeline) -> None:
         _ = (
             pipeline
             | "Shards" >> beam.Create(jobs)
             | "Spread" >> beam.Reshuffle()
-            | "Embed" >> beam.ParDo(EmbedShard(encoders, embed, filters, processes))
+            | "Embed" >> beam.ParDo(EmbedShard(encoders, embed, filters, runner.processes))
         )
 
     def measure() -> tuple[float, int]:
@@ -116,7 +109,7 @@ def run(
         now = done + sum(shard_run.in_flight.values())
         return min(now / max(done + left, 1), 1.0), now
 
-    runner.run(build, beam_args, stage, measure)
+    runner.run(build, measure)
     measure()
     if missing := [(folder, shard) for folder in folders for shard in folder.pending]:
         folder, shard = missing[0]

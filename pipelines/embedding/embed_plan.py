@@ -14,7 +14,7 @@ from pipelines import manifest, schemas, sources, storage
 from pipelines.encoders import handles
 from pipelines.encoders.handles import PRECOMPUTED, EncoderSpec
 from pipelines.errors import UserError
-from pipelines.filtering import row_filters, selection
+from pipelines.filtering import row_filters
 from pipelines.filtering.selection import MemoryShard, MemoryShards
 from pipelines.manifest import Marker
 from pipelines.sources import InputShard
@@ -122,37 +122,9 @@ def _number(path: str, shards: list[InputShard]) -> list[InputShard]:
     return [dataclasses.replace(shard, number=numbers[shard.name]) for shard in shards]
 
 
-def check(config: Config) -> None:
-    """Raises a `UserError` if a setting of the job makes no sense, before anything is written."""
-    embed = config.embed
-    for name in ("batch_size", "list_shard_rows", "max_image_bytes", "max_image_pixels"):
-        if getattr(embed, name) < 1:
-            raise UserError(f"--config.embed.{name}={getattr(embed, name)}: must be at least 1")
-    if not 0 <= embed.max_rejects_share <= 1:
-        raise UserError(f"--config.embed.max_rejects_share={embed.max_rejects_share}: must be 0 to 1")
-    if embed.threads < 0:
-        raise UserError(f"--config.embed.threads={embed.threads}: must be 0 (for all cores) or more")
-    if not config.memory.path:
-        raise UserError("--config.memory.path: is empty; name the images of the memory")
-    listed = config.memory.format == "image_list" and not config.memory.class_names
-    if listed and config.encoders.value_text:
-        raise UserError(
-            "--config.memory.format=image_list: has no texts; set --config.memory.class_names to take those of the "
-            "classes, or --config.encoders.value_text="
-        )
-    _check_filters(config.filters)
-
-
-def _check_filters(wanted: Filters) -> None:
-    for name in ("min_side", "max_aspect", "min_caption_chars", "max_caption_chars"):
-        if getattr(wanted, name) < 0:
-            raise UserError(f"--config.filters.{name}={getattr(wanted, name)}: must be 0 or more")
-    selection.check(wanted)
-    row_filters.RowFilters(wanted)
-
-
 def resolve_filters(config: Config) -> Filters:
-    """Returns the filters with the whole path of the opt-out list."""
+    """Returns the filters with the whole path of the opt-out list; a `UserError` if a condition cannot be parsed."""
+    row_filters.RowFilters(config.filters)
     listed = config.filters.opt_out
     return dataclasses.replace(config.filters, opt_out=storage.join(config.data, listed) if listed else "")
 

@@ -27,8 +27,7 @@ from typing import Any
 import safetensors.numpy
 
 from pipelines.encoders import efficientnet_lite, minilm, torch_checkpoint
-from pipelines.errors import UserError
-from pipelines.options import nearest
+from pipelines.errors import UserError, nearest
 
 _MAX_FILE_BYTES = 1 << 28
 _DESCRIPTION = "encoder.json"

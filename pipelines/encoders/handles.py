@@ -21,9 +21,8 @@ import numpy as np
 from configs.base import Encoders
 from pipelines import manifest, schemas, storage
 from pipelines.encoders import builtin, saved_model
-from pipelines.errors import UserError
+from pipelines.errors import UserError, nearest
 from pipelines.images.decode import ImagePreprocess
-from pipelines.options import nearest
 
 DESCRIPTION_FILE = "encoder.json"
 PRECOMPUTED = "precomputed:"

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.errors import UserError
-from pipelines.options import nearest
+from pipelines.errors import UserError, nearest
 
 FILE = "saved_model.pb"
 

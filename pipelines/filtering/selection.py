@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from configs.base import Config, Filters
+from configs.base import Filters
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.filtering.dropped import REASONS
@@ -156,16 +156,6 @@ class Selection:
     fingerprint: str
 
 
-def check(filters: Filters) -> None:
-    """Raises a `UserError` if a field makes no sense."""
-    for name in ("leakage", "near_duplicates"):
-        if not 0 <= getattr(filters, name) <= 1:
-            raise UserError(f"--config.filters.{name}={getattr(filters, name)}: is a cosine, must be 0 to 1")
-    known = list(Config().queries)
-    if wrong := [split for split in filters.leakage_splits if split not in known]:
-        raise UserError(f"--config.filters.leakage_splits={wrong[0]}: no such split; there are {', '.join(known)}")
-
-
 def plan(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filters, seed: int, removed: str = "") -> Job:
     """Returns what is to be decided, and by what.
 
@@ -177,9 +167,8 @@ def plan(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filter
         removed: the list of what was removed for good; empty for none.
 
     Raises:
-        UserError: if a filter makes no sense, the opt-out list is not there, or a split is of another encoder.
+        UserError: if the opt-out list is not there, or a split is of another encoder.
     """
-    check(filters)
     guarded = {name: splits[name] for name in dict.fromkeys(filters.leakage_splits) if name in splits}
     guarded = {name: split for name, split in guarded.items() if split.rows and filters.leakage}
     for split in guarded.values():

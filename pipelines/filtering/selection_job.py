@@ -19,7 +19,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsList, TaggedOutput
 from apache_beam.utils.shared import Shared
 
-from pipelines import runner, schemas, storage
+from pipelines import schemas, storage
 from pipelines.filtering import dropped, duplicates, selection
 from pipelines.filtering.dropped import REASONS
 from pipelines.filtering.leakage import Queries
@@ -27,7 +27,7 @@ from pipelines.filtering.opt_out import OptOut
 from pipelines.filtering.selection import DroppedShard, Example, Job, MemoryShard
 from pipelines.filtering.similarity import NONE, unit
 from pipelines.manifest import Embeddings
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 from pipelines.schemas import content_keys, unit_keys
 
 _IMAGES, _CELLS = "images", "cells"
@@ -216,7 +216,7 @@ class WriteSelection(beam.DoFn):
         return str(next(found))
 
 
-def run(job: Job, beam_args: Sequence[str], stage: Stage) -> None:
+def run(job: Job, runner: Runner) -> None:
     """Makes the selection.
 
     Raises:
@@ -257,4 +257,4 @@ def run(job: Job, beam_args: Sequence[str], stage: Stage) -> None:
         share = (seen + written) / (2 * len(shards))
         return share, round(seen / len(shards) * job.memory.rows)
 
-    runner.run(build, beam_args, stage, measure)
+    runner.run(build, measure)

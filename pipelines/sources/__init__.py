@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 
 from configs.base import Embed, Source
 from pipelines import storage
-from pipelines.errors import UserError
-from pipelines.options import nearest
+from pipelines.errors import UserError, nearest
 from pipelines.sources import listing, parts
 from pipelines.sources.files import parquet, tar, tfrecord, vectors
 from pipelines.sources.lists import image_folder, image_list, inat2021, table, webvision, yfcc15m

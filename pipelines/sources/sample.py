@@ -11,8 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from configs.base import Source
-from pipelines.errors import UserError
-from pipelines.options import nearest
+from pipelines.errors import UserError, nearest
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_LABEL = (1 << 31) - 1

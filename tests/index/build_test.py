@@ -286,18 +286,18 @@ def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
     [
         (["--direct_num_wrkers=2"], "unknown flag; did you mean '--direct_num_workers'?"),
         (["--config.index.searcher=scan"], "unknown; did you mean 'scann'"),
-        (["--config.index.shards=401"], "index.shards=401: must be 0 to 400, the rows of the memory"),
-        (["--config.index.k=401"], "index.k=401: must be 1 to 400, the rows of the memory"),
-        (["--config.index.k=0"], "index.k=0: must be 1 to 400"),
+        (["--config.index.shards=401"], "index.shards=401: must be at most 400, the rows of the memory"),
+        (["--config.index.k=401"], "index.k=401: must be at most 400, the rows of the memory"),
+        (["--config.index.k=0"], "index.k=0: must be at least 1"),
         (["--config.index.target_recall=1.5"], "target_recall=1.5: must be above 0 and at most 1"),
         (["--config.index.target_recall=0"], "target_recall=0.0: must be above 0 and at most 1"),
         (["--config.index.target_recall=nan"], "target_recall=nan: must be finite"),
         (["--config.train.learning_rates=0.1,inf"], "must be finite"),
         (["--config.index.leaves=-1"], "index.leaves=-1: must be at least 0"),
         (["--config.index.max_queries=0"], "index.max_queries=0: must be at least 1"),
-        (["--config.seed=-1"], "seed=-1: must be at least 0"),
+        (["--config.seed=-1"], "seed=-1: must be at least 0 and less than"),
         (["--config.index.leafs=3"], "did you mean 'leaves'"),
-        (["--config.index.sharding=random"], "sharding=random: must be one of routed, hash"),
+        (["--config.index.sharding=random"], "sharding=random: unknown; known are hash, routed"),
     ],
 )
 def test_wrong_flags(world: World, capsys, flags, sentence):

@@ -44,7 +44,7 @@ def test_refuses_a_recall_that_the_keys_cannot_give(world, capsys):
 
 @pytest.mark.parametrize(
     ("flag", "sentence"),
-    [("shards=401", "index.shards=401: must be 0 to 400"), ("k=0", "index.k=0: must be 1 to 400")],
+    [("shards=401", "index.shards=401: must be at most 400"), ("k=0", "index.k=0: must be at least 1")],
 )
 def test_wrong_numbers(world, capsys, flag, sentence):
     code, _, err = say(world, capsys, f"--config.index.{flag}")

@@ -292,11 +292,11 @@ def test_refusals_are_one_sentence(world, trained, capsys):
         ({"finetune__encoder": world / "other.npz"}, "was embedded by another encoder than"),
         ({"finetune__encoder": "efficientnet-lite0"}, "cannot be trained on; embed with the .npz of a Vision"),
         ({"finetune__head": "man"}, "--config.finetune.head=man: is none of --config.train.heads; did you mean 'mam'"),
-        ({"finetune__dtype": "bfloat"}, "no such type; did you mean 'bfloat16'"),
+        ({"finetune__dtype": "bfloat"}, "unknown; did you mean 'bfloat16'"),
         ({"finetune__image_size": 4}, "must hold a patch of 8 pixels"),
         ({"finetune__steps": 0}, "--config.finetune.steps=0: must be at least 1"),
-        ({"finetune__min_area": 0}, "must be more than 0 and at most 1"),
-        ({"finetune__learning_rates": ""}, "must hold at least one number of at least 0"),
+        ({"finetune__min_area": 0}, "min_area=0.0: must be above 0 and at most 1"),
+        ({"finetune__learning_rates": ""}, "must hold at least one value"),
         ({"train__steps": 7}, "run model.train with this configuration first"),
     ]
     for changes, sentence in cases:

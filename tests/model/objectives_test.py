@@ -1,13 +1,11 @@
 """Objectives that are more than a loss of logits: parameters and states of their own, turns, stages, predictions."""
 
-import dataclasses
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from configs.base import Curriculum, Heteroscedastic, Mile, Ncr, Paco, Train
 from model import objectives
@@ -15,7 +13,6 @@ from model.data.batch import Batch, Output
 from model.heads.linear import Linear
 from model.objectives import losses
 from model.objectives.base import Facts, Step
-from pipelines.errors import UserError
 
 _B, _D, _C = 8, 6, 4
 _LABELS = jnp.array([0, 1, 2, 3, 0, 1, 0, 0])
@@ -195,25 +192,3 @@ def test_the_views_of_paco_differ_by_dropout_of_the_query():
     first, second = (view == 0 for view in seen)
     assert 0.2 < first.mean() < 0.8 and 0.2 < second.mean() < 0.8 and (first != second).any()
     np.testing.assert_allclose(seen[0][~first], 2 * np.asarray(step.batch.queries)[~first], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"loss": "lac"}, "loss=lac: no such loss; did you mean 'lace'"),
-        ({"loss": "ncr", "batch_size": 10}, "ncr.neighbors=10: must be at least 1 and less than batch_size=10"),
-        ({"ncr": Ncr(temperature=0.0)}, "ncr.temperature: must be a number above 0"),
-        ({"ncr": Ncr(weight=1.5)}, "ncr.weight: must be from 0 to 1"),
-        ({"ncr": Ncr(start=1.0)}, "ncr.start: must be at least 0 and less than 1"),
-        ({"heteroscedastic": Heteroscedastic(samples=0)}, "heteroscedastic.samples: must be at least 1"),
-        ({"mile": Mile(threshold=1.0)}, "mile.threshold: must be between 0 and 1"),
-        ({"curriculum": Curriculum(starts=(0.5, 0.4))}, "curriculum.starts: must be two shares of the steps"),
-        ({"curriculum": Curriculum(weights=(1.0, 0.5))}, "curriculum.weights: must be three"),
-        ({"curriculum": Curriculum(weights=(1.0, 0.5, -0.5))}, "curriculum.weights: must be a number of at least 0"),
-        ({"paco": Paco(alpha=0.0, beta=0.0)}, "one must be above 0, or nothing is positive"),
-        ({"loss": "paco", "paco": Paco(queue=100)}, "paco.queue=100: must be at least batch_size=256"),
-    ],
-)
-def test_wrong_settings_are_worded(changes, sentence):
-    with pytest.raises(UserError, match=sentence):
-        objectives.check(dataclasses.replace(Train(), **changes))

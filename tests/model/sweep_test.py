@@ -99,7 +99,7 @@ def test_refusals_are_one_sentence(world, capsys):
     for changes, sentence in [
         ({"train__trials": "9"}, "--config.train.trials=9: must be at most 8"),
         ({"train__space": "layers=0|1", "train__trials": "8"}, "--config.train.layers=0: must be at least 1"),
-        ({"train__shots": "olrt"}, "--config.train.shots=olrt: no such convention; did you mean 'oltr'?"),
+        ({"train__shots": "olrt"}, "--config.train.shots=olrt: unknown; did you mean 'oltr'?"),
     ]:
         assert sweep.main(_argv(world, **changes)) == 2
         error = capsys.readouterr().err

@@ -266,7 +266,7 @@ def test_mistakes_end_in_one_sentence(world, capsys):
     _fails(world, capsys, "did you mean '--runner'", "--runer=DirectRunner")
     _fails(world, capsys, "Unexpected pipeline runner: NoRunner", "--runner", "NoRunner")
     _fails(world, capsys, "--config.embed.batch_size=0: must be at least 1", embed__batch_size=0)
-    _fails(world, capsys, "dtype=float64: no such type; did you mean 'float16'", encoders__dtype="float64")
+    _fails(world, capsys, "dtype=float64: unknown; did you mean 'float16'", encoders__dtype="float64")
     _fails(world, capsys, "--config.memory.path: is empty", memory__path="")
     _fails(world, capsys, "has no texts; set --config.memory.class_names to take those", memory__format="image_list")
     _fails(world, capsys, "cannot be imported", "--runner=no.such.Runner")

@@ -1,9 +1,10 @@
 import dataclasses
+import pathlib
 
 import pytest
 
 from configs.base import Config
-from pipelines import options
+from pipelines import config_file, fields, options
 from pipelines.errors import UserError
 
 
@@ -69,21 +70,21 @@ def test_a_broken_config_file(tmp_path, content, sentence):
     file = tmp_path / "mine.py"
     file.write_text(content)
     with pytest.raises(UserError, match=sentence):
-        options.load_config(str(file))
+        config_file.load(str(file))
 
 
 def test_a_missing_config_names_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="did you mean 'configs/demo.py'"):
-        options.load_config("configs/dmo.py")
+        config_file.load("configs/dmo.py")
 
 
 def test_configs_are_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert isinstance(options.load_config("configs/tiny_imagenet_lt.py"), Config)
+    assert isinstance(config_file.load("configs/tiny_imagenet_lt.py"), Config)
 
 
-def _fails(config, rest):
+def _fails(config):
     raise UserError("the sentence")
 
 
@@ -105,8 +106,8 @@ def test_help_lists_every_field(capsys):
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert "what it does" in printed
-    for name in options.flatten(options.load_config("configs/demo.py")):
-        assert f"--config.{name}=" in printed
+    for leaf in fields.leaves(config_file.load("configs/demo.py")):
+        assert f"--config.{leaf.name}={leaf.shown}" in printed
 
 
 def test_switches_are_off_unless_they_are_named():
@@ -115,3 +116,48 @@ def test_switches_are_off_unless_they_are_named():
     assert options.parse(argv, "test", switches)[1:] == ({"retry_rejects": False}, ["--other"])
     assert options.parse([*argv, "--retry_rejects"], "test", switches)[1:] == ({"retry_rejects": True}, ["--other"])
     assert options.parse([*argv, "--retry_rejects"], "test")[1:] == ({}, ["--other", "--retry_rejects"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--cofig.data=x", "error: --cofig.data: unknown flag; did you mean '--config.data'?\n"),
+        ("--conf.train.step=3", "error: --conf.train.step: unknown flag; did you mean '--config.train.steps'?\n"),
+        ("--a.b=3", "error: --a.b: unknown flag; fields are set by --config.FIELD=VALUE, see --help\n"),
+        ("--retry_reject", "error: --retry_reject: unknown flag; did you mean '--retry_rejects'?\n"),
+        ("--log_formt=json", "error: --log_formt=json: unknown flag; did you mean '--log_format'?\n"),
+        ("--log_format=xml", "error: --log_format=xml: unknown; known are json, text\n"),
+        ("--direct_num_worker=2", "error: --direct_num_worker=2: unknown flag; did you mean '--direct_num_workers'?\n"),
+    ],
+)
+def test_a_misspelt_flag_of_ours_is_never_taken_for_one_of_beam(flag, sentence, capsys):
+    argv = ["--config=configs/demo.py", flag]
+    assert options.main(_fails, "test", argv, beam=True, switches={"retry_rejects": "again"}) == 2
+    assert capsys.readouterr().err == sentence
+
+
+def test_a_wrong_field_of_any_stage_is_said_before_any_work(capsys):
+    argv = ["--config=configs/demo.py", "--config.train.heads=mma"]
+    assert options.main(lambda config: pytest.fail("began"), "embed", argv) == 2
+    assert capsys.readouterr().err == "error: --config.train.heads=mma: unknown; did you mean 'mam'?\n"
+
+
+def test_help_of_one_group(capsys):
+    with pytest.raises(SystemExit):
+        options.main(_fails, "what it does", ["--help=neighbors"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("neighbors: ") and "--config.neighbors.k=32" in printed and "train" not in printed
+    assert options.main(_fails, "what it does", ["--help=neighbor"]) == 2
+    assert "did you mean 'neighbors'?" in capsys.readouterr().err
+
+
+def test_a_config_that_was_just_changed_is_read_again(tmp_path):
+    file = tmp_path / "mine.py"
+    for name in ("one", "two"):
+        file.write_text(f"from configs.base import Config\ndef get_config(): return Config(workdir={name!r})\n")
+        assert config_file.load(str(file)).workdir == name
+
+
+def test_docs_have_every_field():
+    page = pathlib.Path(__file__).parents[2] / "docs/config.md"
+    assert page.read_text() == fields.markdown(), "run: python -m pipelines.fields > docs/config.md"

@@ -6,12 +6,10 @@ import apache_beam as beam
 import google.auth.exceptions
 import pytest
 from apache_beam.options import pipeline_options
-from apache_beam.options.pipeline_options import DirectOptions
 from distributed.scheduler import KilledWorker
 
-from pipelines import runner
 from pipelines.errors import UserError
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 
 _DATAFLOW = (
     "--runner=DataflowRunner",
@@ -34,8 +32,9 @@ def _run(tmp_path, numbers, *argv):
     def build(pipeline):
         _ = pipeline | beam.Create(numbers) | beam.Reshuffle() | beam.ParDo(_Double())
 
-    with Stage("test", "numbers", str(tmp_path)) as stage:
-        runner.run(build, argv, stage, lambda: (0.5, 1))
+    runner = Runner(argv)
+    with runner.stage("test", "numbers", str(tmp_path)):
+        runner.run(build, lambda: (0.5, 1))
 
 
 @pytest.mark.parametrize("argv", [(), ("--runner=DirectRunner",), ("--runner=FnApiRunner",)])
@@ -52,10 +51,13 @@ def test_our_own_mistakes_are_not_hidden(tmp_path):
 
 
 def test_beams_flags_are_beams():
-    options = runner.beam_options(["--direct_num_workers=3", "--runner=FnApiRunner"])
-    assert options.view_as(DirectOptions).direct_num_workers == 3
-    assert options.get_all_options()["runner"] == "FnApiRunner"
-    assert options.get_all_options()["save_main_session"] is False
+    seen = []
+    Runner(["--direct_num_workers=3", "--runner=FnApiRunner"]).run(
+        lambda pipeline: seen.append(pipeline.options.get_all_options()) or pipeline | beam.Create([]), lambda: (1, 1)
+    )
+    assert (seen[0]["direct_num_workers"], seen[0]["runner"]) == (3, "FnApiRunner")
+    assert seen[0]["save_main_session"] is False
+    assert Runner(["--direct_num_workers=3"]).processes == 3 and Runner().processes == 1
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_wrong_flags_are_worded(argv, sentence, monkeypatch):
     monkeypatch.delenv("CLOUDSDK_COMPUTE_REGION", raising=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=sentence):
-        runner.beam_options(argv)
+        Runner(argv)
 
 
 def test_an_unknown_runner_is_worded(tmp_path):
@@ -99,14 +101,21 @@ def test_every_flag_of_a_service_is_known(names):
     assert len(flags) > 5
     for flag in flags:
         try:
-            runner.beam_options([f"{flag}=1"])
+            Runner([f"{flag}=1"])
         except UserError as error:
             assert "unknown flag" not in str(error), flag
 
 
 def test_a_service_keeps_our_settings():
-    settings = runner.beam_options(_DATAFLOW).get_all_options()
-    assert (settings["save_main_session"], settings["streaming"], settings["dry_run"]) == (False, False, False)
+    seen = []
+
+    def build(pipeline):
+        seen.append(pipeline.options.get_all_options())
+        raise UserError("seen")
+
+    with pytest.raises(UserError, match="seen"):
+        Runner(_DATAFLOW).run(build, lambda: (0, 0))
+    assert (seen[0]["save_main_session"], seen[0]["streaming"], seen[0]["dry_run"]) == (False, False, False)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +128,7 @@ def test_a_service_keeps_our_settings():
 def test_what_is_not_installed_is_named(monkeypatch, flag, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"^{flag}: is not installed; run pip install 'web-memory\[{extra}\]'$"):
-        runner.beam_options([flag])
+        Runner([flag])
 
 
 @pytest.mark.parametrize(
@@ -139,8 +148,8 @@ def test_failures_of_a_service_are_worded(tmp_path, error, sentence):
     def build(_):
         raise error
 
-    with Stage("test", "numbers", str(tmp_path)) as stage, pytest.raises(UserError, match=sentence):
-        runner.run(build, (), stage, lambda: (0.5, 1))
+    with pytest.raises(UserError, match=sentence):
+        Runner().run(build, lambda: (0.5, 1))
 
 
 def test_a_job_service_that_is_not_there_is_worded(tmp_path):

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from configs.base import Embed, Source
 from pipelines import storage
-from pipelines.errors import UserError
-from pipelines.options import nearest
+from pipelines.errors import UserError, nearest
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_sample
 from pipelines.sources.stream import open_stored
 

@@ -12,8 +12,7 @@ from typing import Any
 import google_crc32c
 
 from configs.base import Embed
-from pipelines.errors import UserError
-from pipelines.options import nearest
+from pipelines.errors import UserError, nearest
 from pipelines.sources.sample import (
     MAX_TEXT_BYTES,
     Filtered,

@@ -19,7 +19,7 @@ from index.store.reader import Index
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 from tests.index.world import ChangingMemory, brute_force, digests, snapshot, unit, write_embeddings
 
 BEAM = ["--runner=FnApiRunner"]
@@ -36,12 +36,11 @@ class Line:
         for number, count in enumerate(rows):
             self.memory.put(number, count)
         self.memory.finish()
-        build.run(self.config, BEAM)
+        build.run(self.config, Runner(BEAM))
 
     def update(self) -> tuple[dict, Difference]:
         self.memory.finish()
-        with Stage("reindex", "rows", self.config.workdir) as stage:
-            return update.run(self.config, BEAM, stage)
+        return update.run(self.config, Runner(BEAM))
 
     @property
     def index(self) -> Index:
@@ -151,17 +150,16 @@ def test_planned_shards_stay_until_the_index_is_built_anew(tmp_path, sharding):
     line.memory.put(2, 100)
     line.update()
     second = line.index.facts
-    build.run(line.config, BEAM)
+    build.run(line.config, Runner(BEAM))
     assert line.index.facts == second
     # What a build has lost is built again only if its rows are all there.
     os.unlink(storage.join(line.config.index_dir, "builds/00001/_done/shard-00001-of-00002.json"))
     with pytest.raises(UserError, match="has lost shards of rows that have changed; run index.reindex --compact"):
-        build.run(line.config, BEAM)
-    with Stage("reindex", "rows", line.config.workdir) as stage:
-        rebuild.run(line.config, BEAM, stage)
+        build.run(line.config, Runner(BEAM))
+    rebuild.run(line.config, Runner(BEAM))
     third = line.index.facts
     assert third["regions"] == len(third["shards"]) == 4
-    build.run(line.config, BEAM)
+    build.run(line.config, Runner(BEAM))
     assert line.index.facts == third and line.index.rows == 240
 
 
@@ -286,7 +284,7 @@ def test_measuring_queries_that_are_rows_of_the_memory(tmp_path):
     line = Line(tmp_path, [90, 80])
     shutil.rmtree(tmp_path / "queries")
     shutil.rmtree(tmp_path / "index")
-    build.run(line.config, BEAM)
+    build.run(line.config, Runner(BEAM))
     line.memory.dropped = set(range(0, 90, 9))
     line.memory.put(2, 20)
     facts, _ = line.update()

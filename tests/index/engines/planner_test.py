@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from index.engines import planner
 from index.engines.planner import Parameters, Plan, plan_shard
-from pipelines.errors import UserError
 
 
 def test_leaves_grow_with_the_rows_and_none_where_a_tree_makes_no_sense():
@@ -44,11 +43,6 @@ def test_every_dimension_has_one_code_and_the_first_axes_the_narrowest(dims, axe
 
 def test_codes_of_128_axes():
     assert planner.blocks(plan_shard(5000, 128), 128) == [(16, 1), (32, 2), (12, 4)]
-
-
-def test_unknown_precision_names_the_nearest():
-    with pytest.raises(UserError, match="--config.index.reorder=bfloat: unknown; did you mean 'bfloat16'"):
-        plan_shard(5000, 8, reorder="bfloat")
 
 
 @pytest.mark.parametrize(("k", "candidates"), [(5, 30), (10, 30), (20, 60), (50, 90), (200, 90)])

@@ -19,9 +19,9 @@ from index.store.reader import Index
 from index.store.records import Setting, ShardRecord
 from index.store.routing import Router
 from index.store.shard_store import Shard
-from pipelines import options, schemas, storage
+from pipelines import config_file, schemas, storage
 from pipelines.errors import UserError
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 from tests.index.world import DIM, KEY, World, brute_force, snapshot, unit
 
 SIZES = {"max_examples": 60, "deadline": None}
@@ -237,14 +237,13 @@ def test_an_opened_index_goes_on_while_another_version_is_built(world: World):
     assert world.build() == 0
     opened, queries = Index.open(str(world.index)), unit(20, seed=4)
     right, before = Index.open(str(world.index)).search(queries, 9), snapshot(world.index)
-    config = options.load_config(str(world.config_file))
+    config = config_file.load(str(world.config_file))
     failed: list[BaseException] = []
 
     def build_again() -> None:
         try:
             job = build_job.claim(config, number=2)
-            with Stage("index", "rows", config.workdir) as stage:
-                build_job.build_missing(job, ["--runner=FnApiRunner"], stage)
+            build_job.build_missing(job, Runner(["--runner=FnApiRunner"]))
             publication.publish(job)
         except BaseException as error:
             failed.append(error)

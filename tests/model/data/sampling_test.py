@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data import sampling
-from pipelines.errors import UserError
 
 
 @given(
@@ -40,11 +39,6 @@ def test_classes_are_drawn_by_the_power_of_their_size(kind, shares):
     labels = np.repeat([0, 1], [9000, 1000]).astype(np.int32)
     drawn = np.bincount(labels[sampling.epoch_rows(labels, kind, 0, 0)]) / len(labels)
     np.testing.assert_allclose(drawn, shares, atol=0.02)
-
-
-def test_an_unknown_sampling_is_worded():
-    with pytest.raises(UserError, match="did you mean 'balanced'"):
-        sampling.check("balance")
 
 
 def _stages() -> tuple[sampling.Stage, ...]:

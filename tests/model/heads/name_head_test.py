@@ -210,10 +210,3 @@ def test_the_prior_reads_only_what_training_images_retrieved():
 def test_missing_names_are_worded():
     with pytest.raises(UserError, match="mam_names reads the names .* none are embedded; set --config.class_names and"):
         preparation.prepare(_task({}), Train(heads=("linear", "mam_names")))
-
-
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Names)])
-def test_wrong_settings_are_worded(field):
-    train = Train(heads=("mam_names",), names=dataclasses.replace(Names(), **{field: 0.0}))
-    with pytest.raises(UserError, match=rf"names.{field}=0.0: must be a number above 0"):
-        registry.check(train)

@@ -7,7 +7,6 @@ from configs.base import Train
 from model.data.batch import Batch
 from model.heads import registry
 from model.heads.linear import dropout, thin
-from pipelines.errors import UserError
 
 _RETRIEVAL = ("mean_knn", "mam", "mam_names", "rac")
 
@@ -63,25 +62,6 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
     assert abs(float((dropped == 0).mean()) - 0.25) < 0.01
     assert abs(float(dropped.mean()) - 1) < 0.02
     np.testing.assert_array_equal(dropout(x, 0.25, None), x)
-
-
-@pytest.mark.parametrize(
-    ("train", "sentence"),
-    [
-        (Train(heads=("linear", "mean_nn")), "did you mean 'mean_knn'"),
-        (Train(start="warm"), "known are random, similarity"),
-        (Train(similarity="white"), "similarity=white: no such similarity"),
-        (Train(attention_heads=3), "must divide value_dim=256"),
-        (Train(heads=("mam", "rac"), values=("image",)), "values: rac reads texts; add text"),
-        (Train(k=-1), "k=-1: must be a number of neighbours, or 0"),
-        (Train(rac_pooling="men"), "no such pooling; did you mean 'mean'"),
-        (Train(bank_sentences=0), "bank_sentences=0: must be at least 1"),
-        (Train(vl_ltr_width=0.0), "vl_ltr_width=0.0: must be a number above 0"),
-    ],
-)
-def test_wrong_settings_are_worded(train, sentence):
-    with pytest.raises(UserError, match=sentence):
-        registry.check(train)
 
 
 def test_neighbour_dropout_leaves_out_its_share_while_training_only():

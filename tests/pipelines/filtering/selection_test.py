@@ -20,7 +20,7 @@ from pipelines.errors import UserError
 from pipelines.filtering import selection, selection_job
 from pipelines.filtering.dropped import DROPPED, REASONS
 from pipelines.manifest import Embeddings
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 from tests.pipelines.selection_world import KEY, Rows, brute_leakage, brute_near, dropped, embeddings, near_to
 
 OFF = Filters(leakage=0.0)
@@ -44,8 +44,7 @@ class World:
 
     def select(self, filters: Filters, *beam: str, splits=("val", "test"), seed: int = 0) -> selection.Selection:
         opened = embeddings({name: self.root / name for name in splits})
-        with Stage("embed", "images", str(self.root)) as stage:
-            return completion.select(self.shards, opened, filters, seed, beam or FN_API, stage)
+        return completion.select(self.shards, opened, filters, seed, Runner(beam or FN_API))
 
     def bytes(self) -> dict[str, str]:
         folder = self.root / "memory/_dropped"
@@ -131,9 +130,8 @@ def test_threshold_itself_is_a_leak(world):
     for threshold, is_leak in ((0.5, True), (float(np.nextafter(np.float32(0.5), np.float32(1))), False)):
         world.splits = {"val": Rows(np.eye(16)[:1], world.splits["val"].images[:1], [None], [1], [0])}
         world.splits["val"].write(world.root / f"val-{threshold}")
-        with Stage("embed", "images", str(world.root)) as stage:
-            splits = {"val": Embeddings(str(world.root / f"val-{threshold}"))}
-            completion.select(world.shards, splits, Filters(leakage=threshold), 0, FN_API, stage)
+        splits = {"val": Embeddings(str(world.root / f"val-{threshold}"))}
+        completion.select(world.shards, splits, Filters(leakage=threshold), 0, Runner(FN_API))
         assert (world.memory.ids[0] in world.dropped()) == is_leak
 
 
@@ -312,9 +310,6 @@ def test_a_memory_without_rows_has_empty_files(world):
 @pytest.mark.parametrize(
     "filters,sentence",
     [
-        (Filters(leakage=1.5), "--config.filters.leakage=1.5: is a cosine, must be 0 to 1"),
-        (Filters(near_duplicates=-0.1), "--config.filters.near_duplicates=-0.1: is a cosine"),
-        (Filters(leakage_splits=("tset",)), "leakage_splits=tset: no such split; there are train, val, test"),
         (Filters(opt_out="/no/such/list"), "/no/such/list: no such file"),
     ],
 )
@@ -328,10 +323,8 @@ def test_queries_of_another_encoder_are_refused(world):
     world.write()
     world.splits["val"].write(world.root / "other", dataclasses.replace(KEY, fingerprint="another"))
     with pytest.raises(UserError, match="other: its keys are of another encoder than those of .*memory"):
-        with Stage("embed", "images", str(world.root)) as stage:
-            completion.select(
-                world.shards, embeddings({"val": world.root / "other"}), Filters(leakage=0.9), 0, FN_API, stage
-            )
+        other = embeddings({"val": world.root / "other"})
+        completion.select(world.shards, other, Filters(leakage=0.9), 0, Runner(FN_API))
 
 
 def test_broken_keys_and_lists_are_told_by_workers(world):

@@ -1,0 +1,1 @@
+"""The fields of a configuration, by section; `configs.base` has them all."""

@@ -1,0 +1,159 @@
+"""Fields of what is read and embedded: sources, protocol, encoders, filters, and the demo's corpus."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from configs.schema.fields import option
+
+FORMATS = (
+    *("img2dataset", "img2dataset_parquet", "tfrecord", "vectors"),
+    *("image_folder", "image_list", "inat2021", "table", "webvision", "yfcc15m"),
+)
+SPLITS = ("train", "val", "test")
+DTYPES = ("float32", "float16")
+# Styles of the demo's drawings.
+STYLES = ("noto", "twemoji", "openmoji", "fluent-3d", "fluent-flat", "emojione", "fxemoji")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where images, and their texts or labels, are read from."""
+
+    format: str = option("img2dataset", "Format of the source (docs/sources.md).", choices=FORMATS)
+    path: str = option(
+        "", "File, folder or pattern with `*`, `?`, `[..]` and `{00000..00127}`; separate several by commas."
+    )
+    image_root: str = option("", "Folder of the images that a list names.")
+    metadata: str = option("", "Second file of formats that need one.")
+    class_names: str = option("", "File with one class name a line, the caption of rows with a label and no caption.")
+    fields: tuple[str, ...] = option((), "Names of fields, ours=theirs: `image=jpg`, `caption=txt`, `label=cls`.")
+    classes: int = option(0, "For lists with labels, reads only the first so many classes; 0 reads all.", at_least=0)
+    part: tuple[float, ...] = option(
+        (),
+        "For lists with labels, reads only this part of each class, from and to as shares: `0.1,1`.",
+        at_least=0,
+        at_most=1,
+    )
+    part_seed: int = option(0, "Seed that shuffles each class before it is cut; sources with disjoint parts share it.")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each field that does not fit the others, and why."""
+        if self.part and (len(self.part) != 2 or self.part[0] >= self.part[1]):
+            yield "part", "must be two shares, the second larger, such as 0.1,1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What the lists of a published protocol contain (docs/datasets.md); 0 or empty is not checked."""
+
+    train_rows: int = option(0, "Images in the training list.", at_least=0)
+    val_rows: int = option(0, "Images in the validation list.", at_least=0)
+    test_rows: int = option(0, "Images in the test list.", at_least=0)
+    classes: int = option(0, "Classes in the training list.", at_least=0)
+    classes_per_group: tuple[int, ...] = option(
+        (), "Many-, medium- and few-shot classes, by `train.shots`.", at_least=0
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each field that does not fit the others, and why."""
+        if len(self.classes_per_group) not in (0, 3):
+            yield "classes_per_group", "must be three numbers: many-, medium- and few-shot classes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """The encoder of each role: a built-in name, folder, file or URL (docs/encoders.md); empty for none."""
+
+    key: str = option("efficientnet-lite0", "Image encoder of keys and queries.")
+    value_image: tuple[str, ...] = option(
+        ("efficientnet-lite2",),
+        "Image encoders of values; the first writes the column `value_image`, one given as `name=handle` writes "
+        "`value_image_name`.",
+    )
+    value_text: tuple[str, ...] = option(("minilm-l6-v2",), "Text encoders of values, named in the same way.")
+    dtype: str = option("float32", "Type of the stored vectors.", choices=DTYPES)
+    normalize: bool = option(True, "Whether vectors are scaled to unit length.")
+    crop_fraction: float = option(
+        0.0,
+        "Side of the centre crop over the image's shorter side: 1 for thumbnails, 0 for what each encoder's "
+        "description says.",
+        at_least=0,
+        at_most=1,
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each field that does not fit the others, and why."""
+        if not self.key:
+            yield "key", "is empty; every memory needs keys"
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """How images become vectors."""
+
+    batch_size: int = option(
+        32, "Images in each encoder call; part of a folder's identity, since rounding depends on it.", at_least=1
+    )
+    list_shard_rows: int = option(512, "Rows of a list that make one shard.", at_least=1)
+    max_image_bytes: int = option(64 << 20, "Largest encoded image that is read, in bytes.", at_least=1)
+    max_image_pixels: int = option(
+        100_000_000, "Largest image that is decoded, in pixels; a guard against decompression bombs.", at_least=1
+    )
+    max_rejects_share: float = option(0.2, "Share of rejected rows above which the job fails.", at_least=0, at_most=1)
+    threads: int = option(
+        0, "Batches that a process works on at once; 0 for its share of the machine's cores.", at_least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """Which rows of the memory are kept; the others are counted under the field's name. Queries are never filtered."""
+
+    min_side: int = option(0, "Smallest shorter side, in pixels.", at_least=0)
+    max_aspect: float = option(0.0, "Largest ratio of longer to shorter side; 0 for any.", at_least=0)
+    min_caption_chars: int = option(0, "Shortest caption, in characters.", at_least=0)
+    max_caption_chars: int = option(0, "Longest caption, in characters; 0 for any.", at_least=0)
+    metadata: tuple[str, ...] = option(
+        (),
+        "Conditions on the source's own fields, all of which must hold: `similarity>=0.3`, `NSFW==UNLIKELY|UNSURE`; a "
+        "missing field meets none.",
+    )
+    opt_out: str = option("", "File of URLs or SHA-256 digests of images, one a line, that must not be in the memory.")
+    exact_duplicates: bool = option(False, "Whether to drop images whose bytes an earlier row has.")
+    near_duplicates: float = option(
+        0.0,
+        "Drops images whose key has at least this cosine to that of an earlier row; 0 for none.",
+        at_least=0,
+        at_most=1,
+    )
+    leakage: float = option(
+        0.9,
+        "Drops images that are, or whose key has at least this cosine to, an image of `leakage_splits`; 0 for none.",
+        at_least=0,
+        at_most=1,
+    )
+    leakage_splits: tuple[str, ...] = option(
+        ("val", "test"), "Splits that must not leak into the memory.", choices=SPLITS
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What the demo's images are made of."""
+
+    memory_styles: tuple[str, ...] = option(
+        ("twemoji", "openmoji", "fluent-3d", "fluent-flat"),
+        "Vendors whose drawings and texts are the memory.",
+        choices=STYLES,
+        required=True,
+        distinct=True,
+    )
+    query_style: str = option("noto", "Vendor whose drawings are the labelled dataset.", choices=STYLES)
+    image_size: int = option(160, "Side of the JPEGs, in pixels.", at_least=16, at_most=1024)
+    pairs_per_shard: int = option(1000, "Image-text pairs in each tar.", at_least=1, at_most=100_000)
+    max_emoji: int = option(0, "Most emoji that are used; 0 for all.", at_least=0)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each field that does not fit the others, and why."""
+        if self.query_style in self.memory_styles:
+            yield "query_style", f"is also in memory_styles={','.join(self.memory_styles)}, so queries find themselves"

@@ -1,0 +1,286 @@
+"""Fields of training: heads, losses, trials, and fine-tuning of the query encoder."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from configs.schema.fields import option
+
+HEADS = ("linear", "mlp", "mean_knn", "mam", "mam_names", "rac", "vl_ltr")
+TEXT_HEADS = ("mam_names", "rac", "vl_ltr")
+LOSSES = ("lace", "lace_post_hoc", "cross_entropy", "ncr", "heteroscedastic", "mile", "curriculumnet", "paco")
+SAMPLINGS = ("uniform", "square_root", "balanced")
+STARTS = ("similarity", "random")
+SIMILARITIES = ("cosine", "whitened")
+POOLINGS = ("mean", "similarity")
+TUNINGS = ("grid", "random", "optuna")
+SHOTS = ("decoupling", "oltr")
+TABLES = ("device", "host")
+DTYPES = ("float32", "bfloat16")
+_MAX_SEED = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """The head `mam_names`, which is ours: first values of learned scalars, unless called fixed."""
+
+    similarity_scale: float = option(
+        15.0, "Factor applied to query-key cosines before the softmax over neighbours.", above=0
+    )
+    temperature: float = option(
+        20.0, "Factor applied to caption-name cosines before the softmax over classes; fixed.", above=0
+    )
+    threshold: float = option(
+        0.4, "Cosine to a class name below which a caption counts as naming no class; fixed.", above=0
+    )
+    prior_scale: float = option(
+        0.25, "Weight of a query's log-likelihood under what the memory shows of each class.", above=0
+    )
+    vote_weight: float = option(0.6, "Weight of the log of the neighbours' votes.", above=0)
+    smoothing: float = option(0.01, "Vote that each class has without a neighbour; fixed.", above=0)
+    ridge: float = option(
+        0.3, "Added to the covariance of the memory's keys, as a share of their mean variance; fixed.", above=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ncr:
+    """Neighbour consistency (Iscen et al., 2022), `loss=ncr`."""
+
+    weight: float = option(0.3, "Share of the consistency term; the rest is cross entropy.", at_least=0, at_most=1)
+    neighbors: int = option(
+        10, "Neighbours of each image within its batch; the paper takes 10 without noise, 100 at 40 %.", at_least=1
+    )
+    temperature: float = option(2.0, "Temperature of the softmax of both sides.", above=0)
+    gamma: float = option(1.0, "Power of the cosine that weighs a neighbour.", above=0)
+    start: float = option(
+        0.1, "Share of the steps before the term sets in; the paper's is epoch 10 of 130 [I].", at_least=0, below=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Heteroscedastic:
+    """Noise of the logits that depends on the image (Collier et al., 2021), `loss=heteroscedastic`."""
+
+    rank: int = option(10, "Rank of the covariance beside its diagonal [I].", at_least=1)
+    temperature: float = option(1.0, "Temperature of the softmax [I].", above=0)
+    samples: int = option(100, "Monte Carlo samples, in training and in prediction [I].", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mile:
+    """Teacher and student by turns (Rajeswar et al., 2022), `loss=mile`."""
+
+    threshold: float = option(
+        0.25, "Probability above which the teacher's answer is a label of the student [I].", above=0, below=1
+    )
+    teacher_steps: int = option(20, "Steps of a turn of the teacher, on the given labels [I].", at_least=1)
+    student_steps: int = option(20, "Steps of a turn of the student, on the teacher's labels [I].", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curriculum:
+    """Clean images first (Guo et al., 2018), `loss=curriculumnet`."""
+
+    density: float = option(
+        0.6, "Share of a class's distances below the radius in which density is counted.", above=0, below=1
+    )
+    starts: tuple[float, ...] = option(
+        (0.35, 0.7), "Shares of the steps at which noisy and highly noisy images come in [I].", above=0, below=1
+    )
+    weights: tuple[float, ...] = option(
+        (1.0, 0.5, 0.5), "Weights in the loss of clean, noisy and highly noisy images [I].", at_least=0
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each field that does not fit the others, and why."""
+        if len(self.starts) != 2 or self.starts[0] >= self.starts[1]:
+            yield "starts", "must be two shares of the steps, the second larger"
+        if len(self.weights) != 3:
+            yield "weights", "must be three, of clean, noisy and highly noisy images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Paco:
+    """Parametric contrastive learning (Cui et al., 2021), `loss=paco`."""
+
+    alpha: float = option(0.05, "Weight of an image of the same class as a positive.", at_least=0)
+    beta: float = option(1.0, "Weight of the class's centre as a positive.", at_least=0)
+    gamma: float = option(1.0, "Weight of images in the denominator; that of centres is 1.", at_least=0)
+    temperature: float = option(0.2, "Temperature of the cosines of projected features.", above=0)
+    queue: int = option(1024, "Images of earlier steps to contrast with; at least the batch size.", at_least=1)
+    dim: int = option(128, "Width of the projection.", at_least=1)
+    momentum: float = option(0.99, "Momentum of the copy that makes the second view [I].", at_least=0, at_most=1)
+    view_dropout: float = option(
+        0.1, "Share of the query's entries that each view leaves out [I].", at_least=0, below=1
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each field that does not fit the others, and why."""
+        if self.alpha + self.beta == 0:
+            yield "alpha", "must be above 0 where beta is 0, or nothing is positive"
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How heads are trained: the same trials on val for each, then one run of the best setting for each seed."""
+
+    heads: tuple[str, ...] = option(
+        ("linear", "mlp", "mean_knn", "mam"), "Heads to train.", choices=HEADS, required=True, distinct=True
+    )
+    loss: str = option("lace", "Loss that heads are trained with (docs/method.md) [I].", choices=LOSSES)
+    tau: float = option(1.0, "Weight of the log prior in `lace` and `lace_post_hoc` [I].", at_least=0)
+    label_smoothing: float = option(
+        0.0, "Share of the target that `cross_entropy` spreads over all classes.", at_least=0, below=1
+    )
+    sampling: str = option("uniform", "How often images of large classes are drawn.", choices=SAMPLINGS)
+    values: tuple[str, ...] = option(("text", "image"), "Kinds of values that neighbours add [I].", required=True)
+    layers: int = option(1, "Attention layers [I].", at_least=1)
+    attention_heads: int = option(1, "Attention heads of each layer [I].", at_least=1)
+    attention_dim: int = option(
+        64, "Width of a head's query and key projections; 0 for none: attention by cosine alone [I].", at_least=0
+    )
+    value_dim: int = option(256, "Width of the value projections of all attention heads together [I].", at_least=1)
+    start: str = option(
+        "similarity",
+        "Where attention starts: at softmax(scale * cosine), or at random projections [I].",
+        choices=STARTS,
+    )
+    similarity: str = option(
+        "cosine",
+        "Score of a neighbour: the cosine, or the cosine after whitening the keys that training images retrieved [I].",
+        choices=SIMILARITIES,
+    )
+    similarity_scale: float = option(
+        20.0, "First value of the learned factor on these scores (inverse temperature) [I].", at_least=0
+    )
+    value_scale: float = option(
+        0.0,
+        "First size of what neighbours add, relative to the query: the key that a value predicts, by a regression "
+        "over the memory; 0 for nothing [I].",
+        at_least=0,
+    )
+    null_slot: bool = option(
+        False, "Whether attention has an extra entry that adds nothing, so that it can ignore the list [I]."
+    )
+    feed_forward: int = option(0, "Hidden width of a network after each attention layer; 0 for none [I].", at_least=0)
+    dtype: str = option("float32", "Type of the memory on the device and of the products with it.", choices=DTYPES)
+    table: str = option(
+        "device",
+        "Where the memory's keys and values are: on the device, or on the host in files below `runs/tables/`.",
+        choices=TABLES,
+    )
+    k: int = option(0, "Neighbours that are used, the first of each list; 0 for all.", at_least=0)
+    random_k: bool = option(False, "Whether each list is cut to a random length from 1 to k in training [I].")
+    neighbor_dropout: float = option(
+        0.0, "Share of the neighbours left out of each list in training [I].", at_least=0, below=1
+    )
+    rac_pooling: str = option("mean", "How `rac` pools the texts [I].", choices=POOLINGS)
+    rac_normalize: bool = option(
+        False, "Whether `rac` scales each branch's logits to unit length times a learned factor [I]."
+    )
+    bank_sentences: int = option(32, "Sentences of each class in `vl_ltr` [I].", at_least=1)
+    vl_ltr_width: float = option(
+        4.0, "Hidden width of the visual branch of `vl_ltr`, as a multiple of the query's width.", above=0
+    )
+    batch_size: int = option(256, "Queries in each step.", at_least=1)
+    steps: int = option(300, "Steps of a run.", at_least=1)
+    warmup_share: float = option(0.1, "Share of the steps that warm up, before a cosine decay.", at_least=0, below=1)
+    search: str = option(
+        "grid", "How trials are chosen: all settings, distinct random ones, or Optuna's TPE.", choices=TUNINGS
+    )
+    trials: int = option(0, "Trials of each head; 0 for the whole grid.", at_least=0)
+    space: tuple[str, ...] = option(
+        (), "More axes of the grid, each a field and its values: `similarity_scale=10|20|40`."
+    )
+    learning_rates: tuple[float, ...] = option(
+        (3e-4, 1e-3, 3e-3), "Learning rates of the trials.", required=True, at_least=0
+    )
+    weight_decays: tuple[float, ...] = option((0.1,), "AdamW weight decays of the trials.", required=True, at_least=0)
+    dropouts: tuple[float, ...] = option(
+        (0.0, 0.5), "Dropouts of the classifier's input in the trials.", required=True, at_least=0, below=1
+    )
+    seeds: tuple[int, ...] = option(
+        (0, 1, 2, 3, 4),
+        "Seeds, one run each with the chosen setting.",
+        required=True,
+        distinct=True,
+        at_least=0,
+        below=_MAX_SEED,
+    )
+    checkpoint_every: int = option(100, "Steps between checkpoints.", at_least=1)
+    names: Names = Names()
+    ncr: Ncr = Ncr()
+    heteroscedastic: Heteroscedastic = Heteroscedastic()
+    mile: Mile = Mile()
+    curriculum: Curriculum = Curriculum()
+    paco: Paco = Paco()
+    many_over: int = option(100, "Classes with more training images are many-shot.", at_least=0)
+    few_under: int = option(
+        20, "Classes with fewer training images are few-shot; the rest are medium-shot.", at_least=0
+    )
+    shots: str = option(
+        "decoupling",
+        "Whether classes with exactly `many_over` or `few_under` images are medium-shot (decoupling) or not.",
+        choices=SHOTS,
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each field that does not fit the others, and why."""
+        if self.value_dim % self.attention_heads:
+            yield "attention_heads", f"must divide value_dim={self.value_dim}"
+        readers = [name for name in self.heads if name in TEXT_HEADS]
+        if readers and "text" not in self.values:
+            yield "values", f"{readers[0]} reads texts; add text"
+        if self.loss == "ncr" and self.ncr.neighbors >= self.batch_size:
+            yield (
+                "ncr.neighbors",
+                f"must be less than batch_size={self.batch_size}, since neighbours are those of the batch",
+            )
+        if self.loss == "paco" and self.paco.queue < self.batch_size:
+            yield "paco.queue", f"must be at least batch_size={self.batch_size}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """How the query encoder is trained together with a head, from the frozen run of each of `train.seeds`."""
+
+    head: str = option("mam", "Head to continue from, one of `train.heads`.", choices=HEADS)
+    encoder: str = option(
+        "", "ViT that embedded the queries: an `.npz`, or an `encoder.json` that names one; empty for `encoders.key`."
+    )
+    learning_rates: tuple[float, ...] = option(
+        (3e-4,), "Peak learning rates of the head in the trials [I].", required=True, at_least=0
+    )
+    encoder_ratios: tuple[float, ...] = option(
+        (0.01,),
+        "Learning rate of the encoder over that of the head, crossed with `learning_rates` [I].",
+        required=True,
+        at_least=0,
+    )
+    batch_size: int = option(128, "Images in each step, over all devices.", at_least=1)
+    steps: int = option(2000, "Steps of a run.", at_least=1)
+    warmup_share: float = option(0.1, "Share of the steps that warm up, before a cosine decay.", at_least=0, below=1)
+    stochastic_depth: float = option(
+        0.0, "Share of the images whose residual branches the encoder's last block skips [I].", at_least=0, below=1
+    )
+    min_area: float = option(
+        0.3,
+        "Smallest share of a picture that a random crop keeps; 1 for the encoder's own crop [I].",
+        above=0,
+        at_most=1,
+    )
+    max_aspect: float = option(
+        4 / 3,
+        "Largest ratio of longer to shorter side of a random crop, before it is resized to a square [I].",
+        at_least=1,
+    )
+    flip: bool = option(True, "Whether half of the pictures are mirrored [I].")
+    image_size: int = option(
+        0,
+        "Side of the input in pixels, to which position embeddings are interpolated; 0 for the encoder's own.",
+        at_least=0,
+    )
+    dtype: str = option("float32", "Type of the encoder's matrix products.", choices=DTYPES)
+    remat: bool = option(False, "Whether to recompute a block's activations for the gradients, which saves memory.")
+    workers: int = option(2, "Processes that read and decode images; 0 to do it between the steps.", at_least=0)
+    checkpoint_every: int = option(500, "Steps between checkpoints, which are measured on val.", at_least=1)

@@ -1,0 +1,164 @@
+"""Checks the fields of a config against their declarations, and describes them for `--help` and docs/config.md.
+
+What a field means and which values it takes is declared in `configs.schema`; reading values is up to `config_file`.
+"""
+
+import dataclasses
+import math
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from configs.base import Config, DemoConfig
+from configs.schema import fields as declarations
+from configs.schema.fields import Field
+from pipelines.errors import UserError, nearest
+
+_WIDTH = 100
+_COLUMN = 40
+# The fields of the config itself.
+TOP = "config"
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """A field with a value: its name such as `index.shards`, its declaration and the value."""
+
+    name: str
+    field: Field
+    value: Any
+
+    @property
+    def shown(self) -> str:
+        """The value as it is written on the command line."""
+        return ",".join(map(str, self.value)) if isinstance(self.value, tuple) else str(self.value)
+
+
+def leaves(section: Any, prefix: str = "") -> Iterator[Leaf]:
+    """Yields the fields of a section and of the sections in it."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield Leaf(f"{prefix}{field.name}", declarations.of(field), value)
+
+
+def check(section: Any, prefix: str = "") -> None:
+    """Checks every field of a config, or of a section whose name is the prefix (`train.`).
+
+    Raises:
+        UserError: names the first field that is wrong, its value, and what it takes.
+    """
+    for leaf in leaves(section, prefix):
+        _check(leaf)
+    for name, problem in _problems(section, prefix):
+        owner, _, last = name.rpartition(".")
+        value = getattr(_at(section, owner.removeprefix(prefix.rstrip(".")).lstrip(".")), last)
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        raise UserError(f"--config.{name}={shown}: {problem}")
+
+
+def _check(leaf: Leaf) -> None:
+    flag, field, value = f"--config.{leaf.name}", leaf.field, leaf.value
+    values = value if isinstance(value, tuple) else (value,)
+    if field.required and not values:
+        raise UserError(f"{flag}: must hold at least one value")
+    if field.choices and (unknown := [choice for choice in values if choice not in field.choices]):
+        raise UserError(f"{flag}={unknown[0]}: unknown; {nearest(unknown[0], field.choices)}")
+    if field.distinct and len(set(values)) < len(values):
+        raise UserError(f"{flag}={leaf.shown}: names a value twice")
+    if not all(math.isfinite(number) for number in values if isinstance(number, float)):
+        raise UserError(f"{flag}={leaf.shown}: must be finite")
+    if not field.holds(value):
+        raise UserError(f"{flag}={leaf.shown}: must be {field.span}")
+
+
+def _problems(section: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yields the fields that do not fit the others, by their whole names, inner sections first."""
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(value := getattr(section, field.name)):
+            yield from _problems(value, f"{prefix}{field.name}.")
+    if hasattr(section, "problems"):
+        yield from ((f"{prefix}{name}", problem) for name, problem in section.problems())
+
+
+def _at(section: Any, path: str) -> Any:
+    for name in path.split(".") if path else ():
+        section = getattr(section, name)
+    return section
+
+
+def groups(config: Config) -> dict[str, Any]:
+    """Returns the sections of a config by name, `config` for its own fields; those of `train` follow it."""
+    found: dict[str, Any] = {TOP: config}
+    for field in dataclasses.fields(config):
+        section = getattr(config, field.name)
+        if dataclasses.is_dataclass(section):
+            found[field.name] = section
+            inner = [f.name for f in dataclasses.fields(section) if dataclasses.is_dataclass(getattr(section, f.name))]
+            found |= {f"{field.name}.{name}": getattr(section, name) for name in inner}
+    return found
+
+
+def _own(group: str, section: Any) -> list[Leaf]:
+    prefix = "" if group == TOP else f"{group}."
+    return [leaf for leaf in leaves(section, prefix) if "." not in leaf.name.removeprefix(prefix)]
+
+
+def _meaning(field: Field) -> str:
+    """Returns what a field means and takes: `How trials are chosen (grid, random, optuna).`."""
+    takes = ", ".join(field.choices) or field.span
+    return f"{field.help.rstrip('.')} ({takes})." if takes else field.help
+
+
+def _summary(section: Any) -> str:
+    kind = Config if isinstance(section, Config) else type(section)
+    return str(kind.__doc__).splitlines()[0]
+
+
+def help_text(config: Config, group: str = "") -> str:
+    """Returns the fields of all groups, or of one, a line each: flag with its value, meaning, choices or bounds.
+
+    Raises:
+        UserError: if there is no such group.
+    """
+    found = groups(config)
+    if group and group not in found:
+        raise UserError(f"--help={group}: no such group of fields; {nearest(group, list(found))}")
+    lines: list[str] = []
+    for name in [group] if group else list(found):
+        lines += ["", *textwrap.wrap(f"{name}: {_summary(found[name])}", _WIDTH)]
+        for leaf in _own(name, found[name]):
+            flag = f"  --config.{leaf.name}={leaf.shown}"
+            wrapped = textwrap.wrap(_meaning(leaf.field), _WIDTH - _COLUMN - 2)
+            if len(flag) <= _COLUMN:
+                lines.append(f"{flag:{_COLUMN}}  {wrapped.pop(0)}")
+            else:
+                lines.append(flag)
+            lines += [f"{'':{_COLUMN}}  {line}" for line in wrapped]
+    return "\n".join(lines[1:])
+
+
+def markdown() -> str:
+    """Returns docs/config.md: every field with its default, its meaning, and the values it takes."""
+    intro = (
+        "Every field of `configs.base.Config`, made from the declarations in `configs/schema/` by "
+        "`python -m pipelines.fields > docs/config.md`. On the command line a field is set by "
+        "`--config.GROUP.FIELD=VALUE`, a list by commas. [I] marks what is inferred, not taken from the paper "
+        "([method.md](method.md))."
+    )
+    parts = ["# Config fields\n", textwrap.fill(intro, 120, break_on_hyphens=False) + "\n"]
+    for name, section in groups(DemoConfig()).items():
+        parts.append(f"## {name}\n\n{_summary(section)}\n")
+        rows = ["| field | default | meaning | values |", "|---|---|---|---|"]
+        for leaf in _own(name, section):
+            takes = ", ".join(f"`{choice}`" for choice in leaf.field.choices) or leaf.field.span
+            cells = (f"`{leaf.name}`", f"`{leaf.shown}`" if leaf.shown else "", leaf.field.help, takes)
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,130 @@
+"""The console script: `web-memory STAGE --config=FILE [flags]`, the same as `python -m PACKAGE.STAGE`.
+
+Several stages are joined by commas (`train,report`); `run` stands for the whole line. It also says which of our
+packages a file or folder of the working directory hides (docs/adr/0019-installed-package.md). Nothing but the standard
+library is imported until a stage is chosen.
+"""
+
+import importlib
+import importlib.util
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+PACKAGES = ("configs", "pipelines", "index", "model")
+# In the order of the line.
+STAGES = {
+    "demo_corpus": ("pipelines", "make the demo's images"),
+    "embed": ("pipelines", "embed the memory and the labelled splits"),
+    "plan": ("index", "say what the index will take, before any work"),
+    "build": ("index", "build the index, tune it, and measure its recall"),
+    "neighbors": ("index", "look up the neighbour lists of all queries"),
+    "search": ("index", "show what the memory has nearest to an image, a text or a row"),
+    "reindex": ("index", "update memory and index after sources change or rows are removed"),
+    "sweep": ("model", "run the trials of every head on val and show them"),
+    "train": ("model", "train every head on precomputed neighbour lists"),
+    "finetune": ("model", "train the query encoder together with a head"),
+    "evaluate": ("model", "compare the trained heads"),
+    "ablate": ("model", "vary one thing and train the heads at each value"),
+    "report": ("model", "write the tables, the gallery and the report page"),
+}
+# What `run` runs, after the demo's corpus.
+_EMBEDDED, _TRAINED = ("embed", "build", "neighbors"), ("train", "report")
+_RUN = "run every stage in order, resuming the work that is left"
+_USAGE = "usage: web-memory STAGE --config=FILE [--config.FIELD=VALUE ..] [flags]"
+
+
+def check_names(package_file: str) -> None:
+    """Checks that our packages are found beside each other; each of them calls this when it is imported.
+
+    Raises:
+        ImportError: if a file or folder elsewhere on the path hides one; `python -m` ends in that sentence instead.
+    """
+    root = pathlib.Path(package_file).resolve().parents[1]
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        place = pathlib.Path(spec.origin).resolve() if spec and spec.origin else None
+        if place is None or root in place.parents:
+            continue
+        hiding = place.parent if place.name == "__init__.py" else place
+        sentence = f"{hiding} hides the package {name!r} of web-memory; rename it, or run web-memory STAGE instead"
+        if sys.argv[:1] == ["-m"]:
+            print(f"error: {sentence}", file=sys.stderr)
+            raise SystemExit(2)
+        raise ImportError(sentence)
+
+
+def _help() -> str:
+    width = max(map(len, STAGES))
+    stages = [f"  {name:{width}}  {text}" for name, (_, text) in STAGES.items()]
+    return "\n".join(
+        [
+            _USAGE,
+            "",
+            "stages, in the order of the line:",
+            *stages,
+            f"  {'run':{width}}  {_RUN}",
+            "",
+            "web-memory STAGE --help shows the flags of a stage and every field of the config,",
+            "web-memory STAGE --help=GROUP one group of fields; web-memory --version the version.",
+        ]
+    )
+
+
+def _stages(names: Sequence[str], argv: Sequence[str]) -> int:
+    """Runs stages one after another in this process, up to the first that fails; returns its exit code."""
+    for name in names:
+        if code := int(importlib.import_module(f"{STAGES[name][0]}.{name}").main(list(argv))):
+            return code
+    return 0
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Runs the whole line in two processes: embedding and search with TensorFlow, then training and report with JAX.
+
+    In one process each of the two libraries would take the whole memory of an accelerator.
+    """
+    from configs.base import DemoConfig
+    from pipelines import options
+    from pipelines.errors import UserError
+
+    try:
+        config, _, beam = options.parse(argv, f"{_RUN[0].upper()}{_RUN[1:]}.")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # Flags that are not ours are for Beam.
+    ours = [arg for arg in argv if arg not in beam]
+    corpus = ["demo_corpus"] if isinstance(config, DemoConfig) else []
+    return (
+        _stages(corpus, ours)
+        or _stages(_EMBEDDED, argv)
+        or subprocess.run([sys.executable, "-m", "web_memory", ",".join(_TRAINED), *ours], check=False).returncode
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one stage, or several joined by commas, and returns the exit code."""
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("--help", "-h"):
+        print(_help())
+        return 0
+    if name == "--version":
+        from pipelines.options import version
+
+        print(f"web-memory {version()}")
+        return 0
+    if name == "run":
+        return _run(rest)
+    names = name.split(",")
+    if unknown := [stage for stage in names if stage not in STAGES]:
+        from pipelines.errors import nearest
+
+        print(f"error: {unknown[0]}: no such stage; {nearest(unknown[0], [*STAGES, 'run'])}", file=sys.stderr)
+        return 2
+    return _stages(names, rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
