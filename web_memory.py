@@ -97,11 +97,15 @@ def _run(argv: Sequence[str]) -> int:
     # Flags that are not ours are for Beam.
     ours = [arg for arg in argv if arg not in beam]
     corpus = ["demo_corpus"] if isinstance(config, DemoConfig) else []
-    return (
-        _stages(corpus, ours)
-        or _stages(_EMBEDDED, argv)
-        or subprocess.run([sys.executable, "-m", "web_memory", ",".join(_TRAINED), *ours], check=False).returncode
-    )
+    return _stages(corpus, ours) or _stages(_EMBEDDED, argv) or _in_new_process(_TRAINED, ours)
+
+
+def _in_new_process(names: Sequence[str], argv: Sequence[str]) -> int:
+    try:
+        return subprocess.run([sys.executable, __file__, ",".join(names), *argv], check=False).returncode
+    except KeyboardInterrupt:
+        # The other process was interrupted, too, and has said so.
+        return 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,13 @@
-"""What decoding JPEGs at a reduced scale saves, and what it changes in their vectors.
+"""Time that decoding JPEGs at a reduced scale saves, and how it changes their vectors.
 
     python benchmarks/decode.py
     python benchmarks/decode.py --images=FOLDER --encoder=efficientnet-lite2
 
-Without a folder the photographs are made of those that scikit-image brings along: enlarged, with the noise of a sensor,
-or many side by side, to 2000 x 1500 pixels, as JPEGs of quality 85 to 95 with 4:2:0. Enlarged ones hold less
-detail than a camera's, mosaics more. Full and reduced decoding, each with `prepare`, run in turn over all photographs,
-in one thread; processor time is taken, which neighbours on the machine disturb less than the clock. The last line is
-one JSON object.
+Without a folder, photographs are made from those of scikit-image: enlarged, with the noise of a sensor, or many side by
+side, to 2000 x 1500 pixels, as JPEGs of quality 85 to 95 with 4:2:0. Enlarged photographs have less detail than a
+camera's, mosaics more. Full and reduced decoding, each with `prepare`, alternate over all photographs, in one thread.
+Processor time is measured, since other processes disturb it less than wall-clock time. The last line is one JSON
+object.
 """
 
 import argparse
@@ -18,11 +18,15 @@ import pathlib
 import statistics
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from pipelines.images.decode import ImagePreprocess, decode, prepare
+from pipelines.images.decode import ImagePreprocess, Picture, decode, prepare
+
+if TYPE_CHECKING:
+    from pipelines.encoders.loaded import ImageEncoder
 
 _REPEATS = 7
 _SIZE = (2000, 1500)
@@ -85,6 +89,42 @@ def _seconds(photographs: list[bytes], preprocess: ImagePreprocess, reduced: boo
     return seconds
 
 
+def _read(folder: str) -> list[bytes]:
+    files = [path for path in sorted(pathlib.Path(folder).iterdir()) if path.suffix in (".jpg", ".jpeg")]
+    return [path.read_bytes() for path in files]
+
+
+def _embed(encoder: "ImageEncoder", pictures: list[Picture]) -> np.ndarray:
+    arrays = [prepare(picture, encoder.preprocess) for picture in pictures]
+    batches = [arrays[first : first + _BATCH] for first in range(0, len(arrays), _BATCH)]
+    return np.concatenate([encoder.encode(batch, _BATCH) for batch in batches])
+
+
+def _measure(photographs: list[bytes], encoder: "ImageEncoder") -> dict[str, object]:
+    """Times full and reduced decoding in turn, and compares their vectors."""
+    preprocess = encoder.preprocess
+    medians: dict[bool, list[float]] = {False: [], True: []}
+    for repeat in range(_REPEATS):
+        for reduced, values in medians.items():
+            values.append(1000 * statistics.median(_seconds(photographs, preprocess, reduced)))
+        print(f"{repeat + 1} of {_REPEATS}: full {medians[False][-1]:.1f} ms, reduced {medians[True][-1]:.1f} ms")
+    ratios = [full / small for full, small in zip(medians[False], medians[True], strict=True)]
+    full = [decode(data, _MAX_PIXELS) for data in photographs]
+    small = [decode(data, _MAX_PIXELS, [preprocess]) for data in photographs]
+    cosines = (_embed(encoder, full) * _embed(encoder, small)).sum(-1)
+    return {
+        "reduced_over_full_2000px": round(statistics.median(ratios), 2),
+        "min_cosine": round(float(cosines.min()), 5),
+        "mean_cosine": round(float(cosines.mean()), 5),
+        "full_ms": round(statistics.median(medians[False]), 1),
+        "reduced_ms": round(statistics.median(medians[True]), 1),
+        "full_sizes": sorted({picture.image.size for picture in full}),
+        "reduced_sizes": sorted({picture.image.size for picture in small}),
+        "median_kb": round(statistics.median(map(len, photographs)) / 1000),
+        "images": len(photographs),
+    }
+
+
 def main() -> int:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -92,49 +132,13 @@ def main() -> int:
     parser.add_argument("--encoder", default="efficientnet-lite0", help="name or folder of an image encoder")
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from pipelines.encoders.handles import ImageEncoder, resolve
+    from pipelines.encoders.handles import resolve
+    from pipelines.encoders.loaded import ImageEncoder
 
-    encoder = ImageEncoder(resolve(args.encoder, "float32"))
-    preprocess = encoder.preprocess
-    if args.images:
-        files = [path for path in sorted(pathlib.Path(args.images).iterdir()) if path.suffix in (".jpg", ".jpeg")]
-        photographs = [path.read_bytes() for path in files]
-    else:
-        photographs = _made()
+    photographs = _read(args.images) if args.images else _made()
     if not photographs:
         parser.error(f"{args.images}: has no .jpg or .jpeg file")
-
-    pictures = {reduced: [] for reduced in (False, True)}
-    vectors = {}
-    for reduced in pictures:
-        pictures[reduced] = [decode(data, _MAX_PIXELS, [preprocess] if reduced else []) for data in photographs]
-        arrays = [prepare(picture, preprocess) for picture in pictures[reduced]]
-        batches = [arrays[first : first + _BATCH] for first in range(0, len(arrays), _BATCH)]
-        vectors[reduced] = np.concatenate([encoder.encode(batch, _BATCH) for batch in batches])
-    cosines = (vectors[False] * vectors[True]).sum(-1)
-
-    medians: dict[bool, list[float]] = {False: [], True: []}
-    for repeat in range(_REPEATS):
-        for reduced, values in medians.items():
-            values.append(1000 * statistics.median(_seconds(photographs, preprocess, reduced)))
-        print(f"{repeat + 1} of {_REPEATS}: full {medians[False][-1]:.1f} ms, reduced {medians[True][-1]:.1f} ms")
-    ratios = [full / small for full, small in zip(medians[False], medians[True], strict=True)]
-    sizes = {reduced: sorted({picture.image.size for picture in kind}) for reduced, kind in pictures.items()}
-    print(
-        json.dumps(
-            {
-                "reduced_over_full_2000px": round(statistics.median(ratios), 2),
-                "min_cosine": round(float(cosines.min()), 5),
-                "mean_cosine": round(float(cosines.mean()), 5),
-                "full_ms": round(statistics.median(medians[False]), 1),
-                "reduced_ms": round(statistics.median(medians[True]), 1),
-                "full_sizes": sizes[False],
-                "reduced_sizes": sizes[True],
-                "median_kb": round(statistics.median(map(len, photographs)) / 1000),
-                "images": len(photographs),
-            }
-        )
-    )
+    print(json.dumps(_measure(photographs, ImageEncoder(resolve(args.encoder, "float32")))))
     return 0
 
 

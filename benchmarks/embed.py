@@ -1,15 +1,16 @@
-"""How near the embedding comes to the bare work that it cannot avoid, and to what one would write by hand instead.
+"""Compares the embed command with the bare work that it cannot avoid, and with a tf.data pipeline written by hand.
 
     python benchmarks/embed.py --config=configs/tiny_imagenet_lt.py --config.data=DATA
-    python benchmarks/embed.py --config=configs/demo.py --processes --memory     # a quarter of an hour more
+    python benchmarks/embed.py --config=configs/demo.py --processes --memory     # 15 minutes more
 
-Images of the config's memory are written anew as tars of equal size and embedded with its key encoder, over and
-over: by the Beam job, by a loop that only decodes and encodes, by one that only encodes, and by a tf.data pipeline that
-writes such vectors to Parquet (in a process of its own, with TensorFlow's own threads). They run in turn, ratios are
-medians of the repeats. Rates of the job are those at the margin: between the markers of its first and its last shard.
-The last line is one JSON object.
+Images of the config's memory are copied into tars of equal size. Their key encoder then embeds them several times: in
+the Beam job, in a loop that decodes and encodes, in a loop that only encodes, and in a tf.data pipeline that writes
+vectors to Parquet (in a process of its own, with TensorFlow's own threads). The four run in turn; ratios are medians of
+the repeats. The rate of the job is its marginal rate, between the markers of its first and its last shard. The last
+line is a JSON object.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -25,21 +26,24 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.base import Config, Encoders, Filters, Source
-from pipelines import embed, options, sources, storage
-from pipelines.encoders.handles import ImageEncoder, keep_freed_memory, one_thread_a_call, resolve
+from pipelines import embed, fields, options, sources, storage
+from pipelines.encoders.handles import resolve
+from pipelines.encoders.loaded import ImageEncoder
+from pipelines.encoders.process import keep_freed_memory, one_thread_a_call
 from pipelines.images.decode import decode, prepare
+from pipelines.runner import Runner
 from pipelines.sources import Sample
 
 _REPEATS = 5
 _TARS, _TAR_IMAGES = 3, 512
-# Two worker processes share shards; small ones, so that both have several.
+# Smaller shards for two worker processes, so that each of them gets several.
 _SMALL_TARS, _SMALL_TAR_IMAGES = 12, 128
 _MEMORY_IMAGES = (6_000, 60_000)
 _TWO = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
@@ -74,20 +78,20 @@ def _config(config: Config, data: pathlib.Path, workdir: str, threads: int) -> C
 def _job(
     config: Config, data: pathlib.Path, skipped: int, beam: Sequence[str] = (), threads: int = 0
 ) -> tuple[float, float]:
-    """Returns images/s at the margin of a whole job, and the bytes of its Parquet files over those of its vectors.
+    """Returns the marginal images/s of a whole job, and the bytes of its Parquet files over those of its vectors.
 
     Args:
         config: names the encoder.
         data: folder of the tars.
-        skipped: markers that are left out at the begin and, but for the last, at the end.
+        skipped: markers that are left out at the beginning and, besides the last one, at the end.
         beam: flags for Beam.
         threads: of each process; 0 for all.
     """
     with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(io.StringIO()):
-        embed.run(_config(config, data, workdir, threads), list(beam))
+        embed.run(_config(config, data, workdir, threads), Runner(beam))
         memory = pathlib.Path(workdir) / "memory"
         when = sorted(path.stat().st_mtime_ns for path in (memory / "_done").glob("*.json"))
-        # Workers start and end at different times; between these markers all are at work.
+        # Workers start and end at different times; between these markers all of them work.
         begin, end = skipped, len(when) - 1 - skipped
         files = list(memory.glob("*.parquet"))
         width = pq.read_schema(files[0]).field("key").type.list_size
@@ -98,7 +102,7 @@ def _job(
 
 
 def _bare(samples: Sequence[Sample], encoder: ImageEncoder, config: Config, threads: int) -> float:
-    """Returns images/s of decoding and encoding, and of nothing else."""
+    """Returns images/s of decoding and encoding alone."""
     size = config.embed.batch_size
 
     def work(first: int) -> None:
@@ -110,7 +114,7 @@ def _bare(samples: Sequence[Sample], encoder: ImageEncoder, config: Config, thre
 
 
 def _encode_only(encoder: ImageEncoder, images: int, size: int, threads: int) -> float:
-    """Returns images/s of the encoder on pixels that are there."""
+    """Returns images/s of the encoder on pixels in memory."""
     side = encoder.preprocess.size
     batch = list(np.random.default_rng(0).integers(0, 256, (size, side, side, 3), np.uint8))
     return _rate(lambda _: encoder.encode(batch, size), images, size, threads)
@@ -151,7 +155,7 @@ def _by_hand(folder: str, data: str, size: int, crop: float, batch_size: int) ->
         with tempfile.TemporaryDirectory() as out:
             for batch in data_set:
                 vectors = tf.math.l2_normalize(model(batch), -1).numpy()
-                # The margin, as of the job: the first batch pays for tracing and starting.
+                # The marginal rate, as of the job: the first batch pays for tracing and starting.
                 if not begin:
                     begin = time.perf_counter()
                 else:
@@ -166,7 +170,7 @@ def _by_hand(folder: str, data: str, size: int, crop: float, batch_size: int) ->
 
 
 class _ByHand:
-    """The tf.data pipeline in its process, which waits while the others run."""
+    """The tf.data pipeline in a process of its own, which waits while the others run."""
 
     def __init__(self, encoder: ImageEncoder, config: Config, data: pathlib.Path) -> None:
         from pipelines.encoders import builtin
@@ -207,16 +211,44 @@ def _memory_ratio(config: Config, samples: Sequence[Sample], root: pathlib.Path)
     for images in _MEMORY_IMAGES:
         _write_tars(samples, root / f"{images}", images // _TAR_IMAGES + 1, _TAR_IMAGES)
         (root / "config.py").write_text("from configs.base import Config\ndef get_config():\n    return Config()\n")
-        flat = options.flatten(_config(config, root / f"{images}", str(root / f"out-{images}"), 0))
-        named = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in flat.items()}
-        wanted = ("data", "workdir", "memory.path", "encoders.", "train_set.path", "val_set.path", "test_set.path")
-        flags = [f"--config.{name}={value}" for name, value in named.items() if name.startswith(wanted)]
-        peaks.append(_peak_kib(str(root / "config.py"), [*flags, "--config.filters.leakage=0"]))
+        leaves = fields.leaves(_config(config, root / f"{images}", str(root / f"out-{images}"), 0))
+        peaks.append(_peak_kib(str(root / "config.py"), [f"--config.{leaf.name}={leaf.shown}" for leaf in leaves]))
         print(f"{images:,} images: peak {peaks[-1] / 1024:,.0f} MiB", flush=True)
     return peaks[1] / peaks[0]
 
 
-def run(config: Config, _: list[str], processes: bool = False, memory: bool = False) -> None:
+def _measure(
+    config: Config, samples: Sequence[Sample], encoder: ImageEncoder, by_hand: _ByHand, root: pathlib.Path, both: bool
+) -> tuple[dict[str, float], float]:
+    """Runs each way once; returns their images/s, and Parquet bytes over vector bytes.
+
+    Args:
+        config: names the encoder.
+        samples: images in memory.
+        encoder: loaded.
+        by_hand: the tf.data pipeline.
+        root: folder of the tars, in `tars/` and `small/`.
+        both: whether to measure one and two worker processes, too.
+    """
+    threads, size = multiprocessing.cpu_count(), config.embed.batch_size
+    pipeline, share = _job(config, root / "tars", 0)
+    measured = {
+        "pipeline": pipeline,
+        "decode_encode": _bare(samples, encoder, config, threads),
+        "encode": _encode_only(encoder, len(samples), size, threads),
+        "tf_data": by_hand.rate(),
+    }
+    if both:
+        measured["one_process"] = _job(config, root / "small", 2, threads=1)[0]
+        measured["two_processes"] = _job(config, root / "small", 2, _TWO, threads=1)[0]
+    return measured, share
+
+
+def _ratio(rates: Mapping[str, Sequence[float]], over: str, under: str) -> float:
+    return round(statistics.median(a / b for a, b in zip(rates[over], rates[under], strict=True)), 3)
+
+
+def run(config: Config, processes: bool = False, memory: bool = False) -> None:
     """Measures and prints."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     threads = multiprocessing.cpu_count()
@@ -225,42 +257,29 @@ def run(config: Config, _: list[str], processes: bool = False, memory: bool = Fa
         shard = sources.plan(config.memory, config.data, config.embed, str(root / "listing"))[0]
         read = (item for item in sources.read(shard, config.embed) if isinstance(item, Sample))
         samples = list(itertools.islice(read, _TARS * _TAR_IMAGES))
-        data, small = root / "tars", root / "small"
-        _write_tars(samples, data, _TARS, _TAR_IMAGES)
-        _write_tars(samples, small, _SMALL_TARS, _SMALL_TAR_IMAGES)
+        _write_tars(samples, root / "tars", _TARS, _TAR_IMAGES)
+        _write_tars(samples, root / "small", _SMALL_TARS, _SMALL_TAR_IMAGES)
         one_thread_a_call(threads)
         keep_freed_memory()
         encoder = ImageEncoder(resolve(config.encoders.key, config.encoders.dtype))
-        by_hand, size = _ByHand(encoder, config, data), config.embed.batch_size
+        by_hand = _ByHand(encoder, config, root / "tars")
+        # The first runs of each pay for tracing.
         by_hand.rate()
-        _encode_only(encoder, 4 * size, size, threads)
-        rates: dict[str, list[float]] = {}
+        _encode_only(encoder, 4 * config.embed.batch_size, config.embed.batch_size, threads)
+        rates: dict[str, list[float]] = collections.defaultdict(list)
         share = 0.0
         for repeat in range(_REPEATS):
-            pipeline, share = _job(config, data, 0)
-            measured = {
-                "pipeline": pipeline,
-                "decode_encode": _bare(samples, encoder, config, threads),
-                "encode": _encode_only(encoder, len(samples), size, threads),
-                "tf_data": by_hand.rate(),
-            }
-            if processes:
-                measured["one_process"] = _job(config, small, 2, threads=1)[0]
-                measured["two_processes"] = _job(config, small, 2, _TWO, threads=1)[0]
+            measured, share = _measure(config, samples, encoder, by_hand, root, processes)
             for name, rate in measured.items():
-                rates.setdefault(name, []).append(rate)
-            print(f"{repeat + 1} of {_REPEATS}: " + ", ".join(f"{n} {r:.1f} images/s" for n, r in measured.items()))
-            sys.stdout.flush()
+                rates[name].append(rate)
+            shown = ", ".join(f"{name} {rate:.1f} images/s" for name, rate in measured.items())
+            print(f"{repeat + 1} of {_REPEATS}: {shown}", flush=True)
         by_hand.close()
-
-        def ratio(over: str, under: str) -> float:
-            return round(statistics.median(a / b for a, b in zip(rates[over], rates[under], strict=True)), 3)
-
         result = {
-            "pipeline_over_decode_encode": ratio("pipeline", "decode_encode"),
-            "pipeline_over_encode": ratio("pipeline", "encode"),
-            "pipeline_over_tf_data": ratio("pipeline", "tf_data"),
-            **({"two_processes_over_one": ratio("two_processes", "one_process")} if processes else {}),
+            "pipeline_over_decode_encode": _ratio(rates, "pipeline", "decode_encode"),
+            "pipeline_over_encode": _ratio(rates, "pipeline", "encode"),
+            "pipeline_over_tf_data": _ratio(rates, "pipeline", "tf_data"),
+            **({"two_processes_over_one": _ratio(rates, "two_processes", "one_process")} if processes else {}),
             "parquet_over_vector_bytes": round(share, 4),
             **({"peak_memory_60000_over_6000": round(_memory_ratio(config, samples, root), 3)} if memory else {}),
             **{f"{name}_images_per_sec": round(statistics.median(values), 1) for name, values in rates.items()},

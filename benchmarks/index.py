@@ -1,14 +1,14 @@
-"""How fast the index is against what one would pick instead, and what it costs.
+"""The speed of the index against other libraries, and its cost.
 
-    python benchmarks/index.py --cache=out/bench                           # hours at first: graphs take long to build
+    python benchmarks/index.py --cache=out/bench                           # hours the first time, to build graphs
     python benchmarks/index.py --rows=20000 --dim=128 --parts=speed,limit  # a minute
     python benchmarks/index.py --embeddings=out/demo/memory --parts=speed
 
-Parts: `speed` (every rival is tuned as `index_tuning` says, of the builds in `index_rivals.grid`, and compared on other
-queries, k 100), `autofaiss` (given as much memory as our index takes), `limit` (exact search against the products
-and the memory traffic it cannot avoid), `memory`, `growth` (of builds, `index_costs`). Data: 1M x 128 and 200k x
-768 vectors of the mixture in `index_data`, or one shape of it, or embeddings. Needs what docs/running.md says, and a
-machine that does nothing else. The last line is one JSON object.
+Parts: `speed` (the rivals of `index_rivals.grid`, tuned as in `index_tuning` and compared on other queries, k 100),
+`autofaiss` (with as much memory as our index takes), `limit` (exact search against the products and the memory traffic
+that it cannot avoid), `memory` and `growth` (of builds, see `index_costs`). Data: 1M x 128 and 200k x 768 vectors of
+the mixture in `index_data`, or one shape of it, or embeddings. See docs/running.md for what to install. Use an idle
+machine. The last line is one JSON object.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # A script's own folder comes first, and there this file would be the package `index`.
@@ -111,7 +111,7 @@ def _show(title: str, tuned: dict[str, Tuned], measured: dict[str, Measured]) ->
 
 
 def _autofaiss(data: Data, built: _Built) -> dict[str, float]:
-    """Returns recall and rate of what autofaiss chooses, with our memory and the time that ours takes a query."""
+    """Returns recall and rate of the index that autofaiss chooses, given our memory and our time per query."""
     import autofaiss
     import faiss
 
@@ -145,29 +145,37 @@ def _autofaiss(data: Data, built: _Built) -> dict[str, float]:
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Measures the parts that are asked for."""
     result: dict[str, float] = {}
-    if arguments.embeddings:
-        made = [lambda: index_data.embedded(arguments.embeddings, arguments.queries)]
-    else:
-        shapes = [(arguments.rows or rows, dim) for rows, dim in _SHAPES if arguments.dim in (0, dim)]
-        made = [lambda r=rows, d=dim: index_data.generated(r, d, arguments.queries) for rows, dim in shapes]
-    for make in made:
-        data = make()
-        if {"speed", "autofaiss"} & set(arguments.parts):
-            ours = _build_ours(data)
-        if "speed" in arguments.parts:
-            result |= _speed(data, ours, arguments.libraries, pathlib.Path(arguments.cache))
-        if "autofaiss" in arguments.parts:
-            result |= _autofaiss(data, ours)
-        if "limit" in arguments.parts:
-            limits = index_costs.exact_over_limit(data.rows, data.reported)
-            result |= {f"{name}_{data.name}": value for name, value in limits.items()}
-        if "memory" in arguments.parts:
-            with tempfile.TemporaryDirectory(dir=arguments.cache) as folder:
-                shares = index_costs.memory(data.rows, pathlib.Path(folder))
-            result |= {f"{name}_{data.name}": value for name, value in shares.items()}
+    for data in _data(arguments):
+        result |= _measure(data, arguments)
     if "growth" in arguments.parts:
         result |= index_costs.growth(2 * (arguments.rows or _SHAPES[0][0]), arguments.dim or _SHAPES[0][1])
     return result
+
+
+def _data(arguments: argparse.Namespace) -> Iterator[Data]:
+    """Yields the data one after another, since both may not fit in memory."""
+    if arguments.embeddings:
+        yield index_data.embedded(arguments.embeddings, arguments.queries)
+        return
+    for rows, dim in _SHAPES:
+        if arguments.dim in (0, dim):
+            yield index_data.generated(arguments.rows or rows, dim, arguments.queries)
+
+
+def _measure(data: Data, arguments: argparse.Namespace) -> dict[str, float]:
+    result, of_data = {}, {}
+    if {"speed", "autofaiss"} & set(arguments.parts):
+        ours = _build_ours(data)
+    if "speed" in arguments.parts:
+        result |= _speed(data, ours, arguments.libraries, pathlib.Path(arguments.cache))
+    if "autofaiss" in arguments.parts:
+        result |= _autofaiss(data, ours)
+    if "limit" in arguments.parts:
+        of_data |= index_costs.exact_over_limit(data.rows, data.reported)
+    if "memory" in arguments.parts:
+        with tempfile.TemporaryDirectory(dir=arguments.cache) as folder:
+            of_data |= index_costs.memory(data.rows, pathlib.Path(folder))
+    return result | {f"{name}_{data.name}": value for name, value in of_data.items()}
 
 
 def main() -> int:
@@ -183,11 +191,13 @@ def main() -> int:
 
         return parse
 
-    parser.add_argument("--parts", type=names(_PARTS), default=list(_PARTS), help="which, by commas; all")
-    parser.add_argument("--libraries", type=names(_LIBRARIES), default=list(_LIBRARIES), help="rivals, by commas; all")
+    parser.add_argument("--parts", type=names(_PARTS), default=list(_PARTS), help="parts, separated by commas (all)")
+    parser.add_argument(
+        "--libraries", type=names(_LIBRARIES), default=list(_LIBRARIES), help="rivals, separated by commas (all)"
+    )
     parser.add_argument("--rows", type=int, default=0, help="rows of the mixture; 1M of 128, 200k of 768 dimensions")
     parser.add_argument("--dim", type=int, default=0, choices=[0, *(dim for _, dim in _SHAPES)], help="one shape only")
-    parser.add_argument("--queries", type=int, default=2000, help="that tune, and as many that are reported")
+    parser.add_argument("--queries", type=int, default=2000, help="tuning queries, and as many reported ones (2000)")
     parser.add_argument("--embeddings", default="", help="folder that pipelines.embed wrote, instead of the mixture")
     parser.add_argument("--cache", default="out/bench", help="folder that keeps what the rivals built")
     arguments = parser.parse_args()

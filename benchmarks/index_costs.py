@@ -1,10 +1,11 @@
-"""What an index costs to build and to keep, and how far exact search is from what the machine can do.
+"""The cost of building and keeping an index, and how close exact search is to the limits of the machine.
 
-Memory is that of a process that does nothing else: the rows lie in a file that is mapped, so that only what the build
-or the loaded index holds is anonymous. It is sampled from `/proc/self/status`, and what the process held with all
-libraries imported is taken off. Rates are left to `index_tuning`.
+Memory is that of a process that does nothing else. The rows are in a mapped file, so that only memory of the build or
+of the loaded index is anonymous. It is sampled from `/proc/self/status`, less the memory with all libraries imported.
+`index_tuning` measures rates.
 """
 
+import argparse
 import json
 import math
 import os
@@ -23,16 +24,15 @@ from configs.base import Index as IndexConfig
 from index.engines import scann_searcher
 from index.engines.exact import ExactSearcher
 from index.engines.searcher import ArrayKeys
+from pipelines.nearest_neighbors import KEY_BLOCK, QUERY_BLOCK
 
 _SAMPLE_SECS = 0.002
 _REPEATS = 5
-# As `exact_searcher` cuts its products.
-_QUERY_BLOCK, _KEY_BLOCK = 256, 16384
 _PROJECT = pathlib.Path(__file__).parents[1]
 
 
 def anonymous_bytes() -> int:
-    """Returns the resident bytes of this process that no file is behind."""
+    """Returns the resident bytes of this process that are not backed by a file."""
     with open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["RssAnon"].split()[0]) * 1024
@@ -63,7 +63,7 @@ def _in_a_process(step: str, rows_file: pathlib.Path, folder: pathlib.Path) -> d
 
 
 def memory(rows: np.ndarray, folder: pathlib.Path) -> dict[str, float]:
-    """Returns peak memory of a build and steady memory of what it made, over the raw bytes of rows `[n, d]`."""
+    """Returns peak memory of a build and steady memory of the index, over the raw bytes of rows `[n, d]`."""
     rows_file, index = folder / "rows.npy", folder / "index"
     np.save(rows_file, rows)
     built = _in_a_process("build", rows_file, index)
@@ -77,7 +77,7 @@ def memory(rows: np.ndarray, folder: pathlib.Path) -> dict[str, float]:
 
 
 def growth(largest: int, dim: int) -> dict[str, float]:
-    """Returns seconds of builds of an eighth of `largest` rows, a quarter, a half and all, and how they grow.
+    """Returns seconds of builds of an eighth, a quarter, a half and all of `largest` rows, and how they grow.
 
     The exponent is the slope of the logarithms, by least squares.
     """
@@ -96,18 +96,18 @@ def growth(largest: int, dim: int) -> dict[str, float]:
 
 
 def exact_over_limit(rows: np.ndarray, queries: np.ndarray) -> dict[str, float]:
-    """Returns how much of the rate of bare matrix products exact search reaches, and what it moves through memory.
+    """Returns the rate of exact search over that of bare matrix products, and over that of reading memory.
 
     The products are those that the search cannot avoid, cut into the same blocks, on all cores.
     """
     exact = ExactSearcher(rows)
-    product = np.empty((_QUERY_BLOCK, _KEY_BLOCK), np.float32)
+    product = np.empty((QUERY_BLOCK, KEY_BLOCK), np.float32)
 
     def products() -> None:
-        for begin in range(0, len(queries), _QUERY_BLOCK):
-            block = queries[begin : begin + _QUERY_BLOCK]
-            for low in range(0, len(rows), _KEY_BLOCK):
-                keys = rows[low : low + _KEY_BLOCK]
+        for begin in range(0, len(queries), QUERY_BLOCK):
+            block = queries[begin : begin + QUERY_BLOCK]
+            for low in range(0, len(rows), KEY_BLOCK):
+                keys = rows[low : low + KEY_BLOCK]
                 np.matmul(block, keys.T, out=product[: len(block), : len(keys)])
 
     secs: dict[str, list[float]] = {"bare": [], "exact": [], "read": []}
@@ -122,7 +122,7 @@ def exact_over_limit(rows: np.ndarray, queries: np.ndarray) -> dict[str, float]:
             work()
             secs[name].append(time.perf_counter() - begin)
     median = {name: statistics.median(values) for name, values in secs.items()}
-    blocks = math.ceil(len(queries) / _QUERY_BLOCK)
+    blocks = math.ceil(len(queries) / QUERY_BLOCK)
     return {
         "exact_over_products": round(median["bare"] / median["exact"], 3),
         "exact_over_memory_read": round(blocks * median["read"] / median["exact"], 3),
@@ -159,5 +159,14 @@ class _Mapped(ArrayKeys):
             yield np.array(chunk)
 
 
+def main() -> None:
+    """Measures one step in this process; `memory` runs it."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("step", choices=["build", "load"], help="what to measure")
+    parser.add_argument("rows_file", help="`.npy` of the rows, float32 [n, d]")
+    parser.add_argument("folder", help="of the index, which `build` makes")
+    print(json.dumps(_step(**vars(parser.parse_args()))))
+
+
 if __name__ == "__main__":
-    print(json.dumps(_step(*sys.argv[1:4])))
+    main()

@@ -1,15 +1,15 @@
-"""Vectors for the index benchmark: a seeded mixture, or embeddings that are there, and their exact neighbours.
+"""Vectors for the index benchmark: a seeded mixture, or given embeddings, and their exact neighbours.
 
-Embeddings of real pictures form clusters of very different sizes, lie near surfaces of few dimensions, and their
-directions matter in very different degree. The mixture is made so:
+Embeddings of real pictures form clusters of very different sizes, are near surfaces of few dimensions, and vary in some
+directions much more than in others. The mixture imitates this:
 
-- directions: an orthogonal basis, the j-th with weight `(1 + j) ** -_DECAY`, so that the first few hold much;
+- directions: an orthogonal basis, the j-th with weight `(1 + j) ** -_DECAY`, so that the first few have most variance;
 - a topic per `_CLUSTERS_PER_TOPIC` clusters, and a centre per `_ROWS_PER_CLUSTER` rows that is half its topic's and
   half its own, drawn with these weights; a cluster's share of the rows follows Zipf's law, flattened;
 - a row: its centre, plus a point of a plane of `_PLANE` dimensions that belongs to the cluster, drawn with the same
   weights, plus noise in every direction; then unit length. Planes are wide enough for clusters to overlap.
 
-Queries come from the same mixture, never from among the rows. Which searchers are run on it is left to others.
+Queries come from the same mixture, but are never rows.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ _DECAY = 0.5
 _WITHIN, _NOISE = 1.0, 0.3
 _ZIPF = 0.5
 _HALF = 0.5**0.5
-# Truth goes on beyond k, so that ties at the k-th place are seen as such.
+# Exact lists are longer than k, so that ties at the k-th place are known.
 _DEPTH = 2 * K
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Rows, the queries that tune, the queries that are reported, and the truth of both.
+    """Rows, tuning queries, reported queries, and the exact lists of both.
 
     Attributes:
         name: of the data, for files and figures.
@@ -86,10 +86,10 @@ def generated(rows: int, dim: int, queries: int, seed: int = 0) -> Data:
 
 
 def embedded(folder: str, queries: int, seed: int = 0) -> Data:
-    """Returns keys of an embedded folder, of which twice `queries` are taken out to be asked.
+    """Returns the keys of an embedded folder; twice `queries` of them become queries instead of rows.
 
     Raises:
-        UserError: if the folder is not finished or has fewer rows than that and `K` more.
+        UserError: if the folder is unfinished or has too few rows.
     """
     embeddings = Embeddings(folder)
     if embeddings.rows < 2 * queries + 2 * K:

@@ -1,14 +1,15 @@
-"""How near the neighbours job comes to the bare searcher on the same queries.
+"""The rate of the neighbours job against that of the bare searcher, on the same queries.
 
     python -m benchmarks.index_jobs [ROWS] [DIM] [QUERIES]
 
 A memory and one split of queries, of the mixture in `index_data`, are written as embeddings and indexed; lists have
 100 entries. Then, in one process and in turn, the searcher alone, the opened index and the whole job (read, search,
-merge, write, gather the named rows of the memory) look up the same queries. The time of the same job over a few
-queries, which loads the same shards and starts the same pipeline, is the start-up; it is taken off. Ratios are medians
-of the repeats. The last line is one JSON object.
+merge, write, gather the named memory rows) look up the same queries. The start-up time, that of the same job over a few
+queries, is subtracted: it loads the same shards and starts the same pipeline. Ratios are medians of the repeats. The
+last line is one JSON object.
 """
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -24,16 +25,17 @@ import pyarrow as pa
 
 from benchmarks.index_data import K, clustered
 from configs.base import Config, Index, Neighbors, Source
+from index import Index as OpenIndex
 from index import build, neighbors
-from index.store.reader import Index as OpenIndex
 from pipelines import manifest, schemas, storage
 from pipelines.manifest import Marker
+from pipelines.runner import Runner
 from pipelines.schemas import EncoderInfo
 
 _REPEATS = 3
 SHARD_ROWS = 10_000
 _FEW = 64
-_RUNNER = ("--runner=FnApiRunner",)
+_BEAM = ("--runner=FnApiRunner",)
 
 
 def write_embeddings(folder: str, keys: np.ndarray) -> None:
@@ -101,9 +103,9 @@ def neighbors_over_searcher(
                 Config(workdir=str(workdir), index=index, neighbors=Neighbors(k=k), train_set=Source(path="queries"))
             )
         whole, few = configs
-        build.run(whole, _RUNNER)
-        shutil.copytree(whole.index_dir, few.index_dir)
-        opened = OpenIndex.open(whole.index_dir)
+        build.run(whole, Runner(_BEAM))
+        shutil.copytree(whole.places.index, few.places.index)
+        opened = OpenIndex.open(whole.places.index)
         loaded = [opened.load(number) for number in range(shards)]
         images = np.random.default_rng(3).bytes(32 * queries)
         own = np.frombuffer(images, "S32")
@@ -113,8 +115,8 @@ def neighbors_over_searcher(
             timed["searcher"].append(_secs(lambda: _visit(opened, loaded, asked, k)))
             timed["index"].append(_secs(lambda: opened.search(asked, k, own)))
             for name, config in (("startup", few), ("job", whole)):
-                shutil.rmtree(config.neighbors_dir, ignore_errors=True)
-                timed[name].append(_secs(lambda config=config: neighbors.run(config, _RUNNER)))
+                shutil.rmtree(config.places.neighbors, ignore_errors=True)
+                timed[name].append(_secs(lambda config=config: neighbors.run(config, Runner(_BEAM))))
         startup = statistics.median(timed["startup"])
         rate = {name: [queries / secs for secs in timed[name]] for name in ("searcher", "index")}
         rate["job"] = [queries / (secs - startup) for secs in timed["job"]]
@@ -129,7 +131,7 @@ def neighbors_over_searcher(
 
 
 def _visit(opened: OpenIndex, loaded: Sequence[object], queries: np.ndarray, k: int) -> None:
-    """Searches each shard for the queries that visit it, and does nothing with what is found."""
+    """Searches each shard for the queries that visit it, and drops the results."""
     visited = opened.visits(queries)
     for number, shard in enumerate(loaded):
         shard.searcher.search(queries[visited[:, number]], k)  # type: ignore[attr-defined]
@@ -137,7 +139,10 @@ def _visit(opened: OpenIndex, loaded: Sequence[object], queries: np.ndarray, k: 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the figures."""
-    print(json.dumps(neighbors_over_searcher(*map(int, argv))))
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    for name, default in (("rows", 1_000_000), ("dim", 128), ("queries", 200_000)):
+        parser.add_argument(name, type=int, nargs="?", default=default, help=f"{default:,} by default")
+    print(json.dumps(neighbors_over_searcher(**vars(parser.parse_args(argv)))))
     return 0
 
 

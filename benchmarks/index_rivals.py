@@ -1,13 +1,13 @@
-"""The libraries that one would pick instead of this index, each behind the same three calls, and the grid of each.
+"""Libraries that one might use instead of this index, behind the same three calls, and the grid of each.
 
 A rival is a library with build parameters. It is built once and kept in a cache folder with the seconds that took.
-How it is searched is a `Setting`: an effort that recall grows with (probes of an inverted file, candidates of a
-graph) and, for what scores a long list anew, how many times k that list is. Which setting is taken is left to
-`index_tuning`. Every grid holds what the manuals of its library propose for such data:
+How it is searched is a `Setting`: an effort that recall grows with (probes of an inverted file, candidates of a graph)
+and, if it re-ranks a longer list, the length of that list as a multiple of k. `index_tuning` chooses the setting. Each
+grid has what the manual of its library proposes for such data:
 
 - faiss IVF of about sqrt(n), twice and four times as many lists, with PQ of 4 bits in the fast-scan layout: codes of 2,
   4 or 8 dimensions of residuals and, for 2, of the vectors; also behind PCA to a half or a quarter of the dimensions,
-  and OPQ to a half; then scored anew in float32;
+  and OPQ to a half; then re-ranked in float32;
 - faiss HNSW, hnswlib: M 16 and 32; usearch: connectivity 16 and 32, stored as float16, bfloat16 or int8; all with 200
   candidates at building;
 - faiss Flat.
@@ -24,7 +24,7 @@ from benchmarks.index_tuning import Rival, Setting
 
 _TRAINING_ROWS_PER_LIST = 64
 _EF_CONSTRUCTION = 200
-# Below this quantized scores tell so little that no list of candidates reached .99.
+# With fewer blocks, quantized scores are so rough that no list of candidates reached 0.99.
 _FEWEST_BLOCKS = 32
 
 
@@ -50,7 +50,7 @@ class _Faiss(Rival):
         return self._index.search(queries, k)[1]
 
     def _set(self, setting: Setting) -> None:
-        """There is nothing to set."""
+        """Sets nothing."""
 
 
 class FaissFlat(_Faiss):
@@ -59,12 +59,12 @@ class FaissFlat(_Faiss):
     library = "faiss_flat"
 
     def efforts(self, k: int) -> list[int]:
-        """Returns the one there is."""
+        """Returns the only one."""
         return [1]
 
 
 class FaissIvf(_Faiss):
-    """Inverted lists of product-quantized rows, scored anew."""
+    """Inverted lists of product-quantized rows, re-ranked."""
 
     library = "faiss_ivf"
     factors = (1, 2, 3, 4, 6, 8, 12, 16, 24)
@@ -169,7 +169,7 @@ class Usearch(Rival):
 
 
 def ladder(low: int, high: int, ratio: float = 1.15) -> list[int]:
-    """Returns whole numbers from `low` to `high` that grow by `ratio`, by 1 where that is less."""
+    """Returns whole numbers from `low` to `high` that grow by `ratio`, and by at least 1."""
     steps = [low]
     while steps[-1] < high:
         steps.append(min(high, max(steps[-1] + 1, math.ceil(steps[-1] * ratio))))
@@ -177,7 +177,15 @@ def ladder(low: int, high: int, ratio: float = 1.15) -> list[int]:
 
 
 def grid(rows: int, dim: int, libraries: list[str]) -> list[Rival]:
-    """Returns the rivals that are tried for `rows` rows of width `dim`, cheap builds first."""
+    """Returns the rivals to try for `rows` rows of width `dim`, cheap builds first."""
+    everything: list[Rival] = [FaissFlat("Flat"), *map(FaissIvf, _ivf_specs(rows, dim))]
+    everything += [Hnswlib(spec) for spec in ("M16", "M32")]
+    everything += [FaissHnsw(spec) for spec in ("HNSW16", "HNSW32")]
+    everything += [Usearch(f"M{m},{dtype}") for m in (16, 32) for dtype in ("f16", "bf16", "i8")]
+    return [rival for rival in everything if rival.library in libraries]
+
+
+def _ivf_specs(rows: int, dim: int) -> list[str]:
     root = math.sqrt(rows)
     lists = sorted({2 ** round(math.log2(root * share)) for share in (1, 2, 4)})
     ivf = []
@@ -187,10 +195,5 @@ def grid(rows: int, dim: int, libraries: list[str]) -> list[Rival]:
         ivf.append(f"IVF{n},PQ{dim // 2}x4fs,RFlat")
     for width in (dim // share for share in (2, 4) if dim // share >= 2 * _FEWEST_BLOCKS):
         ivf += [f"PCA{width},IVF{n},PQ{width // 2}x4fsr,RFlat" for n in lists[:2]]
-    # The rotation is minutes to train, so it is tried once.
-    ivf.append(f"OPQ{dim // 4}_{dim // 2},IVF{lists[1]},PQ{dim // 4}x4fsr,RFlat")
-    everything: list[Rival] = [FaissFlat("Flat"), *map(FaissIvf, ivf)]
-    everything += [Hnswlib(spec) for spec in ("M16", "M32")]
-    everything += [FaissHnsw(spec) for spec in ("HNSW16", "HNSW32")]
-    everything += [Usearch(f"M{m},{dtype}") for m in (16, 32) for dtype in ("f16", "bf16", "i8")]
-    return [rival for rival in everything if rival.library in libraries]
+    # The rotation takes minutes to train, so it is tried once.
+    return [*ivf, f"OPQ{dim // 4}_{dim // 2},IVF{lists[1]},PQ{dim // 4}x4fsr,RFlat"]

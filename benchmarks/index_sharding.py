@@ -1,11 +1,11 @@
-"""What shards cost: an index of eight, in regions or by hash, against one of the same rows, at the same recall.
+"""The cost of shards: an index of eight, in regions or by hash, against one shard of the same rows, at the same recall.
 
     python -m benchmarks.index_sharding [--rows=1000000] [--dim=128] [--queries=2000] [--shards=8] [--folder=DIR]
 
-Each index is built by `index.build` and tuned by its own curve on queries of its own; other queries are then searched
-in turn by all of them, on one thread, at the points of the curve around recall@100 .95. Queries/s at that very recall
-lie on the line between two of these points, of their logarithms against recall. Ratios are medians of the repeats. A
-folder that is named is kept and goes on where it stopped. The last line is one JSON object.
+Each index is built by `index.build` and tuned by its own curve on queries of its own. All of them then search other
+queries in turn, on one thread, at the points of the curve around recall@100 0.95. Queries/s at exactly that recall are
+interpolated between two points, by logarithm against recall. Ratios are medians of the repeats. A folder that is named
+is kept, and a later run resumes in it. The last line is one JSON object.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from benchmarks.index_data import K, clustered
 from benchmarks.index_jobs import SHARD_ROWS, write_embeddings
 from configs.base import Config
 from configs.base import Index as IndexConfig
-from index import build
+from index import Index, build
 from index.engines.exact import ExactSearcher
 from index.measure.recall import recall_at_k
 from index.store import records
 from index.store.lookup import Lookup
-from index.store.reader import Index
 from pipelines import manifest, schemas, storage
+from pipelines.runner import Runner
 
 RECALL = 0.95
 _ROW_MASK = (1 << schemas.ROW_BITS) - 1
@@ -42,7 +42,7 @@ _SHARDINGS = ("one", "routed", "hash")
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """An index, opened at a point of its curve and on one thread, and its recall on the queries that are asked."""
+    """An index, opened at a point of its curve and on one thread, and its recall on these queries."""
 
     index: Index
     recall: float
@@ -51,7 +51,7 @@ class _Point:
 def build_all(
     folder: str, rows: int, dim: int, queries: int, shards: int
 ) -> tuple[dict[str, str], np.ndarray, np.ndarray]:
-    """Builds what is not there; returns the folder of each index, the keys, and queries that none was tuned on."""
+    """Builds what is missing; returns the folder of each index, the keys, and queries that none was tuned on."""
     keys, asked = clustered(rows, 2 * queries, dim)
     for path, vectors in (("memory", keys), ("val", asked[:queries])):
         if not storage.exists(f"{folder}/{path}/{manifest.COMPLETE_FILE}"):
@@ -71,8 +71,8 @@ def build_all(
             sharding="hash" if name == "hash" else "routed",
         )
         config = Config(workdir=str(workdir), index=index)
-        build.run(config, ("--runner=FnApiRunner",))
-        folders[name] = config.index_dir
+        build.run(config, Runner(["--runner=FnApiRunner"]))
+        folders[name] = config.places.index
     return folders, keys, asked[queries:]
 
 
@@ -92,7 +92,7 @@ def points(folder: str, queries: np.ndarray, exact: tuple[np.ndarray, np.ndarray
         for number, (record, shard) in enumerate(zip(opened.shards, shards, strict=True)):
             setting = record.settings[records.setting_at(record.settings, point["level"])]
             engine: Any = shard.searcher.with_parameters(setting.parameters)
-            index._loaded[number] = Lookup(dataclasses.replace(shard, searcher=engine.with_threads(1)))
+            index.loaded[number] = Lookup(dataclasses.replace(shard, searcher=engine.with_threads(1)))
         found = index.search(queries, K).ids
         places = np.where(found < 0, -1, (found >> schemas.ROW_BITS) * SHARD_ROWS + (found & _ROW_MASK))
         now = _Point(index, float(recall_at_k(places, *exact, k=K).mean()))
@@ -109,7 +109,7 @@ def rate(around: Sequence[_Point], secs: Sequence[float], queries: int) -> float
 
 
 def measure(folders: dict[str, str], keys: np.ndarray, queries: np.ndarray) -> dict[str, Any]:
-    """Returns queries/s of each index at `RECALL`, recalls of the points it lies between, and what each is over one."""
+    """Returns queries/s of each index at `RECALL`, the points around it, and the ratio of each to one shard."""
     exact = ExactSearcher(keys).search(queries, 2 * K)
     around = {name: points(folder, queries, exact) for name, folder in folders.items()}
     rates: dict[str, list[float]] = {name: [] for name in folders}
@@ -124,14 +124,20 @@ def measure(folders: dict[str, str], keys: np.ndarray, queries: np.ndarray) -> d
     figures: dict[str, Any] = {}
     for name, of in rates.items():
         figures[f"{name}_queries_per_sec"] = round(statistics.median(of), 1)
-        figures[f"{name}_recalls"] = [round(point.recall, 4) for point in around[name]]
-        figures[f"{name}_points"] = [[point.index.level, point.index.probe] for point in around[name]]
-        visits = [float(point.index.visits(queries).sum(1).mean()) for point in around[name]]
-        figures[f"{name}_visits"] = [round(mean, 2) for mean in visits]
+        figures |= {f"{name}_{figure}": value for figure, value in _described(around[name], queries).items()}
         if name != "one":
             ratios = [mine / ones for mine, ones in zip(of, rates["one"], strict=True)]
             figures[f"{name}_over_one"] = round(statistics.median(ratios), 3)
     return figures
+
+
+def _described(around: Sequence[_Point], queries: np.ndarray) -> dict[str, Any]:
+    visits = [float(point.index.visits(queries).sum(1).mean()) for point in around]
+    return {
+        "recalls": [round(point.recall, 4) for point in around],
+        "points": [[point.index.level, point.index.probe] for point in around],
+        "visits": [round(mean, 2) for mean in visits],
+    }
 
 
 def main(argv: Sequence[str]) -> int:

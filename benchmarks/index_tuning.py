@@ -1,11 +1,11 @@
-"""Finds for every searcher the setting that is fastest at a target recall, and compares them on other queries.
+"""Finds the fastest setting of each searcher at a target recall, and compares the searchers on other queries.
 
-The rule is the same for all rivals. For every build and every factor the least effort is bisected whose recall on the
-tuning queries reaches the target with the margin of `planner.reaches`; of these the fastest on the tuning queries is
-taken, and of a library's builds the fastest. A setting that is slower than the fastest found so far, by more than the
-noise, is not followed further: more effort would not make it faster. Ours is tuned by its own planner, which counts
-costs and is told no times. What is then reported was measured on other queries: all searchers in turn, in several
-rounds, each query set in one call.
+The rule is the same for all rivals. For every build and factor, bisection finds the least effort whose recall on the
+tuning queries reaches the target with the margin of `planner.reaches`. The fastest of these on the tuning queries is
+used, over all builds of a library. A setting that is slower than the fastest so far, by more than the noise, is not
+followed further, since more effort would not make it faster. Our index is tuned by its own planner, which counts costs
+and knows no times. The reported figures are from other queries: all searchers in turn, in several rounds, each query
+set in one call.
 """
 
 import abc
@@ -31,7 +31,7 @@ _ROUNDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How a rival is searched: `effort` grows with recall, `factor` times k candidates are scored anew."""
+    """How a rival is searched: recall grows with `effort`; `factor` times k candidates are re-ranked."""
 
     effort: int
     factor: int = 1
@@ -41,16 +41,16 @@ class Rival(abc.ABC):
     """A library with build parameters.
 
     Attributes:
-        library: what it is compared as.
+        library: name that it is compared under.
         spec: its build parameters.
-        build_secs: that the build took, by one thread.
+        build_secs: seconds of the build.
     """
 
     library: str
     factors: tuple[int, ...] = (1,)
 
     def __init__(self, spec: str) -> None:
-        """Names it; nothing is built yet."""
+        """Keeps the parameters; builds nothing."""
         self.spec = spec
         self.build_secs = 0.0
 
@@ -61,11 +61,11 @@ class Rival(abc.ABC):
 
     @property
     def file_name(self) -> str:
-        """The name, as that of a file."""
+        """The name as a file name."""
         return self.name.replace(" ", "-").replace(",", "-")
 
     def prepare(self, rows: np.ndarray, cache: pathlib.Path, threads: int) -> None:
-        """Loads it from the cache, or builds it over `[n, d]` float32 and keeps it there."""
+        """Loads the index from the cache, or builds it over rows float32 `[n, d]` and caches it."""
         path = cache / self.file_name
         facts = cache / f"{self.file_name}.json"
         if not facts.exists():
@@ -84,7 +84,7 @@ class Rival(abc.ABC):
 
     @abc.abstractmethod
     def efforts(self, k: int) -> list[int]:
-        """Returns the efforts that can be asked for, ascending."""
+        """Returns the possible efforts, ascending."""
 
     @abc.abstractmethod
     def search(self, queries: np.ndarray, k: int, setting: Setting, threads: int) -> np.ndarray:
@@ -106,7 +106,7 @@ class Tuned:
 
     Attributes:
         name: library and build parameters.
-        library: what it is compared as.
+        library: name that it is compared under.
         setting: how it is searched.
         rate: queries/s on the tuning queries.
         search: takes queries `[Q, d]` and threads, returns rows `[Q, k]`.
@@ -121,12 +121,12 @@ class Tuned:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a searcher did with the reported queries.
+    """The results of a searcher on the reported queries.
 
     Attributes:
         recall: mean recall@k.
         rate: queries/s, median of the rounds.
-        rates: of every round; round i of all searchers was run within the same minute.
+        rates: of every round; all searchers ran round i within the same minute.
     """
 
     recall: float
@@ -137,9 +137,9 @@ class Measured:
 def timed(
     search: Callable[[np.ndarray, int], np.ndarray], queries: np.ndarray, threads: int
 ) -> tuple[np.ndarray, float]:
-    """Returns what a search finds and its seconds: of the processor for one thread, else of the clock.
+    """Returns the rows found and the seconds: CPU time for one thread, else wall time.
 
-    Neighbours on the machine disturb the processor's time less.
+    Other load on the machine affects CPU time less.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
     begin = clock()
@@ -150,10 +150,10 @@ def timed(
 def tune_rivals(
     rivals: Sequence[Rival], data: Data, targets: Sequence[float], cache: pathlib.Path, threads: int
 ) -> dict[float, dict[str, Tuned]]:
-    """Returns for each target the fastest of each library that reaches it, of one thread.
+    """Returns the fastest rival of each library that reaches each target, on one thread.
 
     Args:
-        rivals: of any libraries; those that a library gets no faster than have their memory freed.
+        rivals: of any libraries; only the fastest ones stay in memory.
         data: whose tuning queries are used.
         targets: recalls to reach.
         cache: where builds are kept.
@@ -165,7 +165,7 @@ def tune_rivals(
         if not kept.exists():
             rival.prepare(data.rows, cache, threads)
             storage.write_json(str(kept), {"tuned": _tune(rival, data, best), "build_secs": rival.build_secs})
-            # Built or loaded again once all are tuned, if among the fastest: all builds would not fit in memory.
+            # All builds would not fit in memory; the fastest are loaded again once all are tuned.
             rival.close()
             gc.collect()
         facts = storage.read_json(str(kept))
@@ -188,7 +188,7 @@ def _found(rival: Rival, best: dict[float, dict[str, Tuned]]) -> str:
         tuned = found.get(rival.library)
         if tuned and tuned.name == rival.name:
             parts.append(f"{target:g}: {tuned.rate:,.0f} queries/s with {tuned.setting}")
-    return "; ".join(parts) or "no faster than what was there"
+    return "; ".join(parts) or "no faster than another build"
 
 
 def _search(rival: Rival, setting: Setting) -> Callable[[np.ndarray, int], np.ndarray]:
@@ -196,7 +196,7 @@ def _search(rival: Rival, setting: Setting) -> Callable[[np.ndarray, int], np.nd
 
 
 def _tune(rival: Rival, data: Data, best: dict[float, dict[str, Tuned]]) -> dict[str, tuple[int, int, float]]:
-    """Returns effort, factor and rate for each target that it gets faster to than the `best` of its library."""
+    """Returns effort, factor and rate for each target that it reaches faster than the `best` of its library."""
     seen: dict[Setting, tuple[np.ndarray, float]] = {}
     efforts, better = rival.efforts(K), {}
 
@@ -226,14 +226,14 @@ def _tune(rival: Rival, data: Data, best: dict[float, dict[str, Tuned]]) -> dict
 
 
 def compare(searchers: dict[str, Tuned], data: Data, threads: int) -> dict[str, Measured]:
-    """Returns by name what each does with the reported queries, measured in turn."""
+    """Returns the results of each searcher on the reported queries, by name, measured in turn."""
     recalls: dict[str, float] = {}
     rates: dict[str, list[float]] = {name: [] for name in searchers}
     for round_ in range(-1, _ROUNDS):
         for name, tuned in searchers.items():
             rows, secs = timed(tuned.search, data.reported, threads)
             if round_ < 0:
-                # The first round pays for pages that are not there and threads that are not started.
+                # The first round is slowed by page faults and by threads that start.
                 recalls[name] = float(recall_at_k(rows, *data.reported_truth, K).mean())
             else:
                 rates[name].append(len(data.reported) / secs)

@@ -1,9 +1,9 @@
-"""What a re-index that adds a hundredth costs over a full build, and what the removal of a hundredth does.
+"""The cost of an update that adds or removes 1% of the rows, against a full build.
 
     python -m benchmarks.index_update --rows=500000 --dim=128
 
-The memory is clustered unit vectors (a power law over the clusters), embedded as it were, in shards of 10,000 rows. The
-last line is one JSON object.
+The memory is clustered unit vectors (a power law over the clusters), written as embeddings in shards of 10,000 rows.
+The last line is one JSON object.
 """
 
 import argparse
@@ -14,16 +14,18 @@ import io
 import json
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from configs.base import Config, Index
-from index import build
-from index.building import rebuild, update
+from index.building import full_build, rebuild, update
+from index.store import index_manifest
 from pipelines import manifest, schemas, storage
 from pipelines.manifest import Drops, Marker
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 from pipelines.schemas import EncoderInfo
 
 _SHARD_ROWS = 10_000
@@ -100,31 +102,34 @@ def measure(rows: int, dim: int, shards: int = 1, searcher: str = "scann") -> di
     """
     with tempfile.TemporaryDirectory() as workdir:
         config = Config(workdir=workdir, index=Index(searcher=searcher, shards=shards))
-        memory = Memory(config.memory_dir, dim)
+        memory = Memory(config.places.memory, dim)
         memory.add(rows)
         memory.complete()
         found: dict[str, float] = {"rows": rows, "dim": dim, "shards": shards}
 
-        def timed(name: str, work: object) -> None:
+        runner = Runner(_BEAM)
+        inputs = config.places, config.index, config.seed, runner
+
+        def timed(name: str, work: Callable[[], Mapping[str, Any]]) -> None:
             begin = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()), Stage("measured", "rows", workdir) as stage:
-                facts = work(stage)  # type: ignore[operator]
+            with contextlib.redirect_stdout(io.StringIO()):
+                facts = work()
             found[f"{name}_secs"] = round(time.perf_counter() - begin, 3)
             found[f"{name}_recall"] = facts["recall"]["mean"]
             found[f"{name}_cost"] = facts["search"]["cost"]
 
-        def first(_: Stage) -> dict:
-            build.run(config, list(_BEAM))
-            return storage.read_json(storage.join(config.index_dir, "manifest.json"))
+        def build() -> dict[str, Any]:
+            full_build.run(*inputs)
+            return index_manifest.read(config.places.index)
 
-        timed("build", first)
+        timed("build", build)
         memory.add(rows // 100)
         memory.complete()
-        timed("add", lambda stage: update.run(config, _BEAM, stage)[0])
+        timed("add", lambda: update.run(*inputs)[0])
         memory.drop(0.01)
         memory.complete()
-        timed("remove", lambda stage: update.run(config, _BEAM, stage)[0])
-        timed("compact", lambda stage: rebuild.run(config, _BEAM, stage)[0])
+        timed("remove", lambda: update.run(*inputs)[0])
+        timed("compact", lambda: rebuild.run(*inputs)[0])
     found["reindex_1pct_over_build"] = round(found["add_secs"] / found["build_secs"], 4)
     found["remove_1pct_over_build"] = round(found["remove_secs"] / found["build_secs"], 4)
     return found
@@ -133,10 +138,10 @@ def measure(rows: int, dim: int, shards: int = 1, searcher: str = "scann") -> di
 def main() -> None:
     """Runs the measurement."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--shards", type=int, default=1)
-    parser.add_argument("--searcher", default="scann")
+    parser.add_argument("--rows", type=int, default=500_000, help="rows of the memory (500,000)")
+    parser.add_argument("--dim", type=int, default=128, help="width of the keys (128)")
+    parser.add_argument("--shards", type=int, default=1, help="shards of the index (1)")
+    parser.add_argument("--searcher", default="scann", help="kind of searcher (scann)")
     args = parser.parse_args()
     print(json.dumps(measure(args.rows, args.dim, args.shards, args.searcher)))
 

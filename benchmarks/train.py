@@ -1,14 +1,15 @@
-"""How near a training step comes to what the machine can do, and what its parts cost.
+"""How close a training step comes to the limits of the machine, and what its parts cost.
 
     python -m benchmarks.train                                                      # some minutes; needs 10 GB
     python -m benchmarks.train --batch=16 --k=5 --dim=32 --rows=300 --classes=7     # seconds
 
-By default two layers of 8 heads with projections and values as wide as the queries and a feed-forward of twice that.
-`floor_over_step`: time of a matrix product of as many FLOPs (the faster of NumPy's and XLA's) over that of a step that
-gathers its neighbours from a table larger than any cache. FLOPs are counted by formula. `limit_over_step`: the same
-with the time of reading, and only that, the rows that a step reads: keys and values, forward and backward, in each
-layer. All steps run in turn, medians are compared. `peak_memory_over_needed`: of a process that loads neighbour lists
-and trains on them, its peak memory beyond that after the imports, over that of keys, values, parameters and optimiser.
+The default is two layers of 8 attention heads with projections and values as wide as the queries, and a feed-forward
+network of twice that width. `floor_over_step`: time of a matrix product with the same FLOPs (the faster of NumPy's and
+XLA's) over that of a step that gathers its neighbours from a table larger than any cache. FLOPs are counted by formula.
+`limit_over_step`: the same, with the time to read the rows of a step added to the floor: keys and values, forward and
+backward, in each layer. Steps of all kinds run in turn, and their medians are compared. `peak_memory_over_needed`: the
+peak memory of a process that loads neighbour lists and trains, without that after the imports, over the size of keys,
+values, parameters and optimiser state.
 The last line is one JSON object.
 """
 
@@ -122,7 +123,7 @@ class Ready(NamedTuple):
     labels: jax.Array
     batch: Batch
 
-    def gather(self, rows: jax.Array) -> Batch:
+    def gather(self, rows: jax.Array, head: str = "") -> Batch:
         """Returns the batch, or its first queries."""
         return jax.tree.map(lambda x: x[: len(rows)], self.batch)
 
@@ -143,7 +144,7 @@ class Naive:
         self._train = train
 
     def apply(self, variables: Any, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
-        """See `model.heads.registry.Retrieval`."""
+        """See `model.heads.retrieval.Retrieval`."""
         z, params = batch.queries, variables["params"]
         for number in range(self._train.layers):
             layer = params[f"MemoryAttention_{number}"]

@@ -4,10 +4,10 @@
     python -m benchmarks.train_host --rows=400 --batch=16 --k=5 --dim=32 --classes=7 --steps=4
 
 The memory is rows of random numbers, written as `train.table=host` writes them; each list names random rows of it,
-which is the worst that lists can do. The operating system forgets the files, then steps of the shapes in
-`benchmarks.train` are trained as by `model.train`. Before and after, as many random rows as a step needs are read from
-the same forgotten files by nothing but threads that call `pread`: `read_over_disk` is the trainer's rate over the
-better of the two. `waited_share` is the share of the steps' time that they waited for rows. The last line is one JSON
+which is the worst case. The page cache of the files is dropped, then steps of the shapes in `benchmarks.train` are
+trained as by `model.train`. Before and after, threads that only call `pread` read as many random rows as a step needs
+from the same uncached files: `read_over_disk` is the trainer's rate over the better of the two. `waited_share` is the
+share of the steps' time that they waited for rows. The last line is one JSON
 object.
 """
 
@@ -52,7 +52,7 @@ class _RandomColumn(Column):
 
 
 def forget(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Has the operating system forget the files of the memory, and returns them."""
+    """Drops the files of the memory from the page cache, and returns them."""
     files = sorted(folder.rglob("*.arrow"))
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
@@ -63,7 +63,7 @@ def forget(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def disk(files: Sequence[pathlib.Path], rows: int, row_bytes: int, seed: int) -> float:
-    """Returns the MB/s at which threads read random rows of forgotten files."""
+    """Returns the MB/s at which threads read random rows of uncached files."""
     rng, descriptors = np.random.default_rng(seed), [os.open(file, os.O_RDONLY) for file in files]
     for descriptor in descriptors:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)

@@ -78,47 +78,6 @@ class Config:
         """Where this configuration reads and writes."""
         return Places(self.data, self.workdir, self.generation, self.class_names, dataclasses.asdict(self))
 
-    # ---- to go: resolved places
-    @property
-    def generation_dir(self) -> str:
-        """See `Places`."""
-        return self.places.root
-
-    @property
-    def memory_dir(self) -> str:
-        """See `Places`."""
-        return self.places.memory
-
-    def queries_dir(self, split: str) -> str:
-        """See `Places`."""
-        return self.places.queries(split)
-
-    @property
-    def classes_file(self) -> str:
-        """See `Places`."""
-        return self.places.classes
-
-    @property
-    def index_dir(self) -> str:
-        """See `Places`."""
-        return self.places.index
-
-    @property
-    def neighbors_dir(self) -> str:
-        """See `Places`."""
-        return self.places.neighbors
-
-    @property
-    def removed_file(self) -> str:
-        """See `Places`."""
-        return self.places.removed
-
-    @property
-    def runs_dir(self) -> str:
-        """See `Places`."""
-        return self.places.runs
-
-    # ----
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each field that does not fit the others, and why."""
         listed = self.memory.format == "image_list" and self.memory.path and not self.memory.class_names

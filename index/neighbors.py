@@ -1,8 +1,8 @@
 """Looks up the neighbours of all queries: `python -m index.neighbors --config=configs/demo.py [--runner=..]`.
 
-Writes a list of the k nearest memory rows for every labelled image, and each row that is named once, with its
-values. Flags that are not ours go to Beam. Killed at any time, the same command goes on with what is missing. After an
-update of the index (`index.reindex`) only what it has changed is looked up; the lists before stay until then.
+Writes a list of the k nearest memory rows for every labelled image, and each row that some list names once, with its
+values. Unknown flags go to Beam. If the command is interrupted, run it again: it resumes. After an update of the index
+(`index.reindex`) it looks up only what has changed; the old lists stay until the new ones are complete.
 """
 
 import sys
@@ -15,15 +15,17 @@ from pipelines.runner import Runner
 
 
 def run(config: Config, runner: Runner) -> None:
-    """Looks up what is missing, then completes the folder.
+    """Looks up the missing lists, then completes the folder.
 
     Raises:
         UserError: if an input, the config or a flag is wrong.
     """
     from index.lists import layout, neighbor_job
+    from index.lists.claim import claim_lists
 
-    with runner.stage("neighbors", "queries", config.workdir) as stage:
-        job = layout.claim(config)
+    named = {split for split, source in config.queries.items() if source.path}
+    with runner.stage("neighbors", "queries", config.places.workdir) as stage:
+        job = claim_lists(config.places, config.neighbors, named)
         stage.worked = not job.is_complete()
         if stage.worked:
             before = neighbor_job.progress(job)[1]
@@ -37,18 +39,16 @@ def run(config: Config, runner: Runner) -> None:
         layout.remove_others(job)
         recall = job.open_index().facts["recall"]
         beyond = f", not measured at {job.k}" if job.k > recall["k"] else ""
-        summary(
-            title,
-            {
-                "queries": f"{whole['queries']:,} in {', '.join(job.queries)}",
-                "k": job.k,
-                "index recall": f"{recall['mean']:.4f} at {recall['k']}{beyond}",
-                "mean top-1 score": f"{whole['mean_top_score']:.4f}",
-                "memory rows": f"{whole['memory_rows']:,} named by some list",
-                "left out": f"{whole['excluded']:,} rows that are the query's own image",
-                "output": job.folder,
-            },
-        )
+        rows = {
+            "queries": f"{whole['queries']:,} in {', '.join(job.queries)}",
+            "k": job.k,
+            "index recall": f"{recall['mean']:.4f} at {recall['k']}{beyond}",
+            "mean top-1 score": f"{whole['mean_top_score']:.4f}",
+            "memory rows": f"{whole['memory_rows']:,} named by some list",
+            "left out": f"{whole['excluded']:,} rows that are the query's own image",
+            "output": job.folder,
+        }
+        summary(title, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

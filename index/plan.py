@@ -1,7 +1,7 @@
-"""Says what an index will be and take, before any work: `python -m index.plan --config=configs/demo.py`.
+"""Estimates the size and cost of an index, before any work: `python -m index.plan --config=configs/demo.py`.
 
-Reads a sample of the memory, builds and searches a small shard of it on this machine, and refuses a recall that it
-cannot reach or a build that takes more than `--config.index.memory_gb`. `index.build` uses the same planner.
+Builds and searches a small shard of a sample of the memory on this machine. Refuses a recall that cannot be reached,
+and a build that takes more memory than `--config.index.memory_gb`. `index.build` uses the same planner.
 """
 
 import math
@@ -25,9 +25,9 @@ def run(config: Config) -> None:
     """Prints the plan.
 
     Raises:
-        UserError: if the memory is not there, or no plan does what is asked.
+        UserError: if the memory is missing, or no plan satisfies the config.
     """
-    memory, index = Embeddings(config.memory_dir), config.index
+    memory, index = Embeddings(config.places.memory), config.index
     limits.at_most_rows("index.shards", index.shards, memory.rows)
     limits.at_most_rows("index.k", index.k, memory.rows)
     dim = memory.encoder("key").dim
@@ -39,7 +39,7 @@ def run(config: Config) -> None:
     if plan.leaves and calibration.recall < index.target_recall:
         raise UserError(
             f"--config.index.target_recall={index.target_recall}: {index.reorder} keys reach {calibration.recall:.3f} "
-            f"even where all is searched; ask for {math.floor(1000 * calibration.recall) / 1000:g}"
+            f"even if everything is searched; ask for {math.floor(1000 * calibration.recall) / 1000:g}"
             + (" or set --config.index.reorder=float32" if index.reorder != "float32" else "")
         )
     secs = estimate.build_secs(calibration, plan, rows, dim)
@@ -51,9 +51,9 @@ def run(config: Config) -> None:
             "shards": f"{shards}, of {rows:,} rows",
             "leaves": f"{plan.leaves:,}, trained on {plan.sample_rows:,} rows"
             if plan.leaves
-            else "none, all is scanned",
+            else "none, every key is scanned",
             "codes": f"{plan.pca_dims or dim} dimensions, {plan.dims_per_block} a code" if plan.leaves else "none",
-            "scored anew in": plan.reorder,
+            "re-ranked in": plan.reorder,
             "disk": f"{_bytes(shards * size.disk_bytes)} in all",
             "memory": f"{_bytes(size.peak_bytes)} to build a shard, {_bytes(size.steady_bytes)} to search it",
             "build": f"about {duration(secs)} a shard",
@@ -67,7 +67,7 @@ def _bytes(number: float) -> str:
 
 
 def _sample(memory: Embeddings, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns keys and queries float32 `[n, d]`, distinct rows of the memory."""
+    """Returns keys and queries, float32 `[n, d]`, distinct rows of the memory."""
     rng = np.random.default_rng(seed)
     queries = min(estimate.CALIBRATION_QUERIES, memory.rows // 2)
     drawn = rng.permutation(memory.rows)[: queries + estimate.CALIBRATION_ROWS]

@@ -1,8 +1,8 @@
-"""Brings memory and index up to their sources: `python -m index.reindex --config=.. [--remove=FILE] [--compact]`.
+"""Updates memory and index to their sources: `python -m index.reindex --config=.. [--remove=FILE] [--compact]`.
 
-Embeds what is new, leaves out what is removed, and publishes the next version of the index beside the one in use.
-Other encoders make a generation of their own, which takes the place of the old one when it is whole. Flags that are
-not ours go to Beam. Killed at any time, the old version serves and the same command goes on.
+Embeds new images, leaves out removed ones, and publishes the next version of the index beside the one in use. Other
+encoders get a generation of their own, which replaces the old one when it is complete. Unknown flags go to Beam. If the
+command is interrupted, the old version stays in use; run the command again: it resumes.
 """
 
 import dataclasses
@@ -11,84 +11,119 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from configs.base import Config
-from pipelines import embed, generation, options, storage
+from configs.base import Index as IndexConfig
+from pipelines import generation, options, storage
 from pipelines.errors import UserError
 from pipelines.progress import summary
 from pipelines.runner import Runner
 
 if TYPE_CHECKING:
+    from configs.base import Places
+    from pipelines.embedding.request import Request
     from pipelines.upkeep.proof import Proof
 
 _SWITCHES = {
-    "compact": "delete removed rows from every file, build the index anew, and prove that they are gone",
-    "no_compact": "do not build anew where recall has dropped below the target, only say so",
+    "compact": "delete removed rows from every file, rebuild the index, and prove that they are gone",
+    "no_compact": "if recall has dropped below the target, only report it instead of rebuilding",
 }
 _VALUES = {"remove": ("", "file of ids, URLs or SHA-256 digests of images, one a line, that are removed for good")}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """What is updated, from the sources to the index."""
+
+    request: "Request"
+    index: IndexConfig
+    runner: Runner
+
+    @property
+    def places(self) -> "Places":
+        return self.request.places
+
+
 def run(config: Config, runner: Runner, remove: str = "", compact: bool = False, no_compact: bool = False) -> None:
-    """Does what has changed since the index was published.
+    """Updates what has changed since the index was published.
 
     Raises:
         UserError: if an input, the config or a flag is wrong, or a removed row is found after a compaction.
     """
-    from index import build
-    from index.store import index_manifest
-    from pipelines.embedding import embed_plan
+    from pipelines.embedding.request import Request
+    from pipelines.embedding.stage import embed
     from pipelines.upkeep import removal
 
     if compact and no_compact:
         raise UserError("--compact, --no_compact: exclude each other; give one of them")
-    in_use, listed = config.generation, removal.add(config, remove) if remove else 0
-    encoders = embed_plan.resolve_encoders(config)
-    config = generation.of_encoders(config, {name: dataclasses.asdict(spec.info) for name, spec in encoders.items()})
-    embed.run(config, runner)
-    rows: dict[str, str] = {"removal list": f"{listed:,} new entries"} if remove else {}
-    must_compact = compact
-    if index_manifest.exists(config.index_dir):
-        before = index_manifest.read(config.index_dir)
-        facts, changes = _update(config, runner, before, compact)
-        fell = facts["recall"]["mean"] < facts["recall"]["target"] <= before["recall"]["mean"]
-        must_compact = compact or (fell and not no_compact)
-        rows |= changes
-        if fell:
-            rows["target"] = "recall dropped below it, " + (
-                "the index is built anew" if must_compact else "run --compact"
-            )
-    else:
-        build.run(config, runner)
-    if config.generation != in_use:
-        generation.switch(config)
-        rows["generation"] = f"{config.generation or 'the first'} is in use now; --compact deletes the old one"
-    is_idle = list(rows) == ["version"]
+    request, rows = Request.of(config), {}
+    if remove:
+        rows["removal list"] = f"{removal.add(request.places, remove):,} new entries"
+    request = _in_generation(request)
+    line = _Line(request, config.index, runner)
+    embed(request, runner)
+    changes, has_dropped = _index(line, compact)
+    rows |= changes
+    must_compact = compact or (has_dropped and not no_compact)
+    if has_dropped:
+        rows["target"] = f"recall dropped below it; {'the index is rebuilt' if must_compact else 'run --compact'}"
+    rows |= _switch(config.generation, request.places)
     if rows:
-        summary("reindex: nothing changed" if is_idle and not compact else "reindex", rows)
+        is_unchanged = list(rows) == ["version"] and not compact
+        summary("reindex: nothing changed" if is_unchanged else "reindex", rows)
     if must_compact:
-        _compact(config, runner)
+        _compact(line)
 
 
-def _update(
-    config: Config, runner: Runner, before: Mapping[str, Any], compact: bool
-) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """Publishes the next version; returns its manifest and what the summary says of it."""
+def _switch(in_use: str, places: "Places") -> dict[str, str]:
+    """Puts the generation of these places into use, if it is another; returns summary rows."""
+    if places.generation == in_use:
+        return {}
+    generation.switch(places)
+    return {"generation": f"{places.generation or 'the first'} is now in use; --compact deletes the old one"}
+
+
+def _in_generation(request: "Request") -> "Request":
+    """Returns the request in the generation of its encoders."""
+    from pipelines.embedding import columns
+
+    infos = {name: dataclasses.asdict(spec.info) for name, spec in columns.resolve(request).items()}
+    name = generation.of_encoders(request.places, infos)
+    return dataclasses.replace(request, places=request.places.in_generation(name))
+
+
+def _index(line: _Line, compact: bool) -> tuple[dict[str, str], bool]:
+    """Updates the index, or builds the first; returns summary rows, and whether recall dropped below the target."""
+    from index.building import full_build
+    from index.store import index_manifest
+
+    if not index_manifest.exists(line.places.index):
+        full_build.run(line.places, line.index, line.request.seed, line.runner)
+        return {}, False
+    before = index_manifest.read(line.places.index)
+    after, rows = _update(line, before, compact)
+    target = after["recall"]["target"]
+    return rows, after["recall"]["mean"] < target <= before["recall"]["mean"]
+
+
+def _update(line: _Line, before: Mapping[str, Any], compact: bool) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Publishes the next version; returns its manifest and summary rows."""
     from index.building import update
 
     try:
-        with runner.stage("index", "rows", config.workdir) as stage:
+        with line.runner.stage("index", "rows", line.places.workdir) as stage:
             stage.worked = False
-            facts, difference = update.run(config, runner)
+            facts, difference = update.run(line.places, line.index, line.request.seed, line.runner)
     except UserError as error:
-        # A damaged index is mended by a full build.
+        # The compaction that follows repairs a damaged index.
         if not compact:
             raise
-        return before, {"update": f"could not be made: {error}"}
+        return before, {"update": f"failed: {error}"}
     return facts, _changes(before, facts, difference.added, difference.removed)
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], added: int, removed: int) -> dict[str, str]:
-    """Returns what the summary says of an update."""
+    """Returns the summary's rows for an update."""
     if after["fingerprint"] == before["fingerprint"]:
-        return {"version": f"{after['version']}, of the memory as it is"}
+        return {"version": f"{after['version']}, up to date with the memory"}
     then, now = before["search"], after["search"]
     deltas = sum(shard["is_delta"] for shard in after["shards"])
     return {
@@ -100,36 +135,33 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], added: int, re
     }
 
 
-def _compact(config: Config, runner: Runner) -> None:
-    """Deletes removed rows, folds deltas and tombstones in, deletes what nobody needs, and proves it."""
+def _compact(line: _Line) -> None:
+    """Deletes removed rows, folds in deltas and tombstones, deletes unused files, and proves that the rows are gone."""
     from index.building import rebuild
-    from index.store import versions
+    from pipelines.embedding.stage import embed
     from pipelines.upkeep import compaction, proof, removal
 
-    deleted = compaction.delete_removed(config.memory_dir)
+    places = line.places
+    deleted = compaction.delete_removed(places.memory)
     if deleted:
-        embed.run(config, runner)
-    with runner.stage("index", "rows", config.workdir) as stage:
-        facts, stage.worked = rebuild.run(config, runner)
-        held = [storage.join(config.index_dir, "builds", name) for name in versions.purge(config.index_dir)]
-        held += _purge_generations(config)
-        if held:
-            raise UserError(f"{held[0]}: is still read by another process; end that and run the same command again")
-        folders = [config.memory_dir, config.index_dir]
-        shown = proof.prove(config.memory_dir, folders, removal.read(config))
-        compaction.forget(config.memory_dir)
-    summary(
-        "reindex: compacted" if stage.worked or deleted else "reindex: already compact", _proven(facts, deleted, shown)
-    )
+        embed(line.request, line.runner)
+    with line.runner.stage("index", "rows", places.workdir) as stage:
+        facts, stage.worked = rebuild.run(places, line.index, line.request.seed, line.runner)
+        if held := _purge(places):
+            raise UserError(f"{held[0]}: is still read by another process; end it and run the same command again")
+        shown = proof.prove(places.memory, [places.memory, places.index], removal.read(places.removed))
+        compaction.forget(places.memory)
+    title = "reindex: compacted" if stage.worked or deleted else "reindex: already compact"
+    summary(title, _proven(facts, deleted, shown))
 
 
-def _purge_generations(config: Config) -> list[str]:
-    """Deletes all generations but that of the config; returns the folders of those that are read."""
+def _purge(places: "Places") -> list[str]:
+    """Deletes unused builds of the index and all other generations; returns those that are still being read."""
     from index.store import index_manifest, versions
 
-    held: list[str] = []
-    for name, paths in generation.others(config).items():
-        index = dataclasses.replace(config, generation=name).index_dir
+    held = [storage.join(places.index, "builds", name) for name in versions.purge(places.index)]
+    for name, paths in generation.others(places).items():
+        index = places.in_generation(name).index
         if index_manifest.exists(index) and versions.is_held(index):
             held.append(index)
             continue
@@ -139,15 +171,15 @@ def _purge_generations(config: Config) -> list[str]:
 
 
 def _proven(facts: Mapping[str, Any], deleted: int, shown: "Proof") -> dict[str, str]:
-    """Returns what the summary says of a compaction."""
+    """Returns the summary's rows for a compaction."""
     recall = facts["recall"]
     return {
         "deleted": f"{deleted:,} rows of the memory",
         "version": f"{facts['version']}: {facts['rows']:,} rows in {len(facts['shards'])} shards",
         f"recall@{recall['k']}": f"{recall['mean']:.4f}, target {recall['target']:g}",
-        "looked through": f"{shown.files:,} files, {shown.size_bytes / 1e6:,.1f} MB",
-        "found": f"none of {shown.rows:,} deleted rows, of their {shown.vectors:,} vectors in tables, of "
-        f"{shown.sampled:,} of these in bytes",
+        "searched": f"{shown.files:,} files, {shown.size_bytes / 1e6:,.1f} MB",
+        "found": f"none of {shown.rows:,} deleted rows, nor of their {shown.vectors:,} vectors in tables, nor of a "
+        f"sample of {shown.sampled:,} vectors in any bytes",
     }
 
 

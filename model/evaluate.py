@@ -1,14 +1,14 @@
 """Compares the trained heads: `python -m model.evaluate --config=configs/demo.py [--markdown]`.
 
-Prints accuracies over seeds, paired differences with their intervals and how well attention filters; writes
-`results.json` below the workdir. Trains nothing; pictures and the page are left to `report`.
+Prints accuracies over seeds, paired differences with their intervals, and how well attention filters; writes
+`results.json` below the workdir. It trains nothing. See `model.report` for pictures and an HTML page.
 """
 
 import sys
 from collections.abc import Sequence
 
 from configs.base import Config
-from model.reports import results
+from model.reports import result_tables, results
 from pipelines import options
 from pipelines.progress import say
 
@@ -17,10 +17,10 @@ def run(config: Config, markdown: bool) -> None:
     """Prints the tables and writes `results.json`.
 
     Raises:
-        UserError: if the runs are not there.
+        UserError: if a run is missing.
     """
-    found, path = results.write(config)
-    for grid in results.grids(found):
+    found, path = results.write(config.places, config.seed, config.train, config.finetune)
+    for grid in result_tables.grids(found):
         if markdown:
             print(grid.markdown())
         else:

@@ -1,7 +1,7 @@
-"""Shows what the trained heads reach: `python -m model.report --config=configs/demo.py`.
+"""Shows the results of the trained heads: `python -m model.report --config=configs/demo.py`.
 
-Prints the tables of `evaluate` and writes its `results.json`, `gallery.png` and, with both in it, `report.html` below
-the workdir. Trains nothing.
+Prints the tables of `evaluate` and writes below the workdir its `results.json`, `gallery.png` and an HTML page with
+both, `report.html`. It trains nothing.
 """
 
 import base64
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
+from model.reports import result_tables
 from model.reports import results as reached
 from pipelines import options, storage
 from pipelines.progress import duration, say
@@ -18,24 +19,31 @@ def run(config: Config) -> None:
     """Prints the tables and writes the files.
 
     Raises:
-        UserError: if the runs are not there.
+        UserError: if a run is missing.
     """
-    from model.reports import gallery, report_page
+    from model.data import datasets
+    from model.reports import gallery, report_page, runs
+    from model.training import run_files
+    from pipelines.sources.pictures import Pictures
 
-    results, path = reached.write(config)
+    places, train = config.places, config.train
+    results, path = reached.write(places, config.seed, train, config.finetune)
     written, picture = [path], ""
-    if "mam" in config.train.heads:
-        written.append(storage.join(config.workdir, "gallery.png"))
-        gallery.write(config, results["runs"], written[-1])
+    if head := gallery.choose_head(train.heads):
+        task, seed = datasets.load(places, train), train.seeds[0]
+        drawn = runs.load_run(head, seed, run_files.of_seed(results["runs"], head, seed), task.splits["test"].ids)
+        load = [Pictures(source, config.data, config.embed).load for source in (config.test_set, config.memory)]
+        written.append(storage.join(places.workdir, "gallery.png"))
+        gallery.write(written[-1], places, config.seed, task, drawn, *load)
         with storage.open_read(written[-1]) as file:
             picture = f"data:image/png;base64,{base64.b64encode(file.read()).decode()}"
-    grids = reached.grids(results)
+    grids = result_tables.grids(results)
     facts = [
         f"recall@{results['k']} of the index {results['recall_at_k']:.3f}",
         "time: " + ", ".join(f"{stage} {duration(secs)}" for stage, secs in results["stage_secs"].items()),
     ]
     page = report_page.render(results, grids, report_page.read_curves(results), picture, "; ".join(facts))
-    written.append(storage.join(config.workdir, "report.html"))
+    written.append(storage.join(places.workdir, "report.html"))
     with storage.atomic_write(written[-1]) as file:
         file.write(page.encode())
     for grid in grids:

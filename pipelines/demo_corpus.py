@@ -1,4 +1,4 @@
-"""Makes the demo's images: `python -m pipelines.demo_corpus --config=configs/demo.py`.
+"""Makes the demo's images: `web-memory demo_corpus --config=configs/demo.py`.
 
 Fetches emoji of several vendors with npm and writes them as image-text shards and as a labelled long-tailed dataset.
 """
@@ -14,15 +14,17 @@ from pipelines.progress import Stage, duration, summary
 
 
 def run(config: Config) -> None:
-    """Makes the corpus in `config.data`, unless it is there.
+    """Makes the corpus in `config.data`, unless it is there already.
 
     Raises:
-        UserError: if the config says nothing of a corpus, or a package cannot be had.
+        UserError: if the config does not describe a corpus, or a package cannot be fetched.
     """
     from pipelines.demo import corpus
 
     if not isinstance(config, DemoConfig):
-        raise UserError("this config has data of its own; only configs/demo.py has a corpus to make")
+        raise UserError(
+            "this config has data of its own; only a DemoConfig, such as configs/demo.py, has a corpus to make"
+        )
     with Stage("corpus", "items", config.workdir) as stage:
         stage.worked = False
 
@@ -32,13 +34,9 @@ def run(config: Config) -> None:
 
         made = corpus.build(
             pathlib.Path(config.data),
-            cache_dir=storage.cache_dir(),
-            memory_styles=config.corpus.memory_styles,
-            query_style=config.corpus.query_style,
-            image_size=config.corpus.image_size,
-            pairs_per_shard=config.corpus.pairs_per_shard,
-            max_emoji=config.corpus.max_emoji,
+            config.corpus,
             seed=config.seed,
+            cache_dir=storage.cache_dir(),
             on_progress=on_progress,
         )
         summary(

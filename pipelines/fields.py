@@ -1,12 +1,13 @@
-"""Checks the fields of a config against their declarations, and describes them for `--help` and docs/config.md.
+"""Fields of a config: checks them, sets them from text, describes them for `--help` and docs/config.md.
 
-What a field means and which values it takes is declared in `configs.schema`; reading values is up to `config_file`.
+What a field means and which values it takes is declared in `configs.schema`.
 """
 
 import dataclasses
 import math
 import textwrap
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from configs.base import Config, DemoConfig
@@ -42,6 +43,42 @@ def leaves(section: Any, prefix: str = "") -> Iterator[Leaf]:
             yield from leaves(value, f"{prefix}{field.name}.")
         else:
             yield Leaf(f"{prefix}{field.name}", declarations.of(field), value)
+
+
+def parse_value(text: str, kind: Any, flag: str) -> Any:
+    """Returns the value of a type that a text stands for; a `UserError` that names the flag if it is none."""
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        return tuple(parse_value(part.strip(), item, flag) for part in text.split(",") if part.strip())
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise UserError(f"{flag}={text}: must be true or false")
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UserError(f"{flag}={text}: must be of type {kind.__name__}") from error
+
+
+def override(config: Any, path: Sequence[str], text: str, flag: str) -> Any:
+    """Returns a copy of a dataclass with the field at `path` set from its text.
+
+    Raises:
+        UserError: if a name or the type is wrong; the sentence names the nearest right field.
+    """
+    hints = typing.get_type_hints(type(config))
+    names = [field.name for field in dataclasses.fields(config)]
+    head, rest = path[0], path[1:]
+    if head not in names:
+        raise UserError(f"{flag}: no field {head!r}; {nearest(head, names)}")
+    value = getattr(config, head)
+    if rest and not dataclasses.is_dataclass(value):
+        raise UserError(f"{flag}: {head!r} has no fields below it")
+    if not rest and dataclasses.is_dataclass(value):
+        inner = [field.name for field in dataclasses.fields(value)]
+        raise UserError(f"{flag}: name a field below {head!r}: {', '.join(inner)}")
+    new = override(value, rest, text, flag) if rest else parse_value(text, hints[head], flag)
+    return dataclasses.replace(config, **{head: new})
 
 
 def check(section: Any, prefix: str = "") -> None:

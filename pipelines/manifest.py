@@ -1,7 +1,7 @@
-"""What makes a folder of outputs whole: who it belongs to, which shards are done, what went into it.
+"""What makes a folder of outputs whole: the configuration it belongs to, the shards that are done, and their inputs.
 
-A folder starts with `stage.json` (the configuration it belongs to), grows `_done/{shard}.json` markers, and ends
-with `complete.json`. Nothing that lacks the last is read by a later stage. Row layouts are left to `schemas`.
+A folder begins with `stage.json` (its configuration), collects `_done/{shard}.json` markers, and ends with
+`complete.json`. Later stages read no folder without the last. `schemas` defines the rows.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,7 +26,7 @@ DROPPED = "_dropped"
 
 
 def fingerprint(value: Any) -> str:
-    """Returns 16 hexadecimal digits that stand for a JSON value, whatever the order of its keys."""
+    """Returns a fingerprint of a JSON value, 16 hexadecimal digits, independent of the order of its keys."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -53,17 +52,17 @@ def check_claim(folder: str, stage: str, identity: Mapping[str, Any]) -> None:
         raise UserError(
             f"{folder}: belongs to another configuration, {name} was {theirs.get(name)!r} and is now "
             f"{ours.get(name)!r}{f' ({len(different) - 1} more differ)' if len(different) > 1 else ''}; "
-            "name another --config.workdir or remove the folder"
+            "set another --config.workdir or remove the folder"
         )
 
 
 def claim(folder: str, stage: str, identity: Mapping[str, Any]) -> str:
-    """Takes an output folder for one configuration, or confirms that it is ours.
+    """Claims an output folder for one configuration, or confirms that it has been claimed for it.
 
     Args:
         folder: the output folder.
         stage: the stage that writes it.
-        identity: everything that decides its bytes, as JSON values.
+        identity: everything that determines its bytes, as JSON values.
 
     Returns:
         The fingerprint of the identity, the `config_hash` of every file in the folder.
@@ -80,24 +79,24 @@ def claim(folder: str, stage: str, identity: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Marker:
-    """Tells that one input shard is done; written last. Rows balance: in = out + rejected + filtered.
+    """Says that an input shard is done; written last. Rows balance: in = out + rejected + filtered.
 
     Attributes:
         number: upper part of the ids of its rows.
         name: of its files, without suffix.
-        uri: what was read.
+        uri: of the input.
         size_bytes: of the input.
         etag: of the input.
         rows_in: rows that the reader found.
         rows_out: rows that have vectors.
-        rows_rejected: rows that cannot be used.
+        rows_rejected: rows that cannot be read.
         output_sha256: of the Parquet file of vectors.
         config_hash: of the folder.
         run_id: of the command.
-        secs: that the shard took.
-        rows_filtered: rows that are not wanted.
-        filtered: how many of these each filter took.
-        retryable: rejected rows that another attempt may read.
+        secs: time that the shard took.
+        rows_filtered: rows that a filter excludes by their own fields.
+        filtered: number of filtered rows by filter.
+        retryable: rejected rows that another attempt may be able to read.
         attempt: 1, or more after retries.
     """
 
@@ -119,7 +118,7 @@ class Marker:
     attempt: int = 1
 
     def write(self, folder: str) -> None:
-        """Writes the marker, provided that its rows balance."""
+        """Writes the marker; a `ValueError` if its rows do not balance."""
         balance = self.rows_out + self.rows_rejected + self.rows_filtered
         if self.rows_in != balance or self.rows_filtered != sum(self.filtered.values()):
             raise ValueError(
@@ -141,7 +140,9 @@ def read_marker(folder: str, shard: str, config_hash: str) -> Marker | None:
     try:
         marker = Marker(**storage.read_json(path))
     except TypeError as error:
-        raise UserError(f"{path}: is not a marker of this version ({error}); remove it and run embed again") from error
+        raise UserError(
+            f"{path}: is not a marker of this version ({error}); remove it and run pipelines.embed again"
+        ) from error
     if marker.config_hash != config_hash:
         raise UserError(f"{path}: belongs to configuration {marker.config_hash}, not {config_hash}; remove the folder")
     return marker
@@ -153,7 +154,7 @@ def read_markers(folder: str, config_hash: str, known: Mapping[str, Marker] | No
     Args:
         folder: of the outputs.
         config_hash: that each must carry.
-        known: markers that need not be read again.
+        known: markers that have been read before.
 
     Raises:
         UserError: as `read_marker`.
@@ -185,7 +186,7 @@ def complete(
         folder: of embeddings.
         markers: of all its shards.
         config_hash: of the folder.
-        drops: by shard name, what a selection took out.
+        drops: rows that a selection dropped, by shard name.
     """
     dropped = drops or {}
     shards = [
@@ -212,9 +213,9 @@ def read_complete(folder: str, stage: str) -> tuple[dict[str, Any], dict[str, An
     """
     stage_path, complete_path = storage.join(folder, STAGE_FILE), storage.join(folder, COMPLETE_FILE)
     if not storage.exists(stage_path):
-        raise UserError(f"{folder}: nothing there yet; run {stage} first")
+        raise UserError(f"{folder}: does not exist yet; run {stage} first")
     if not storage.exists(complete_path):
-        raise UserError(f"{folder}: is not finished; run {stage} again, it goes on where it stopped")
+        raise UserError(f"{folder}: is not finished; run {stage} again, it resumes")
     identity, whole = storage.read_json(stage_path), storage.read_json(complete_path)
     if whole.get("config_hash") != fingerprint(identity):
         raise UserError(f"{complete_path}: belongs to another configuration than {STAGE_FILE}; run {stage} again")
@@ -225,9 +226,9 @@ class Embeddings:
     """A finished folder of embedding shards.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         identity: the configuration that made it.
-        encoders: what is known of each vector column.
+        encoders: of each vector column.
         snapshot: fingerprint of the configuration and of every shard's bytes.
     """
 
@@ -252,12 +253,12 @@ class Embeddings:
 
     @property
     def shard_facts(self) -> dict[str, dict[str, Any]]:
-        """What tells whether a shard has changed, by its name: number, rows and what they are made of."""
+        """Number, rows and checksums of each shard, by its name; they change with the shard."""
         wanted = ("number", "rows", "sha256", "dropped_sha256")
         return {shard["name"]: {name: shard[name] for name in wanted} for shard in self._shards.values()}
 
     def encoder(self, role: str) -> EncoderInfo:
-        """Returns what is known of a vector column; a `UserError` if there is none for this role."""
+        """Returns the encoder of a vector column; a `UserError` if there is no such column."""
         if role not in self.encoders:
             raise UserError(f"{self.folder}: has no {role!r} vectors; it has {', '.join(self.encoders)}")
         return self.encoders[role]
@@ -267,8 +268,8 @@ class Embeddings:
 
         Args:
             shard: its number.
-            columns: that are read.
-            also: reasons (`dropped.REASONS`) whose rows are read all the same.
+            columns: to read.
+            also: reasons (`dropped.REASONS`) whose rows are read although they were dropped.
         """
         entry = self._shards[shard]
         kept, stored = entry["rows"], entry["rows_stored"]
@@ -287,21 +288,16 @@ class Embeddings:
             out = out.filter(pc.invert(pc.is_in(out["reason"], value_set=pa.array(also, pa.string()))))
         return table.filter(pc.invert(pc.is_in(table["id"], value_set=out["id"].combine_chunks()))).select(columns)
 
-    def vectors(self, shard: int, role: str) -> np.ndarray:
-        """Returns the vectors `[rows, dim]` float32 of one shard."""
-        self.encoder(role)
-        return schemas.to_matrix(self.read(shard, [role])[role]).astype(np.float32, copy=False)
-
 
 @dataclasses.dataclass(frozen=True)
 class Neighbors:
     """A finished folder of neighbour lists and of the memory rows that they name.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         k: length of the lists.
-        encoders: what is known of each vector column of the memory.
-        query_snapshots: of each split, the snapshot of the embeddings that were looked up.
+        encoders: of each vector column of the memory.
+        query_snapshots: snapshot of the embedded queries of each split.
         fingerprint: of the configuration and of every file's bytes.
         identity: the configuration that made it.
         files: name, rows and SHA-256 of the files of each split, and of `memory`.
@@ -341,7 +337,7 @@ class Neighbors:
         return sum(file["rows"] for file in self.files["memory"])
 
     def memory_chunks(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Yields the rows of `memory`, some at a time; never holds a whole file."""
+        """Yields the rows of `memory` in chunks; never holds a whole file in memory."""
         for file in self.files["memory"]:
             path, rows = storage.join(self.folder, file["name"]), 0
             with schemas.open_parquet(path, columns, {"config_hash": fingerprint(self.identity)}) as parquet:

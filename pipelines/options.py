@@ -1,24 +1,29 @@
 """The command line that all commands share: parses it, checks the config, runs the command, words every mistake.
 
-A `UserError` ends in one sentence and exit code 2, never a traceback. Config files are run by `config_file`, fields are
-checked and described by `fields`, flags for Beam are read by `runner`.
+A `UserError` ends in one sentence and exit code 2, never a traceback. Fields are checked, set and described by
+`fields`, flags for Beam are read by `runner`.
 """
 
 import argparse
 import importlib.metadata
 import logging
+import pathlib
 import sys
+import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import configs
 from configs.base import Config
-from pipelines import config_file, fields
+from pipelines import fields
 from pipelines.errors import UserError, nearest
 
 _OVERRIDE = "--config."
 _OWN = ("--config", "--help", "--log_format", "--version")
 LOG_FORMATS = ("text", "json")
+# Modules of `configs` that are no experiments.
+_NO_CONFIGS = ("__init__", "base", "published")
 
 
 def version() -> str:
@@ -27,6 +32,34 @@ def version() -> str:
         return importlib.metadata.version("web-memory")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def load(path: str) -> Config:
+    """Runs `get_config()` of a config file; `configs/x.py` is also found in the installed package.
+
+    Raises:
+        UserError: if there is no such file, or it does not return a `Config`.
+    """
+    file = pathlib.Path(path)
+    installed = pathlib.Path(configs.__path__[0])
+    if not file.exists() and file.parent.name == "configs":
+        file = installed / file.name
+    if not file.exists():
+        known = sorted(f"configs/{f.name}" for f in installed.glob("*.py") if f.stem not in _NO_CONFIGS)
+        raise UserError(f"--config={path}: no such file; {nearest(path, known)}")
+    if file.suffix != ".py" or not file.is_file():
+        raise UserError(f"--config={path}: is not a Python file")
+    module = types.ModuleType(f"config_{file.stem}")
+    module.__file__ = str(file)
+    try:
+        # Never from bytecode, which is out of date for a second after a file was changed.
+        exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
+        config = module.get_config()
+    except Exception as error:
+        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, Config):
+        raise UserError(f"--config={path}: get_config() must return a configs.base.Config, not {type(config).__name__}")
+    return config
 
 
 def parse(
@@ -56,7 +89,7 @@ def parse(
     if known.version:
         print(f"web-memory {version()}")
         raise SystemExit(0)
-    config = _with_overrides(config_file.load(known.config) if known.config else Config(), overrides)
+    config = _with_overrides(load(known.config) if known.config else Config(), overrides)
     if known.help is not None:
         text = fields.help_text(config, known.help)
         print(text if known.help else f"{parser.format_help()}\nconfig fields, as --config.FIELD=VALUE:\n\n{text}")
@@ -75,7 +108,7 @@ def _chosen(
     chosen: dict[str, Any] = {name: getattr(known, name) for name in switches}
     for name, (default, _) in values.items():
         text = getattr(known, name)
-        chosen[name] = default if text is None else config_file.parse_value(text, type(default), f"--{name}")
+        chosen[name] = default if text is None else fields.parse_value(text, type(default), f"--{name}")
     return chosen
 
 
@@ -84,7 +117,7 @@ def _with_overrides(config: Config, overrides: Sequence[str]) -> Config:
         flag, equals, text = arg.partition("=")
         if not equals:
             raise UserError(f"{flag}: give the value as {flag}=VALUE")
-        config = config_file.override(config, flag[len(_OVERRIDE) :].split("."), text, flag)
+        config = fields.override(config, flag[len(_OVERRIDE) :].split("."), text, flag)
     return config
 
 

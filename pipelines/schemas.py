@@ -1,7 +1,7 @@
 """The Parquet contracts between the programs: columns, ids, file metadata, and checked reading and writing.
 
-One place says how a row of embeddings, rejects or neighbours looks (docs/contracts.md has the prose). Which
-files make up a folder is left to `manifest`.
+It defines the rows of embeddings, rejects and neighbour lists (docs/contracts.md describes them). `manifest` defines
+which files make up a folder.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
 @dataclasses.dataclass(frozen=True)
 class EncoderInfo:
-    """What identifies the encoder behind a vector column, and the vectors' form."""
+    """Identity of the encoder of a vector column, and the form of its vectors."""
 
     fingerprint: str
     dim: int
@@ -48,7 +48,7 @@ def embeddings(dims: Mapping[str, int], dtype: str = "float32") -> pa.Schema:
     """Returns the schema of embedding shards.
 
     Args:
-        dims: width of each vector column: `key`, and any number of `value_..`, which come in the order of their names.
+        dims: width of each vector column: `key`, and any number of `value_..`, which are sorted by name.
         dtype: `float32` or `float16`.
     """
     vectors = [pa.field(column, pa.list_(DTYPES[dtype], dims[column]), nullable=False) for column in sorted(dims)]
@@ -165,9 +165,9 @@ def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str)
 
 @contextlib.contextmanager
 def writer(uri: str, schema: pa.Schema, metadata: Mapping[str, str]) -> Iterator[pq.ParquetWriter]:
-    """Opens a Parquet file that takes its name only when it is whole; the same rows give the same bytes.
+    """Opens a Parquet file for writing; it gets its name only when it is whole. The same rows give the same bytes.
 
-    Dictionaries make vectors larger and slower; their bytes by significance make them smaller, and faster to read.
+    Dictionaries would make vectors larger and slower; BYTE_STREAM_SPLIT makes them smaller, and faster to read.
     """
     plain = schema.with_metadata({"schema_version": str(SCHEMA_VERSION), **metadata})
     vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
@@ -196,43 +196,44 @@ def write(uri: str, table: pa.Table, metadata: Mapping[str, str]) -> None:
 def open_parquet(
     uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = None
 ) -> Iterator[pq.ParquetFile]:
-    """Opens a Parquet file for reading, its page checksums on.
+    """Opens a Parquet file for reading, and verifies its page checksums.
 
     Args:
-        uri: the file.
-        columns: columns that must be there.
+        uri: of the file.
+        columns: that the file must have.
         metadata: values that the file's own metadata must have.
 
     Raises:
-        UserError: if the file is broken, lacks a column, or was made by something else.
+        UserError: if the file is broken, lacks a column, or belongs to another run or version.
     """
     with storage.open_read(uri) as file:
         try:
-            # Read ahead, all of the file that was read would be held until it is closed.
+            # With `pre_buffer`, everything that was read would stay in memory until the file is closed.
             parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
         except storage.BROKEN_PARQUET as error:
             raise UserError(
                 f"{uri}: is not a whole Parquet file ({error}); remove it and run its stage again"
             ) from error
-        names = parquet.schema_arrow.names
-        if missing := [column for column in columns if column not in names]:
-            raise UserError(f"{uri}: has no column {missing[0]!r}; its columns are {', '.join(names)}")
-        stored = parquet.schema_arrow.metadata or {}
-        found = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in stored.items()}
-        if found.get("schema_version") != str(SCHEMA_VERSION):
-            raise UserError(
-                f"{uri}: schema_version is {found.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
-                "make the file anew with this version"
-            )
-        for name, value in (metadata or {}).items():
-            if found.get(name) != value:
-                raise UserError(
-                    f"{uri}: {name} is {found.get(name)}, expected {value}: the file belongs to another run"
-                )
+        _check(uri, parquet.schema_arrow, columns, metadata or {})
         try:
             yield parquet
         except storage.BROKEN_PARQUET as error:
             raise UserError(f"{uri}: is damaged ({error}); remove it and run its stage again") from error
+
+
+def _check(uri: str, schema: pa.Schema, columns: Sequence[str], metadata: Mapping[str, str]) -> None:
+    if missing := [column for column in columns if column not in schema.names]:
+        raise UserError(f"{uri}: has no column {missing[0]!r}; its columns are {', '.join(schema.names)}")
+    stored = schema.metadata or {}
+    found = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in stored.items()}
+    if found.get("schema_version") != str(SCHEMA_VERSION):
+        raise UserError(
+            f"{uri}: schema_version is {found.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
+            "make the file again with this version"
+        )
+    for name, value in metadata.items():
+        if found.get(name) != value:
+            raise UserError(f"{uri}: {name} is {found.get(name)}, expected {value}: the file belongs to another run")
 
 
 def read(uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = None) -> pa.Table:

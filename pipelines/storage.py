@@ -1,14 +1,12 @@
-"""Files on any storage: joining, listing, checksums, and writes that are whole or absent.
+"""Files on any storage: paths, listings, checksums, compression, and writes that are whole or absent.
 
-Owns every open, rename and delete of the project, through fsspec, so that a path may be local, `gs://` or
-`s3://`. What the files mean is left to `schemas` and `manifest`.
+Every open, rename and delete of the project is here, through fsspec, so that a path may be local, `gs://` or `s3://`.
+`schemas` and `manifest` say what the files contain.
 """
 
-import collections
 import contextlib
 import dataclasses
 import fcntl
-import gzip
 import hashlib
 import io
 import json
@@ -16,43 +14,23 @@ import lzma
 import os
 import pathlib
 import shutil
-import struct
-import tarfile
 import uuid
-import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
-import bracex
 import fsspec
 import pyarrow as pa
-import zstandard
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import UserError
-from pipelines.zstd_reader import ZstdReader
 
-_TEMPORARY = ".tmp-"
-_READ_BLOCK_BYTES = 1 << 20
-_MAX_PATHS = 10_000_000
-_OPEN_ZIPS = 4
-_MAX_ZIP_DIRECTORY_BYTES = 64 << 20
-_WILDCARDS = "*?["
+TEMPORARY = ".tmp-"
+"""Part of the name of every file that is not whole yet."""
 
-# What the libraries raise for bytes that are no whole archive or compressed stream; some are OSErrors, so these first.
-BROKEN_STREAM = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-    gzip.BadGzipFile,
-    zstandard.ZstdError,
-)
-# The same for zips; RuntimeError is for a member that is encrypted.
-BROKEN_ZIP = (*BROKEN_STREAM, NotImplementedError, RuntimeError, ValueError, struct.error, OverflowError)
-# The same for Parquet whose bytes are not what its footer says.
+# What reading compressed bytes raises if they are broken or end early, and what a store raises if it fails.
+BROKEN_STREAM = (OSError, EOFError, zlib.error, lzma.LZMAError)
+# What reading Parquet raises if its bytes are not what its footer says.
 BROKEN_PARQUET = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
 
@@ -62,20 +40,25 @@ class MissingFile(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A file of a listing: where it is, its size, and what changes when it is written anew."""
+    """A file of a listing: its place, its size, and a tag that changes when the file is written again."""
 
     uri: str
     size_bytes: int
     etag: str
 
+    @classmethod
+    def of(cls, uri: str, info: dict[str, Any]) -> "Found":
+        """Returns a file from what its driver knows of it."""
+        return cls(uri, int(info["size"]), _etag(info))
+
 
 def cache_dir() -> pathlib.Path:
-    """Returns the folder of what is downloaded or built once: `$WEB_MEMORY_CACHE` or `~/.cache/web-memory`."""
+    """Returns the folder for files that are downloaded or built once: `$WEB_MEMORY_CACHE` or `~/.cache/web-memory`."""
     return pathlib.Path(os.environ.get("WEB_MEMORY_CACHE", "~/.cache/web-memory")).expanduser()
 
 
 def join(root: str, *parts: str) -> str:
-    """Joins path parts; a part that is absolute or a URL starts afresh, an empty one adds nothing."""
+    """Joins path parts; a part that is absolute or a URL replaces those before it, an empty one adds nothing."""
     path = root
     for part in parts:
         if not part:
@@ -89,7 +72,8 @@ def name(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Returns the driver of a path and what the driver calls it; a `UserError` if there is no such driver."""
     try:
         return fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
@@ -97,14 +81,14 @@ def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def local_path(uri: str) -> str | None:
-    """Returns the path of a file of this machine, or None if it is in a store."""
-    fs, path = _filesystem(uri)
+    """Returns the path of a file of this machine, or None for a file in a store."""
+    fs, path = filesystem(uri)
     return path if isinstance(fs, LocalFileSystem) else None
 
 
 def open_read(uri: str) -> IO[bytes]:
-    """Opens a file for reading bytes; one that is not there or cannot be read is a `UserError` that names it."""
-    fs, path = _filesystem(uri)
+    """Opens a file for reading bytes; a `UserError` names it if it is missing or cannot be read."""
+    fs, path = filesystem(uri)
     try:
         return fs.open(path, "rb")
     except FileNotFoundError as error:
@@ -114,23 +98,27 @@ def open_read(uri: str) -> IO[bytes]:
 
 
 def open_decompressed(uri: str) -> IO[bytes]:
-    """Opens a file as `open_read`, and takes off its compression as `decompressed` does."""
+    """Opens a file as `open_read` does, and decompresses it as `decompressed` does."""
     return decompressed(open_read(uri), uri)
 
 
 def decompressed(file: IO[bytes], uri: str) -> IO[bytes]:
-    """Returns an open file without the compression that its suffix names: .gz, .tgz, .bz2, .xz or .zst."""
+    """Decompresses an open file as its suffix says: .gz, .tgz, .bz2, .xz or .zst; others are returned as they are.
+
+    Reading it raises one of `BROKEN_STREAM` if the bytes are broken or end early.
+    """
+    if uri.lower().endswith(".zst"):
+        # fsspec's reader stops after the first frame, whether or not it is whole.
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
     compression = "gzip" if uri.endswith(".tgz") else fsspec.utils.infer_compression(uri)
     if compression in (None, "zip"):
         return file
-    if compression == "zstd":
-        return io.BufferedReader(ZstdReader(file))
     return fsspec.compression.compr[compression](file, mode="rb")
 
 
 def fetch_folder(uri: str, cache: pathlib.Path) -> pathlib.Path:
-    """Copies a remote folder to a local cache, unless it is there as it is now, and returns where."""
-    fs, path = _filesystem(uri)
+    """Returns the copy of a remote folder in a local cache; copies it if it has changed or is not there yet."""
+    fs, path = filesystem(uri)
     entries = sorted(fs.find(path, detail=True).items())
     if not entries:
         raise MissingFile(f"{uri}: no such folder")
@@ -143,98 +131,39 @@ def fetch_folder(uri: str, cache: pathlib.Path) -> pathlib.Path:
 
 
 def exists(uri: str) -> bool:
-    """Tells whether a file or folder is there; that the store cannot be asked is an error, not a no."""
-    fs, path = _filesystem(uri)
+    """Tells whether a file or folder exists; an error, not a no, if the store cannot be asked."""
+    fs, path = filesystem(uri)
     fs.invalidate_cache()
+    return _info(fs, path) is not None
+
+
+def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
     try:
-        fs.info(path)
+        return fs.info(path)
     except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+        return None
 
 
 def size_bytes(uri: str) -> int:
     """Returns the size of a file in bytes."""
-    fs, path = _filesystem(uri)
+    fs, path = filesystem(uri)
     return int(fs.size(path))
 
 
 def _etag(info: dict[str, Any]) -> str:
-    """Returns what changes when a file is written anew: the store's ETag or checksum, or the time it was modified."""
+    """Returns what changes when a file is written again: the store's ETag or checksum, or the time of the change."""
     known = (info.get(name) for name in ("ETag", "etag", "md5Hash", "mtime", "created"))
     return str(next((value for value in known if value is not None), info["size"]))
 
 
 def found(uri: str) -> Found | None:
-    """Returns a file's size and etag, or None if it is not there."""
-    fs, path = _filesystem(uri)
-    try:
-        info = fs.info(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return Found(uri, int(info["size"]), _etag(info)) if info["type"] == "file" else None
+    """Returns a file's size and etag, or None if it does not exist."""
+    info = _info(*filesystem(uri))
+    return Found.of(uri, info) if info and info["type"] == "file" else None
 
 
-def parts(patterns: str) -> list[str]:
-    """Returns the patterns of a list of them: what stands between commas that are not within braces or brackets."""
-    found, depth = [""], 0
-    for character in patterns:
-        depth += (character in "{[") - (character in "}]" and depth > 0)
-        if character == "," and not depth:
-            found.append("")
-        else:
-            found[-1] += character
-    return [part.strip() for part in found if part.strip()]
-
-
-def glob(patterns: str) -> list[Found]:
-    """Returns the files that match what the user gave, sorted, without temporary ones.
-
-    Args:
-        patterns: one or more, separated by commas (so no name may have one): `*`, `?`, `[..]`, and braces with words
-            or ranges (`{00000..00127}.tar`, `{train,val}/*`).
-
-    Raises:
-        UserError: if braces name more paths than anybody means, or a path without wildcards is not there.
-    """
-    files: dict[str, Found] = {}
-    folders: dict[str, dict[str, dict[str, Any]]] = {}
-    fresh: list[fsspec.AbstractFileSystem] = []
-    for like in _expand(patterns):
-        fs, path = _filesystem(like)
-        if fs not in fresh:
-            fs.invalidate_cache()
-            fresh.append(fs)
-        if any(wildcard in like for wildcard in _WILDCARDS):
-            matches = fs.glob(path, detail=True)
-        else:
-            # One listing of the folder instead of a question for every file.
-            parent = path.rpartition("/")[0]
-            folder = fs.unstrip_protocol(parent)
-            if folder not in folders:
-                folders[folder] = _entries(fs, parent)
-            if path not in folders[folder]:
-                raise MissingFile(f"{like}: no such file")
-            matches = {path: folders[folder][path]}
-        kept = {name: info for name, info in matches.items() if info["type"] == "file"}
-        for uri, name in zip(_named(like, fs, list(kept)), kept, strict=True):
-            if _TEMPORARY not in uri:
-                files[uri] = Found(uri, int(kept[name]["size"]), _etag(kept[name]))
-    return sorted(files.values(), key=lambda file: file.uri)
-
-
-def _expand(patterns: str) -> Iterator[str]:
-    left = _MAX_PATHS
-    for part in parts(patterns):
-        try:
-            paths = bracex.expand(part, limit=left)
-        except bracex.ExpansionLimitException as error:
-            raise UserError(f"{part}: its braces name more than {_MAX_PATHS:,} paths") from error
-        left = max(left - len(paths), 1)
-        yield from paths
-
-
-def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
+def listed(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
+    """Returns what the driver knows of each file and folder in a folder, by its path; nothing if there is none."""
     try:
         return {entry["name"]: entry for entry in fs.ls(folder, detail=True)}
     except (FileNotFoundError, NotADirectoryError):
@@ -250,21 +179,21 @@ class Entry:
 
 
 def entries(folder: str) -> list[Entry]:
-    """Returns what a folder holds, sorted by name; nothing for one that is not there.
+    """Returns what a folder holds, sorted by name; nothing if there is no such folder.
 
     Raises:
         UserError: if it cannot be read.
     """
     path = local_path(folder)
     if path is None:
-        fs, path = _filesystem(folder)
+        fs, path = filesystem(folder)
         fs.invalidate_cache()
-        kinds = {"file": "file", "directory": "folder"}
-        found = [Entry(name(key), kinds.get(info["type"], "file")) for key, info in _entries(fs, path).items()]
+        kinds = {"directory": "folder"}
+        found = [Entry(name(key), kinds.get(info["type"], "file")) for key, info in listed(fs, path).items()]
     else:
         try:
-            with os.scandir(path) as listed:
-                found = [Entry(entry.name, _kind(entry)) for entry in listed]
+            with os.scandir(path) as inside:
+                found = [Entry(entry.name, _kind(entry)) for entry in inside]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -273,90 +202,80 @@ def entries(folder: str) -> list[Entry]:
 
 
 def _kind(entry: "os.DirEntry[str]") -> str:
-    if not entry.is_dir():
-        return "file"
-    return "link" if entry.is_symlink() else "folder"
+    return "file" if not entry.is_dir() else "link" if entry.is_symlink() else "folder"
 
 
 def files(folder: str, suffix: str) -> list[str]:
     """Returns the files of a folder whose names end in `suffix`, sorted, without temporary ones.
 
-    Unlike `glob` it takes every character of the folder's name as it is, and sees what other processes wrote.
+    Every character of the folder's name is taken literally.
     """
-    fs, path = _filesystem(folder)
-    fs.invalidate_cache()
-    names = [name for name, entry in _entries(fs, path).items() if entry["type"] == "file" and name.endswith(suffix)]
-    return sorted(uri for uri in _named(folder, fs, names) if _TEMPORARY not in uri.rsplit("/", 1)[-1])
+    names = [entry.name for entry in entries(folder) if entry.kind == "file" and entry.name.endswith(suffix)]
+    return [join(folder, name) for name in names if TEMPORARY not in name]
 
 
-def _named(like: str, fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[str]:
-    """Returns paths as the person named them: relative if `like` was, with its protocol if it had one."""
-    if "://" in like:
-        return [fs.unstrip_protocol(path) for path in paths]
-    return paths if like.startswith("/") else [os.path.relpath(path) for path in paths]
+@contextlib.contextmanager
+def _renamed(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
+    """Yields a temporary name for what gets its own when the block ends without an error, and is else deleted."""
+    temporary = f"{path}{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        _move(fs, temporary, path)
+    except BaseException:
+        _delete(fs, temporary)
+        raise
 
 
 @contextlib.contextmanager
 def atomic_write(uri: str) -> Iterator[IO[bytes]]:
-    """Opens a file for writing that takes its name only when the block ends without an error."""
-    fs, path = _filesystem(uri)
-    temporary = f"{path}{_TEMPORARY}{uuid.uuid4().hex}"
+    """Opens a file for writing; it gets its name only when the block ends without an error."""
+    fs, path = filesystem(uri)
     fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    try:
-        with fs.open(temporary, "wb") as file:
-            yield file
-        _move(fs, temporary, path)
-    except BaseException:
-        _delete(fs, temporary)
-        raise
+    with _renamed(fs, path) as temporary, fs.open(temporary, "wb") as file:
+        yield file
 
 
 @contextlib.contextmanager
 def atomic_folder(uri: str) -> Iterator[str]:
-    """Yields a temporary folder that takes the name `uri` (replacing what is there) when the block ends well.
+    """Yields a temporary folder that replaces `uri` when the block ends without an error.
 
-    On object stores a folder is moved file by file: readers must wait for the manifest that names it.
+    An object store moves a folder file by file: readers must wait for the manifest that names it.
     """
-    fs, path = _filesystem(uri)
-    temporary = f"{path}{_TEMPORARY}{uuid.uuid4().hex}"
-    fs.makedirs(temporary, exist_ok=True)
-    try:
+    fs, path = filesystem(uri)
+    with _renamed(fs, path) as temporary:
+        fs.makedirs(temporary, exist_ok=True)
         yield fs.unstrip_protocol(temporary) if "://" in uri else temporary
         _delete(fs, path)
-        _move(fs, temporary, path)
-    except BaseException:
-        _delete(fs, temporary)
-        raise
 
 
 def copy(source: str, target: str) -> None:
-    """Copies a file, which takes its name when it is whole."""
+    """Copies a file; the copy gets its name when it is whole."""
     with open_read(source) as reader, atomic_write(target) as writer:
-        shutil.copyfileobj(reader, writer, _READ_BLOCK_BYTES)
+        shutil.copyfileobj(reader, writer)
 
 
 def lock(uri: str) -> IO[bytes] | None:
-    """Takes a lock that ends with the returned file or with the process; None where the storage has no locks.
+    """Takes a lock, held until the returned file is closed or the process ends; None if the storage has no locks.
 
     Raises:
         UserError: if another process holds it.
     """
-    fs, path = _filesystem(uri)
+    fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         return None
     os.makedirs(os.path.dirname(path), exist_ok=True)
     file = open(path, "wb")
     if not _flock(file, fcntl.LOCK_EX):
         file.close()
-        raise UserError(f"{uri}: the same stage is at work there already; wait for it or stop it")
+        raise UserError(f"{uri}: the same stage is already running there; wait for it or stop it")
     return file
 
 
 def share(uri: str) -> IO[bytes] | None:
-    """Takes a share in a file that is there: `is_shared` is true until the returned one, or the process, is no more.
+    """Takes a share in a file: `is_shared` is true until the returned file is closed or the process ends.
 
     Returns:
-        None where the storage has no locks, or the file is not there or about to be deleted.
+        None if the storage has no locks, or the file does not exist or is about to be deleted.
     """
     path = local_path(uri)
     try:
@@ -370,7 +289,7 @@ def share(uri: str) -> IO[bytes] | None:
 
 
 def is_shared(uri: str) -> bool:
-    """Tells whether anybody has a share in a file; False where the storage has no locks."""
+    """Tells whether any process has a share in a file; False if the storage has no locks."""
     path = local_path(uri)
     if path is None or not os.path.exists(path):
         return False
@@ -387,20 +306,19 @@ def _flock(file: IO[bytes], kind: int) -> bool:
 
 
 def remove_temporaries(folder: str) -> None:
-    """Deletes what killed writers left below a folder; to be called when no writer is at work there."""
-    fs, path = _filesystem(folder)
+    """Deletes the temporary files of killed writers below a folder, where no writer may be running."""
+    fs, path = filesystem(folder)
     if not fs.exists(path):
         return
     for parent, folders, files in fs.walk(path):
-        for left_over in [p for p in (*folders, *files) if _TEMPORARY in p]:
-            if _TEMPORARY not in parent:
+        for left_over in [p for p in (*folders, *files) if TEMPORARY in p]:
+            if TEMPORARY not in parent:
                 _delete(fs, f"{parent}/{left_over}")
 
 
 def remove(uri: str) -> None:
-    """Deletes a file or a folder with all it holds; what is not there is left so."""
-    fs, path = _filesystem(uri)
-    _delete(fs, path)
+    """Deletes a file, or a folder with its contents, if it exists."""
+    _delete(*filesystem(uri))
 
 
 # fsspec's own `mv` and `rm` take a path with `*`, `?` or `[` for a pattern.
@@ -428,103 +346,21 @@ def _delete(fs: fsspec.AbstractFileSystem, path: str) -> None:
 
 def sha256(uri: str) -> str:
     """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with open_read(uri) as file:
-        while block := file.read(_READ_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def write_json(uri: str, value: Any) -> None:
-    """Writes JSON with sorted keys, whole or not at all."""
+    """Writes a JSON file with sorted keys, whole or not at all."""
     with atomic_write(uri) as file:
         file.write((json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
 def read_json(uri: str) -> Any:
-    """Reads a JSON file; one that is missing or broken is a `UserError` that names it."""
+    """Reads a JSON file; a `UserError` names it if it is missing or broken."""
     with open_read(uri) as file:
         data = file.read()
     try:
         return json.loads(data)
     except ValueError as error:
         raise UserError(f"{uri}: is not valid JSON ({error}); remove it and run its stage again") from error
-
-
-class ZipCache:
-    """Reads members of zips, the last few of which stay open."""
-
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        """Starts with none open.
-
-        Args:
-            stack: closes what is still open at its end.
-        """
-        self._open: collections.OrderedDict[str, zipfile.ZipFile] = collections.OrderedDict()
-        stack.callback(self._close)
-
-    def _close(self, keep: int = 0) -> None:
-        while len(self._open) > keep:
-            archive = self._open.popitem(last=False)[1]
-            file = archive.fp
-            archive.close()
-            if file:
-                file.close()
-
-    def _archive(self, uri: str) -> zipfile.ZipFile:
-        if uri not in self._open:
-            self._close(keep=_OPEN_ZIPS - 1)
-            with contextlib.ExitStack() as on_error:
-                file = on_error.enter_context(open_read(uri))
-                # `zipfile` holds the whole directory in memory.
-                end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
-                if end and end[zipfile._ECD_SIZE] > _MAX_ZIP_DIRECTORY_BYTES:  # type: ignore[attr-defined]
-                    raise zipfile.BadZipFile(f"its directory has more than {_MAX_ZIP_DIRECTORY_BYTES:,} bytes")
-                self._open[uri] = zipfile.ZipFile(file)
-                on_error.pop_all()
-        self._open.move_to_end(uri)
-        return self._open[uri]
-
-    def read(self, uri: str, member: str, max_bytes: int) -> bytes:
-        """Returns the bytes of a member.
-
-        Raises:
-            MissingFile: if zip or member are not there.
-            UserError: if the zip is broken, or packed in a way whose size cannot be bounded.
-            ValueError: if the member is larger than `max_bytes`.
-        """
-        try:
-            archive = self._archive(uri)
-            info = archive.getinfo(member)
-            # Other methods are unpacked in pieces of any size.
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise NotImplementedError("is neither stored nor deflated; pack it again")
-            with archive.open(info) as stream:
-                data = stream.read(max_bytes + 1)
-        except KeyError as error:
-            raise MissingFile(f"{uri}: has no member {member!r}") from error
-        except BROKEN_ZIP as error:
-            raise UserError(f"{uri}, {member}: cannot be read ({error})") from error
-        if len(data) > max_bytes:
-            raise ValueError(f"is larger than {max_bytes:,} bytes")
-        return data
-
-
-def read_image(container: str, member: str, max_bytes: int) -> bytes:
-    """Returns the bytes of an image below a folder: a file, or a member of a zip.
-
-    Raises:
-        UserError: if it is not there or too large.
-    """
-    folder, zipped, inner = member.partition(".zip/")
-    try:
-        if zipped:
-            with contextlib.ExitStack() as stack:
-                return ZipCache(stack).read(join(container, f"{folder}.zip"), inner, max_bytes)
-        with open_read(join(container, member)) as file:
-            data = file.read(max_bytes + 1)
-    except ValueError as error:
-        raise UserError(f"{container}, {member}: {error}") from error
-    if len(data) > max_bytes:
-        raise UserError(f"{container}, {member}: is larger than {max_bytes:,} bytes")
-    return data

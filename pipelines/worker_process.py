@@ -1,7 +1,7 @@
-"""Worker processes of `--direct_running_mode=multi_processing`, whose death is noticed.
+"""Worker processes of `--direct_running_mode=multi_processing`, whose death is detected.
 
-Beam 2.77 waits for the answer of a killed worker for ever. Its handler of Docker workers fails what the worker was
-asked once the container is gone; this one does the same for processes. Which runner is used is left to `runner`.
+Beam 2.77 waits forever for the answer of a killed worker. Its handler of Docker workers fails the pending requests when
+the container is gone; this one does the same for processes.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
 )
 from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 
-KILLED = "a worker process was killed (out of memory?); run the same command again, it goes on from here"
+KILLED = "a worker process was killed (out of memory?); run the same command again, it resumes"
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def watched() -> Iterator[None]:
 
 
 class WatchedWorker(SubprocessSdkWorkerHandler):
-    """A worker process; when it dies, whatever it was asked fails with the sentence `KILLED`."""
+    """A worker process; if it dies, all requests to it fail with the sentence `KILLED`."""
 
     def start_worker(self) -> None:
         """Starts the process and a thread that waits for its end."""
@@ -56,7 +56,7 @@ class WatchedWorker(SubprocessSdkWorkerHandler):
         try:
             self.worker.run()
         except RuntimeError:
-            # What it is asked from now on, then what it was asked before.
+            # First future requests, then those that are pending.
             self.control_conn.push = self._fail
             asked = self.control_conn._futures_by_id
             for instruction in list(asked):
@@ -66,7 +66,7 @@ class WatchedWorker(SubprocessSdkWorkerHandler):
     def _fail(self, request: object) -> ControlFuture | None:
         if isinstance(request, beam_fn_api_pb2.InstructionRequest):
             return ControlFuture(request.instruction_id, _failure(request.instruction_id))
-        # Beam's mark that nothing more will be asked, by which it closes the connection.
+        # Beam's mark of the last request, by which it closes the connection.
         self.control_conn._push_queue.put(request)
         return None
 

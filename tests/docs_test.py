@@ -8,7 +8,7 @@ import types
 import pytest
 
 from configs.base import Embed, Source
-from pipelines import config_file, fields, sources
+from pipelines import fields, options, sources
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
@@ -65,7 +65,7 @@ def test_no_line_of_a_page_is_long():
 def test_the_config_of_the_readme(tmp_path):
     file = tmp_path / "my.py"
     file.write_text(example("README.md", "own-data"))
-    config = config_file.load(str(file))
+    config = options.load(str(file))
     fields.check(config)
     assert config.train_set.part == (0.2, 1.0) and config.memory.format == "img2dataset"
 

@@ -57,3 +57,11 @@ def test_a_mistake_is_one_sentence(python, tmp_path):
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: --config.train.head: no field 'head'; did you mean 'heads'?\n"
+
+
+def test_the_console_script_is_not_hidden_by_the_working_directory(python, tmp_path):
+    (tmp_path / "model.py").write_text("")
+    (script,) = python.parents[1].glob("lib/python*/site-packages/bin/web-memory")
+    argv = [str(python), str(script), "train", "--help=neighbors"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "--config.neighbors.k=32" in done.stdout, done.stderr

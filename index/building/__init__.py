@@ -1,1 +1,1 @@
-"""Builds the shards of an index, publishes them, and brings an index up to a changed memory."""
+"""Builds, updates and publishes an index."""

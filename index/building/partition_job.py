@@ -1,9 +1,10 @@
-"""Deals the rows of a memory out to index shards: one file for each group of memory shards and index shard.
+"""Deals the rows of a memory out to index shards: a file for each group of memory shards and index shard.
 
     _parts/shard-00003-of-00008/00012.parquet    rows of group 12 that belong to index shard 3, in the global order
     _parts/_done/00012.json                      how many rows group 12 gave to each index shard
 
-Each memory shard is read once; what is held is a buffer for each index shard. An index of one shard needs none of this.
+Each memory shard is read once, with one buffer in memory for each index shard. An index of one shard needs none of
+this.
 """
 
 import contextlib
@@ -22,9 +23,10 @@ from pipelines.manifest import Embeddings
 from pipelines.schemas import content_keys, unit_keys
 
 PARTS = "_parts"
-# Rows of a group: files are few and large, and there are groups enough for many workers.
-_GROUP_ROWS = 1 << 20
-_BUFFER_ROWS = 1024
+# Rows of a group: few and large files, but enough groups for many workers.
+GROUP_ROWS = 1 << 20
+# Rows that are gathered for an index shard before they are written as one row group.
+BUFFER_ROWS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +38,11 @@ class Group:
 
 
 def groups(memory: Embeddings) -> list[Group]:
-    """Returns the groups of a memory, whatever the number of workers."""
+    """Returns the groups of a memory; they do not depend on the number of workers."""
     made: list[list[int]] = [[]]
     rows = 0
     for shard, count in memory.shard_rows.items():
-        if made[-1] and rows + count > _GROUP_ROWS:
+        if made[-1] and rows + count > GROUP_ROWS:
             made.append([])
             rows = 0
         made[-1].append(shard)
@@ -49,7 +51,7 @@ def groups(memory: Embeddings) -> list[Group]:
 
 
 def part_path(folder: str, shard: str, group: str) -> str:
-    """Returns where the rows are that a group gives to an index shard, of a build's folder."""
+    """Returns the path of the rows that a group deals to an index shard, below a build's folder."""
     return storage.join(folder, PARTS, shard, f"{group}.parquet")
 
 
@@ -63,14 +65,14 @@ class DealRows(beam.DoFn):
             folder: of the build.
             memory: folder of the memory.
             names: of the index shards.
-            router: says which is whose.
-            metadata: of every file.
+            router: decides which row goes to which shard.
+            metadata: written to every file.
         """
         self._folder, self._memory, self._names = folder, memory, names
         self._router, self._metadata = router, metadata
 
     def process(self, group: Group) -> Iterator[tuple[int, str]]:
-        """Writes the files of a group, unless they are there, and yields (index shard, group) for each file."""
+        """Writes the files of a group, unless they exist, and yields (index shard, group) for each file."""
         marker = storage.join(self._folder, PARTS, manifest.MARKERS, f"{group.name}.json")
         if not storage.exists(marker):
             storage.write_json(marker, self._deal(group))
@@ -102,7 +104,7 @@ class DealRows(beam.DoFn):
 
 
 class _BufferedWriter:
-    """Gathers rows, so that row groups are not as small as a shard's share of a block."""
+    """Gathers rows, so that row groups are larger than a shard's share of one table."""
 
     def __init__(self, parquet: pq.ParquetWriter) -> None:
         self._parquet = parquet
@@ -110,7 +112,7 @@ class _BufferedWriter:
 
     def write(self, table: pa.Table) -> None:
         self._waiting.append(table.replace_schema_metadata(self._parquet.schema.metadata))
-        if sum(part.num_rows for part in self._waiting) >= _BUFFER_ROWS:
+        if sum(part.num_rows for part in self._waiting) >= BUFFER_ROWS:
             self.flush()
 
     def flush(self) -> None:

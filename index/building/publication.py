@@ -1,8 +1,8 @@
-"""Publishes an index of shards that are built: measures it as a whole and writes its manifest.
+"""Publishes an index of finished shards: measures it as a whole and writes its manifest.
 
-    shards --curve--> point that is searched at, recall --publish--> manifest
+    shards --curve--> point to search at, recall --publish--> manifest
 
-How shards are built is left to `build_job`, how an index is brought up to a changed memory to `update`.
+See `build_job` for how shards are built, and `update` for how an index follows a changed memory.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.base import Index as IndexConfig
 from index.building import build_job
-from index.building.build_job import Job
+from index.building.build_job import BuildJob
 from index.measure import curve
 from index.measure.curve import MeasuredShard
 from index.measure.measurement import Queries
@@ -26,7 +26,7 @@ from pipelines.manifest import Embeddings
 def measured_shards(
     index: str, records: Sequence[ShardRecord], router: Router, queries: Queries
 ) -> Iterator[MeasuredShard]:
-    """Yields what the curve needs of each shard, of an index folder; those that are no deltas in the router's order."""
+    """Yields what the curve needs of each shard of an index folder; shards that are not deltas are in router order."""
     region = 0
     for record in records:
         nearness = build_job.nearness(router, queries, region, record.is_delta)
@@ -36,31 +36,31 @@ def measured_shards(
 
 
 def memory_facts(memory: Embeddings) -> dict[str, Any]:
-    """Returns what the manifest says of the memory: enough to tell later which of its shards have changed."""
+    """Returns the manifest's entry for the memory, which later tells which of its shards have changed."""
     return {"snapshot": memory.snapshot, "rows": memory.rows, "shards": memory.shard_facts}
 
 
-def published(job: Job) -> dict[str, Any] | None:
-    """Returns the manifest, if what is published has all its files.
+def published(job: BuildJob) -> dict[str, Any] | None:
+    """Returns the manifest if an index is published.
 
     Raises:
-        UserError: if shards that were added later are missing.
+        UserError: if a file of it is missing or damaged.
     """
     if not index_manifest.exists(job.index):
         return None
     facts = index_manifest.read(job.index)
     for file, known in facts["files"].items():
-        shard_store.check_file(storage.join(job.index, file), known, f"run {build_job.STAGE} again")
+        shard_store.check_file(storage.join(job.index, file), known, f"run {index_manifest.STAGE} again")
     for shard in facts["shards"]:
         for file, known in shard["files"].items():
             uri = storage.join(job.index, shard["path"], file)
             if not storage.exists(uri) or storage.size_bytes(uri) != known["bytes"]:
-                raise UserError(f"{uri}: is missing or cut short; run index.reindex --compact to build anew")
+                raise UserError(f"{uri}: is missing or truncated; run index.reindex --compact to rebuild")
     return facts
 
 
-def publish(job: Job) -> dict[str, Any]:
-    """Measures the whole index, publishes it as a first version or in place of the last, and returns the manifest."""
+def publish(job: BuildJob) -> dict[str, Any]:
+    """Measures the whole index, publishes it as the first version or replaces the last, and returns the manifest."""
     memory, done, config, queries = Embeddings(job.memory), job.done(), job.config, job.read_queries()
     records = [done[name][0] for name in job.names]
     router = job.read_router()
@@ -91,7 +91,7 @@ def publish(job: Job) -> dict[str, Any]:
 
 
 def judged(points: Sequence[Point], chosen: Point, queries: Queries, config: IndexConfig) -> dict[str, Any]:
-    """Returns what the manifest says of the search and its recall."""
+    """Returns the manifest's entries for the search and its recall."""
     return {
         "search": dataclasses.asdict(chosen),
         "curve": [dataclasses.asdict(point) for point in points],
@@ -113,14 +113,14 @@ def rates(
     records: Sequence[ShardRecord],
     secs: dict[str, dict[str, list[float]]],
 ) -> dict[str, Any]:
-    """Returns what was timed: the seconds of each shard, and queries/s of each point of the curve and of exact search.
+    """Returns the timings: seconds of each shard, and queries/s of each point of the curve and of exact search.
 
     Args:
         points: of the curve.
         chosen: one of them.
-        shards: that were measured.
+        shards: the measured shards.
         records: of the same shards.
-        secs: of each shard's marker, by its path.
+        secs: from each shard's marker, by its path.
     """
 
     def of(point: Point) -> float:

@@ -1,33 +1,37 @@
-"""Folds deltas and tombstones in: a full build beside the index in use, which it replaces.
+"""Folds deltas and tombstones in: a full build beside the index in use, which it then replaces.
 
-What is no longer named then is left to `versions`.
+`versions` deletes the builds that no manifest names afterwards.
 """
 
 from typing import Any
 
-from configs.base import Config
+from configs.base import Index as IndexConfig
+from configs.base import Places
 from index.building import build_job, publication
+from index.building.claim import claim_build
 from index.store import index_manifest
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 
 
-def run(config: Config, runner: Runner) -> tuple[dict[str, Any], bool]:
-    """Builds an index anew, unless it is of its memory as it is now, without deltas and tombstones.
+def run(places: Places, index: IndexConfig, seed: int, runner: Runner) -> tuple[dict[str, Any], bool]:
+    """Rebuilds an index, unless it is of the current memory and has neither deltas nor tombstones.
 
     Args:
-        config: of the whole line.
+        places: of memory, queries and index.
+        index: config of the index.
+        seed: for drawing queries and cells.
         runner: of the command.
 
     Returns:
-        The manifest that is published now, and whether something was built.
+        The manifest that is now published, and whether anything was built.
 
     Raises:
-        UserError: as `build_job.claim`, or as a worker raised it.
+        UserError: as `claim_build`, or as a worker raised it.
     """
-    facts = index_manifest.read(config.index_dir)
-    if facts["version"] == facts["base"] and facts["memory"]["snapshot"] == Embeddings(config.memory_dir).snapshot:
+    facts = index_manifest.read(places.index)
+    if facts["version"] == facts["base"] and facts["memory"]["snapshot"] == Embeddings(places.memory).snapshot:
         return facts, False
-    job = build_job.claim(config, facts["version"] + 1)
+    job = claim_build(places, index, seed, facts["version"] + 1)
     build_job.build_missing(job, runner)
     return publication.publish(job), True

@@ -1,7 +1,7 @@
-"""Measures shards of which rows were removed since they were built, with the queries of their build.
+"""Measures shards that have lost rows since they were built, with the queries of their build.
 
-What exact search found is still true without the removed rows, as far as the lists go; where they have become too short
-the memory is searched. What the searcher finds in their place is searched. Shards that lost nothing are as they were.
+Exact lists remain true without the removed rows, down to their ends; if they have become too short, the memory is
+searched again. The searcher's own lists are searched again. Shards that lost no row keep their lists.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from index.building import build_job, publication
-from index.engines.searcher import leave_out
 from index.measure import measurement
 from index.measure.curve import MeasuredShard
 from index.measure.measurement import Queries
@@ -20,10 +19,11 @@ from index.store.reader import Index
 from index.store.records import Found, ShardLists, ShardRecord
 from pipelines import storage
 from pipelines.manifest import Embeddings
+from pipelines.nearest_neighbors import leave_out
 
 
 def queries_path(index: Index) -> str:
-    """Returns where the measuring queries of an index are, below its folder."""
+    """Returns the path of an index's measuring queries, below its folder."""
     return next(path for path in index.facts["files"] if storage.name(path) == build_job.QUERIES_FILE)
 
 
@@ -37,29 +37,29 @@ def without_removed(
     """Returns what the curve needs of all shards.
 
     Args:
-        index: of the version before.
-        records: of all shards, those that are new last.
-        removed: of the number of each shard that lost rows these rows, int64.
-        queries: that the shards were measured on.
-        memory: that has the rows of all shards but for those that are removed.
+        index: the version before.
+        records: of all shards, new ones last.
+        removed: rows that shards have lost, int64, by the shard's number.
+        queries: those that the shards were measured on.
+        memory: the rows of all shards except the removed ones.
 
     Raises:
         UserError: if a file is missing or damaged.
     """
     k = index.facts["recall"]["k"]
     shards = list(publication.measured_shards(index.folder, records, index.router, queries))
-    is_told = True
+    is_known = True
     for number, rows in removed.items():
-        lists, is_long = _anew(index, records[number], shards[number].lists, rows, queries, k)
+        lists, is_long = _search_again(index, records[number], shards[number].lists, rows, queries, k)
         shards[number] = dataclasses.replace(shards[number], lists=lists)
-        is_told &= is_long
-    return shards if is_told else _with_exact_lists(shards, memory, queries)
+        is_known &= is_long
+    return shards if is_known else _with_exact_lists(shards, memory, queries)
 
 
-def _anew(
+def _search_again(
     index: Index, record: ShardRecord, lists: ShardLists, rows: np.ndarray, queries: Queries, k: int
 ) -> tuple[ShardLists, bool]:
-    """Returns the lists of a shard without some rows, and whether the exact ones still say the k best of each query."""
+    """Returns a shard's lists without some rows, and whether the exact ones still hold the k best of each query."""
     shard = shard_store.load(index.folder, record, record.settings[0].parameters, rows)
     ids, scores = lists.exact
     unwanted = np.isin(ids, shard.ids[rows]) & (ids >= 0)
@@ -75,7 +75,7 @@ def _anew(
 
 
 def _with_exact_lists(shards: Sequence[MeasuredShard], memory: Embeddings, queries: Queries) -> list[MeasuredShard]:
-    """Returns the shards with exact lists that were made anew: those of the whole memory, as if the first shard's."""
+    """Returns the shards with new exact lists: those of the whole memory, all given to the first shard."""
     stream, depth = keys.of_memory(memory), shards[0].lists.exact[0].shape[1]
     exact = measurement.exact_lists(stream, stream.names()[0], queries, depth)
     none = np.full_like(exact[0], -1), np.full_like(exact[1], -np.inf)

@@ -1,11 +1,10 @@
-"""Brings a published index up to its memory: removed rows become tombstones, new rows shards of their own (deltas).
+"""Updates a published index to its memory: removed rows become tombstones, new rows shards of their own (deltas).
 
     memory shards that differ --compare--> rows that are gone, rows that are new
     rows that are new --BuildShard--> delta shards --publish--> manifest of the next version
 
-What differs is told by the manifest: of a memory shard with the same bytes only the rows that are dropped or no longer
-dropped, of one with other bytes every row. Shards that are there are not touched. The new version is searched as the
-version before; whether it is good enough is left to the caller, how it is measured to `remeasure`.
+Existing shards are not touched. The new version is searched with the settings of the old one. See `remeasure` for how
+it is measured; the caller decides whether its recall is good enough.
 """
 
 import dataclasses
@@ -16,13 +15,16 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.base import Config
-from index.building import build_job, partition_job, publication, remeasure
-from index.building.build_job import BuildShard, Job
+from configs.base import Index as IndexConfig
+from configs.base import Places
+from index.building import partition_job, publication, remeasure
+from index.building.build_job import BuildJob, BuildShard
+from index.building.claim import identity_of
+from index.building.difference import Difference, compare
 from index.measure import curve
 from index.store import index_manifest, shard_store
 from index.store.keys import COLUMNS
-from index.store.reader import TOMBSTONE_COLUMNS, TOMBSTONES_FILE, Index
+from index.store.reader import TOMBSTONES, TOMBSTONES_FILE, Index
 from index.store.records import ShardRecord
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
@@ -31,117 +33,53 @@ from pipelines.runner import Runner
 
 _STAGE = "index.update"
 _GROUP = "00000"
-_TOMBSTONES = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("content_key", pa.binary(32), nullable=False),
-    ]
-)
-assert tuple(_TOMBSTONES.names) == TOMBSTONE_COLUMNS
 
 
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """How the rows of a memory differ from those that can be found.
-
-    Attributes:
-        gone: of the number of each index shard that loses rows these rows, int64, ascending.
-        new: of the number of each memory shard that brings rows their ids, int64, ascending.
-    """
-
-    gone: dict[int, np.ndarray]
-    new: dict[int, np.ndarray]
-
-    @property
-    def removed(self) -> int:
-        """Rows that are gone."""
-        return sum(map(len, self.gone.values()))
-
-    @property
-    def added(self) -> int:
-        """Rows that are new."""
-        return sum(map(len, self.new.values()))
-
-
-def compare(index: Index, memory: Embeddings) -> Difference:
-    """Finds the rows that an index lacks or has too many, reading only shards of the memory that have changed.
+def run(places: Places, index: IndexConfig, seed: int, runner: Runner) -> tuple[dict[str, Any], Difference]:
+    """Publishes the next version of an index if its memory has changed.
 
     Args:
-        index: that is published.
-        memory: as it is now.
-    """
-    then, now = index.facts["memory"]["shards"], memory.shard_facts
-    changed = {name for name in {*then, *now} if then.get(name) != now.get(name)}
-    kept = {name for name in changed & then.keys() & now.keys() if then[name]["sha256"] == now[name]["sha256"]}
-    # Rows that no change can touch are not looked at: of a memory that only grew, none.
-    touched = np.unique([then[name]["number"] for name in changed & then.keys()]).astype(np.int64)
-    wanted = {now[name]["number"]: _ids(memory, now[name]["number"]) for name in changed & now.keys()}
-    same = np.concatenate([np.empty(0, np.int64), *(wanted[now[name]["number"]] for name in kept)])
-    gone: dict[int, np.ndarray] = {}
-    there = [np.empty(0, np.int64)]
-    for number in range(len(index.shards)) if len(touched) else ():
-        ids, _ = shard_store.read_names(index.folder, index.shards[number])
-        live = np.ones(len(ids), bool)
-        live[index.removed(number)] = False
-        live &= np.isin(schemas.split_ids(ids)[0], touched)
-        stays = live & np.isin(ids, same)
-        there.append(ids[stays])
-        if len(rows := np.flatnonzero(live & ~stays)):
-            gone[number] = rows
-    known = np.concatenate(there)
-    fresh = {number: np.sort(ids[~np.isin(ids, known)]) for number, ids in sorted(wanted.items())}
-    return Difference(gone, {number: ids for number, ids in fresh.items() if len(ids)})
-
-
-def _ids(memory: Embeddings, shard: int) -> np.ndarray:
-    return memory.read(shard, ["id"])["id"].to_numpy()
-
-
-def run(config: Config, runner: Runner) -> tuple[dict[str, Any], Difference]:
-    """Publishes the next version of an index, if its memory has changed.
-
-    Args:
-        config: of the whole line.
+        places: of memory and index.
+        index: config of the index.
+        seed: of the index.
         runner: of the command.
 
     Returns:
-        The manifest that is published now, and what was changed.
+        The manifest that is now published, and what has changed.
 
     Raises:
-        UserError: if the index is of another configuration, damaged, or does not fit its memory.
+        UserError: if the index has another configuration, is damaged, or does not fit its memory.
     """
-    index, memory = Index.open(config.index_dir), Embeddings(config.memory_dir)
-    manifest.check_claim(config.index_dir, build_job.STAGE, build_job.identity_of(config))
-    if index.memory_snapshot == memory.snapshot:
-        return index.facts, Difference({}, {})
-    difference = compare(index, memory)
-    if (rows := index.rows - difference.removed + difference.added) != memory.rows:
+    before, memory = Index.open(places.index), Embeddings(places.memory)
+    manifest.check_claim(places.index, index_manifest.STAGE, identity_of(memory, index, seed))
+    if before.memory_snapshot == memory.snapshot:
+        return before.facts, Difference({}, {})
+    difference = compare(before, memory)
+    if (rows := before.rows - difference.removed + difference.added) != memory.rows:
         raise UserError(
-            f"{index.folder}: would hold {rows:,} rows of the {memory.rows:,} of {memory.folder}; "
-            "run index.reindex --compact to build anew"
+            f"{before.folder}: would hold {rows:,} rows, but {memory.folder} has {memory.rows:,}; "
+            "run index.reindex --compact to rebuild"
         )
-    job = _claim(config, index, memory, difference)
+    job = _claim(before, memory, difference, index, seed)
     done = _build_deltas(job, memory, difference, runner)
-    return _publish(job, index, memory, difference, done), difference
+    return _publish(job, before, memory, difference, done), difference
 
 
-def _claim(config: Config, index: Index, memory: Embeddings, difference: Difference) -> Job:
-    """Takes the folder of the next version and says which deltas are to be built: as large as shards are on average."""
+def _claim(index: Index, memory: Embeddings, difference: Difference, config: IndexConfig, seed: int) -> BuildJob:
+    """Claims the folder of the next version and plans its deltas, which are of the average size of a shard."""
     number = index.version + 1
     folder = storage.join(index.folder, shard_store.build_path(number))
     identity = {"index": index.facts["config_hash"], "parent": index.fingerprint, "memory": memory.snapshot}
     if manifest.is_claimed_by_another(folder, _STAGE, identity):
-        # What a killed command left there is of a memory or an index that is no more.
+        # A command was killed here that updated to an older memory, or from an older index.
         storage.remove(folder)
     base = [shard.rows for shard in index.shards if not shard.is_delta]
-    return Job(
+    return BuildJob(
         index=index.folder,
         number=number,
         memory=memory.folder,
-        config=config.index,
-        seed=config.seed,
+        config=config,
+        seed=seed,
         shards=-(-difference.added * len(base) // max(sum(base), 1)),
         is_delta=True,
         queries=storage.join(index.folder, remeasure.queries_path(index)),
@@ -154,8 +92,8 @@ def _claim(config: Config, index: Index, memory: Embeddings, difference: Differe
 _Done = dict[str, tuple[ShardRecord, dict[str, list[float]]]]
 
 
-def _build_deltas(job: Job, memory: Embeddings, difference: Difference, runner: Runner) -> _Done:
-    """Builds the deltas that are not done; returns the records and seconds of all."""
+def _build_deltas(job: BuildJob, memory: Embeddings, difference: Difference, runner: Runner) -> _Done:
+    """Builds the unfinished deltas; returns the record and the seconds of every delta."""
     done = job.done()
     missing = [number for number, name in enumerate(job.names) if name not in done]
     if missing:
@@ -176,8 +114,8 @@ def _build_deltas(job: Job, memory: Embeddings, difference: Difference, runner: 
     return done
 
 
-def _deal(job: Job, memory: Embeddings, difference: Difference) -> None:
-    """Writes the new rows, in the global order, to a file for each delta."""
+def _deal(job: BuildJob, memory: Embeddings, difference: Difference) -> None:
+    """Writes the new rows, in the global order, to one file for each delta."""
     tables, waiting = _new_rows(memory, difference), None
     for number, name in enumerate(job.names):
         left = (number + 1) * difference.added // job.shards - number * difference.added // job.shards
@@ -197,15 +135,11 @@ def _new_rows(memory: Embeddings, difference: Difference) -> Iterator[pa.Table]:
         yield table.filter(pa.array(np.isin(table["id"].to_numpy(), ids)))
 
 
-def _publish(job: Job, index: Index, memory: Embeddings, difference: Difference, done: _Done) -> dict[str, Any]:
+def _publish(job: BuildJob, index: Index, memory: Embeddings, difference: Difference, done: _Done) -> dict[str, Any]:
     """Measures the next version, publishes it, and returns its manifest."""
     old = index.facts
     records = [*index.shards, *(done[name][0] for name in job.names)]
-    removed = {
-        number: np.union1d(index.removed(number), difference.gone.get(number, np.empty(0, np.int64)))
-        for number in range(len(index.shards))
-    }
-    removed = {number: rows for number, rows in removed.items() if len(rows)}
+    removed = _all_removed(index, difference)
     files = {path: facts for path, facts in old["files"].items() if storage.name(path) != TOMBSTONES_FILE}
     if removed:
         path = storage.join(shard_store.build_path(job.number), TOMBSTONES_FILE)
@@ -233,9 +167,19 @@ def _publish(job: Job, index: Index, memory: Embeddings, difference: Difference,
     return index_manifest.write(job.index, facts, rates)
 
 
+def _all_removed(index: Index, difference: Difference) -> dict[int, np.ndarray]:
+    """Returns the rows of each index shard that are gone now or were removed before, by the shard's number."""
+    removed = {}
+    for number in range(len(index.shards)):
+        rows = np.union1d(index.removed(number), difference.gone.get(number, np.empty(0, np.int64)))
+        if len(rows):
+            removed[number] = rows
+    return removed
+
+
 def _tombstones(index: Index, removed: dict[int, np.ndarray]) -> pa.Table:
     """Returns the removed rows of all shards, by shard and row."""
-    tables = [_TOMBSTONES.empty_table()]
+    tables = [TOMBSTONES.empty_table()]
     for number, rows in removed.items():
         record = index.shards[number]
         ids, images = shard_store.read_names(index.folder, record)
@@ -246,5 +190,5 @@ def _tombstones(index: Index, removed: dict[int, np.ndarray]) -> pa.Table:
             pa.array(ids[rows]),
             pa.array([digests[i : i + 32] for i in range(0, len(digests), 32)], pa.binary(32)),
         ]
-        tables.append(pa.Table.from_arrays(columns, schema=_TOMBSTONES))
+        tables.append(pa.Table.from_arrays(columns, schema=TOMBSTONES))
     return pa.concat_tables(tables).combine_chunks()

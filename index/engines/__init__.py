@@ -1,1 +1,1 @@
-"""Searchers over the keys of one shard, and how a shard is planned."""
+"""Searchers of one shard: exact and ScaNN, their plans and partitions."""

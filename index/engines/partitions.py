@@ -1,31 +1,33 @@
 """Partitions of a shard: k-means by matrix products, the same in every run.
 
-Where partitions are kept and how they are searched is left to `scann_coder` and ScaNN.
+`scann_coder` writes partitions, and ScaNN searches them.
 """
 
 import math
 
 import numpy as np
 
+from pipelines.nearest_neighbors import nearest_centres
+
 _SEED = 0
-_BLOCK_ROWS = 16_384
-# The first half of the passes sees one point in so many: centres that are still far from their place need no more.
+BLOCK_ROWS = 16_384
+# The first half of the passes sees one point in four, which is enough for centres that are still far off.
 _FIRST_SHARE = 4
-# So many centres and more are put into groups, and a point is compared to those of the groups that it is nearest to.
-# With 8 groups 5 % of 1M x 128 keys missed their nearest centre, for .005 of recall.
-_MIN_GROUPED = 2048
+# From this many centres on, centres are grouped, and a point is compared to those of its nearest groups. With 8 groups,
+# 5% of 1M x 128 keys missed their nearest centre, at a cost of 0.005 in recall.
+MIN_GROUPED = 2048
 _GROUPS_VISITED = 16
 _GROUP_ITERATIONS = 5
-# Many small products take so much longer than a large one.
+# How much longer many small products take than a large one.
 _GROUPED_PRICE = 2.6
 
 
 def fit(points: np.ndarray, leaves: int, iterations: int) -> np.ndarray:
-    """Returns the centres of Lloyd's k-means, float32 `[leaves, d]`, brought to unit length.
+    """Returns the centres of Lloyd's k-means, float32 `[leaves, d]`, scaled to unit length.
 
-    A search visits the partitions whose centres have the largest dot products with the query. A mean is the shorter the
-    wider its partition, which would so come too late: with centres of one length 15 % fewer keys had to be scanned for
-    recall@100 .95 of 1M x 128, 9 % for .99.
+    A search visits the partitions whose centres have the largest dot products with the query. The wider a partition,
+    the shorter its mean, so it would be visited too late. With centres of unit length, 15% fewer keys had to be scanned
+    for recall@100 0.95 of 1M x 128, and 9% fewer for 0.99.
 
     Args:
         points: float32 `[n, d]`, at least as many as leaves.
@@ -50,41 +52,44 @@ def _means(points: np.ndarray, leaves: int, iterations: int) -> np.ndarray:
 
 
 def compared(points: int, leaves: int, iterations: int) -> float:
-    """Returns how many pairs of a point and a centre could be compared, about, in the time that `fit` takes."""
+    """Returns about how many pairs of a point and a centre can be compared in the time that `fit` takes."""
     passes = iterations // 2 / _FIRST_SHARE + (iterations - iterations // 2)
     return passes * points * centres_compared(leaves)
 
 
 def centres_compared(leaves: int) -> float:
-    """Returns how many centres could be compared to a point, about, in the time that `nearest` takes for one."""
-    return leaves if leaves < _MIN_GROUPED else _GROUPED_PRICE * (1 + _GROUPS_VISITED) * math.sqrt(leaves)
+    """Returns about how many centres can be compared to a point in the time that `nearest` takes for a point."""
+    return leaves if leaves < MIN_GROUPED else _GROUPED_PRICE * (1 + _GROUPS_VISITED) * math.sqrt(leaves)
 
 
 def nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Returns the centre at the least distance from each point, int32 `[n]`; of many centres nearly always.
+    """Returns the centre at the least distance from each point, int32 `[n]`; of many centres, nearly always.
 
-    Where a point lies is found again by its centre, so that one of the nearest is as good.
+    A point is found through its centre later, so one of the nearest centres is good enough.
     """
-    leaves = np.empty(len(points), np.int32)
-    groups = _groups(centres) if len(centres) >= _MIN_GROUPED else None
-    for begin in range(0, len(points), _BLOCK_ROWS):
-        block = points[begin : begin + _BLOCK_ROWS]
-        found = _closeness(block, centres).argmax(axis=1) if groups is None else _in_groups(block, centres, *groups)
-        leaves[begin : begin + _BLOCK_ROWS] = found
+    if len(centres) < MIN_GROUPED:
+        return nearest_centres(points, centres, _half_squares(centres), BLOCK_ROWS).astype(np.int32)
+    leaves, groups = np.empty(len(points), np.int32), _groups(centres)
+    for begin in range(0, len(points), BLOCK_ROWS):
+        leaves[begin : begin + BLOCK_ROWS] = _in_groups(points[begin : begin + BLOCK_ROWS], centres, *groups)
     return leaves
 
 
+def _half_squares(centres: np.ndarray) -> np.ndarray:
+    return np.einsum("ld,ld->l", centres, centres) / 2
+
+
 def _closeness(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Returns what is the larger the nearer a centre is to a point, `[n, centres]`."""
+    """Returns a number for each point and centre, `[n, centres]`, larger for nearer ones."""
     products = points @ centres.T
-    products -= np.einsum("ld,ld->l", centres, centres) / 2
+    products -= _half_squares(centres)
     return products
 
 
 def _groups(centres: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Returns the means of groups of centres that lie together, and the places of each group's centres."""
+    """Returns the means of groups of neighbouring centres, and the places of each group's centres."""
     means = _means(centres, round(math.sqrt(len(centres))), _GROUP_ITERATIONS)
-    group = _closeness(centres, means).argmax(axis=1)
+    group = nearest_centres(centres, means, _half_squares(means), len(centres))
     filled = np.unique(group)
     return means[filled], [np.flatnonzero(group == number) for number in filled]
 
@@ -108,7 +113,7 @@ def _in_groups(points: np.ndarray, centres: np.ndarray, means: np.ndarray, group
 def principal_axes(points: np.ndarray, dims: int) -> np.ndarray:
     """Returns the orthogonal directions in which points `[n, d]` have the largest squares, float32 `[dims, d]`.
 
-    The mean is not taken off: it is dot products with the points that these axes shall keep.
+    The mean is not subtracted, since the axes are to preserve dot products with the points.
     """
     _, vectors = np.linalg.eigh(points.T @ points)
     return np.ascontiguousarray(vectors[:, ::-1][:, :dims].T)

@@ -1,7 +1,7 @@
 """Plans a shard before it is built, and finds the cheapest search that reaches a target recall once it is.
 
-Costs are counted, not timed, so that the same data gives the same parameters on any machine. Recall is measured
-by the caller, on queries that it does not report on; what a plan means to ScaNN is left to `scann_searcher`.
+Costs are counted, not timed, so that the same data gives the same parameters on any machine. The caller measures
+recall, on queries that it does not report on. See `scann_searcher` for how ScaNN uses a plan.
 """
 
 import bisect
@@ -12,32 +12,33 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-# Below this many rows scanning all keys is as fast as a tree tuned to recall@32 .95, and exact: with 1280-d image
-# embeddings 10.7k queries a CPU second against 8.1k at 2,048 rows, 5.0k against 8.3k at 3,610.
+# Below this many rows, scanning all keys is as fast as a tree tuned to recall@32 0.95, and exact: with 1280-d image
+# embeddings 10.7k queries per CPU second against 8.1k at 2,048 rows, 5.0k against 8.3k at 3,610.
 MIN_TREE_ROWS = 3000
-# Fewest rows that an explicit number of leaves is honoured for: the quantizer trains 16 centres a block.
+# Fewest rows for which an explicit number of leaves is used: the quantizer trains 16 centres for each block.
 _MIN_QUANTIZER_ROWS = 64
-# More leaves than the square root of the rows: with 1M x 128 keys 4,000 answered 1.2 times as many queries as 2,000 at
-# recall@100 .95; the power keeps the time of a query that compares them to its centres below that of the scan.
+# More leaves than the square root of the rows: with 1M x 128 keys, 4,000 answered 1.2 times as many queries as 2,000 at
+# recall@100 0.95. The power keeps the time to compare a query to the centres below that of the scan.
 _LEAVES_POWER = 0.6
 _MIN_SAMPLE_ROWS = 50_000
-# With 32 a leaf the centres fit the sample rather than the keys: of 1M x 128 keys 15 % more had to be scanned.
+# With 32 rows a leaf the centres fit the sample rather than the keys: of 1M x 128 keys, 15% more had to be scanned.
 _SAMPLE_ROWS_PER_LEAF = 64
 _ITERATIONS = 8
-# 256 rows for each of the 16 centres of a block; all 10,000 rows of a shard took twice as long, for .001 of recall.
+# 256 rows for each of the 16 centres of a block. All 10,000 rows of a shard took twice as long, for 0.001 of recall.
 _QUANTIZER_ROWS = 4096
-# Keys are coded in their principal axes, of which so many are enough; few dimensions are taken as they are.
+# Keys are coded in their principal axes: above `_MAX_CODED_DIMS` dimensions in `_PCA_DIMS` of them, else in all. Below
+# `_MIN_PCA_DIMS` they are coded directly.
 _MIN_PCA_DIMS = 64
 _MAX_CODED_DIMS = 384
 _PCA_DIMS = 256
-# Measured on 1M x 128: scanning a quantized row takes 1.9 ns, fetching a candidate from anywhere and scoring it 100 ns.
+# Measured on 1M x 128: scanning a quantized row takes 1.9 ns; fetching a candidate from memory and scoring it, 100 ns.
 _REORDER_COST = 50.0
-# Keys that are scored as they are, in order: 45 ns each of 1,280 dimensions.
+# Keys that are scored unquantized, in order: 45 ns each for 1,280 dimensions.
 _EXACT_COST = 10.0
 _REORDER_FACTORS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 _LEAVES_RATIO = 1.1
 _STANDARD_ERRORS = 2.0
-# Recalls whose cheapest search is looked for.
+# Recall levels for which the cheapest search is found.
 LEVELS = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
 
 
@@ -46,12 +47,12 @@ class Plan:
     """How a shard is partitioned and quantized.
 
     Attributes:
-        leaves: partitions; 0 for none, all keys are scanned unquantized.
-        sample_rows: sample that partitions and quantizer are trained on.
-        quantizer_rows: part of the sample that the quantizer is trained on.
+        leaves: partitions; 0 for none, then all keys are scanned unquantized.
+        sample_rows: rows that partitions and quantizer are trained on.
+        quantizer_rows: the part of them that the quantizer is trained on.
         dims_per_block: dimensions that share one 4-bit code, without principal axes.
-        pca_dims: principal axes of the sample that are partitioned and quantized; 0 for the keys as they are.
-        reorder: precision of the keys that candidates are scored anew with, one of `configs.schema.search.PRECISIONS`.
+        pca_dims: principal axes of the sample that are partitioned and quantized; 0 for the keys themselves.
+        reorder: precision of the keys that re-rank candidates, one of `configs.schema.search.PRECISIONS`.
         iterations: of the k-means that trains the partitions.
     """
 
@@ -69,12 +70,12 @@ NO_TREE = Plan(leaves=0, sample_rows=0, quantizer_rows=0, dims_per_block=0)
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """Search-time parameters; without effect where a plan has no leaves.
+    """Search-time parameters; without effect if a plan has no leaves.
 
     Attributes:
-        leaves_to_search: partitions scanned a query.
-        pre_reorder_num_neighbors: candidates of the quantized scan that are scored anew.
-        k: list length they were tuned for; longer lists reorder more in proportion.
+        leaves_to_search: partitions that a query scans.
+        pre_reorder_num_neighbors: candidates of the quantized scan that are re-ranked.
+        k: list length they were tuned for; longer lists re-rank more, in proportion.
     """
 
     leaves_to_search: int
@@ -82,7 +83,7 @@ class Parameters:
     k: int
 
     def candidates(self, k: int, rows: int) -> int:
-        """Returns how many candidates a list of `k` is chosen from in a shard of `rows`."""
+        """Returns how many candidates a list of length `k` is chosen from, in a shard of `rows`."""
         return max(min(k, rows), min(rows, round(self.pre_reorder_num_neighbors * max(1.0, k / self.k))))
 
 
@@ -92,7 +93,7 @@ def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
     Args:
         rows: keys of the shard.
         dim: width of a key.
-        leaves: partitions; 0 to choose, and none below `MIN_TREE_ROWS`.
+        leaves: partitions; 0 to choose, which gives none below `MIN_TREE_ROWS`.
         reorder: one of `configs.schema.search.PRECISIONS`.
     """
     if rows < (_MIN_QUANTIZER_ROWS if leaves else MIN_TREE_ROWS):
@@ -110,10 +111,10 @@ def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
 
 
 def blocks(plan: Plan, dim: int) -> list[tuple[int, int]]:
-    """Returns how many 4-bit codes there are of how many dimensions each, in the order of the coded dimensions.
+    """Returns pairs of a number of 4-bit codes and the dimensions of each, in the order of the coded dimensions.
 
-    The spread falls from axis to axis. So the first eighth of the axes has a code each, the last three eighths share
-    one by four, and those between by two: fewer codes, and a smaller error, than with two each.
+    The variance falls from axis to axis. So the first eighth of the axes have a code each, the last three eighths share
+    one code by four, and the others by two: fewer codes, and a smaller error, than two axes for each code.
 
     Args:
         plan: of a shard with leaves.
@@ -130,7 +131,7 @@ def blocks(plan: Plan, dim: int) -> list[tuple[int, int]]:
 
 
 def full_search(plan: Plan, rows: int, k: int) -> Parameters:
-    """Returns the parameters that scan every leaf and score every row anew, which finds everything."""
+    """Returns the parameters that scan every leaf and re-rank every row, which finds everything."""
     return Parameters(plan.leaves, rows, k)
 
 
@@ -142,7 +143,7 @@ def cost(parameters: Parameters, plan: Plan, rows: int) -> float:
 
 
 def reaches(recalls: np.ndarray, target: float) -> bool:
-    """Tells whether the mean of recalls `[Q]` is at `target` even if it is two standard errors too good."""
+    """Tells whether the mean of recalls `[Q]` less two standard errors reaches `target`."""
     margin = _STANDARD_ERRORS * recalls.std() / math.sqrt(len(recalls))
     return bool(recalls.mean() - margin >= target)
 
@@ -150,23 +151,23 @@ def reaches(recalls: np.ndarray, target: float) -> bool:
 def frontier(
     measure: Callable[[Parameters], np.ndarray], plan: Plan, rows: int, k: int, levels: Iterable[float] = LEVELS
 ) -> dict[float, Parameters]:
-    """Finds for each level of recall the cheapest parameters that reach it.
+    """Finds the cheapest parameters that reach each level of recall.
 
-    Recall grows with both parameters, so the settings that just reach a level lie on a staircase, from all leaves and
-    a short reordering to few leaves and a long one. It is walked by bisection, without settings that cost more than
-    one that reached the level, nor such as the measurements for this or another level already tell of.
+    Recall grows with both parameters, so the settings that just reach a level form a staircase, from all leaves and a
+    short re-ranking to few leaves and a long one. It is walked by bisection. Settings are not measured if they cost
+    more than one that reached the level, or if the measurements so far already decide them.
 
     Args:
-        measure: gives the recall of each tuning query `[Q]` with some parameters.
+        measure: returns the recall of each tuning query `[Q]` with some parameters.
         plan: of the shard.
         rows: of the shard.
         k: the k of the recall.
         levels: mean recalls to reach, with a margin for the sampling error.
 
     Returns:
-        For each level the cheapest parameters of the grid that reach it; the dearest where none does.
+        The cheapest parameters of the grid that reach each level; the most expensive ones if none does.
     """
-    leaves_steps, reorder_steps = _leaves_steps(plan.leaves), _reorder_steps(rows, k)
+    leaves_grid, reorder_grid = leaves_steps(plan.leaves), reorder_steps(rows, k)
     seen: dict[tuple[int, int], np.ndarray] = {}
 
     def reached(leaves: int, reorder: int, level: float) -> bool:
@@ -179,9 +180,9 @@ def frontier(
         return reaches(seen[leaves, reorder], level)
 
     def cheapest(level: float) -> Parameters:
-        best = Parameters(leaves_steps[-1], reorder_steps[-1], k)
-        for reorder in reorder_steps:
-            cheaper = [n for n in leaves_steps if cost(Parameters(n, reorder, k), plan, rows) < cost(best, plan, rows)]
+        best = Parameters(leaves_grid[-1], reorder_grid[-1], k)
+        for reorder in reorder_grid:
+            cheaper = [n for n in leaves_grid if cost(Parameters(n, reorder, k), plan, rows) < cost(best, plan, rows)]
             if cheaper and reached(cheaper[-1], reorder, level):
                 reaching = functools.partial(reached, reorder=reorder, level=level)
                 best = Parameters(cheaper[bisect.bisect_left(cheaper, True, key=reaching)], reorder, k)
@@ -190,12 +191,14 @@ def frontier(
     return {level: cheapest(level) for level in sorted(levels)}
 
 
-def _leaves_steps(leaves: int) -> list[int]:
+def leaves_steps(leaves: int) -> list[int]:
+    """Returns the numbers of leaves to search that are tried, ascending; the last is all of them."""
     steps = [1]
     while steps[-1] < leaves:
         steps.append(min(leaves, math.ceil(steps[-1] * _LEAVES_RATIO)))
     return steps
 
 
-def _reorder_steps(rows: int, k: int) -> list[int]:
+def reorder_steps(rows: int, k: int) -> list[int]:
+    """Returns the numbers of re-ranked candidates that are tried, ascending."""
     return sorted({min(rows, math.ceil(k * factor)) for factor in _REORDER_FACTORS})

@@ -1,10 +1,10 @@
-"""Writes the files of a ScaNN searcher, so that a shard's keys need never be in memory at once.
+"""Writes the files of a ScaNN searcher, so that a shard's keys never have to be in memory all at once.
 
-Partitions are trained on a sample and written as ScaNN's own. Given them with keys but no codes, its loader trains the
-quantizer, and given that, too, it codes a chunk of keys; the codes of the chunks are joined here, and so are the keys
-as they are kept for scoring candidates anew.
+Partitions are trained on a sample here and written in ScaNN's format. Given them with keys but no codes, ScaNN's loader
+trains the quantizer; given that too, it codes a chunk of keys. The codes of all chunks are joined here, and so are the
+keys that re-rank candidates.
 
-Which files there are and what is in them is ScaNN 1.4.2's own format. Searching them is left to `scann_searcher`.
+The files are in the format of ScaNN 1.4.2. See `scann_searcher` for how they are searched.
 """
 
 import contextlib
@@ -27,33 +27,33 @@ from index.engines.searcher import Keys
 from pipelines.errors import UserError
 
 ASSETS_FILE = "scann_assets.pbtxt"
-_CPU_INFO = "/proc/cpuinfo"
+CPU_INFO = "/proc/cpuinfo"
 _INSTEAD = "use --config.index.searcher=exact, which needs neither"
-_ANISOTROPIC_THRESHOLD = 0.2
-# Only what a search takes that names none; ours name both.
+ANISOTROPIC_THRESHOLD = 0.2
+# Default of a search that names no number; ours always do.
 _NUM_NEIGHBORS = 32
 _PARTITIONER = {"PARTITIONER": "serialized_partitioner.pb"}
-_TRAINED = {"AH_CENTERS": "ah_codebook.pb", **_PARTITIONER}
+TRAINED = {"AH_CENTERS": "ah_codebook.pb", **_PARTITIONER}
 _CONFIG_FILE = "scann_config.pb"
 _TOKENS = {"TOKENIZATION_NPY": "datapoint_to_token.npy"}
 _CODES = {"AH_DATASET_NPY": "hashed_dataset.npy"}
-_CHUNK = {"DATASET_NPY": "chunk.npy"}
+CHUNK = {"DATASET_NPY": "chunk.npy"}
 _KEYS = {"float32": "DATASET_NPY", "bfloat16": "BF16_DATASET_NPY", "int8": "INT8_DATASET_NPY"}
 _KEY_FILES = {"float32": "dataset.npy", "bfloat16": "bfloat16_dataset.npy", "int8": "int8_dataset.npy"}
 _MULTIPLIERS_FILE = "int8_multipliers.npy"
 _LARGEST_INT8 = 127
-# Dimensions of all partitions that ScaNN is given at a time.
-_DIMS_AT_A_TIME = 65_536
-# ScaNN's own test for AVX2 is compiled out of the published wheel, which so scans with SSE4 wherever it runs.
-_AVX2_SWITCH = "_ZN14research_scann14flags_internal15should_use_avx2E"
-# Standard error belongs to the whole process: one build at a time may divert it.
+# Dimensions, over all partitions, that ScaNN gets at a time.
+DIMS_AT_A_TIME = 65_536
+# The published wheel has ScaNN's own test for AVX2 compiled out, so that it scans with SSE4 on every machine.
+AVX2_SWITCH = "_ZN14research_scann14flags_internal15should_use_avx2E"
+# Standard error belongs to the whole process, so only one build at a time may divert it.
 _STDERR_LOCK = threading.Lock()
 
 
-def _processor_flags() -> set[str] | None:
-    """Returns what an x86 processor can do, by the names that Linux has for it; None elsewhere."""
+def processor_flags() -> set[str] | None:
+    """Returns the features of an x86 processor, by their names in Linux; None on other machines."""
     try:
-        with open(_CPU_INFO) as file:
+        with open(CPU_INFO) as file:
             flags = re.search(r"^flags\s*:(.*)$", file.read(), re.MULTILINE)
     except OSError:
         return None
@@ -61,38 +61,38 @@ def _processor_flags() -> set[str] | None:
 
 
 def library() -> Any:
-    """Imports ScaNN, whose own import of TensorFlow would otherwise fill the screen, and lets it use AVX2.
+    """Imports ScaNN, without the messages of the TensorFlow that it imports, and lets it use AVX2.
 
     Raises:
         UserError: if ScaNN cannot run on this machine.
     """
-    flags = _processor_flags()
+    flags = processor_flags()
     # The import itself would kill the process.
     if flags is not None and "avx" not in flags:
         raise UserError(f"ScaNN needs a processor with AVX, which this one lacks; {_INSTEAD}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         from scann.scann_ops.py import scann_ops_pybind
-    except Exception as error:  # With another TensorFlow it is an error of TensorFlow's own that ends the import.
+    except Exception as error:  # With another version of TensorFlow, an error of TensorFlow ends the import.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"ScaNN cannot be imported ({reason}); install scann==1.4.2, or {_INSTEAD}") from error
     if flags and flags >= {"avx2", "fma"}:
-        _use_avx2(scann_ops_pybind.scann_pybind.__file__)
+        use_avx2(scann_ops_pybind.scann_pybind.__file__)
     return scann_ops_pybind
 
 
 @functools.cache
-def _use_avx2(binding: str) -> None:
-    """Sets what ScaNN asks before it chooses a kernel; a build of it without such a switch is left as it is."""
+def use_avx2(binding: str) -> None:
+    """Sets the switch by which ScaNN chooses its kernels; does nothing if a build of ScaNN has none."""
     with contextlib.suppress(ValueError):
-        ctypes.c_bool.in_dll(ctypes.CDLL(binding), _AVX2_SWITCH).value = True
+        ctypes.c_bool.in_dll(ctypes.CDLL(binding), AVX2_SWITCH).value = True
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps ScaNN's notes on its training, which no log level stops, off the screen.
+def quiet() -> Iterator[None]:
+    """Hides ScaNN's messages on its training, which no log level stops.
 
-    It holds a lock: of two that overlapped, the later would restore the standard error that the earlier had diverted.
+    It holds a lock: if two overlapped, the later would restore the standard error that the earlier had diverted.
     """
     with _STDERR_LOCK:
         kept = os.dup(2)
@@ -108,12 +108,12 @@ def _quiet() -> Iterator[None]:
 def write(keys: Keys, plan: Plan, folder: str) -> None:
     """Writes the searcher of a shard into an empty folder; the same keys and plan give the same bytes.
 
-    Memory is that of the sample and its projection, and of a few chunks; files are mapped.
+    Memory holds the sample, its projection and a few chunks; files are mapped.
 
     Args:
         keys: of the shard, at least one.
         plan: of the shard.
-        folder: local; it can be moved afterwards.
+        folder: a local one, which can be moved afterwards.
 
     Raises:
         UserError: if ScaNN cannot run on this machine.
@@ -124,56 +124,63 @@ def write(keys: Keys, plan: Plan, folder: str) -> None:
         brute.serialize(os.path.abspath(folder), relative_path=True)
         return
     with tempfile.TemporaryDirectory(prefix="scann-") as work:
-        coder = _Coder(sample, plan, work)
+        coder = Coder(sample, plan, work)
         multipliers = _int8_multipliers(sample)
         del sample
         _write_coded(keys, plan, coder, multipliers, folder)
         coder.write_partitioner()
-        for name in (*_TRAINED.values(), _CONFIG_FILE):
+        for name in (*TRAINED.values(), _CONFIG_FILE):
             shutil.copyfile(os.path.join(work, name), os.path.join(folder, name))
-    assets = {**_TRAINED, **_TOKENS, **_CODES, _KEYS[plan.reorder]: _KEY_FILES[plan.reorder]}
+    assets = {**TRAINED, **_TOKENS, **_CODES, _KEYS[plan.reorder]: _KEY_FILES[plan.reorder]}
     if plan.reorder == "int8":
         np.save(os.path.join(folder, _MULTIPLIERS_FILE), multipliers)
         assets["INT8_MULTIPLIERS_NPY"] = _MULTIPLIERS_FILE
     with open(os.path.join(folder, ASSETS_FILE), "w") as file:
-        file.write(_assets(assets))
+        file.write(assets_text(assets))
 
 
-class _Coder:
-    """Codes chunks with what it trained on a sample and keeps in a folder.
+class Coder:
+    """Codes chunks with partitions and a quantizer that it trains on a sample and keeps in a folder.
 
-    ScaNN sets up each partition on its own when it codes, at a third of a megabyte and more. So it is given some of the
-    partitions at a time, with the keys that are in them.
+    ScaNN sets up each partition separately when it codes, which takes a third of a megabyte or more each. So it gets
+    some of the partitions at a time, with the keys that are in them.
     """
 
     def __init__(self, sample: np.ndarray, plan: Plan, work: str) -> None:
+        """Trains partitions and quantizer.
+
+        Args:
+            sample: of the keys, float32 `[n, d]`.
+            plan: of the shard.
+            work: local folder for the files.
+        """
         self._work, self._kept = os.path.abspath(work), _KEY_FILES[plan.reorder]
         self._axes = partitions.principal_axes(sample, plan.pca_dims) if plan.pca_dims else None
         projected = self._project(sample)
         self._centres = partitions.fit(projected, plan.leaves, plan.iterations)
-        self._leaves_at_a_time = max(1, _DIMS_AT_A_TIME // self._centres.shape[1])
+        self.leaves_at_a_time = max(1, DIMS_AT_A_TIME // self._centres.shape[1])
         _write_config(sample, plan, os.path.join(work, _CONFIG_FILE))
         self._train(sample, partitions.nearest(projected, self._centres), plan.quantizer_rows)
 
     def _train(self, sample: np.ndarray, leaves: np.ndarray, rows: int) -> None:
-        """Trains the quantizer on rows of some partitions that are spread over the sample."""
-        some = np.arange(0, len(self._centres), -(-len(self._centres) // self._leaves_at_a_time))
+        """Trains the quantizer on rows of some partitions, spread over the sample."""
+        some = np.arange(0, len(self._centres), -(-len(self._centres) // self.leaves_at_a_time))
         inside = np.flatnonzero(np.isin(leaves, some))
         inside = inside[:: max(1, len(inside) // rows)]
         places = np.searchsorted(some, leaves[inside])
         self._run(sample[inside], places, self._centres[some], _PARTITIONER)
-        name = _TRAINED["AH_CENTERS"]
+        name = TRAINED["AH_CENTERS"]
         os.replace(os.path.join(self._work, "coded", name), os.path.join(self._work, name))
 
     def code(self, chunk: np.ndarray) -> dict[str, np.ndarray]:
         """Returns partitions int32, codes uint8 and kept keys of a chunk `[m, d]`, by file name."""
         leaves = partitions.nearest(self._project(chunk), self._centres)
         coded: dict[str, np.ndarray] = {}
-        for first in range(0, len(self._centres), self._leaves_at_a_time):
-            inside = np.flatnonzero((leaves >= first) & (leaves < first + self._leaves_at_a_time))
+        for first in range(0, len(self._centres), self.leaves_at_a_time):
+            inside = np.flatnonzero((leaves >= first) & (leaves < first + self.leaves_at_a_time))
             if not len(inside):
                 continue
-            self._run(chunk[inside], leaves[inside] - first, self._centres[first:][: self._leaves_at_a_time], _TRAINED)
+            self._run(chunk[inside], leaves[inside] - first, self._centres[first:][: self.leaves_at_a_time], TRAINED)
             for name in (*_CODES.values(), self._kept):
                 part = np.load(os.path.join(self._work, "coded", name), allow_pickle=False)
                 if name not in coded:
@@ -182,22 +189,22 @@ class _Coder:
         return {**coded, **dict.fromkeys(_TOKENS.values(), leaves)}
 
     def write_partitioner(self) -> None:
-        """Leaves the partitioner of all partitions in the folder."""
+        """Writes the partitioner of all partitions into the folder."""
         _write_partitioner(self._centres, self._axes, os.path.join(self._work, *_PARTITIONER.values()))
 
     def _project(self, keys: np.ndarray) -> np.ndarray:
         return keys if self._axes is None else keys @ self._axes.T
 
     def _run(self, keys: np.ndarray, leaves: np.ndarray, centres: np.ndarray, trained: dict[str, str]) -> None:
-        """Has ScaNN make of keys what is not trained yet, into the folder `coded`."""
+        """Has ScaNN train what is missing and code the keys, into the folder `coded`."""
         coded = os.path.join(self._work, "coded")
         os.makedirs(coded, exist_ok=True)
         _write_partitioner(centres, self._axes, os.path.join(self._work, *_PARTITIONER.values()))
-        np.save(os.path.join(self._work, *_CHUNK.values()), np.ascontiguousarray(keys, np.float32))
+        np.save(os.path.join(self._work, *CHUNK.values()), np.ascontiguousarray(keys, np.float32))
         np.save(os.path.join(self._work, *_TOKENS.values()), leaves.astype(np.int32))
         scann_numpy = library().scann_pybind.ScannNumpy
-        with _quiet():
-            scann_numpy(self._work, _assets({**trained, **_TOKENS, **_CHUNK})).serialize(coded, True)
+        with quiet():
+            scann_numpy(self._work, assets_text({**trained, **_TOKENS, **CHUNK})).serialize(coded, True)
 
 
 def _write_config(sample: np.ndarray, plan: Plan, path: str) -> None:
@@ -211,7 +218,7 @@ def _write_config(sample: np.ndarray, plan: Plan, path: str) -> None:
     builder = builder.tree(num_leaves=plan.leaves, num_leaves_to_search=plan.leaves)
     builder = builder.score_ah(
         plan.dims_per_block,
-        anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD,
+        anisotropic_quantization_threshold=ANISOTROPIC_THRESHOLD,
         training_sample_size=plan.quantizer_rows,
     )
     kind = {name: getattr(scann.scann_builder.ReorderType, name.upper()) for name in _KEYS}[plan.reorder]
@@ -242,14 +249,14 @@ def _write_partitioner(centres: np.ndarray, axes: np.ndarray | None, path: str) 
         file.write(partitioner.SerializeToString(deterministic=True))
 
 
-def _write_coded(keys: Keys, plan: Plan, coder: _Coder, multipliers: np.ndarray, folder: str) -> None:
+def _write_coded(keys: Keys, plan: Plan, coder: Coder, multipliers: np.ndarray, folder: str) -> None:
     """Codes the keys in chunks, and writes codes and kept keys."""
     files: dict[str, np.memmap] = {}
     begin = 0
     for chunk in keys.chunks():
         parts = coder.code(chunk)
         if plan.reorder == "int8":
-            # ScaNN's own fill the range of each chunk.
+            # ScaNN's own codes would fill the range of each chunk.
             fixed = np.clip(np.rint(chunk * multipliers), -_LARGEST_INT8, _LARGEST_INT8)
             parts[_KEY_FILES["int8"]] = fixed.astype(np.int8)
         for name, part in parts.items():
@@ -263,10 +270,11 @@ def _write_coded(keys: Keys, plan: Plan, coder: _Coder, multipliers: np.ndarray,
 
 
 def _int8_multipliers(sample: np.ndarray) -> np.ndarray:
-    """Returns what each dimension is multiplied with so that the sample fills the range of an int8, `[d]` float32."""
+    """Returns the factor of each dimension that makes the sample fill the range of an int8, `[d]` float32."""
     largest = np.abs(sample).max(axis=0)
     return (_LARGEST_INT8 / np.where(largest > 0, largest, 1)).astype(np.float32)
 
 
-def _assets(files: dict[str, str]) -> str:
+def assets_text(files: dict[str, str]) -> str:
+    """Returns ScaNN's list of the files of a searcher, by their kind."""
     return "".join(f'assets {{ asset_type: {kind} asset_path: "{name}" }}\n' for kind, name in files.items())

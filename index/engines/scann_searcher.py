@@ -1,11 +1,10 @@
 """Searches a shard with ScaNN; the files are written by `scann_coder`.
 
-Keys and queries must be normalised by the caller where a cosine is wanted: ScaNN knows the dot product. What it
-cannot be trusted with is done elsewhere: ordering and padding in `searcher`, checksums before loading in
-`shard_store` (ScaNN aborts the process on a missing file).
+Scores are dot products, so the caller must normalise keys and queries if it wants cosines. `nearest_neighbors` orders
+and pads the lists, and `shard_store` checks the files before loading, since ScaNN aborts the process on a missing file.
 
-Scores are the dot products of the keys as they are kept, summed in float32: with float32 keys they differ from the
-exactly rounded ones of `exact_searcher` in the last bit or two, with bfloat16 by up to 2 ** -8 of their size.
+Scores are the dot products of the keys as they are kept, summed in float32. With float32 keys they differ from the
+exactly rounded ones of `exact` in the last bit or two, with bfloat16 by up to 2 ** -8 of their size.
 """
 
 import dataclasses
@@ -19,10 +18,11 @@ import numpy as np
 from configs.base import Index
 from index.engines import scann_coder
 from index.engines.planner import Parameters, Plan, full_search, plan_shard
-from index.engines.searcher import Keys, top_k
+from index.engines.searcher import Keys
 from pipelines.errors import UserError
+from pipelines.nearest_neighbors import top_k
 
-# On one thread ScaNN would take all queries at a time, and their candidates would not stay in its cache.
+# On one thread ScaNN would search all queries at once, and their candidates would not stay in the cache.
 _BATCH_QUERIES = 512
 
 
@@ -32,10 +32,10 @@ class ScannSearcher:
 
     Attributes:
         scann: ScaNN's own searcher.
-        files: folder it was loaded from.
-        rows: keys in it.
+        files: folder that it was loaded from.
+        rows: number of keys.
         parameters: of the search.
-        threads: 1, or 0 for one a core.
+        threads: 1, or 0 for one per core.
     """
 
     scann: Any
@@ -49,7 +49,7 @@ class ScannSearcher:
         return dataclasses.replace(self, parameters=parameters)
 
     def with_threads(self, threads: int) -> "ScannSearcher":
-        """Returns a searcher over the same memory that uses 1 thread, or with 0 one a core."""
+        """Returns a searcher over the same memory with 1 thread, or with 0 for one per core."""
         return dataclasses.replace(self, threads=threads)
 
     def save(self, folder: str) -> None:
@@ -75,7 +75,7 @@ class ScannSearcher:
             pre_reorder_num_neighbors=candidates,
             leaves_to_search=self.parameters.leaves_to_search or None,
         )
-        # ScaNN pads a short list with row 0 and score NaN, which top_k takes for padding.
+        # ScaNN pads a short list with row 0 and score NaN, which top_k treats as padding.
         return top_k(rows.astype(np.int64), scores, length)
 
 
@@ -96,7 +96,7 @@ def build(keys: Keys, plan: Plan) -> ScannSearcher:
 
 
 def load(folder: str, plan: Plan) -> ScannSearcher:
-    """Loads what `ScannSearcher.save` wrote; without parameters everything is searched.
+    """Loads what `ScannSearcher.save` wrote; the searcher scans everything until it gets parameters.
 
     Raises:
         UserError: if ScaNN cannot run here or does not read these files.
@@ -109,6 +109,6 @@ def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Pl
         scann = scann_coder.library().load_searcher(os.path.abspath(folder))
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{folder}: ScaNN does not read this index ({reason}); build it anew") from error
+        raise UserError(f"{folder}: ScaNN does not read this index ({reason}); rebuild it") from error
     rows = int(scann.size())
     return ScannSearcher(scann, files, rows, full_search(plan, rows, rows))

@@ -1,1 +1,1 @@
-"""The neighbour lists of all queries as a job."""
+"""Looks up the neighbour lists of all queries, as a job."""

@@ -1,7 +1,7 @@
-"""Reads what comes next and writes what is done on threads, while the caller searches.
+"""Reads the next item and writes finished ones on threads, while the caller searches.
 
-Searching, Parquet and digests run outside of Python's lock, so that both go on at once. What is held is bounded: one
-item ahead, and one more that waits than there are threads.
+Searching, Parquet and digests run outside of Python's lock, so that they run at the same time. Memory is bounded: one
+item is read ahead, and at most one more piece of work waits than there are threads.
 """
 
 import collections
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yields items, each made on another thread while the caller has the one before; errors come in its place."""
+    """Yields items, each made on another thread while the caller works on the one before, or raises its error."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         coming: Future[T | object] = pool.submit(next, items, end)
@@ -24,7 +24,7 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 class Behind:
-    """Does work on threads; `with` waits for all of it, and an error of it is raised there or by the next call."""
+    """Does work on threads; `with` waits for all of it. An error of the work is raised there or by the next call."""
 
     def __init__(self, threads: int = 1) -> None:
         """Starts them."""
@@ -32,7 +32,7 @@ class Behind:
         self._begun: collections.deque[Future[None]] = collections.deque()
 
     def do(self, work: Callable[..., None], *args: object) -> None:
-        """Begins a piece of work, once few enough are waiting."""
+        """Begins a piece of work as soon as few enough are waiting."""
         while len(self._begun) > self._most:
             self._begun.popleft().result()
         self._begun.append(self._pool.submit(work, *args))
@@ -50,7 +50,7 @@ class Behind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        """Waits for all work; an error that is on its way goes before one of the work."""
+        """Waits for all work; an error that is already raised takes precedence over one of the work."""
         if error is None:
             self.finish()
         else:

@@ -1,4 +1,4 @@
-"""Looks up the neighbours of groups of queries in an index of one shard: what is found is written as it is to stay."""
+"""Looks up the neighbours of groups of queries in an index of one shard, whose lists are final as they are found."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ _COLUMNS = (*keys.COLUMNS, "label")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batch:
-    """Queries of consecutive blocks: their rows and vectors float32 `[Q, d]`."""
+class QueryBatch:
+    """Queries of consecutive blocks: their rows, and their vectors float32 `[Q, d]`."""
 
     blocks: list[Block]
     rows: list[pa.Table]
@@ -25,12 +25,12 @@ class _Batch:
 
 
 class LookUp(Step):
-    """Searches groups of queries in the one shard there is, which is loaded once a worker, and only if needed."""
+    """Searches groups of queries in the only shard, which is loaded once by each worker, and only if needed."""
 
     _lookup: Lookup | None = None
 
     def process(self, number: int) -> Iterator[tuple[int, bytes]]:
-        """Writes the missing blocks of a group and yields (memory shard, int64 ids named in the group)."""
+        """Writes the missing blocks of a group and yields (memory shard, int64 ids named by its lists)."""
         group = self._job.groups[number]
         done = [block for block in group.blocks if self._job.is_done(block.name)]
         missing = tuple(block for block in group.blocks if block not in done)
@@ -42,7 +42,7 @@ class LookUp(Step):
                 behind.do(self._write, batch, found, named)
         yield from by_memory_shard(distinct(np.concatenate(named)))
 
-    def _batches(self, group: Group) -> Iterator[_Batch]:
+    def _batches(self, group: Group) -> Iterator[QueryBatch]:
         blocks: list[Block] = []
         rows: list[pa.Table] = []
         vectors: list[np.ndarray] = []
@@ -51,13 +51,13 @@ class LookUp(Step):
             rows.append(table)
             vectors.append(self._vectors(block, table))
             if sum(map(len, vectors)) >= BATCH_ROWS or block == group.blocks[-1]:
-                yield _Batch(blocks, rows, np.concatenate(vectors))
+                yield QueryBatch(blocks, rows, np.concatenate(vectors))
                 blocks, rows, vectors = [], [], []
 
-    def _write(self, batch: _Batch, found: Sequence[np.ndarray], named: list[np.ndarray]) -> None:
+    def _write(self, batch: QueryBatch, found: Sequence[np.ndarray], named: list[np.ndarray]) -> None:
         """Writes the lists of a batch and adds the ids that they name."""
         named.append(distinct(found[0]))
         begin = 0
         for block, rows in zip(batch.blocks, batch.rows, strict=True):
-            self._write_block(block, rows, *(part[begin : begin + block.rows] for part in found))
+            self.write_block(block, rows, *(part[begin : begin + block.rows] for part in found))
             begin += block.rows

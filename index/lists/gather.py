@@ -1,4 +1,4 @@
-"""The last step of the neighbours job: each row of the memory that some list names, once, with all its columns."""
+"""The last step of the neighbours job: writes each memory row that some list names once, with all its columns."""
 
 from collections.abc import Iterable
 
@@ -7,19 +7,19 @@ import numpy as np
 import pyarrow as pa
 
 from index.lists.background import Behind
-from index.lists.layout import MEMORY, Job
+from index.lists.layout import MEMORY, NeighborJob
 from index.lists.step import distinct
 from pipelines import schemas, storage
 from pipelines.errors import UserError
 
-# Memory shards that are copied at a time.
+# Memory shards that are read and written at a time.
 _THREADS = 2
 
 
 class GatherRows(beam.DoFn):
     """Copies the rows of a memory shard that some list names."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: NeighborJob) -> None:
         """Keeps what workers need."""
         self._job = job
 
@@ -40,13 +40,14 @@ class GatherRows(beam.DoFn):
         shard, lists = item
         if shard not in self._names or not self._job.is_done(storage.join(MEMORY, self._names[shard])):
             wanted = distinct(np.concatenate([np.frombuffer(ids, np.int64) for ids in lists]))
-            self._behind.do(self._gather, shard, wanted)
+            self._behind.do(self.gather, shard, wanted)
 
     def finish_bundle(self) -> None:
-        """Waits for what is not written yet."""
+        """Waits until everything is written."""
         self._behind.finish()
 
-    def _gather(self, shard: int, wanted: np.ndarray) -> None:
+    def gather(self, shard: int, wanted: np.ndarray) -> None:
+        """Writes the rows of a memory shard that have the wanted ids, int64 `[n]`, ascending."""
         if shard in self._names:
             table = self._memory.read(shard, self._columns)
             ids = table["id"].to_numpy()
@@ -57,6 +58,6 @@ class GatherRows(beam.DoFn):
                 self._job.write_output(name, table.take(pa.array(rows)), {"shard": shard})
                 return
         raise UserError(
-            f"{self._job.index}: names rows that shard {shard} of {self._job.memory} has not; "
-            "run index.reindex --compact to build anew"
+            f"{self._job.index}: names rows that shard {shard} of {self._job.memory} does not have; "
+            "run index.reindex --compact to rebuild"
         )

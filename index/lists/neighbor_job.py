@@ -1,24 +1,23 @@
-"""Looks up the neighbours of every query as a Beam job: route, search, merge, gather.
+"""Looks up the neighbours of all queries as a Beam job: route, search, merge, gather.
 
     group of blocks --Route--> the queries that visit each index shard
     (index shard, groups) --SearchShard--> one file of lists for each group and index shard
     group --MergeGroup--> the neighbour file and marker of each block
     memory shard --GatherRows--> the rows that some list names, and a marker
 
-Between the steps only names and ids travel; queries, lists and rows lie in files, where a killed job finds them again:
+Only names and ids travel between the steps. Queries, lists and rows are in files, from which a killed job resumes:
 
     _parts/{group}/routed.json              rows that visit each index shard; written last by Route
     _parts/{group}/queries-00003.parquet    those rows, of a shard that not every query visits
     _parts/{group}/lists-00003.parquet      their lists in that shard
-    _parts/{group}/kept.parquet             lists of the version before that stay as they were
+    _parts/{group}/kept.parquet             lists of the version before that are kept
 
-Where an index is one shard and no lists stay, `neighbors_direct` writes the blocks as they are found:
+If an index has one shard and no lists are kept, `direct` writes the blocks as they are found:
 
     group of blocks --LookUp--> the neighbour file and marker of each block
     memory shard --GatherRows--> the rows that some list names, and a marker
 
-The bytes of an output depend on nothing but the inputs. Where outputs lie is left to `neighbors_plan`, the last step to
-`neighbors_gather`.
+The bytes of an output depend on the inputs only. See `layout` for the files, and `gather` for the last step.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,20 +26,22 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from index.engines import searcher
 from index.lists import background
+from index.lists.claim import group_rows
 from index.lists.direct import LookUp
 from index.lists.gather import GatherRows
-from index.lists.layout import Group, Job, group_rows
+from index.lists.layout import Group, NeighborJob
 from index.lists.patch import Patch
 from index.lists.step import BATCH_ROWS, Step, by_memory_shard, distinct
 from index.store import keys
 from index.store.lookup import Lookup
 from pipelines import manifest, schemas, storage
+from pipelines.nearest_neighbors import BestLists
 from pipelines.runner import Runner
 
 _ROUTED, _KEPT = "routed.json", "kept.parquet"
-# An index shard is loaded once for about so many queries: few enough to spread over workers, enough to pay for loading.
+# Queries of a work item, for which an index shard is loaded once: few enough to spread over workers, enough to pay for
+# loading.
 _ITEM_QUERIES = 1 << 18
 
 
@@ -85,30 +86,30 @@ class Route(Step):
     """Deals the queries of a group out to the index shards that they visit."""
 
     def setup(self) -> None:
-        """Opens the index, and what has been removed from it since the lists that are patched."""
+        """Opens the index, and reads what has been removed from it since the lists to patch were looked up."""
         super().setup()
         self._patch = Patch(self._index, self._job.previous_facts()) if self._job.previous else None
 
     def process(self, number: int) -> Iterator[tuple[tuple[int, int], tuple[int, bool]]]:
-        """Writes what a group has to search and yields ((index shard, item), (group, whether all of it visits))."""
+        """Writes the queries of a group and yields ((index shard, item), (group, whether all its queries visit))."""
         group = self._job.groups[number]
         if all(self._job.is_done(block.name) for block in group.blocks):
             return
         marker = self._job.part_path(group, _ROUTED)
         if not storage.exists(marker):
-            storage.write_json(marker, self._route(group))
+            storage.write_json(marker, self.route(group))
         for shard, rows in enumerate(storage.read_json(marker)):
             if rows:
                 yield (shard, number // self._span(shard)), (number, rows == group.rows)
 
     def _span(self, shard: int) -> int:
-        """Returns how many groups a work item has."""
+        """Returns the number of groups in a work item."""
         index = self._index
         is_delta = index.shards[shard].is_delta
         share = 1.0 if is_delta else max(index.facts["search"]["visits"] / len(index.shards), 1e-3)
         return max(1, round(_ITEM_QUERIES / (group_rows(index.key_encoder.dim, self._job.k) * share)))
 
-    def _route(self, group: Group) -> list[int]:
+    def route(self, group: Group) -> list[int]:
         """Writes queries and kept lists; returns the number of queries that visit each index shard."""
         index, patch = self._index, self._patch
         if not patch and (not index.probe or all(record.is_delta for record in index.shards)):
@@ -138,7 +139,7 @@ class Route(Step):
         rows = []
         for shard in range(len(self._index.shards)):
             places = np.flatnonzero(visits[:, shard >> 3] & (128 >> (shard & 7)))
-            # What all of them visit reads them where they are.
+            # A shard that every query visits reads the queries' own files.
             if 0 < len(places) < group.rows:
                 self._job.write_part(group, _queries_name(shard), queries.take(pa.array(places)))
             rows.append(len(places))
@@ -146,7 +147,7 @@ class Route(Step):
 
 
 class SearchShard(Step):
-    """Searches groups of queries in one index shard, which is loaded once and only if a group needs it."""
+    """Searches groups of queries in one index shard, which is loaded once, and only if a group needs it."""
 
     def process(self, item: tuple[tuple[int, int], Iterable[tuple[int, bool]]]) -> Iterator[tuple[int, int]]:
         """Writes the missing lists of an index shard and yields (group, index shard) for each group."""
@@ -156,10 +157,11 @@ class SearchShard(Step):
             group = self._job.groups[number]
             if not storage.exists(self._job.part_path(group, _lists_name(shard))):
                 lookup = lookup or self._load(shard)
-                self._search(lookup, group, shard, is_whole)
+                self.search(lookup, group, shard, is_whole)
             yield number, shard
 
-    def _search(self, lookup: Lookup, group: Group, shard: int, is_whole: bool) -> None:
+    def search(self, lookup: Lookup, group: Group, shard: int, is_whole: bool) -> None:
+        """Writes the lists of a group in an index shard; `is_whole` if all its queries visit it."""
         path, metadata = self._job.part_path(group, _lists_name(shard)), {"config_hash": self._job.config_hash}
         with schemas.writer(path, _part_schema(self._job.k), metadata) as parquet:
             asked = self._whole(group) if is_whole else self._dealt(group, shard)
@@ -191,13 +193,13 @@ class MergeGroup(Step):
         if all(self._job.is_done(block.name) for block in group.blocks):
             ids = np.concatenate([self._read_lists(block) for block in group.blocks])
         else:
-            ids = self._merge(group, sorted(shard for shard in item[1] if shard >= 0))
+            ids = self.merge(group, sorted(shard for shard in item[1] if shard >= 0))
         yield from by_memory_shard(distinct(ids))
 
-    def _merge(self, group: Group, shards: Sequence[int]) -> np.ndarray:
-        """Writes the blocks that are missing; returns the ids `[Q, k]` in all lists."""
+    def merge(self, group: Group, shards: Sequence[int]) -> np.ndarray:
+        """Writes the missing blocks; returns the ids `[Q, k]` of all lists."""
         k = self._job.k
-        best, excluded = searcher.BestLists(group.rows, k), np.zeros(group.rows, np.int32)
+        best, excluded = BestLists(group.rows, k), np.zeros(group.rows, np.int32)
         names = [*([_KEPT] if self._job.previous else []), *map(_lists_name, shards)]
         parts = (self._job.read(self._job.part_path(group, name), _part_schema(k).names) for name in names)
         for part in background.ahead(parts):
@@ -209,13 +211,13 @@ class MergeGroup(Step):
             for block, rows in self._job.read_queries(group, ["id", "label"]):
                 span = slice(begin, begin + block.rows)
                 if not self._job.is_done(block.name):
-                    behind.do(self._write_block, block, rows, best.ids[span], best.scores[span], excluded[span])
+                    behind.do(self.write_block, block, rows, best.ids[span], best.scores[span], excluded[span])
                 begin += block.rows
         return best.ids
 
 
-def run(job: Job, runner: Runner) -> None:
-    """Looks up what is missing.
+def run(job: NeighborJob, runner: Runner) -> None:
+    """Looks up the missing lists.
 
     Raises:
         UserError: as a worker raised it.
@@ -232,16 +234,16 @@ def run(job: Job, runner: Runner) -> None:
     runner.run(build, lambda: progress(job))
 
 
-def _direct(pipeline: beam.Pipeline, job: Job) -> beam.PCollection:
+def _direct(pipeline: beam.Pipeline, job: NeighborJob) -> beam.PCollection:
     """Returns (memory shard, ids) of all groups, which are searched in one shard and written at once."""
     numbers = pipeline | "Groups" >> beam.Create(range(len(job.groups))) | "Spread" >> beam.Reshuffle()
     return numbers | "Look up" >> beam.ParDo(LookUp(job))
 
 
-def _routed(pipeline: beam.Pipeline, job: Job) -> beam.PCollection:
+def _routed(pipeline: beam.Pipeline, job: NeighborJob) -> beam.PCollection:
     """Returns (memory shard, ids) of all groups, which are searched in each index shard and merged."""
     numbers = list(range(len(job.groups)))
-    # Every group is merged, or at least read, be there nothing to search for it.
+    # Every group is merged, or at least read, even if there is nothing to search for it.
     wanted = pipeline | "Groups" >> beam.Create([(number, -1) for number in numbers])
     found = (
         pipeline
@@ -254,8 +256,8 @@ def _routed(pipeline: beam.Pipeline, job: Job) -> beam.PCollection:
     return (wanted, found) | beam.Flatten() | "By group" >> beam.GroupByKey() | "Merge" >> beam.ParDo(MergeGroup(job))
 
 
-def progress(job: Job) -> tuple[float, int]:
-    """Returns the share that is done and the queries searched, from the files that are there."""
+def progress(job: NeighborJob) -> tuple[float, int]:
+    """Returns the share that is done and the number of queries searched, from the files that exist."""
     markers = storage.files(storage.join(job.home, manifest.MARKERS), ".json")
     merged = {storage.name(path).removesuffix(".json") for path in markers}
     searched = done = 0.0
@@ -267,7 +269,7 @@ def progress(job: Job) -> tuple[float, int]:
     return (searched + done) / (2 * whole), round(searched)
 
 
-def _searched(job: Job, group: Group) -> float:
+def _searched(job: NeighborJob, group: Group) -> float:
     """Returns the share of a group's visits to index shards that are done."""
     marker = job.part_path(group, _ROUTED)
     if not storage.exists(marker):

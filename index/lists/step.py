@@ -6,21 +6,21 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from index.lists.layout import STAGE, Block, Job
+from index.lists.layout import STAGE, Block, NeighborJob
 from index.store import keys
 from index.store.lookup import Lookup
 from index.store.reader import Index
 from pipelines import schemas
 from pipelines.errors import UserError
 
-# Queries that are read and searched at a time, so that all threads of the search have enough to do.
+# Queries that are read and searched at a time: enough for all threads of a search.
 BATCH_ROWS = 16_384
 
 
 class Step(beam.DoFn):
-    """A step of the job. What is opened is no property: Beam looks at these before it sends the step to workers."""
+    """A step of the job. Nothing it opens is a property: Beam reads those before it sends the step to workers."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: NeighborJob) -> None:
         """Keeps what workers need."""
         self._job = job
 
@@ -43,17 +43,17 @@ class Step(beam.DoFn):
         return keys.unit_keys(rows["key"], self._index.key_encoder, where)
 
     def _images(self, split: str, column: pa.ChunkedArray) -> np.ndarray | None:
-        """Returns content keys of queries, if some rows of the memory are to be left out for them."""
+        """Returns the content keys of queries if their own rows of the memory are to be left out."""
         is_wanted = self._job.exclude_same_image or split in self._job.own_sets
         return keys.content_keys(column) if is_wanted else None
 
     def _find(self, lookup: Lookup, split: str, vectors: np.ndarray, rows: pa.Table) -> tuple[np.ndarray, ...]:
-        """Returns what a shard has for queries, as `Lookup.search`."""
+        """Searches a shard; returns what `Lookup.search` does."""
         images = self._images(split, rows["content_key"])
         ids = None if self._job.exclude_same_image or images is None else rows["id"].to_numpy()
         return lookup.search(vectors, self._job.k, images, ids)
 
-    def _write_block(
+    def write_block(
         self, block: Block, queries: pa.Table, ids: np.ndarray, scores: np.ndarray, excluded: np.ndarray
     ) -> None:
         """Writes the lists of a block, ids and scores `[Q, k]`, and its marker."""
@@ -76,22 +76,22 @@ class Step(beam.DoFn):
         self._job.write_output(block.name, table, facts)
 
     def _read_lists(self, block: Block) -> np.ndarray:
-        """Returns the ids `[Q, k]` of a block that is done."""
+        """Returns the ids `[Q, k]` of a finished block."""
         table = self._job.read(self._job.output_path(block.name), ["neighbor_ids"])
         return schemas.to_matrix(table["neighbor_ids"])
 
 
 def distinct(ids: np.ndarray) -> np.ndarray:
-    """Returns the ids int64 of any shape that differ, ascending.
+    """Returns the distinct ids, ascending, of int64 ids of any shape.
 
-    Sorting takes a tenth of the time of `np.unique`, and where the ids are a few ascending runs, a tenth of that.
+    Sorting takes a tenth of the time of `np.unique`; if the ids are a few ascending runs, a hundredth.
     """
     ids = np.sort(ids, axis=None, kind="stable")
     return ids[np.flatnonzero(np.diff(ids, prepend=ids[:1] - 1))]
 
 
 def by_memory_shard(named: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    """Yields (memory shard, int64 ids) for ids, ascending, of which negative ones are padding."""
+    """Yields (memory shard, int64 ids as bytes) for ascending ids; negative ids are padding."""
     named = named[named >= 0]
     shards, begins = np.unique(schemas.split_ids(named)[0], return_index=True)
     for shard, ids in zip(shards.tolist(), np.split(named, begins[1:]), strict=False):

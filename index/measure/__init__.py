@@ -1,1 +1,1 @@
-"""What an index finds and what it takes: recall, its curve, and estimates."""
+"""Recall and cost of a shard and of a whole index."""

@@ -1,8 +1,8 @@
-"""The curve of recall against cost of a whole index, and the point on it that is searched with.
+"""The curve of recall against cost of a whole index, and the point on it to search at.
 
-A point is a pair: the level that every shard's own search is tuned to, and the number of cells whose owners a query
-visits. Both are found from lists that the shards have already made, so that a point costs a merge and no search. Costs
-are counted (`planner.cost`) and not timed: the same data gives the same point on any machine.
+A point is a pair: the level that every shard's own search is tuned to, and the number of cells that a query visits.
+Points are measured on lists that the shards have already made, so a point costs a merge and no search. Costs are
+counted (`planner.cost`), not timed, so the same data gives the same point on any machine.
 """
 
 import dataclasses
@@ -12,12 +12,12 @@ import numpy as np
 
 from index.engines import planner
 from index.engines.planner import Plan
-from index.engines.searcher import BestLists, merge
 from index.measure.measurement import Queries
 from index.measure.recall import recall_at_k
 from index.store.records import Found, Point, Setting, ShardLists, setting_at
+from pipelines.nearest_neighbors import BestLists, merge
 
-# Recall is reported at these and at the k of the index.
+# Recall is reported at these numbers and at the k of the index.
 _AT = (1, 10)
 
 
@@ -26,11 +26,11 @@ class MeasuredShard:
     """What the curve needs of a shard.
 
     Attributes:
-        rows: keys in it.
+        rows: number of keys.
         plan: how it was built.
-        settings: that it can be searched with, dearer ones later.
+        settings: those it can be searched with, cheapest first.
         lists: of all queries.
-        nearness: int64 `[Q]`, how many cells a query must probe to visit the shard.
+        nearness: int64 `[Q]`, how many cells each query must visit to reach the shard.
     """
 
     rows: int
@@ -47,13 +47,14 @@ def measure(
 
     Args:
         shards: of the index.
-        probes: numbers of cells that a query may probe.
-        queries: that the lists are of.
+        probes: numbers of cells that a query may visit.
+        queries: those of the lists.
         k: of the lists.
         target: mean recall@k to reach, with a margin for the sampling error.
 
     Returns:
-        The points, each dearer and better than the one before; and the chosen one: the best, if none is good enough.
+        The points, each more expensive and better than the one before, and the chosen one: the best if none reaches
+        the target.
     """
     exact = _exact(shards)
     tuning = slice(None, queries.tuning) if queries.tuning else slice(None)
@@ -74,7 +75,7 @@ def measure(
 
 
 def point_at(shards: Sequence[MeasuredShard], level: float, probe: int, queries: Queries, k: int) -> Point:
-    """Measures one point, be it on the curve or not; arguments as `measure`."""
+    """Measures one point, whether or not it is on the curve; arguments as `measure`."""
     return _point(shards, level, probe, _found(shards, level, probe, k), _exact(shards), queries, k)
 
 
@@ -91,7 +92,7 @@ def _point(
     queries: Queries,
     k: int,
 ) -> Point:
-    """Returns a point by the ids `[Q, k]` that are found there and the exact lists."""
+    """Returns a point, from the ids `[Q, k]` found there and the exact lists."""
     reported = slice(queries.tuning, None)
     at = sorted({n for n in _AT if n < k} | {k})
     means = {
@@ -120,7 +121,7 @@ def _frontier(
     tuning: slice,
     k: int,
 ) -> list[tuple[float, int]]:
-    """Returns levels and probes that are better than all cheaper ones, by the hits of each shard on its own."""
+    """Returns the levels and probes that beat all cheaper ones, estimated from the hits of each shard alone."""
     hits: list[list[np.ndarray]] = []
     for shard in shards:
         hits.append([])
@@ -155,7 +156,7 @@ def _found(shards: Sequence[MeasuredShard], level: float, probe: int, k: int) ->
 
 
 def _spread(found: Found, visits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns lists `[Q, k]` of all queries, empty for those that do not visit the shard."""
+    """Returns lists `[Q, k]` of all queries, empty for queries that do not visit the shard."""
     ids = np.full((len(visits), k), -1, np.int64)
     scores = np.full((len(visits), k), -np.inf, np.float32)
     ids[found.queries], scores[found.queries] = found.ids, found.scores

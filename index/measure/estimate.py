@@ -1,7 +1,7 @@
-"""What a planned shard will take: bytes from its plan, seconds from a small build on this machine.
+"""Estimates the cost of a planned shard: bytes from its plan, seconds from a small build on this machine.
 
 A calibration builds and searches a sample of the memory with the same planner. Build time is scaled by counted work,
-search time by `planner.cost`; both are rough, since neighbours of a large shard lie closer than those of its sample.
+search time by `planner.cost`. Both are rough, since neighbours in a large shard are closer than those in its sample.
 Bytes are counted from the formats of `scann_coder` and do not depend on the machine.
 """
 
@@ -22,14 +22,14 @@ from pipelines.errors import UserError
 CALIBRATION_ROWS = 20_000
 CALIBRATION_QUERIES = 400
 _KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-# Its id and its content key.
+# Id and content key of a row.
 _ROW_BYTES = 8 + 32
-# The sample, its points in the order of their leaves, and their sums.
+# The sample, its points ordered by leaf, and their sums.
 _SAMPLE_COPIES = 2.5
-# ScaNN's coding of one dimension takes as long as comparing it to so many centres, its projection to one axis as to
-# three; it sets up every leaf for each chunk of keys.
+# In comparisons of one dimension to a centre: ScaNN's coding of a dimension, its projection to one axis, and the set-up
+# of a leaf, which ScaNN repeats for each chunk of keys.
 _CODING_WORK, _PCA_WORK, _SET_UP_WORK = 12e3, 3.0, 6e6
-# Neighbours crowd into a smaller share of the leaves as rows grow.
+# With more rows, neighbours are in a smaller share of the leaves.
 _SHARE_POWER = 0.5
 
 
@@ -38,8 +38,8 @@ class Size:
     """Bytes of a shard.
 
     Attributes:
-        disk_bytes: of its files, but for the lists of the queries that it is measured on.
-        peak_bytes: most anonymous memory while it is built and loaded.
+        disk_bytes: of its files, without the lists of its measuring queries.
+        peak_bytes: peak anonymous memory while it is built and loaded.
         steady_bytes: memory of the loaded shard.
     """
 
@@ -50,14 +50,14 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What a small shard took on this machine.
+    """The costs of a small shard on this machine.
 
     Attributes:
-        build_secs: of one unit of work.
-        query_secs: of one unit of `planner.cost`, on all cores.
-        leaves_share: share of the leaves that the target took.
-        candidates: of a list of k.
-        recall: that the target's search reached on the small shard; of full search where none reached it.
+        build_secs: for one unit of work.
+        query_secs: for one unit of `planner.cost`, on all cores.
+        leaves_share: share of the leaves that the search tuned to the target scans.
+        candidates: number of candidates for a list of length k.
+        recall: recall of that search on the small shard, or of full search if nothing reached the target.
         rows: of the small shard.
     """
 
@@ -70,7 +70,7 @@ class Calibration:
 
 
 def size(plan: Plan, rows: int, dim: int) -> Size:
-    """Returns what a shard of `rows` keys of width `dim` takes."""
+    """Returns the bytes of a shard of `rows` keys of width `dim`."""
     if not plan.leaves:
         raw, named = 4 * rows * dim, _ROW_BYTES * rows
         return Size(raw + named, 2 * raw, raw + named)
@@ -87,7 +87,7 @@ def size(plan: Plan, rows: int, dim: int) -> Size:
 
 
 def choose_shards(config: Index, rows: int, dim: int) -> int:
-    """Returns how many shards an index is to have: what the config says, else the fewest that it has the memory for.
+    """Returns the number of shards of an index: that of the config, or the fewest that fit into its memory.
 
     Args:
         config: of the index.
@@ -123,7 +123,7 @@ def _gb(number: float) -> str:
 
 
 def work(plan: Plan, rows: int, dim: int) -> float:
-    """Returns the work of building a shard, in multiply-adds of comparing a key to the leaves."""
+    """Returns the work of building a shard, in multiply-adds of comparing keys to leaves."""
     if not plan.leaves:
         return float(rows * dim)
     coded = plan.pca_dims or dim
@@ -148,7 +148,7 @@ def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibrati
     (rows, dim), k = keys.shape, min(config.k, len(keys))
     engine = searcher.kind(config.searcher)
     plan = engine.plan(rows, dim, config)
-    # The first build of a process loads libraries, which takes seconds and is no work of the shard.
+    # The first build of a process loads libraries, which takes seconds; that is not part of the shard's cost.
     engine.build(ArrayKeys(keys[:1]), engine.plan(1, dim, config))
     begin = time.perf_counter()
     built = engine.build(ArrayKeys(keys), plan)
@@ -175,12 +175,12 @@ def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibrati
 
 
 def build_secs(calibration: Calibration, plan: Plan, rows: int, dim: int) -> float:
-    """Returns the seconds that building a shard is expected to take."""
+    """Returns the expected seconds of building a shard."""
     return calibration.build_secs * work(plan, rows, dim)
 
 
 def queries_per_sec(calibration: Calibration, plan: Plan, rows: int, k: int) -> float:
-    """Returns the queries/s that one shard is expected to answer at the target recall, on all cores."""
+    """Returns the expected queries/s of one shard at the target recall, on all cores."""
     share = calibration.leaves_share * min(1.0, calibration.rows / rows) ** _SHARE_POWER
     parameters = Parameters(math.ceil(share * plan.leaves), calibration.candidates, k)
     return 1 / (calibration.query_secs * planner.cost(parameters, plan, rows))

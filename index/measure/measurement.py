@@ -1,9 +1,9 @@
-"""The queries that an index is tuned and measured on, and what is found for them in each shard.
+"""The queries that an index is tuned and measured on, and their lists in each shard.
 
-Half of the queries tunes the search, the other half measures what is reported. They are the validation split; where
-that is not embedded, rows of the memory, each searched without itself. They are drawn once and lie in the index, so
-that every later version is measured on the same. How lists are compared is left to `recall`, how parameters are found
-to `planner`, which of them the whole index is searched with to `curve`.
+Half of the queries tune the search, the other half measure the reported recall. They are from the validation split; if
+that is not embedded, they are rows of the memory, each searched without itself. They are drawn once and stored in the
+index, so that every later version is measured on the same queries. See `recall` for how lists are compared, `planner`
+for how parameters are found, and `curve` for how those of the whole index are chosen.
 """
 
 import dataclasses
@@ -16,16 +16,17 @@ from configs.base import Index
 from index.engines import planner
 from index.engines.exact import ExactSearcher
 from index.engines.planner import Parameters, Plan
-from index.engines.searcher import BestLists, Searcher, leave_out
+from index.engines.searcher import Searcher
 from index.measure.recall import recall_at_k
 from index.store.keys import KeyStream, read_places
 from index.store.records import Found, Setting, ShardLists
 from pipelines import schemas
 from pipelines.manifest import Embeddings
+from pipelines.nearest_neighbors import BestLists, leave_out
 
-# Exact lists go on beyond k, so that ties at the k-th place are seen as such, and rows that are removed later leave k.
+# Exact lists are longer than k, so that ties at the k-th place are known, and k rows stay when some are removed later.
 _DEPTH_FACTOR = 2
-# A shard's search is tuned on the queries that lie nearest to it; fewer say too little.
+# A shard's search is tuned on the queries nearest to it, at least this many.
 _MIN_TUNING_QUERIES = 100
 
 
@@ -35,9 +36,9 @@ class Queries:
 
     Attributes:
         keys: float32 `[Q, d]`.
-        own_ids: int64 `[Q]`, the memory row that a query is, left out of its lists; -1 for none.
-        tuning: queries `[:tuning]` tune, the rest is reported on.
-        of_memory: whether they are rows of the memory.
+        own_ids: int64 `[Q]`, the memory row that a query is, which its lists leave out; -1 for none.
+        tuning: queries `[:tuning]` tune, the others are reported on.
+        of_memory: whether the queries are rows of the memory.
     """
 
     keys: np.ndarray
@@ -48,7 +49,7 @@ class Queries:
     COLUMNS = ("key", "own_id")
 
     def to_table(self) -> pa.Table:
-        """Returns the queries as a table, those that tune first."""
+        """Returns the queries as a table, tuning queries first."""
         key = pa.field("key", pa.list_(pa.float32(), self.keys.shape[1]), nullable=False)
         schema = pa.schema([key, pa.field("own_id", pa.int64(), nullable=False)])
         return pa.Table.from_arrays([schemas.fixed_list(self.keys, key), pa.array(self.own_ids)], schema=schema)
@@ -78,10 +79,10 @@ def draw_queries(source: Embeddings, of_memory_: bool, most: int, seed: int) -> 
 
 
 def exact_lists(stream: KeyStream, ids: np.ndarray, queries: Queries, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the `depth` nearest rows of a shard for each query, itself left out, reading its keys once.
+    """Returns the `depth` nearest rows of a shard for each query, without itself; reads the keys once.
 
     Returns:
-        ids int64 and scores float32 `[Q, depth]`, as `searcher.top_k`.
+        ids int64 and scores float32 `[Q, depth]`, as `nearest_neighbors.top_k`.
     """
     best = BestLists(len(queries.keys), depth)
     begin = 0
@@ -117,23 +118,23 @@ def measure_shard(
     """Finds the settings of a shard and searches all queries that may visit it with each of them.
 
     Args:
-        engine: the shard's searcher, as it was loaded.
+        engine: the shard's searcher, loaded from its files.
         stream: the shard's keys.
         ids: int64 `[n]` of its rows.
         plan: how it was built.
         queries: for measuring.
-        nearness: int64 `[Q]`, how many cells a query must probe to visit the shard; more than any does if it never may.
+        nearness: int64 `[Q]`, how many cells each query must visit to reach the shard; `NEVER` if it cannot.
         config: of the index.
 
     Returns:
-        The settings, dearer ones later; the lists; and seconds: `tune`, `exact` and, a setting each, `search`, a query.
+        The settings, cheapest first; the lists; and seconds: `tune`, `exact`, and for each setting `search`, per query.
     """
     k = config.k
     start = time.perf_counter()
     exact = exact_lists(stream, ids, queries, _DEPTH_FACTOR * k)
     exact_secs, start = time.perf_counter() - start, time.perf_counter()
     visiting = np.flatnonzero(nearness < NEVER)
-    tuning = _nearest_queries(nearness[: queries.tuning])
+    tuning = nearest_queries(nearness[: queries.tuning])
 
     def measure(tried: Parameters) -> np.ndarray:
         found, _, _ = _search(engine.with_parameters(tried), ids, queries, tuning, k)
@@ -159,8 +160,8 @@ def measure_shard(
 NEVER = np.iinfo(np.int64).max
 
 
-def _nearest_queries(nearness: np.ndarray) -> np.ndarray:
-    """Returns the places of the queries that probe fewest cells to visit a shard, enough of them, ascending."""
+def nearest_queries(nearness: np.ndarray) -> np.ndarray:
+    """Returns the places of the queries nearest to a shard, at least `_MIN_TUNING_QUERIES`, ascending."""
     for probe in np.unique(nearness):
         places = np.flatnonzero(nearness <= probe)
         if len(places) >= _MIN_TUNING_QUERIES:

@@ -1,1 +1,1 @@
-"""One query at a time, for a person."""
+"""One query at a time: what `index.search` asks for, finds and shows."""

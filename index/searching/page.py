@@ -1,6 +1,6 @@
-"""The page that `index.search` writes: pictures beside their captions, in one file that loads nothing from elsewhere.
+"""The page that `index.search` writes: pictures beside their captions, in one file that loads nothing else.
 
-Captions and URLs are of strangers: all is escaped, and only http(s) becomes a link.
+Captions and URLs are untrusted: everything is escaped, and only http(s) URLs become links.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _PAGE = """<!doctype html>
   small { display: block; color: #6b7280 }
 </style>
 <h1>{{ title }}</h1>
-{% if asked %}<p><img src="{{ asked }}" alt="what was asked for"></p>{% endif %}
+{% if asked %}<p><img src="{{ asked }}" alt="the query"></p>{% endif %}
 <main>
 {% for tile in tiles %}
 <figure>
@@ -49,15 +49,15 @@ _PAGE = """<!doctype html>
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """One row that was found.
+    """A row that was found.
 
     Attributes:
         id: of the row.
         score: of the row.
-        caption: empty where there is none.
-        place: URL, or where else it came from.
-        picture: a data URL; empty where it cannot be shown.
-        missing: why it cannot.
+        caption: empty for none.
+        place: its URL, or the file it came from.
+        picture: a data URL; empty if it is not shown.
+        missing: why the picture cannot be shown.
     """
 
     id: int
@@ -78,7 +78,7 @@ def render(title: str, asked: str, tiles: Sequence[Tile]) -> str:
 
     Args:
         title: its headline.
-        asked: data URL of the picture that was asked for; empty where there is none.
+        asked: data URL of the query's picture; empty for none.
         tiles: the rows, nearest first.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

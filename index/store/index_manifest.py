@@ -1,8 +1,8 @@
-"""`manifest.json` of an index: the one file that says what the index is, replaced as a whole.
+"""`manifest.json` of an index: the one file that defines the index, replaced as a whole.
 
-It names every file of one version of the index with its SHA-256, and carries a fingerprint of its own contents. A new
-version is published by replacing it; files that it no longer names stay until `index.update` purges them. Rates are
-kept beside the fingerprint, not in it, since they differ from run to run.
+It names every file of one version of the index with its SHA-256, and has a fingerprint of its own contents. Replacing
+it publishes a new version; files that it no longer names stay until a compaction purges them. Rates are not part of the
+fingerprint, since they differ from run to run.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def write(folder: str, facts: Mapping[str, Any], rates: Mapping[str, Any]) -> di
     Args:
         folder: of the index.
         facts: of the version (docs/contracts.md).
-        rates: what was timed.
+        rates: the timings.
     """
     contents = {"schema_version": schemas.SCHEMA_VERSION, "metric": METRIC, **facts}
     whole = {**contents, "rates": dict(rates), "fingerprint": manifest.fingerprint(contents)}
@@ -43,7 +43,7 @@ def read(folder: str) -> dict[str, Any]:
     """
     path, stage_path = storage.join(folder, FILE), storage.join(folder, manifest.STAGE_FILE)
     if not storage.exists(path) or not storage.exists(stage_path):
-        raise UserError(f"{folder}: there is no finished index here; run {STAGE}, it goes on where it stopped")
+        raise UserError(f"{folder}: there is no finished index here; run {STAGE}, which resumes where it stopped")
     facts, identity = storage.read_json(path), storage.read_json(stage_path)
     try:
         contents = {name: value for name, value in facts.items() if name not in ("fingerprint", "rates")}

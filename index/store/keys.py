@@ -1,6 +1,6 @@
-"""Keys out of Parquet: those of one index shard as a stream, of unit length, and whether two folders share an encoder.
+"""Keys from Parquet: those of one index shard as a stream, scaled to unit length; and the check for one encoder.
 
-The global row order is ascending embedding shard, then row. Which rows make an index shard is left to `partition_job`.
+The global row order is by embedding shard, then by row. `partition_job` decides which rows make an index shard.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ from pipelines.schemas import EncoderInfo, content_keys, unit_keys
 
 
 def require_same_encoder(memory: EncoderInfo, queries: Embeddings, index_folder: str) -> None:
-    """Checks that queries were embedded as the memory was.
+    """Checks that queries were embedded as the memory was; else neighbours would mean nothing.
 
     Raises:
-        UserError: if they were not, since no neighbour found would mean anything.
+        UserError: if they were not.
     """
     info = queries.encoder("key")
     if (info.fingerprint, info.dim, info.normalized) != (memory.fingerprint, memory.dim, memory.normalized):
@@ -42,10 +42,10 @@ class KeyStream:
     """The rows of one index shard, read from its files whenever they are asked for (`searcher.Keys`).
 
     Attributes:
-        rows: how many.
+        rows: number of rows.
         info: of the key encoder.
-        where: what to name in an error.
-        blocks: reads columns of all rows, block after block.
+        where: the source's name in errors.
+        blocks: reads columns of all rows, block by block.
     """
 
     rows: int
@@ -61,7 +61,7 @@ class KeyStream:
     def chunks(self) -> Iterator[np.ndarray]:
         """Yields the unit keys in row order, float32 `[CHUNK_ROWS, d]`, the last shorter; errors as `unit_keys`.
 
-        However short the blocks are: what is done with a chunk has a price that does not depend on its length.
+        Short blocks are joined, since the work on a chunk has costs that do not depend on its length.
         """
         parts: list[np.ndarray] = []
         room = CHUNK_ROWS
@@ -116,10 +116,10 @@ def of_files(paths: Sequence[str], info: EncoderInfo, metadata: Mapping[str, str
     """Returns the rows of Parquet files with the columns `COLUMNS`.
 
     Args:
-        paths: the files, in their order.
+        paths: the files, in order.
         info: of the key encoder.
-        metadata: that every file must carry.
-        where: what to name in an error.
+        metadata: required of every file.
+        where: the source's name in errors.
     """
 
     def blocks(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

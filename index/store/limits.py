@@ -1,4 +1,4 @@
-"""Numbers of the config that depend on the memory: what the fields themselves cannot check."""
+"""Checks of config fields whose bounds depend on the memory, which the fields cannot check by themselves."""
 
 from pipelines.errors import UserError
 

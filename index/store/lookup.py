@@ -1,17 +1,17 @@
 """Searches a loaded index shard, leaving out rows that are removed or are the query's own image.
 
-Merging what several shards find is left to `searcher.BestLists`.
+`nearest_neighbors.BestLists` merges the results of several shards.
 """
 
 import functools
 
 import numpy as np
 
-from index.engines.searcher import leave_out
 from index.store.shard_store import Shard
+from pipelines.nearest_neighbors import leave_out
 
-# Longest lists of all queries together that are searched at a time; they take some 100 bytes an entry.
-_LIST_ENTRIES = 1 << 21
+# Entries of the lists of all queries that are searched at a time; an entry takes some 100 bytes.
+LIST_ENTRIES = 1 << 21
 _MORE = 32
 
 
@@ -27,31 +27,31 @@ class Lookup:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Finds the `k` nearest rows of the shard that are not removed and not the query's own image.
 
-        Rows that are removed leave the rest of a list as it was: it is filled up from the candidates that the search
-        has scored anyway, and is shorter where these are too few.
+        Removed rows do not change the rest of a list: it is filled up with candidates that the search has scored
+        anyway, and is shorter if there are too few of them.
 
         Args:
             queries: `[Q, d]` float32.
-            k: neighbours a query.
-            images: bytes `S32` `[Q]`, content keys of the queries; none leaves nothing out.
-            ids: int64 `[Q]`, of the queries where the memory is their own set: of the rows with the query's image only
+            k: neighbours of each query.
+            images: bytes `S32` `[Q]`, content keys of the queries; if None, no image is left out.
+            ids: int64 `[Q]`, of the queries if the memory is their own set: of the rows with the query's image, only
                 the one with its id is left out.
 
         Returns:
-            ids int64 `[Q, k]` and scores float32 `[Q, k]` as `searcher.top_k`, and int32 `[Q]`, how many rows of the
-            shard were left out for the query's sake; removed ones do not count.
+            ids int64 `[Q, k]` and scores float32 `[Q, k]` as `nearest_neighbors.top_k`, and int32 `[Q]`, how many rows
+            of the shard were left out as the query's own image; removed rows do not count.
         """
         own = excluded = np.zeros(len(queries), np.int64)
         if images is not None:
             own, excluded = self._count_own(images, ids)
         found, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        # Only queries that have rows to leave out need longer lists, by the next power of two: few groups, and the
-        # length that a query is searched at is its own affair, whatever has been removed. An image may be in a web
-        # memory a million times.
+        # Only queries with rows to leave out need longer lists, by the next power of two. That makes few groups, and
+        # the length of a query's list depends on that query only, not on what has been removed. A web memory may hold
+        # an image a million times.
         extra = np.zeros_like(own)
         extra[own > 0] = [1 << (n - 1).bit_length() for n in own[own > 0].tolist()]
         for longer in np.unique(extra).tolist() if len(self._shard.ids) else ():
-            group, step = np.flatnonzero(extra == longer), max(1, _LIST_ENTRIES // (k + longer))
+            group, step = np.flatnonzero(extra == longer), max(1, LIST_ENTRIES // (k + longer))
             for begin in range(0, len(group), step):
                 part = group[begin : begin + step]
                 theirs = images[part] if images is not None and longer else None
@@ -61,14 +61,14 @@ class Lookup:
 
     @functools.cached_property
     def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
-        """The heads of all content keys, ascending, and the rows in that order."""
+        """The heads of all content keys, ascending, and the rows in this order."""
         heads = _heads(self._shard.content_keys)
         order = np.argsort(heads, kind="stable")
         return heads[order], order
 
     @functools.cached_property
     def _is_ordered(self) -> bool:
-        """Whether ids ascend with the rows, so that a list in the order of its rows is in that of its ids."""
+        """Whether ids ascend with the rows, so that a list ordered by row is also ordered by id."""
         return bool((np.diff(self._shard.ids) > 0).all())
 
     @functools.cached_property
@@ -80,7 +80,7 @@ class Lookup:
         return np.argsort(self._shard.ids, kind="stable")
 
     def _count_own(self, images: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns how many rows are each query's own, int64 `[Q]`, and how many of these are not removed."""
+        """Returns how many rows are each query's own image, int64 `[Q]`, and how many of them are not removed."""
         own, live = np.zeros(len(images), np.int64), np.zeros(len(images), np.int64)
         (heads, order), asked = self._by_image, _heads(images)
         begins, ends = np.searchsorted(heads, asked, "left"), np.searchsorted(heads, asked, "right")
@@ -93,7 +93,7 @@ class Lookup:
             same = (self._shard.ids[rows] == ids[hits]) & (self._shard.content_keys[rows] == images[hits])
             own[hits], live[hits] = same, same & ~self._shard.removed[rows]
             return own, live
-        # Each image once, so that what is looked at is no more than the shard.
+        # Each image once, so that no more rows are compared than the shard has.
         _, first, inverse = np.unique(images[hits], return_index=True, return_inverse=True)
         begins, lengths = begins[hits[first]], (ends - begins)[hits[first]]
         image = np.repeat(np.arange(len(first)), lengths)
@@ -106,7 +106,7 @@ class Lookup:
     def _search(
         self, queries: np.ndarray, k: int, depth: int, images: np.ndarray | None, ids: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns ids and scores `[Q, k]` of lists that are `depth` long before rows are left out."""
+        """Returns ids and scores `[Q, k]`, from lists of length `depth` before rows are left out."""
         found, values = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
         left, more = np.arange(len(queries)), 0
         while len(left):
@@ -122,7 +122,7 @@ class Lookup:
                 found[left], values[left] = names[:, :k], scores[:, :k]
                 break
             found[left], values[left] = leave_out(names, scores, unwanted, k)
-            # A list that ends in padding has all the candidates there are.
+            # A list that ends in padding already has all candidates.
             short = (found[left, -1] < 0) & (rows[:, -1] >= 0)
             left, more = left[short], max(_MORE, 2 * more)
         return found, values

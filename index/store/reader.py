@@ -1,11 +1,13 @@
-"""A finished index, opened for search: `from index.store.reader import Index`.
+"""A finished index, opened for search.
+
+    from index import Index
 
     index = Index.open("out/demo/index")
     hits = index.search(queries, k=32)       # queries [Q, d] float32, unit length
     hits.ids, hits.scores                    # [Q, 32] int64 and float32, -1 and -inf pad
 
-One shard or a thousand are searched alike. What is opened is one version of the index: it goes on finding the same
-while a newer one is published beside it.
+An index of one shard and one of a thousand are searched alike. An opened index is one version of it: its results do not
+change while a newer version is published beside it.
 """
 
 import dataclasses
@@ -14,8 +16,8 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
 
-from index.engines.searcher import BestLists
 from index.store import index_manifest, records, routing, shard_store, versions
 from index.store.lookup import Lookup
 from index.store.records import Point, ShardRecord
@@ -23,23 +25,33 @@ from index.store.routing import Router
 from index.store.shard_store import Shard
 from pipelines import schemas, storage
 from pipelines.errors import UserError
+from pipelines.nearest_neighbors import BestLists
 from pipelines.schemas import EncoderInfo
 
-_BLOCK_QUERIES = 16_384
-# Lists may be longer than the index has rows, up to this.
+# Queries that are searched at a time.
+BLOCK_QUERIES = 16_384
+# Lists may be longer than the index has rows, but only up to this.
 _MOST_PADDED = 1 << 12
 TOMBSTONES_FILE, ROUTER_FILE = "tombstones.parquet", "router.parquet"
-TOMBSTONE_COLUMNS = ("shard", "row", "id", "content_key")
+# Removed rows: the path of the shard, the local row, and the row's id and content key.
+TOMBSTONES = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("content_key", pa.binary(32), nullable=False),
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Hits:
-    """What was found.
+    """The lists of some queries.
 
     Attributes:
         ids: int64 `[Q, k]`, -1 pads.
         scores: float32 `[Q, k]`, dot products, descending; -inf pads.
-        excluded: int32 `[Q]`, rows that were left out since they are the query's own image.
+        excluded: int32 `[Q]`, rows left out because they are the query's own image.
     """
 
     ids: np.ndarray
@@ -51,16 +63,17 @@ class Index:
     """One version of an index.
 
     Attributes:
-        folder: where it lies.
+        folder: of the index.
         facts: contents of the manifest.
         fingerprint: of the manifest, and through it of every file.
-        version: counts the changes.
-        key_encoder: the encoder that the memory's keys, and so the queries, are of.
-        memory_snapshot: fingerprint of the memory that is indexed.
-        shards: what is known of each shard.
-        level: that each shard is searched at.
-        probe: cells that a query probes.
-        router: says which shards a query visits.
+        version: number of the version.
+        key_encoder: the encoder of the memory's keys, and so of the queries.
+        memory_snapshot: fingerprint of the indexed memory.
+        shards: the record of each shard.
+        level: recall level that each shard's search is tuned to.
+        probe: number of cells that a query visits.
+        router: tells which shards a query visits.
+        loaded: shards that have been searched, by number.
     """
 
     def __init__(self, folder: str, facts: dict[str, Any], level: float, probe: int) -> None:
@@ -77,19 +90,19 @@ class Index:
         except (KeyError, TypeError) as error:
             path = storage.join(folder, index_manifest.FILE)
             raise UserError(f"{path}: is not a manifest of this version ({error}); run index.build again") from error
-        self._loaded: dict[int, Lookup] = {}
+        self.loaded: dict[int, Lookup] = {}
         self._shares: list[IO[bytes]] = []
 
     @classmethod
     def open(cls, folder: str, recall: float | None = None) -> "Index":
-        """Opens the index that is published now, without loading a shard.
+        """Opens the published index, without loading a shard.
 
         Args:
             folder: of the index.
-            recall: mean recall@k to search for, of the measured curve; none for the one it was tuned to.
+            recall: mean recall@k to reach, looked up on the measured curve; by default the one it was tuned to.
 
         Raises:
-            UserError: if it is not finished, damaged, or its curve does not reach the recall.
+            UserError: if it is unfinished or damaged, or its curve does not reach the recall.
         """
         facts, shares = versions.hold(folder)
         point = facts["search"]
@@ -98,7 +111,9 @@ class Index:
             reached = [Point(**point) for point in facts["curve"] if point["recall"][k] >= recall]
             if not reached:
                 best = max(point["recall"][k] for point in facts["curve"])
-                raise UserError(f"{folder}: recall@{k} of {recall} is beyond this index, which reaches {best:.4f}")
+                raise UserError(
+                    f"{folder}: recall@{k} of {recall} is out of reach for this index; its best is {best:.4f}"
+                )
             point = dataclasses.asdict(min(reached, key=lambda point: point.cost))
         index = cls(folder, facts, point["level"], point["probe"])
         index._shares = shares
@@ -117,7 +132,7 @@ class Index:
         """Removed rows of each shard, by its path."""
         if not any(storage.name(path) == TOMBSTONES_FILE for path in self._files):
             return {}
-        table = schemas.read(self._checked(TOMBSTONES_FILE), TOMBSTONE_COLUMNS)
+        table = schemas.read(self._checked(TOMBSTONES_FILE), TOMBSTONES.names)
         rows = table["row"].to_numpy()
         paths = np.array(table["shard"].to_pylist(), object)
         return {path: rows[paths == path] for path in set(paths.tolist())}
@@ -138,7 +153,7 @@ class Index:
         return self._tombstones.get(self.shards[number].path, np.empty(0, np.int64))
 
     def visits(self, queries: np.ndarray) -> np.ndarray:
-        """Returns which shards each query visits, bool `[Q, shards]`, for queries `[Q, d]`; none without rows."""
+        """Returns which shards each query `[Q, d]` visits, bool `[Q, shards]`; never one without rows."""
         regions = self.router.visits(queries, self.probe)
         visited, region = np.ones((len(queries), len(self.shards)), bool), 0
         for number, shard in enumerate(self.shards):
@@ -149,44 +164,44 @@ class Index:
         return visited
 
     def load(self, number: int) -> Shard:
-        """Checks and loads a shard, by its number; errors as `shard_store.load`."""
+        """Checks and loads a shard by its number; errors as `shard_store.load`."""
         record = self.shards[number]
         setting = record.settings[records.setting_at(record.settings, self.level)]
         return shard_store.load(self.folder, record, setting.parameters, self.removed(number))
 
     def lookup(self, number: int) -> Lookup:
-        """Returns a shard, which stays loaded."""
-        if number not in self._loaded:
-            self._loaded[number] = Lookup(self.load(number))
-        return self._loaded[number]
+        """Returns a shard by its number; it stays loaded."""
+        if number not in self.loaded:
+            self.loaded[number] = Lookup(self.load(number))
+        return self.loaded[number]
 
     def search(self, queries: np.ndarray, k: int, images: Sequence[bytes] | np.ndarray | None = None) -> Hits:
         """Finds the `k` nearest rows of each query.
 
         Args:
             queries: float32 `[Q, d]`, embedded and normalised as the memory's keys are.
-            k: length of the lists; a shorter one is padded with -1.
-            images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows that are the same
-                image are left out.
+            k: length of the lists; shorter ones are padded with -1.
+            images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows with the same image
+                are left out.
 
         Returns:
             The lists, ties ordered by id.
 
         Raises:
-            UserError: if the queries are not of the index's width, `k` is far beyond its rows, or a shard is damaged.
+            UserError: if the queries do not have the index's width, `k` far exceeds its rows, or a shard is damaged.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.key_encoder.dim:
             shape, dim = list(queries.shape), self.key_encoder.dim
-            raise UserError(f"{self.folder}: takes queries of the shape [n, {dim}], not {shape}")
+            raise UserError(f"{self.folder}: takes queries of shape [n, {dim}], not {shape}")
         held = sum(shard.rows for shard in self.shards)
         if not 0 <= k <= max(_MOST_PADDED, held):
-            raise UserError(f"{self.folder}: has {held:,} rows, so lists cannot be {k:,} long; ask for fewer")
+            raise UserError(f"{self.folder}: has {held:,} rows, so a list cannot have {k:,} entries; ask for fewer")
         own = None if images is None else np.asarray(images, "S32")
         best = BestLists(len(queries), k)
         excluded = np.zeros(len(queries), np.int32)
-        for begin in range(0, len(queries), _BLOCK_QUERIES):
-            visited = self.visits(queries[begin : begin + _BLOCK_QUERIES])
+        for begin in range(0, len(queries), BLOCK_QUERIES):
+            visited = self.visits(queries[begin : begin + BLOCK_QUERIES])
             for number in np.flatnonzero(visited.any(axis=0)).tolist():
                 places = begin + np.flatnonzero(visited[:, number])
                 theirs, longest = own[places] if own is not None else None, min(k, self.shards[number].rows)

@@ -1,4 +1,4 @@
-"""What is known of a shard and of its search: settings, points of the curve, lists that were found, its record."""
+"""Records of a shard and its search: settings, points of the curve, lists that were found, the shard's own record."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from pipelines import schemas, storage
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Search-time parameters of a shard, and the share of its own k nearest that they find at least."""
+    """Search-time parameters of a shard, and the share of its own k nearest rows that they find at least."""
 
     level: float
     parameters: Parameters
 
 
 def setting_at(settings: Sequence[Setting], level: float) -> int:
-    """Returns which setting a shard is searched with at a level: the first that is as good, else the best."""
+    """Returns the number of the setting that a shard uses at a level: the first that reaches it, or the best."""
     return next((number for number, setting in enumerate(settings) if setting.level >= level), len(settings) - 1)
 
 
@@ -29,10 +29,10 @@ class Point:
     """One way to search the index.
 
     Attributes:
-        level: that each shard is searched at.
-        probe: cells a query probes; 0 for a visit to every shard.
+        level: recall level that each shard's search is tuned to.
+        probe: cells that a query visits; 0 for every shard.
         cost: of a query, in quantized rows scanned.
-        visits: shards that a query visits on average.
+        visits: mean number of shards that a query visits.
         recall: mean recall@n of the reported queries, by n.
     """
 
@@ -45,7 +45,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a shard finds with one setting for the queries that may visit it, by global id.
+    """The lists that a shard finds with one setting for the queries that may visit it, by global id.
 
     Attributes:
         queries: int64 `[q]`, ascending places among the queries.
@@ -60,7 +60,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class ShardLists:
-    """What exact search and the searcher find in one shard.
+    """The lists of exact search and of the searcher in one shard.
 
     Attributes:
         exact: ids int64 and scores float32 `[Q, 2k]` of every query.
@@ -104,17 +104,17 @@ def _lists_table(numbers: dict[str, np.ndarray], ids: np.ndarray, scores: np.nda
 
 @dataclasses.dataclass(frozen=True)
 class ShardRecord:
-    """What manifest and marker tell of a shard.
+    """A shard as the manifest and its marker describe it.
 
     Attributes:
         path: its folder, below that of the index.
         rows: keys in it.
-        files: for each file, relative to the shard's folder, its `sha256` and `bytes`.
+        files: `sha256` and `bytes` of each file, by its path below the shard's folder.
         build_hash: the `config_hash` of its files, of the build that made it.
-        searcher: kind of it.
+        searcher: kind of its searcher.
         plan: how it was built.
-        settings: that it can be searched with, dearer ones later.
-        is_delta: whether it was added later: no region of space, so that every query visits it.
+        settings: those it can be searched with, cheapest first.
+        is_delta: whether it was added by an update; then it is no region of space, and every query visits it.
     """
 
     path: str

@@ -1,10 +1,10 @@
 """Regions of space: which index shard a key belongs to, and which shards a query has to visit.
 
-Space is cut into cells, several to a shard, by a k-means over a sample of the keys. Neighbouring cells make a shard,
-and all shards hold about as many keys. A query visits the shards that own the cells it is nearest to: one where it
-lies deep inside a shard, several at a border. How many cells are probed is tuned with the search itself.
+A k-means over a sample of the keys cuts space into cells, several for each shard. Neighbouring cells make a shard, and
+all shards have about the same number of keys. A query visits the shards that own its nearest cells: one shard if the
+query is deep inside it, several at a border. The number of cells (probe) is tuned together with the search.
 
-Without regions (`hash`) a key's shard is a matter of chance, and every query visits every shard.
+Without regions (`hash`) a key's shard is random, and every query visits every shard.
 """
 
 import dataclasses
@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import schemas
+from pipelines.nearest_neighbors import nearest_centres
 
 CELLS_PER_SHARD = 16
-# Rows a cell is trained on, and passes: more of either changed the balance of shards by less than a percent.
+# Rows that a cell is trained on, and passes; more of either changed the balance of shards by less than one percent.
 SAMPLE_ROWS_PER_CELL = 256
 _PASSES = 10
 _BLOCK_ROWS = 8192
-# Cells that a query may probe; which of these is chosen is part of the tuned curve.
+# Numbers of cells that a query may visit; the tuned curve chooses one.
 PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 
@@ -28,9 +29,9 @@ class Router:
     """Cells of space and the shards that own them.
 
     Attributes:
-        centroids: float32 `[c, d]`, unit length; empty where shards are no regions.
+        centroids: float32 `[c, d]`, unit length; empty if shards are not regions.
         owners: int32 `[c]`, the shard of each cell.
-        shards: how many there are.
+        shards: number of shards.
     """
 
     centroids: np.ndarray
@@ -39,7 +40,7 @@ class Router:
 
     @property
     def probes(self) -> list[int]:
-        """Numbers of cells that a query may probe; 0 stands for a visit to every shard."""
+        """Numbers of cells that a query may visit; 0 stands for every shard."""
         cells = len(self.centroids)
         return sorted({min(probe, cells) for probe in PROBES})
 
@@ -56,14 +57,14 @@ class Router:
         if not len(self.centroids):
             head = np.ascontiguousarray(images).view(np.uint8).reshape(len(images), 32)[:, :8].copy()
             return (head.view(">u8")[:, 0] % self.shards).astype(np.int64)
-        return self.owners[nearest(keys, self.centroids)].astype(np.int64)
+        return self.owners[nearest_centres(keys, self.centroids)].astype(np.int64)
 
     def visits(self, queries: np.ndarray, probe: int) -> np.ndarray:
         """Returns which shards each query visits.
 
         Args:
             queries: float32 `[Q, d]`.
-            probe: nearest cells whose owners are visited, and those as near as the last of them; 0 for every shard.
+            probe: number of nearest cells whose owners are visited, with ties for the last; 0 for every shard.
 
         Returns:
             bool `[Q, shards]`.
@@ -99,7 +100,7 @@ def without_regions(shards: int, dim: int) -> Router:
 
 
 def sample_rows(shards: int) -> int:
-    """Returns how many keys `fit` wants."""
+    """Returns the number of keys that `fit` needs."""
     return shards * CELLS_PER_SHARD * SAMPLE_ROWS_PER_CELL
 
 
@@ -108,28 +109,22 @@ def fit(sample: np.ndarray, shards: int, seed: int) -> Router:
 
     Args:
         sample: of the keys, float32 `[m, d]`, unit length.
-        shards: regions that are wanted.
-        seed: of the first centres.
+        shards: number of regions.
+        seed: for drawing the first centres.
     """
     cells = max(shards, min(shards * CELLS_PER_SHARD, len(sample) // 4))
     centroids = _k_means(sample, cells, np.random.default_rng(seed))
-    weights = np.bincount(nearest(sample, centroids), minlength=len(centroids))
+    weights = np.bincount(nearest_centres(sample, centroids), minlength=len(centroids))
     owners = np.empty(len(centroids), np.int32)
     _share_out(centroids, weights + 1e-3, np.arange(len(centroids)), owners, 0, shards)
     return Router(centroids, owners, shards)
-
-
-def nearest(keys: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Returns the centroid of largest dot product for each key, int64 `[n]`."""
-    blocks = [keys[i : i + _BLOCK_ROWS] @ centroids.T for i in range(0, len(keys), _BLOCK_ROWS)]
-    return np.concatenate([block.argmax(1) for block in blocks]) if blocks else np.empty(0, np.int64)
 
 
 def _k_means(sample: np.ndarray, cells: int, rng: np.random.Generator) -> np.ndarray:
     """Returns spherical k-means centres (Dhillon and Modha 2001), unit length, float32 `[cells, d]`."""
     centroids = sample[np.sort(rng.choice(len(sample), cells, replace=False))].copy()
     for _ in range(_PASSES):
-        cell = nearest(sample, centroids)
+        cell = nearest_centres(sample, centroids)
         order = np.argsort(cell, kind="stable")
         filled, begins = np.unique(cell[order], return_index=True)
         sums = np.add.reduceat(sample[order], begins, axis=0)
@@ -140,7 +135,7 @@ def _k_means(sample: np.ndarray, cells: int, rng: np.random.Generator) -> np.nda
 def _share_out(
     centroids: np.ndarray, weights: np.ndarray, cells: np.ndarray, owners: np.ndarray, first: int, shards: int
 ) -> None:
-    """Gives cells to the shards `[first, first + shards)`: halves them along their principal direction by weight."""
+    """Assigns cells to the shards `[first, first + shards)`, halving them by weight along their principal direction."""
     if shards == 1:
         owners[cells] = first
         return

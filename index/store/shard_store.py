@@ -1,22 +1,22 @@
 """How an index shard is published, checked and loaded, and the layout of the index folder.
 
-    stage.json                            the configuration the folder belongs to (`pipelines.manifest.claim`)
-    config.json                           the whole config of the last command; only for people to read
+    stage.json                            the configuration that the folder belongs to (`pipelines.manifest.claim`)
+    config.json                           the whole config of the last command, for people to read
     manifest.json                         the version that is searched (`index_manifest`), written last
-    builds/00001/                         what one build or update made; never changed once a manifest names it
-        stage.json                        the configuration and the memory that it was made of
-        queries.parquet                   the queries that every version since is measured on
-        router.parquet                    cells of space and the shards that own them, of an index with regions
-        tombstones.parquet                rows of any build that are removed, of an update
+    builds/00001/                         one build or update; never changed once a manifest names it
+        stage.json                        its configuration and memory
+        queries.parquet                   the queries that every later version is measured on
+        router.parquet                    cells of space and the shards that own them, if shards are regions
+        tombstones.parquet                the removed rows of all builds, of an update
         shard-00000-of-00002/
-            scann/.. or exact/..          what the searcher saved
+            scann/.. or exact/..          files of the searcher
             rows.parquet                  id and content key of each local row
             exact.parquet, found.parquet  lists of the queries (`records.ShardLists`)
         _done/shard-00000-of-00002.json   marker of a shard, written last
         _parts/..                         until the build ends (`partition_job`)
 
-Nothing that is read names a place, so the folder can be moved. What is loaded is checked against the manifest first,
-since a searcher given a damaged file may kill the process. How shards are built is left to `build_job`.
+No file contains an absolute path, so the folder can be moved. Files are checked against the manifest before they are
+loaded, since a damaged file may make a searcher kill the process. See `build_job` for how shards are built.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from pipelines.errors import UserError
 from pipelines.schemas import content_keys
 
 BUILDS = "builds"
-_REMEDY = f"run {index_manifest.STAGE} again, it builds what is missing anew"
+_REMEDY = f"run {index_manifest.STAGE} again, which builds the missing files"
 _ROWS_FILE, _EXACT_FILE, _FOUND_FILE = "rows.parquet", "exact.parquet", "found.parquet"
 _ROWS_SCHEMA = pa.schema(
     [pa.field("id", pa.int64(), nullable=False), pa.field("content_key", pa.binary(32), nullable=False)]
@@ -52,7 +52,7 @@ class Shard:
     """A loaded shard.
 
     Attributes:
-        searcher: with the parameters it is to be searched with.
+        searcher: with its search-time parameters.
         ids: int64 `[n]` of its rows.
         content_keys: bytes `S32` `[n]` of its rows.
         removed: bool `[n]`, rows that must not be found.
@@ -64,7 +64,7 @@ class Shard:
     removed: np.ndarray
 
     def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Returns local rows and scores `[Q, k + more]`, removed ones too; row -1 pads, `ids_of` maps it to id -1."""
+        """Returns local rows and scores `[Q, k + more]`, including removed rows; -1 pads, and `ids_of` keeps it."""
         return self.searcher.search(queries, k, more)
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
@@ -83,12 +83,12 @@ def shard_names(shards: int) -> list[str]:
 
 
 def marker_path(build: str, name: str) -> str:
-    """Returns where the marker of a shard is."""
+    """Returns the path of a shard's marker."""
     return storage.join(build, manifest.MARKERS, f"{name}.json")
 
 
 def write_contents(local: str, ids: np.ndarray, images: np.ndarray, lists: ShardLists, build_hash: str) -> None:
-    """Writes what a shard holds beside its searcher into a local folder."""
+    """Writes a shard's rows and lists into a local folder, beside its searcher."""
     digests = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(ids), [None, pa.py_buffer(images.tobytes())])
     rows = pa.Table.from_arrays([pa.array(ids), digests], schema=_ROWS_SCHEMA)
     tables = {_ROWS_FILE: rows, _EXACT_FILE: lists.exact_table(), _FOUND_FILE: lists.found_table()}
@@ -100,8 +100,8 @@ def write_contents(local: str, ids: np.ndarray, images: np.ndarray, lists: Shard
 def new_shard(folder: str, name: str) -> Iterator[str]:
     """Yields a local folder whose contents become a shard of the index when the block ends without an error.
 
-    It lies in the index itself, under a temporary name that `storage.remove_temporaries` knows; for an index that is
-    not local it lies among the system's temporary files, and its contents are copied.
+    It is in the index itself, under a temporary name that `storage.remove_temporaries` knows. For an index that is not
+    local, it is among the system's temporary files, and its contents are copied.
     """
     target = storage.join(folder, name)
     if "://" not in target:
@@ -120,7 +120,7 @@ def _files(local: str) -> list[str]:
 
 
 def digests(local: str) -> dict[str, dict[str, Any]]:
-    """Returns `sha256` and `bytes` of every file of a shard that is still local, as in `ShardRecord.files`."""
+    """Returns `sha256` and `bytes` of every file of a local shard, as in `ShardRecord.files`."""
     paths = {file: os.path.join(local, file) for file in _files(local)}
     return {file: file_facts(path) for file, path in paths.items()}
 
@@ -131,7 +131,7 @@ def file_facts(uri: str) -> dict[str, Any]:
 
 
 def check_file(uri: str, facts: Mapping[str, Any], remedy: str) -> None:
-    """Raises a `UserError` if a file is not there or not what the manifest says; `remedy` is a command to run."""
+    """Raises a `UserError` if a file is missing or differs from the manifest; `remedy` is a command to run."""
     if not storage.exists(uri):
         raise UserError(f"{uri}: is missing; {remedy}")
     if storage.size_bytes(uri) != facts["bytes"] or storage.sha256(uri) != facts["sha256"]:
@@ -139,18 +139,18 @@ def check_file(uri: str, facts: Mapping[str, Any], remedy: str) -> None:
 
 
 def write_marker(build: str, record: ShardRecord, secs: Mapping[str, list[float]]) -> None:
-    """Writes the marker of a shard that is published.
+    """Writes the marker of a finished shard.
 
     Args:
         build: folder of the build.
         record: of the shard.
-        secs: what took how long; in the marker only, since it differs from run to run.
+        secs: timings; in the marker only, since they differ from run to run.
     """
     storage.write_json(marker_path(build, record.name), {"shard": dataclasses.asdict(record), "secs": {**secs}})
 
 
 def read_marker(build: str, name: str, build_hash: str) -> tuple[ShardRecord, dict[str, list[float]]] | None:
-    """Returns the record and the seconds of a shard that is done; nothing if it, or a file of it, is not there.
+    """Returns the record and the timings of a finished shard; None if it or one of its files is missing.
 
     Raises:
         UserError: if the marker is broken or belongs to another index.
@@ -175,7 +175,7 @@ def read_marker(build: str, name: str, build_hash: str) -> tuple[ShardRecord, di
 
 
 def read_lists(folder: str, record: ShardRecord) -> ShardLists:
-    """Reads the lists that a shard was measured by, of an index folder, checked."""
+    """Checks and reads the lists that a shard was measured with."""
     tables = []
     for file, columns in ((_EXACT_FILE, ShardLists.EXACT_COLUMNS), (_FOUND_FILE, ShardLists.FOUND_COLUMNS)):
         path = storage.join(folder, record.path, file)
@@ -185,7 +185,7 @@ def read_lists(folder: str, record: ShardRecord) -> ShardLists:
 
 
 def read_names(folder: str, record: ShardRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ids, int64 `[n]`, and the content keys, bytes `S32` `[n]`, of a shard's rows, checked."""
+    """Checks and reads the ids, int64 `[n]`, and the content keys, bytes `S32` `[n]`, of a shard's rows."""
     path = storage.join(folder, record.path, _ROWS_FILE)
     check_file(path, record.files[_ROWS_FILE], _REMEDY)
     table = schemas.read(path, _ROWS_SCHEMA.names, {"config_hash": record.build_hash})
@@ -215,7 +215,7 @@ def load(folder: str, record: ShardRecord, parameters: Parameters, removed: np.n
 
 @contextlib.contextmanager
 def _checked(folder: str, record: ShardRecord) -> Iterator[str]:
-    """Yields a local folder with the files of a shard's searcher, every byte of them checked."""
+    """Yields a local folder with the files of a shard's searcher, all of them checked."""
     source = storage.join(folder, record.path)
     with contextlib.ExitStack() as stack:
         local = source

@@ -1,7 +1,7 @@
-"""Who reads which builds of an index, and what may be deleted: builds that no version in use names.
+"""Which builds of an index are being read, and which may be deleted: those that no version in use names.
 
-A reader has a share in the `stage.json` of each build that its version names, as long as it may still load a shard.
-Storage without locks knows no shares: there a purge deletes what a reader of an older version may still want.
+A reader holds a share in the `stage.json` of each build that its version names, for as long as it may load a shard.
+Storage without locks has no shares; there a purge deletes builds that a reader of an older version may still need.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def builds_of(facts: Mapping[str, Any]) -> list[str]:
 
 
 def hold(folder: str) -> tuple[dict[str, Any], list[IO[bytes]]]:
-    """Returns the manifest of the version that is published, and shares in its builds; errors as `index_manifest.read`.
+    """Returns the published manifest, and shares in its builds; errors as `index_manifest.read`.
 
     Args:
         folder: of the index.
@@ -26,7 +26,7 @@ def hold(folder: str) -> tuple[dict[str, Any], list[IO[bytes]]]:
     facts = index_manifest.read(folder)
     while True:
         shares = [storage.share(_claim(folder, build)) for build in builds_of(facts)]
-        # A version that was replaced before its shares were taken may be deleted already.
+        # If the version was replaced before its shares were taken, it may be deleted already.
         now = index_manifest.read(folder)
         if now["fingerprint"] == facts["fingerprint"]:
             return facts, [share for share in shares if share]
@@ -38,7 +38,7 @@ def _claim(folder: str, build: str) -> str:
 
 
 def purge(folder: str) -> list[str]:
-    """Deletes the builds that the manifest does not name, but for those that are read; returns these.
+    """Deletes the builds that the manifest does not name, except those being read; returns the names of those.
 
     Args:
         folder: of the index.
@@ -55,6 +55,6 @@ def purge(folder: str) -> list[str]:
 
 
 def is_held(folder: str) -> bool:
-    """Tells whether anybody reads an index, in any of its versions."""
+    """Tells whether any version of an index is being read."""
     builds = storage.entries(storage.join(folder, shard_store.BUILDS))
     return any(storage.is_shared(_claim(folder, entry.name)) for entry in builds)

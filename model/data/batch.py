@@ -1,15 +1,16 @@
 """What passes between tables, heads and objectives."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-_EPSILON = 1e-6
+# Added to variances and squared lengths before their root.
+EPSILON = 1e-6
 
 
 class Rows(NamedTuple):
-    """Rows of a table that are still to be gathered.
+    """Rows of a table that have not been gathered yet.
 
     Attributes:
         table: `[M, V]`.
@@ -21,12 +22,12 @@ class Rows(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the gathered rows."""
+        """That of the gathered rows."""
         return (*self.places.shape, self.table.shape[-1])
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of the gathered rows."""
+        """That of the gathered rows."""
         return self.table.dtype
 
     def gather(self) -> jax.Array:
@@ -43,10 +44,9 @@ class Batch(NamedTuple):
         values: standardized, for each kind `[B, K, V]`.
         scores: similarity of query and key, `[B, K]`.
         mask: false where a list is padded, `[B, K]`.
-        classes: what is known of the C classes, the same for every batch: for each kind of text values `names_{kind}`,
-            `[C, V]`, unit length, the embedded names, where there are any.
-        key_rows: where `keys` lie, for who reads them without gathering; None if they lie nowhere else.
-        value_rows: where `values` lie, in the same way. Who replaces keys or values sets both to None.
+        prepared: the arrays that the head's `prepare` made of the task, the same for every batch; None for nothing.
+        key_rows: `keys` before they are gathered, for heads that read them from their table; None if there is none.
+        value_rows: the same for each kind of `values`. Code that replaces keys or values must set both to None.
     """
 
     queries: jax.Array
@@ -54,19 +54,19 @@ class Batch(NamedTuple):
     values: dict[str, jax.Array]
     scores: jax.Array
     mask: jax.Array
-    classes: dict[str, jax.Array]
+    prepared: Any = None
     key_rows: Rows | None = None
     value_rows: dict[str, Rows] | None = None
 
 
 class Output(NamedTuple):
-    """What a head makes of a batch.
+    """What a head returns for a batch.
 
     Attributes:
-        logits: that the prediction is the argmax of, `[B, C]`.
-        features: standardized, what the classifier reads, before dropout, `[B, D]`.
-        weights: attention of each neighbour, `[B, K]`; `[B, 0]` without attention.
-        branches: logits `[B, C]` that are each trained by the loss; empty if they are `logits` alone.
+        logits: `[B, C]`; the prediction is their argmax.
+        features: input of the classifier before dropout, standardized, `[B, D]`.
+        weights: weight of each neighbour, `[B, K]`; `[B, 0]` of a head that reads none.
+        branches: logits `[B, C]` that the loss trains one by one; empty if these are `logits` alone.
     """
 
     logits: jax.Array
@@ -76,6 +76,11 @@ class Output(NamedTuple):
 
 
 def standardize(x: jax.Array) -> jax.Array:
-    """Layer norm of the last axis without scale and bias, which the projection that follows would absorb."""
+    """Layer norm of the last axis without scale and bias, which the next projection would absorb."""
     centered = x - x.mean(-1, keepdims=True)
-    return centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + _EPSILON)
+    return centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + EPSILON)
+
+
+def unit(x: jax.Array, epsilon: float = EPSILON) -> jax.Array:
+    """Scales the last axis to unit length; `epsilon` is added to the squared length."""
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + epsilon)

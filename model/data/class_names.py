@@ -1,53 +1,70 @@
-"""The text embeddings of the class names that `pipelines.embed` wrote beside the memory, checked against the task."""
+"""The class names of a task, and their text embeddings that `pipelines.embed` wrote beside the memory."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from pipelines import schemas, storage
+from configs.base import Places
+from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
 from pipelines.schemas import EncoderInfo
 
 _COLUMN = "value_text"
+_REMEDY = "run pipelines.embed again, which embeds the names again and nothing else"
+_SMALLEST_LENGTH = 1e-12
+
+
+def read(places: Places, classes: int) -> list[str]:
+    """Returns the names of the classes from the config's file; a `UserError` if there are too few."""
+    if not places.class_names:
+        return [f"class {label}" for label in range(classes)]
+    path = storage.join(places.data, places.class_names)
+    names = class_names.read(path)
+    if len(names) < classes:
+        raise UserError(f"{path}: names {len(names)} classes, the labels go up to {classes - 1}")
+    return names
 
 
 def load(
     path: str, encoders: Mapping[str, EncoderInfo], kinds: Sequence[str], names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Returns for each kind of text value that is trained on, as `names_{kind}`, the embedded names.
+    """Returns the embedded names for each kind of text value that is trained on.
 
     Args:
-        path: of `classes.parquet`; empty arrays are returned for none if it is not there.
+        path: of `classes.parquet`; if there is no such file, the result is empty.
         encoders: of the memory's vector columns.
         kinds: of values that are trained on, such as `text`.
         names: of the C classes.
 
     Returns:
-        float32 `[C, V]`, unit length, in the space of that kind of value.
+        float32 `[C, V]`, unit length, in the space of that kind of value; a kind that the file lacks is left out.
 
     Raises:
-        UserError: if the names are others than those of the task, or were embedded by another encoder.
+        UserError: if the names are not those of the task, or were embedded by another encoder.
     """
     columns = {kind: f"value_{kind}" for kind in kinds if f"value_{kind}".startswith(_COLUMN)}
     if not columns or not storage.exists(path):
         return {}
-    remedy = "run pipelines.embed again, which embeds the names anew and nothing else"
     with schemas.open_parquet(path, ["name"]) as parquet:
         stored = parquet.schema_arrow
-        table = parquet.read(["name", *(column for column in columns.values() if column in stored.names)])
-    metadata = stored.metadata or {}
+        table = parquet.read(["name", *(set(columns.values()) & set(stored.names))])
     if table["name"].to_pylist()[: len(names)] != [name.strip() for name in names]:
-        raise UserError(f"{path}: holds other class names than --config.class_names; {remedy}")
-    found = {}
-    for kind, column in columns.items():
-        if column not in table.column_names:
-            continue
-        made_by = metadata.get(f"{column}.fingerprint".encode(), b"").decode(errors="replace")
-        if made_by != encoders[column].fingerprint:
-            raise UserError(
-                f"{path}: its {column} are of encoder {made_by}, those of the memory of "
-                f"{encoders[column].fingerprint}; {remedy}"
-            )
-        vectors = schemas.to_matrix(table[column]).astype(np.float32)[: len(names)]
-        found[f"names_{kind}"] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return found
+        raise UserError(f"{path}: holds other class names than --config.class_names; {_REMEDY}")
+    present = [kind for kind, column in columns.items() if column in table.column_names]
+    for kind in present:
+        _check_encoder(path, stored, columns[kind], encoders[columns[kind]])
+    return {kind: _unit(schemas.to_matrix(table[columns[kind]]), len(names)) for kind in present}
+
+
+def _check_encoder(path: str, stored: pa.Schema, column: str, wanted: EncoderInfo) -> None:
+    made_by = (stored.metadata or {}).get(f"{column}.fingerprint".encode(), b"").decode(errors="replace")
+    if made_by != wanted.fingerprint:
+        raise UserError(
+            f"{path}: its {column} are of encoder {made_by}, those of the memory of {wanted.fingerprint}; {_REMEDY}"
+        )
+
+
+def _unit(vectors: np.ndarray, count: int) -> np.ndarray:
+    vectors = vectors.astype(np.float32)[:count]
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST_LENGTH)

@@ -1,21 +1,25 @@
-"""The training task as arrays: labelled queries, their neighbour lists, and the memory rows the lists name.
+"""The training task as arrays: labelled queries, their neighbour lists, and the memory rows that the lists name.
 
 Checks that queries, lists and memory belong together. The vectors of the memory stay in their files (`vectors`) until
-they are asked for.
+they are needed.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from configs.base import Config
-from model.data import class_names, protocol
+from configs.base import Places, Train
+from configs.schema.data import SPLITS
+from model.data import class_names
 from model.data.vectors import Column, Vectors
 from pipelines import schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
+
+_AGAIN = "run index.neighbors again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +27,11 @@ class Split:
     """One labelled split.
 
     Attributes:
-        ids: int64 `[N]`, of the queries.
+        ids: of the queries, int64 `[N]`.
         queries: float32 `[N, D]`, unit length.
         labels: int32 `[N]`.
-        neighbors: int32 `[N, K]`, rows of the memory; 0 where `mask` is false.
-        scores: float32 `[N, K]`, cosine of query and key, or what `whitening` puts there; 0 where `mask` is false.
+        neighbors: rows of the memory, int32 `[N, K]`; 0 where `mask` is false.
+        scores: cosine of query and key, or the score of `whitening`, float32 `[N, K]`; 0 where `mask` is false.
         mask: bool `[N, K]`, false where the list is padded.
     """
 
@@ -40,7 +44,7 @@ class Split:
 
     @property
     def retrieved(self) -> np.ndarray:
-        """Rows of the memory that some list names, ascending, each once."""
+        """The memory rows that some list names, ascending, each once."""
         return np.unique(self.neighbors[self.mask])
 
 
@@ -52,11 +56,13 @@ class Task:
         splits: `train`, `val` and `test`.
         memory_ids: int64 `[M]`, ascending.
         keys: float32 `[M, D]`, unit length, an array or a `Column` that is read when it is needed.
-        values: for each value kind, float32 `[M, V]`, in the same way.
-        class_counts: int64 `[C]`, training images of each class.
+        values: float32 `[M, V]` for each kind of values, in the same way.
+        class_counts: training images of each class, int64 `[C]`.
         class_names: one for each class.
-        classes: arrays of the classes, see `model.data.batch.Batch`.
+        name_vectors: the embedded class names for each kind of text values, float32 `[C, V]`, unit length; a kind is
+            missing if its names are not embedded.
         fingerprint: of the neighbour lists and everything they came from.
+        prepared: by head, the arrays that its `prepare` made (`model.training.preparation`).
     """
 
     splits: dict[str, Split]
@@ -65,17 +71,17 @@ class Task:
     values: Mapping[str, Vectors]
     class_counts: np.ndarray
     class_names: list[str]
-    classes: dict[str, np.ndarray]
+    name_vectors: Mapping[str, np.ndarray]
     fingerprint: str
+    prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _matrix(table: pa.Table, column: str) -> np.ndarray:
     return schemas.to_matrix(table[column]).astype(np.float32, copy=False)
 
 
-def _load_split(name: str, config: Config, lists: Neighbors, memory_ids: np.ndarray) -> Split:
-    k = config.train.k or lists.k
-    folder = config.queries_dir(name)
+def _read_queries(name: str, folder: str, lists: Neighbors) -> pa.Table:
+    """Reads id, label and key of a split, and checks that the lists were made from it."""
     embeddings = Embeddings(folder)
     ours, theirs = embeddings.encoder("key").fingerprint, lists.encoders["key"].fingerprint
     if ours != theirs:
@@ -84,28 +90,27 @@ def _load_split(name: str, config: Config, lists: Neighbors, memory_ids: np.ndar
             f"{ours}); embed both with one encoder and run index.build and index.neighbors again"
         )
     if embeddings.snapshot != lists.query_snapshots.get(name):
-        raise UserError(
-            f"{lists.folder}: was made from other queries than {folder} holds now; run index.neighbors again"
-        )
-    tables = [embeddings.read(shard, ["id", "label", "key"]) for shard in embeddings.shard_rows]
-    queries = pa.concat_tables(tables)
+        raise UserError(f"{lists.folder}: was made from other queries than {folder} holds now; {_AGAIN}")
+    queries = pa.concat_tables([embeddings.read(shard, ["id", "label", "key"]) for shard in embeddings.shard_rows])
     if queries["label"].null_count:
         raise UserError(f"{folder}: has rows without a label; training needs a labelled source")
-    table = lists.split(name)
+    if not queries.num_rows:
+        raise UserError(f"{folder}: has no rows; training needs train, val and test images")
+    return queries
+
+
+def _load_split(name: str, folder: str, k: int, lists: Neighbors, memory_ids: np.ndarray) -> Split:
+    queries, table = _read_queries(name, folder, lists), lists.split(name)
     ids = queries["id"].to_numpy()
     if not np.array_equal(table["query_id"].to_numpy(), ids):
-        raise UserError(
-            f"{lists.folder}: its {name} lists are not those of the rows of {folder}; run index.neighbors again"
-        )
+        raise UserError(f"{lists.folder}: its {name} lists are not those of the rows of {folder}; {_AGAIN}")
     neighbor_ids = schemas.to_matrix(table["neighbor_ids"])[:, :k]
     mask = neighbor_ids >= 0
     rows = np.searchsorted(memory_ids, np.where(mask, neighbor_ids, memory_ids[0] if len(memory_ids) else 0))
     if len(memory_ids) == 0 or not np.array_equal(
         memory_ids[np.minimum(rows, len(memory_ids) - 1)][mask], neighbor_ids[mask]
     ):
-        raise UserError(
-            f"{lists.folder}: its lists name rows that its memory/ does not hold; run index.neighbors again"
-        )
+        raise UserError(f"{lists.folder}: its lists name rows that its memory/ does not hold; {_AGAIN}")
     return Split(
         ids=ids,
         queries=_matrix(queries, "key"),
@@ -116,64 +121,55 @@ def _load_split(name: str, config: Config, lists: Neighbors, memory_ids: np.ndar
     )
 
 
-def _check_index(config: Config, lists: Neighbors) -> None:
-    path = storage.join(config.index_dir, "manifest.json")
-    # Lists can be trained on where no index is.
+def _check_index(folder: str, lists: Neighbors) -> None:
+    path = storage.join(folder, "manifest.json")
+    # Lists can be trained on without an index.
     if storage.exists(path) and storage.read_json(path).get("fingerprint") != lists.identity["index"]:
         raise UserError(
-            f"{lists.folder}: was looked up in another version of the index than {config.index_dir} holds now; "
-            "run index.neighbors again"
+            f"{lists.folder}: was looked up in another version of the index than {folder} holds now; {_AGAIN}"
         )
 
 
-def read_class_names(config: Config, classes: int) -> list[str]:
-    """Returns the names of the classes as the config's file has them; a `UserError` if there are too few."""
-    if not config.class_names:
-        return [f"class {label}" for label in range(classes)]
-    path = storage.join(config.data, config.class_names)
-    with storage.open_read(path) as file:
-        names = [line.rpartition("\t")[2] for line in file.read().decode(errors="replace").splitlines()]
-    if len(names) < classes:
-        raise UserError(f"{path}: names {len(names)} classes, the labels go up to {classes - 1}")
-    return names
-
-
-def load(config: Config) -> Task:
-    """Loads the task of a config.
-
-    Raises:
-        UserError: if a stage before has not finished, or the outputs do not belong together.
-    """
-    lists = Neighbors.open(config.neighbors_dir)
-    _check_index(config, lists)
-    if config.train.k > lists.k:
-        raise UserError(
-            f"--config.train.k={config.train.k}: the lists of {lists.folder} hold {lists.k} neighbours; "
-            "take fewer, or run index.neighbors with more"
-        )
-    columns = {kind: f"value_{kind}" for kind in config.train.values}
-    for kind, column in columns.items():
-        if column not in lists.encoders:
-            raise UserError(f"--config.train.values: the memory has no {kind!r} values; embed it with {column}")
-    memory_ids = lists.memory(["id"])["id"].to_numpy()
-    splits = {name: _load_split(name, config, lists, memory_ids) for name in config.queries}
-    for name, split in splits.items():
-        if not len(split.labels):
-            raise UserError(f"{config.queries_dir(name)}: has no rows; training needs train, val and test images")
-    labels = np.concatenate([split.labels for split in splits.values()])
-    classes = int(labels.max()) + 1
-    if classes > len(splits["train"].labels):
-        raise UserError(f"labels go up to {classes - 1}, more than the {len(splits['train'].labels)} training images")
-    counts = np.bincount(splits["train"].labels, minlength=classes)
+def _count_classes(splits: Mapping[str, Split]) -> np.ndarray:
+    """Returns the number of training images of each class, int64 `[C]`."""
+    classes = 1 + max(int(split.labels.max()) for split in splits.values())
+    labels = splits["train"].labels
+    if classes > len(labels):
+        raise UserError(f"labels go up to {classes - 1}, more than the {len(labels)} training images")
+    counts = np.bincount(labels, minlength=classes)
     if not counts.all():
         raise UserError(
             f"class {int(np.argmin(counts))} has no training image; every label up to {classes - 1} needs one"
         )
-    protocol.check(config, counts)
-    names = read_class_names(config, classes)
-    embedded = (
-        class_names.load(config.classes_file, lists.encoders, config.train.values, names) if config.class_names else {}
-    )
+    return counts
+
+
+def load(places: Places, train: Train) -> Task:
+    """Loads the task of a configuration.
+
+    Args:
+        places: of the embedded queries, the neighbour lists and the class names.
+        train: names the kinds of values, and how many neighbours are used.
+
+    Raises:
+        UserError: if an earlier stage has not finished, or the outputs do not belong together.
+    """
+    lists = Neighbors.open(places.neighbors)
+    _check_index(places.index, lists)
+    if train.k > lists.k:
+        raise UserError(
+            f"--config.train.k={train.k}: the lists of {lists.folder} hold {lists.k} neighbours; "
+            "use fewer, or run index.neighbors with more"
+        )
+    columns = {kind: f"value_{kind}" for kind in train.values}
+    for kind, column in columns.items():
+        if column not in lists.encoders:
+            raise UserError(f"--config.train.values: the memory has no {kind!r} values; embed it with {column}")
+    memory_ids = lists.memory(["id"])["id"].to_numpy()
+    k = train.k or lists.k
+    splits = {name: _load_split(name, places.queries(name), k, lists, memory_ids) for name in SPLITS}
+    counts = _count_classes(splits)
+    names = class_names.read(places, len(counts))
     return Task(
         splits=splits,
         memory_ids=memory_ids,
@@ -181,6 +177,8 @@ def load(config: Config) -> Task:
         values={kind: Column(lists, column) for kind, column in columns.items()},
         class_counts=counts,
         class_names=names,
-        classes=embedded,
+        name_vectors=class_names.load(places.classes, lists.encoders, train.values, names)
+        if places.class_names
+        else {},
         fingerprint=lists.fingerprint,
     )

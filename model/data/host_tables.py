@@ -1,8 +1,8 @@
-"""A memory larger than the device's: its rows lie in files, and threads read those of the batches to come.
+"""A memory that is larger than the device's: its rows are in files, and threads read those of the next batches.
 
-What the operating system does not hold of the files comes from the disk row by row, which only many reads at a time
-keep busy. The files are standardized rows as uncompressed Arrow, mapped into memory, made once for neighbour lists and
-type. What is done with a batch is left to `trainer`.
+Rows that are not in the page cache come from the disk one by one, so many concurrent reads are needed to keep it busy.
+The files hold standardized rows as uncompressed Arrow and are mapped into memory; they are written once for each set of
+neighbour lists and dtype. `trainer` uses the batches.
 """
 
 import collections
@@ -26,10 +26,10 @@ from model.data.vectors import Vectors, chunks
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 
-# Batches that are read while the device works on one, and threads that read rows of a file.
+# Batches that are read while the device works on one, and threads that read rows from a file.
 _AHEAD = 2
 _READERS = 128
-# For each type what Arrow and NumPy store it as; Arrow has no bfloat16, whose bits are kept as integers.
+# The Arrow and NumPy types of each dtype; Arrow has no bfloat16, so its bits are stored as integers.
 _STORED: dict[str, tuple[pa.DataType, type]] = {
     "float32": (pa.float32(), np.float32),
     "bfloat16": (pa.uint16(), np.uint16),
@@ -43,7 +43,7 @@ class RowFile:
         """Opens the file.
 
         Args:
-            path: that `write` wrote.
+            path: of a file written by `write`.
             shape: rows, width.
             dtype: one of `_STORED`.
 
@@ -52,12 +52,12 @@ class RowFile:
         """
         self.width = shape[1]
         self.dtype, (stored, _) = jnp.dtype(dtype), _STORED[dtype]
-        broken = f"{path}: is no whole file of {shape[0]:,} rows of {shape[1]} {dtype} values; remove it and run again"
+        broken = f"{path}: is no complete file of {shape[0]:,} rows of {shape[1]} {dtype} values; remove it, run again"
         try:
             with open(path, "rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             if hasattr(mmap, "MADV_RANDOM"):
-                # What lies beside a row would be read for nothing.
+                # Reading ahead would read rows that nobody needs.
                 mapped.madvise(mmap.MADV_RANDOM)
             reader = pa.ipc.open_file(pa.BufferReader(mapped))
             if reader.schema.names != ["row"] or reader.schema.field(0).type != pa.list_(stored, self.width):
@@ -77,7 +77,7 @@ class RowFile:
 
     @property
     def row_bytes(self) -> int:
-        """Size of a row."""
+        """Size of a row, in bytes."""
         return self.width * self.dtype.itemsize
 
     @staticmethod
@@ -92,14 +92,14 @@ class RowFile:
                 writer.write_batch(pa.record_batch([schemas.fixed_list(rows, field)], schema=pa.schema([field])))
 
     def read(self, rows: np.ndarray, size: int) -> np.ndarray:
-        """Returns `rows` `[n]`, ascending, as the first of `[size, V]`; the others are left as they are."""
+        """Returns `rows` `[n]`, ascending, as the first rows of `[size, V]`; the others are undefined."""
         window = np.empty((size, self.width), self.dtype)
         cuts = np.searchsorted(rows, self._bounds)
 
         def copy(numbers: np.ndarray) -> None:
             for number in numbers:
                 begin, end = cuts[number], cuts[number + 1]
-                # It would go through a buffer to check what `searchsorted` has seen.
+                # The default mode copies through a buffer; `searchsorted` has already checked the bounds.
                 mode: Any = "clip"
                 np.take(self._views[number], rows[begin:end] - self._bounds[number], 0, window[begin:end], mode)
 
@@ -113,11 +113,11 @@ class Meter:
     """What was read for one split.
 
     Attributes:
-        rows: of keys and values each, of the memory.
-        size_bytes: of these.
-        read_secs: the thread read.
-        waited_secs: the steps waited for it.
-        secs: of the steps, with that.
+        rows: of the memory, keys and values counted once.
+        size_bytes: of the keys and values.
+        read_secs: time that the thread read.
+        waited_secs: time that the steps waited for it.
+        secs: time of the steps, waiting included.
     """
 
     rows: int = 0
@@ -127,7 +127,7 @@ class Meter:
     secs: float = 0.0
 
     def rates(self) -> dict[str, float]:
-        """Returns `rows_per_sec` and `mb_per_sec` of the thread, and `waited_share` of the steps; {} if none was."""
+        """Returns `rows_per_sec` and `mb_per_sec` of the thread, and `waited_share` of the steps; {} without reads."""
         if not self.rows:
             return {}
         return {
@@ -138,16 +138,16 @@ class Meter:
 
 
 class HostTables:
-    """A `tables.Source` that gives each batch tables of its own, with the rows that it names and no others."""
+    """A `tables.Source` that makes tables for each batch, with only the rows that its lists name."""
 
     def __init__(self, own: Tables, neighbors: np.ndarray, keys: RowFile, values: dict[str, RowFile]) -> None:
         """Reads nothing yet.
 
         Args:
-            own: what belongs to the queries, on the device.
+            own: the queries, on the device.
             neighbors: rows of the memory, int32 `[N, K]`.
             keys: of the memory.
-            values: of each kind.
+            values: of the memory, for each kind.
         """
         self._own, self._neighbors, self._keys, self._values = own, neighbors, keys, values
         self.queries, self.labels = own.queries, own.labels
@@ -156,7 +156,7 @@ class HostTables:
     def _read(self, rows: np.ndarray) -> Tables:
         begin, near = time.perf_counter(), self._neighbors[rows]
         unique, places = np.unique(near, return_inverse=True)
-        # One size, so that there is one compilation: that of a batch whose lists have no row in common.
+        # One size, so that there is one compilation: that of a batch whose lists share no row.
         batch = self._batch(unique, places.reshape(near.shape), min(near.size, len(self._keys)))
         self._meter.rows += len(unique)
         self._meter.size_bytes += len(unique) * sum(file.row_bytes for file in (self._keys, *self._values.values()))
@@ -173,7 +173,7 @@ class HostTables:
         return self._own._replace(**parallel.replicate(read), for_batch=())
 
     def parts(self, rows: np.ndarray, count: int, memory: bool) -> Iterator[tuple[Tables, np.ndarray, int]]:
-        """See `Source`: one batch at a time."""
+        """Yields one batch at a time, see `Source`."""
         read = self._read if memory else self._read_nothing
         with ThreadPoolExecutor(1) as thread:
             coming = collections.deque(thread.submit(read, batch) for batch in rows[: min(_AHEAD, count)])
@@ -193,12 +193,12 @@ class HostTables:
 
 
 def load(task: Task, dtype: str, folder: str) -> dict[str, HostTables]:
-    """Opens a task whose memory stays on the host, and makes its files if they are not there.
+    """Opens a task whose memory stays on the host; writes its files if they do not exist.
 
     Args:
         task: the arrays.
         dtype: of keys and values.
-        folder: below which the files lie, in a folder of the neighbour lists and the type.
+        folder: of all such files, with a subfolder for each set of neighbour lists and dtype.
     """
     place = storage.join(folder, manifest.fingerprint([task.fingerprint, dtype]))
 
@@ -215,7 +215,7 @@ def load(task: Task, dtype: str, folder: str) -> dict[str, HostTables]:
 
 
 def words(rates: list[dict[str, float]]) -> str:
-    """Returns the median of what `Meter.rates` returned, for the summary."""
+    """Returns the medians of results of `Meter.rates` in words, for the summary."""
     rows, size, waited = (
         float(np.median([rate[name] for rate in rates])) for name in ("rows_per_sec", "mb_per_sec", "waited_share")
     )

@@ -1,7 +1,7 @@
 """Images of labelled rows as batches of pixels, read, decoded and augmented in worker processes.
 
-What a batch holds depends on the seed and on its place in the run only: any number of workers gives the same bytes,
-and a run may begin at any step. Which rows an epoch has is left to `sampling`; bytes to `pictures`, pixels to `decode`.
+The contents of a batch depend only on the seed and its place in the run: any number of workers gives the same bytes,
+and a run may begin at any step. `sampling` chooses the rows of an epoch.
 """
 
 import contextlib
@@ -16,19 +16,17 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from configs.base import Config
 from model.data import sampling
 from pipelines.errors import UserError
 from pipelines.images.decode import DecodeError, ImagePreprocess, Picture, decode, prepare
 from pipelines.manifest import Embeddings
-from pipelines.sources import pictures
 
 _CROP_ATTEMPTS = 10
 _BATCHES_AHEAD = 2
 
 
-class Batch(NamedTuple):
-    """What a step is given.
+class ImageBatch(NamedTuple):
+    """The input of a step.
 
     Attributes:
         images: uint8 `[B, S, S, 3]`, RGB.
@@ -41,28 +39,35 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """How training pictures are varied; see the fields of `configs.base.Finetune`."""
+    """How training pictures are augmented; see the fields of `configs.base.Finetune`."""
 
     min_area: float
     max_aspect: float
     flip: bool
 
 
+# The encoded image of a row, by the container and the member that it was read from.
+Read = Callable[[str, str], bytes]
+
+
 class Images:
     """The pictures of one split by row."""
 
-    def __init__(self, config: Config, split: str, preprocess: ImagePreprocess, augment: Augment | None) -> None:
+    def __init__(
+        self, folder: str, read: Read, max_pixels: int, preprocess: ImagePreprocess, augment: Augment | None
+    ) -> None:
         """Reads where each row came from.
 
         Args:
-            config: that the split was embedded with.
-            split: its name.
-            preprocess: what the encoder takes.
-            augment: how pictures are varied; None gives the pixels that were embedded.
+            folder: of the embedded split.
+            read: reads its images again.
+            max_pixels: largest image that is decoded.
+            preprocess: the input of the encoder.
+            augment: how pictures are augmented; None gives the pixels that were embedded.
         """
-        self._config, self._source = config, config.queries[split]
+        self._read, self._max_pixels = read, max_pixels
         self._preprocess, self._augment = preprocess, augment
-        embeddings = Embeddings(config.queries_dir(split))
+        embeddings = Embeddings(folder)
         columns = ["source_shard", "member", "content_key"]
         tables = [embeddings.read(shard, columns).replace_schema_metadata() for shard in embeddings.shard_rows]
         self._table = pa.concat_tables(tables).combine_chunks()
@@ -72,13 +77,13 @@ class Images:
         return self._table.num_rows
 
     def load(self, row: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns a row's pixels, uint8 `[S, S, 3]`; `rng` draws how they are varied.
+        """Returns a row's pixels, uint8 `[S, S, 3]`; `rng` draws the augmentation.
 
         Raises:
-            UserError: if the image is not there any more, or not the one that was embedded.
+            UserError: if the image has gone, or is not the one that was embedded.
         """
         container, member, content_key = (self._table[name][row].as_py() for name in self._table.column_names)
-        data = pictures.read(self._config, self._source, container, member)
+        data = self._read(container, member)
         if hashlib.sha256(data).digest() != content_key:
             raise UserError(
                 f"{container}, {member}: has changed since it was embedded (row {row}); run pipelines.embed again"
@@ -86,26 +91,26 @@ class Images:
         augment = self._augment
         wanted = self._preprocess
         if augment and augment.min_area < 1:
-            # A JPEG may be decoded at a scale that is still fine enough for the smallest crop.
+            # A JPEG may be decoded at the smallest scale that is large enough for the smallest crop.
             wanted = dataclasses.replace(wanted, size=math.ceil(wanted.size / math.sqrt(augment.min_area)))
         try:
-            picture = decode(data, self._config.embed.max_image_pixels, [wanted])
+            picture = decode(data, self._max_pixels, [wanted])
         except DecodeError as error:
             raise UserError(f"{container}, {member}: {error} (row {row}); run pipelines.embed again") from error
         if not augment:
             return prepare(picture, self._preprocess)
         crops = augment.min_area < 1
         pixels = (
-            _random_crop(picture, self._preprocess.size, augment, rng) if crops else prepare(picture, self._preprocess)
+            random_crop(picture, self._preprocess.size, augment, rng) if crops else prepare(picture, self._preprocess)
         )
         return pixels[:, ::-1] if augment.flip and rng.random() < 0.5 else pixels
 
 
-def _random_crop(picture: Picture, size: int, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+def random_crop(picture: Picture, size: int, augment: Augment, rng: np.random.Generator) -> np.ndarray:
     """Returns a crop of random place, area and aspect as uint8 `[size, size, 3]` (Szegedy et al. 2015, section 6)."""
     left, top, right, bottom = picture.box
     width, height = right - left, bottom - top
-    # Where none of the drawn crops fits, the largest central square.
+    # If none of the drawn crops fits, the largest central square.
     crop_width = crop_height = min(width, height)
     x, y = (width - crop_width) / 2, (height - crop_height) / 2
     log_aspect = math.log(augment.max_aspect)
@@ -125,12 +130,12 @@ class Draws:
     """The training row of each place in a run; places count over all epochs."""
 
     def __init__(self, labels: np.ndarray, sampling_name: str, seed: int) -> None:
-        """Takes what decides the order: labels `[N]`, the sampling and the seed of the run."""
+        """Keeps the labels `[N]`, the sampling and the seed of the run, which decide the order."""
         self._labels, self._sampling, self._seed = labels, sampling_name, seed
         self._last = (-1, np.empty(0, np.int64))
 
     def __call__(self, place: int) -> int:
-        """Returns the row; the order of one epoch is kept."""
+        """Returns the row; the order of the last epoch is cached."""
         epoch, offset = divmod(place, len(self._labels))
         number, order = self._last
         if number != epoch:
@@ -140,12 +145,12 @@ class Draws:
 
 
 def in_order(count: int, place: int) -> int:
-    """Returns the row of each place of an evaluation; what fills up the last batch is row 0."""
+    """Returns the row of each place of an evaluation; row 0 fills up the last batch."""
     return place if place < count else 0
 
 
 class _Examples:
-    """What grain reads: the example of each place."""
+    """The example of each place, as grain reads them."""
 
     def __init__(self, images: Images, row_of: Callable[[int], int], seed: int, begin: int, end: int) -> None:
         self._images, self._row_of, self._seed, self._begin, self._end = images, row_of, seed, begin, end
@@ -161,14 +166,14 @@ class _Examples:
 
 
 @contextlib.contextmanager
-def _open(examples: _Examples, batch_size: int, workers: int) -> Iterator[Iterator[Batch]]:
+def _open(examples: _Examples, batch_size: int, workers: int) -> Iterator[Iterator[ImageBatch]]:
     try:
         import grain
         from absl import flags
     except ImportError as error:
-        raise UserError("grain is not installed; pip install 'web-memory[finetune]' brings it") from error
+        raise UserError("grain is not installed; install it by: pip install 'web-memory[finetune]'") from error
     if not flags.FLAGS.is_parsed():
-        # It reads its options from a command line that this program does not have.
+        # grain reads its options from absl flags, which this program does not use.
         flags.FLAGS.mark_as_parsed()
     dataset = grain.MapDataset.source(examples).batch(batch_size, drop_remainder=True)
     # Processes, not threads, share the work, so each reads one image at a time.
@@ -176,8 +181,8 @@ def _open(examples: _Examples, batch_size: int, workers: int) -> Iterator[Iterat
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_BATCHES_AHEAD)
     iterator = iter(stream.mp_prefetch(options))
     try:
-        # A copy, so that the memory shared with a worker is given back at once, whatever a device still reads.
-        yield (Batch(**{name: np.array(array) for name, array in part.items()}) for part in _worded(iterator))
+        # A copy frees the memory shared with a worker at once, even while a device still reads the batch.
+        yield (ImageBatch(**{name: np.array(array) for name, array in part.items()}) for part in _worded(iterator))
     finally:
         iterator.close()
 
@@ -192,32 +197,34 @@ def _worded(iterator: Iterator[Any]) -> Iterator[Any]:
             if "terminated" not in str(error):
                 raise
             raise UserError(
-                f"a worker that decodes images was killed ({error}); run the same command again, it goes on from here"
+                f"a worker that decodes images was killed ({error}); run the same command again to resume"
             ) from error
         yield part
 
 
 def training(
     images: Images, draws: Draws, seed: int, begin: int, end: int, batch_size: int, workers: int
-) -> contextlib.AbstractContextManager[Iterator[Batch]]:
+) -> contextlib.AbstractContextManager[Iterator[ImageBatch]]:
     """Opens the batches of steps `begin` to `end`; the context ends the processes.
 
     Args:
         images: of the training split.
-        draws: which rows.
-        seed: of the run, which also draws how pictures are varied.
+        draws: the rows.
+        seed: of the run, which also draws the augmentation.
         begin: first step.
         end: step after the last.
         batch_size: B.
         workers: processes; 0 to read in this one.
 
     Raises:
-        UserError: while they are read, if an image is not what was embedded, or a process was killed.
+        UserError: while they are read, if an image is not the one that was embedded, or a process was killed.
     """
     return _open(_Examples(images, draws, seed, begin * batch_size, end * batch_size), batch_size, workers)
 
 
-def evaluation(images: Images, batch_size: int, workers: int) -> contextlib.AbstractContextManager[Iterator[Batch]]:
+def evaluation(
+    images: Images, batch_size: int, workers: int
+) -> contextlib.AbstractContextManager[Iterator[ImageBatch]]:
     """Opens all rows in their order; row 0 fills up the last batch. Errors as `training`."""
     count = len(images)
     padded = math.ceil(count / batch_size) * batch_size

@@ -1,7 +1,7 @@
-"""Other memories for a task: some rows of the embedded memory, or the training set, searched exactly.
+"""Other memories for a task: some rows of the embedded memory, or the training set, with exact search.
 
-They are for ablations of some hundred thousand rows, all in memory at once; `index` is for more. Which rows make a
-memory is left to `ablations`.
+They are for ablations with a few hundred thousand rows, all in memory at once; `index` is for more. `ablations` chooses
+the rows.
 """
 
 import dataclasses
@@ -10,14 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.base import Config
+from configs.base import Places
 from model.data.datasets import Split, Task
-from pipelines import schemas
+from pipelines import nearest_neighbors, schemas
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 
 MAX_ROWS = 2_000_000
-_QUERY_BLOCK = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +25,11 @@ class Memory:
 
     Attributes:
         ids: int64 `[M]`.
-        images: SHA-256 of each row's image, `S32` `[M]`.
+        images: SHA-256 of each image, `S32` `[M]`.
         keys: float32 `[M, D]`, unit length.
-        values: for each kind, float32 `[M, V]`.
-        captions: of each row, `[M]`, empty for none.
-        urls: of each row, `[M]`, empty for none.
+        values: float32 `[M, V]` for each kind.
+        captions: str `[M]`, empty for none.
+        urls: str `[M]`, empty for none.
     """
 
     ids: np.ndarray
@@ -65,22 +64,21 @@ class Memory:
         )
 
 
-def load(config: Config, kinds: tuple[str, ...], also: tuple[str, ...] = ()) -> Memory:
-    """Loads the embedded memory.
+def load(folder: str, kinds: tuple[str, ...], also: tuple[str, ...] = ()) -> Memory:
+    """Loads an embedded memory.
 
     Args:
-        config: names its folder.
+        folder: of the memory.
         kinds: of values, such as `text`.
-        also: reasons whose dropped rows are in it all the same.
+        also: rows that were dropped for one of these reasons are included.
 
     Raises:
         UserError: if it is too large for an exact search, or has no such values.
     """
-    embeddings = Embeddings(config.memory_dir)
+    embeddings = Embeddings(folder)
     if embeddings.rows > MAX_ROWS:
         raise UserError(
-            f"{embeddings.folder}: has {embeddings.rows:,} rows; other memories are searched exactly, which is for at "
-            f"most {MAX_ROWS:,}"
+            f"{folder}: has {embeddings.rows:,} rows; ablations of the memory use exact search of at most {MAX_ROWS:,}"
         )
     key = embeddings.encoder("key")
     for kind in kinds:
@@ -97,30 +95,30 @@ def load(config: Config, kinds: tuple[str, ...], also: tuple[str, ...] = ()) -> 
     )
 
 
-def of_training_set(config: Config, task: Task) -> Memory:
-    """Returns the training images as a memory; an image's value is the text embedding of its class's name.
+def of_training_set(places: Places, task: Task) -> Memory:
+    """Returns the training images as a memory; the value of an image is the embedded name of its class.
 
     Raises:
-        UserError: if the task's values are not texts alone, or the names are not embedded.
+        UserError: if the task has other values than text, or the names are not embedded.
     """
     train, kinds = task.splits["train"], tuple(task.values)
     if kinds != ("text",):
-        raise UserError("the training set as memory has names of classes as values; set --config.train.values=text")
-    if "names_text" not in task.classes:
+        raise UserError("the training set as memory has class names as values; set --config.train.values=text")
+    if "text" not in task.name_vectors:
         raise UserError("the names of the classes are not embedded; set --config.class_names and run pipelines.embed")
     return Memory(
         ids=-1 - np.arange(len(train.labels)),
-        images=images(config, "train"),
+        images=images(places.queries("train")),
         keys=train.queries,
-        values={"text": task.classes["names_text"][train.labels].astype(np.float32)},
+        values={"text": task.name_vectors["text"][train.labels].astype(np.float32)},
         captions=np.array(task.class_names, object)[train.labels],
         urls=np.full(len(train.labels), "", object),
     )
 
 
-def images(config: Config, split: str) -> np.ndarray:
-    """Returns the SHA-256 of the images of a split, `S32` `[N]`."""
-    embeddings = Embeddings(config.queries_dir(split))
+def images(folder: str) -> np.ndarray:
+    """Returns the SHA-256 of the images of an embedded split, `S32` `[N]`."""
+    embeddings = Embeddings(folder)
     parts = [schemas.content_keys(embeddings.read(s, ["content_key"])["content_key"]) for s in embeddings.shard_rows]
     return np.concatenate(parts)
 
@@ -132,34 +130,17 @@ def search(queries: np.ndarray, keys: np.ndarray, k: int, hidden: np.ndarray) ->
         queries: float32 `[N, D]`.
         keys: float32 `[M, D]`.
         k: length of the lists.
-        hidden: pairs of a query's and a key's row that are left out, int64 `[P, 2]`, ascending.
+        hidden: pairs of a query row and a key row that are left out, int64 `[P, 2]`, ascending.
 
     Returns:
         Rows int32 `[N, k]` and scores float32 `[N, k]`, descending, ties by row; -1 and -inf where there are fewer.
     """
-    rows = np.full((len(queries), k), -1, np.int32)
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    if not len(keys):
-        return rows, scores
-    width = min(k, len(keys))
-    for first in range(0, len(queries), _QUERY_BLOCK):
-        block = queries[first : first + _QUERY_BLOCK] @ keys.T
-        mine = hidden[np.searchsorted(hidden[:, 0], first) : np.searchsorted(hidden[:, 0], first + len(block))]
-        block[mine[:, 0] - first, mine[:, 1]] = -np.inf
-        # Whatever ties with the last place is sorted too, so that the lowest rows are kept.
-        last = np.partition(block, len(keys) - width, axis=1)[:, len(keys) - width]
-        query, row = np.nonzero((block >= last[:, None]) & np.isfinite(block))
-        order = np.lexsort((row, -block[query, row], query))
-        query, row = query[order], row[order]
-        place = np.arange(len(query)) - np.searchsorted(query, query)
-        kept = place < width
-        query, row, place = query[kept], row[kept], place[kept]
-        rows[first + query, place], scores[first + query, place] = row, block[query, row]
-    return rows, scores
+    rows, scores = nearest_neighbors.search(queries, keys, k, hidden=hidden)
+    return rows.astype(np.int32), scores
 
 
 def _same(queries: np.ndarray, memory: np.ndarray) -> np.ndarray:
-    """Returns the pairs of rows that are one image, `[P, 2]`, ascending."""
+    """Returns the pairs of rows that have the same image, `[P, 2]`, ascending."""
     order = np.argsort(memory, kind="stable")
     begin = np.searchsorted(memory, queries, "left", sorter=order)
     end = np.searchsorted(memory, queries, "right", sorter=order)
@@ -167,25 +148,27 @@ def _same(queries: np.ndarray, memory: np.ndarray) -> np.ndarray:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def retrieve(config: Config, task: Task, memory: Memory, k: int, exclude_same_image: bool) -> Task:
-    """Returns the task with lists out of another memory.
+def retrieve(places: Places, task: Task, memory: Memory, k: int, exclude_same_image: bool) -> Task:
+    """Returns the task with lists of neighbours from another memory.
 
     Args:
-        config: names the folders of the queries.
-        task: whose queries look neighbours up.
-        memory: that is searched.
+        places: of the embedded queries.
+        task: with the queries.
+        memory: the memory to search.
         k: length of the lists.
-        exclude_same_image: whether rows with the bytes of the query's image are left out: of a memory that is the
-            training set, an image's own entry.
+        exclude_same_image: whether rows with the bytes of the query's image are left out. In a memory that is the
+            training set, that is the image's own entry.
 
     Raises:
-        UserError: if nothing is in it.
+        UserError: if the memory is empty.
     """
     if not len(memory):
         raise UserError("this memory has no rows; choose others")
     splits = {}
     for name, split in task.splits.items():
-        hidden = _same(images(config, name), memory.images) if exclude_same_image else np.empty((0, 2), np.int64)
+        hidden = (
+            _same(images(places.queries(name)), memory.images) if exclude_same_image else np.empty((0, 2), np.int64)
+        )
         rows, scores = search(split.queries, memory.keys, k, hidden)
         mask = rows >= 0
         lists = (np.where(mask, rows, 0), np.where(mask, scores, 0).astype(np.float32), mask)

@@ -14,7 +14,7 @@ AXIS = "data"
 
 @functools.cache
 def mesh() -> Mesh | None:
-    """Returns the devices in a row, None if there is one only."""
+    """Returns the devices as a one-dimensional mesh, None if there is only one."""
     devices = jax.local_devices()
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,)) if len(devices) > 1 else None
 
@@ -26,18 +26,18 @@ def check(batch_size: int, field: str) -> None:
 
 
 def whole() -> NamedSharding | None:
-    """Returns the placement of what each device holds all of; None leaves it to JAX."""
+    """Returns the placement of arrays that each device has a whole copy of; None for JAX's default."""
     devices = mesh()
     return NamedSharding(devices, PartitionSpec()) if devices else None
 
 
 def replicate(tree: Any) -> Any:
-    """Puts arrays on every device; NumPy's may be used as they lie, so nobody may write to them later."""
+    """Puts arrays on every device; NumPy arrays may be used without a copy, so they must not be written to later."""
     return jax.device_put(tree, whole(), may_alias=True)
 
 
 def split(tree: Any) -> Any:
-    """Inside jit, splits arrays among devices along their first axis."""
+    """Inside jit, splits arrays among the devices along their first axis."""
     devices = mesh()
     return jax.lax.with_sharding_constraint(tree, NamedSharding(devices, PartitionSpec(AXIS))) if devices else tree
 

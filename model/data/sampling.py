@@ -1,4 +1,4 @@
-"""Which training rows make the batch of each step; depends on seed and step only, so that any step can be repeated."""
+"""Which training rows form the batch of each step; it depends only on seed and step, so any step can be repeated."""
 
 import dataclasses
 import math
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Power of a class's size that the share of its images in an epoch is proportional to.
+# The share of a class's images in an epoch is proportional to this power of its size.
 SAMPLINGS = {"uniform": 1.0, "square_root": 0.5, "balanced": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of the steps in which batches are drawn from some of the rows.
+    """A range of steps whose batches are drawn from some of the rows.
 
     Attributes:
-        first: step that the stage begins with; it ends where the next one begins.
+        first: step at which the stage begins; it ends where the next one begins.
         rows: of the training set, int `[n]`.
     """
 
@@ -26,8 +26,8 @@ class Stage:
 def epoch_rows(labels: np.ndarray, sampling: str, seed: int, epoch: int) -> np.ndarray:
     """Returns the rows of one epoch in their order, int64 `[N]`, drawn from `(seed, epoch)`.
 
-    `uniform`: a permutation. Else N draws with replacement, of a class with the probability n_c^q / sum n^q, q = 1/2
-    for `square_root`, 0 for `balanced` (Kang et al., ICLR 2020, eq. 1), and of the class's images with the same.
+    `uniform`: a permutation. Otherwise N draws with replacement: class c has probability n_c^q / sum n^q, with q = 1/2
+    for `square_root` and 0 for `balanced` (Kang et al., ICLR 2020, eq. 1), and its images are equally likely.
 
     Args:
         labels: int32 `[N]`.
@@ -57,7 +57,7 @@ def batch_rows(
 ) -> np.ndarray:
     """Returns the rows of the batches of steps `begin` to `end`, int32 `[end - begin, B]`.
 
-    Batches run on over the end of an epoch, so that all have the same size. Epochs of a stage are of its rows.
+    Batches continue across the end of an epoch, so that all have the same size. A stage has epochs of its own rows.
 
     Args:
         labels: int32 `[N]`.
@@ -66,7 +66,7 @@ def batch_rows(
         begin: first step.
         end: step after the last.
         batch_size: B.
-        stages: in their order, the first from step 0; without any, all steps draw from all rows.
+        stages: in order, the first from step 0; without stages, all steps draw from all rows.
     """
     stages = stages or (Stage(0, np.arange(len(labels))),)
     parts = []

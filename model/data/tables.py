@@ -1,12 +1,12 @@
 """The task in device memory, standardized once; batches are gathered from it inside the jitted step.
 
-A memory that is larger than that stays on the host: `host_tables`, which gives each batch the rows it names.
+A larger memory stays on the host: `host_tables` gives each batch the rows that it names.
 """
 
 import functools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +17,23 @@ from model.data.batch import Batch, Rows, standardize
 from model.data.datasets import Task
 from model.data.vectors import Vectors, chunks
 
-# Of what XLA takes without a copy.
+# Bytes of alignment of arrays that XLA uses without a copy.
 _ALIGNMENT = 64
 
 
 class Tables(NamedTuple):
-    """One split and the memory that it shares with the others.
+    """One split, and the memory that all splits share.
 
     Attributes:
         queries: standardized, `[N, D]`.
         labels: int32 `[N]`.
-        neighbors: rows of keys and values, int32 `[N, K]`; of tables for one batch those of its queries, `[B, K]`.
+        neighbors: rows of keys and values, int32 `[N, K]`; in tables for one batch those of its queries, `[B, K]`.
         scores: similarity of query and key, `[N, K]`.
         mask: false where a list is padded, `[N, K]`.
         keys: standardized, `[M, D]`.
         values: standardized, for each kind `[M, V]`.
-        classes: see `Batch`.
-        for_batch: something, None or not, since it is seen inside jit: whether the tables are for one batch.
+        prepared: by head, the arrays that its `prepare` made.
+        for_batch: () if the tables are for one batch, else None: jit sees the structure, not a bool.
     """
 
     queries: jax.Array
@@ -43,32 +43,32 @@ class Tables(NamedTuple):
     mask: jax.Array
     keys: jax.Array
     values: dict[str, jax.Array]
-    classes: dict[str, jax.Array]
+    prepared: dict[str, Any]
     for_batch: tuple[()] | None = None
 
-    def gather(self, rows: jax.Array) -> Batch:
-        """Returns the queries of `rows` `[B]` with what they retrieved."""
+    def gather(self, rows: jax.Array, head: str = "") -> Batch:
+        """Returns the queries of `rows` `[B]` with their neighbours, and with what is prepared for a head."""
         near = self.neighbors[rows] if self.for_batch is None else parallel.split(self.neighbors)
         keys = Rows(self.keys, near)
         values = {kind: Rows(value, near) for kind, value in self.values.items()}
         batch = Batch(
             queries=self.queries[rows],
-            # Not gathered at all, inside jit, by a head that reads the rows.
+            # Inside jit these are never gathered for a head that reads the rows.
             keys=keys.gather(),
             values={kind: value.gather() for kind, value in values.items()},
             scores=self.scores[rows],
             mask=self.mask[rows],
-            classes=self.classes,
+            prepared=self.prepared.get(head),
         )
-        # An accelerator gathers once for all layers; a cache is too small for that.
+        # An accelerator gathers once for all layers; a CPU's cache is too small for that.
         return batch._replace(key_rows=keys, value_rows=values) if jax.default_backend() == "cpu" else batch
 
     def parts(self, rows: np.ndarray, count: int, memory: bool) -> Iterator[tuple["Tables", np.ndarray, int]]:
-        """See `Source`: all batches at once."""
+        """Yields all batches at once, see `Source`."""
         yield self, rows, count
 
     def rates(self) -> dict[str, float]:
-        """See `Source`: nothing is read."""
+        """Returns {}, see `Source`."""
         return {}
 
 
@@ -84,22 +84,22 @@ class Source(Protocol):
         """As in `Tables`."""
 
     def parts(self, rows: np.ndarray, count: int, memory: bool) -> Iterator[tuple[Tables, np.ndarray, int]]:
-        """Yields tables, the batches that can be gathered from them, and how many of these are wanted.
+        """Yields tables, the batches that can be gathered from them, and how many of these batches count.
 
         Args:
-            rows: of the split, int32 `[n, B]`; parts are always of the same shapes for the same `[n, B]`.
-            count: of these batches, the first, are wanted.
-            memory: whether keys and values are read; without, they are of some row of the memory.
+            rows: of the split, int32 `[n, B]`; parts have the same shapes for the same `[n, B]`.
+            count: the first so many batches count.
+            memory: whether keys and values are read; if not, they are those of an arbitrary row.
         """
 
     def rates(self) -> dict[str, float]:
-        """Returns how fast the memory was read since the last call, see `host_tables.Meter`; {} if it was not."""
+        """Returns how fast the memory was read since the last call (`host_tables.Meter`); {} if nothing was read."""
 
 
-def _empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
-    """Returns an array that XLA takes as it is on a CPU.
+def aligned_empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
+    """Returns an array that XLA uses without a copy on a CPU.
 
-    It is NumPy's since NumPy asks for huge pages, from which rows at random are read up to 1.4 times as fast.
+    NumPy allocates it because NumPy asks for huge pages, from which random rows are read up to 1.4 times as fast.
     """
     bytes_ = math.prod(shape) * jnp.dtype(dtype).itemsize
     room = np.empty(bytes_ + _ALIGNMENT, np.uint8)
@@ -113,17 +113,17 @@ def _standardize(chunk: jax.Array, dtype: str) -> jax.Array:
 
 
 def standardized(vectors: Vectors, dtype: str) -> jax.Array:
-    """Returns all rows `[M, V]`, standardized, on every device; nothing but a chunk of them is held twice on a CPU."""
-    table = _empty(vectors.shape, dtype)
+    """Returns all rows `[M, V]`, standardized, on every device; on a CPU only a chunk of them is in memory twice."""
+    table = aligned_empty(vectors.shape, dtype)
     for first, chunk in chunks(vectors):
         table[first : first + len(chunk)] = _standardize(chunk, dtype)
     return parallel.replicate(table)
 
 
 def of_queries(task: Task) -> dict[str, Tables]:
-    """Returns what belongs to the queries of each split, with no neighbours, keys and values."""
+    """Returns the queries of each split and what is prepared, without neighbours, keys and values."""
     device_standardize = jax.jit(standardize)
-    classes = {name: jnp.asarray(value) for name, value in task.classes.items()}
+    prepared = jax.tree.map(jnp.asarray, dict(task.prepared))
     nothing = jnp.zeros((0, 0))
     loaded = {
         name: Tables(
@@ -134,7 +134,7 @@ def of_queries(task: Task) -> dict[str, Tables]:
             mask=jnp.asarray(split.mask),
             keys=nothing,
             values={},
-            classes=classes,
+            prepared=prepared,
         )
         for name, split in task.splits.items()
     }

@@ -1,6 +1,6 @@
 """Vectors of the memory that stay in their files until they are read, some rows at a time.
 
-What is made of them, on the device or in files of its own, is left to `tables` and `host_tables`.
+`tables` puts them on the device, `host_tables` into files of its own.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ class Column:
     """One column of vectors of all memory rows that some list names, in their order.
 
     Attributes:
-        lists: whose memory it is.
+        lists: the neighbour lists that name the rows.
         name: of the column.
     """
 
@@ -35,12 +35,12 @@ class Column:
         return self.shape[0]
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yields consecutive rows, float32 `[n, V]`, of all files one after the other."""
+        """Yields consecutive rows, float32 `[n, V]`, file after file."""
         for table in self.lists.memory_chunks([self.name]):
             yield schemas.to_matrix(table[self.name]).astype(np.float32, copy=False)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Returns rows, float32 `[.., V]`, of an integer array `[..]`; reads the files once and holds these only."""
+        """Returns rows, float32 `[.., V]`, of an integer array `[..]`; reads the files once and keeps only these."""
         wanted, places = np.unique(rows, return_inverse=True)
         found = np.empty((len(wanted), self.shape[1]), np.float32)
         for first, chunk in chunks(self):
@@ -58,13 +58,14 @@ class Column:
 
 Vectors = np.ndarray | Column
 
-_CHUNK_ROWS = schemas.ROW_GROUP_ROWS
+# Rows of an array that are read at a time.
+CHUNK_ROWS = schemas.ROW_GROUP_ROWS
 
 
 def chunks(vectors: Vectors) -> Iterator[tuple[int, np.ndarray]]:
     """Yields consecutive rows `[n, V]` of vectors `[M, V]`, each with the number of the first."""
     if isinstance(vectors, np.ndarray):
-        yield from ((first, vectors[first : first + _CHUNK_ROWS]) for first in range(0, len(vectors), _CHUNK_ROWS))
+        yield from ((first, vectors[first : first + CHUNK_ROWS]) for first in range(0, len(vectors), CHUNK_ROWS))
         return
     first = 0
     for chunk in vectors.chunks():

@@ -1,10 +1,12 @@
-"""What heads share: the linear classifier, dropout, and how lists are thinned while training."""
+"""The linear classifier on the query alone, and what the other heads share with it."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from configs.base import Train
 from model.data.batch import Batch, Output, standardize
+from model.heads.base import Head
 
 
 def dropout(x: jax.Array, rate: jax.Array | float, rng: jax.Array | None) -> jax.Array:
@@ -15,13 +17,13 @@ def dropout(x: jax.Array, rate: jax.Array | float, rng: jax.Array | None) -> jax
 
 
 def thin(batch: Batch, share: float, random_k: bool, rng: jax.Array | None) -> Batch:
-    """Leaves out neighbours by the mask; does nothing without `rng`.
+    """Masks out some of the neighbours; does nothing without `rng`.
 
     Args:
         batch: B queries with K neighbours, the nearest first.
-        share: of the neighbours that is left out, each on its own.
-        random_k: whether each list is cut to its first k', drawn evenly from 1 to K.
-        rng: key of the step, which the classifier's dropout uses, too.
+        share: probability that a neighbour is left out, for each on its own.
+        random_k: whether each list is cut to its first k', drawn uniformly from 1 to K.
+        rng: key of the step, which the classifier's dropout uses as well.
     """
     if rng is None:
         return batch
@@ -32,6 +34,14 @@ def thin(batch: Batch, share: float, random_k: bool, rng: jax.Array | None) -> B
         length = jax.random.randint(jax.random.fold_in(rng, 2), (mask.shape[0], 1), 1, mask.shape[1] + 1)
         mask &= jnp.arange(mask.shape[1]) < length
     return batch._replace(mask=mask)
+
+
+def learned(module: nn.Module, name: str, first: float, shape: tuple[int, ...] = ()) -> jax.Array:
+    """Returns a learned factor of a module, `shape`, all `first` before the first step.
+
+    The parameter is relative to that value, so that a step of the optimiser changes the factor by a fair share of it.
+    """
+    return first * module.param(name, nn.initializers.ones, shape)
 
 
 class Linear(nn.Module):
@@ -45,3 +55,11 @@ class Linear(nn.Module):
         features = standardize(batch.queries)
         logits = nn.Dense(self.num_classes, name="classifier")(dropout(features, rate, rng))
         return Output(logits, features, jnp.zeros((len(features), 0)))
+
+
+def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
+    """Returns the head."""
+    return Linear(num_classes)
+
+
+HEAD = Head("linear", build, needs_neighbors=False, needs_text=False)

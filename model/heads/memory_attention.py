@@ -1,8 +1,8 @@
 """The memory attention module: one layer that reads a query's neighbours and keeps what matters.
 
 Linear projections are absorbed: `(W_Q z).(W_K m) = (W_K^T W_Q z).m` and `sum_j a_j W_V v_j = W_V (sum_j a_j v_j)`,
-so no neighbour is ever projected and a step costs `O(B D A + B K D)` instead of `O(B K D A)`. What is left is bound by
-memory: `model.heads.pooling` reads the neighbours.
+so no neighbour is ever projected and a step costs `O(B D A + B K D)` instead of `O(B K D A)`. What remains is bound by
+memory bandwidth: `model.heads.pooling` reads the neighbours.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ _SMALL_INIT = 1e-2
 
 
 def masked_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax over the last axis of `logits`, zero where `mask` is false; all zero where nothing is left."""
+    """Softmax over the last axis of `logits`, zero where `mask` is false; all zero where the mask is empty."""
     return softmax(jnp.where(mask, logits, -jnp.inf))
 
 
-def _bringing(wanted: jax.Array, project: jax.Array) -> tuple[Initializer, Initializer]:
-    """Returns initializers of W_O and its bias that give `[v, 1] wanted`, as near as W_V's width allows.
+def _fitted(wanted: jax.Array, project: jax.Array) -> tuple[Initializer, Initializer]:
+    """Returns initializers of W_O and its bias whose output is `[v, 1] wanted`, as closely as W_V's width allows.
 
     Args:
         wanted: `[V + 1, D]`.
@@ -42,17 +42,18 @@ def _bringing(wanted: jax.Array, project: jax.Array) -> tuple[Initializer, Initi
 class MemoryAttention(nn.Module):
     """One layer `z + W_O sum_j a_j W_V LN(v_j)` (method.md; Iscen et al., CVPR 2023; the details are inferred).
 
-    Products are in the type of the keys and values, which may be bfloat16; parameters, sums and softmax in float32.
+    Products have the dtype of the keys and values, which may be bfloat16; parameters, sums and softmax are float32.
 
     Attributes:
-        attention_dim: width A of the query and key projections of one head; 0 for none: attention by the scaled cosine.
-        value_dim: width of the value projections of all heads together.
-        num_heads: heads H.
-        start: `similarity`: attention starts at `softmax(scale * cos(z_0, m_j))`; `random`: from random projections.
-        similarity_scale: first value of the learned scale.
-        value_scale: size of what W_O W_V makes of values at first, in that of z; 0: W_O starts at zero.
+        attention_dim: width A of the query and key projections of one attention head; 0 for none: attention by the
+            scaled cosine.
+        value_dim: width of the value projections of all attention heads together.
+        num_heads: attention heads H.
+        start: `similarity`: attention starts at `softmax(scale * cos(z_0, m_j))`; `random`: at random projections.
+        similarity_scale: first value of the learned factor on query-key cosines (inverse temperature).
+        value_scale: first size of `W_O W_V v`, relative to z; 0: W_O starts at zero.
         uniform: `a_j = 1 / K` instead of attention: mean k-NN.
-        null_slot: attention has one entry more, whose value is zero and whose cosine is learned, 0 at first.
+        null_slot: attention has an extra entry, whose value is zero and whose cosine is learned, 0 at first.
         feed_forward: hidden width of a residual network after the attention; 0 for none.
     """
 
@@ -80,16 +81,16 @@ class MemoryAttention(nn.Module):
 
         Args:
             z: float32 `[B, D]`.
-            keys: standardized, `[B, K, D]`, or where they lie.
-            values: standardized, for each kind `[B, K, V]`, or where they lie.
+            keys: standardized, `[B, K, D]`, or `Rows` of that shape.
+            values: standardized, for each kind `[B, K, V]`, or `Rows` of that shape.
             scores: similarity of query and key, `[B, K]`.
             mask: false where a list is padded, `[B, K]`.
-            predicted: of each kind of values what `value_start.fit` returns; only read for first parameters, and only
-                with `value_scale`.
+            predicted: for each kind of values the result of `value_start.fit`; only read to initialize parameters, and
+                only with `value_scale`.
 
         Returns:
             The refined embeddings `[B, D]` and the attention weights `[B, H, K]`, which sum to less than 1 where the
-            null slot has a part.
+            null slot has weight.
         """
         dim = z.shape[-1]
         absorbed, bias = None, jnp.zeros((*mask.shape, self.num_heads))
@@ -107,7 +108,7 @@ class MemoryAttention(nn.Module):
             heads = product("bhv,hvd->bhd", pooled[kind], project, value.dtype).reshape(len(z), -1)
             kernel = bias = nn.initializers.zeros
             if self.value_scale:
-                kernel, bias = _bringing(self.value_scale * predicted[kind], project)
+                kernel, bias = _fitted(self.value_scale * predicted[kind], project)
             total += self._dense(heads, dim, f"output_{kind}", kernel, value.dtype, bias)
         z = z + total
         if self.feed_forward:
@@ -131,7 +132,7 @@ class MemoryAttention(nn.Module):
         return nn.Dense(width, kernel_init=kernel, bias_init=bias, name=name, dot_general=dot_general)(x)
 
     def _query(self, z: jax.Array, dtype: jnp.dtype, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns what keys are multiplied by `[B, H, D]`, and what is added to that `[B, K, H]`."""
+        """Returns the vectors that keys are multiplied by `[B, H, D]`, and the bias of these products `[B, K, H]`."""
         dim, similar = z.shape[-1], self.start == "similarity"
         absorbed = None
         if self.attention_dim:
@@ -142,6 +143,6 @@ class MemoryAttention(nn.Module):
             key = self.param("key", fan_in, shape)
             projected = product("bd,dha->bha", standardize(z), query, dtype)
             absorbed = product("bha,dha->bhd", projected, key, dtype) / jnp.sqrt(self.attention_dim)
-        # Relative to its first value, so that a step of the optimiser changes it by a fair share.
+        # As `linear.learned`, but a random start has no part of the cosine.
         relative = self.param("scale", nn.initializers.constant(1.0 if similar else 0.0), (self.num_heads,))
         return absorbed, self.similarity_scale * relative * scores[..., None]

@@ -1,18 +1,22 @@
 """The head that reads the names of the classes, `mam_names`: ours, not the paper's (docs/method.md).
 
-Two answers that need no labels, what the memory shows under each name (`name_prior`) and which classes the captions
-of the neighbours name, and a linear classifier that learns what they miss. All three are logits that are added.
+Two answers need no labels: what the memory shows under each name (`name_prior`), and which classes the captions of the
+neighbours name. A linear classifier learns what they miss. All three are logits, which are added.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from configs.base import Names
+from configs.base import Names, Train
 from model.data.batch import Batch, Output, standardize
-from model.heads.linear import dropout, thin
+from model.data.datasets import Task
+from model.heads.base import Head
+from model.heads.linear import dropout, learned, thin
 from model.heads.memory_attention import masked_softmax
-from model.prepare.name_prior import cosines, posterior
+from model.prepare import name_prior
+from model.prepare.name_prior import NamePrior, cosines, posterior
+from pipelines.errors import UserError
 
 
 class NameHead(nn.Module):
@@ -21,8 +25,8 @@ class NameHead(nn.Module):
     Attributes:
         num_classes: C.
         names: the scalars, or their first values.
-        neighbor_dropout: share of the neighbours that is left out of each list while training.
-        random_k: whether lists are cut to a random length while training.
+        neighbor_dropout: share of the neighbours that is left out of each list in training.
+        random_k: whether lists are cut to a random length in training.
     """
 
     num_classes: int
@@ -30,28 +34,45 @@ class NameHead(nn.Module):
     neighbor_dropout: float
     random_k: bool
 
-    def _scalar(self, name: str, first: float) -> jax.Array:
-        # Relative to its first value, so that a step of the optimiser changes it by a fair share.
-        return first * self.param(name, nn.initializers.ones, ())
-
     @nn.compact
     def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
-        """Returns logits, and as weights how much each neighbour speaks for the classes that are predicted."""
+        """Returns logits, and as weights how much each neighbour speaks for the predicted classes."""
         batch = thin(batch, self.neighbor_dropout, self.random_k, rng)
-        first, whitening, means = self.names, batch.classes["name_whitening"], batch.classes["name_means"]
-        y = standardize(batch.queries) @ whitening[:-1] + whitening[-1]
-        # What is the same for all classes is left out.
-        prior = y @ means.T - jnp.square(means).sum(-1) / 2
+        first = self.names
+        known: NamePrior = batch.prepared
+        y = standardize(batch.queries) @ known.whitening[:-1] + known.whitening[-1]
+        # Terms that are the same for all classes are omitted.
+        prior = y @ known.means.T - jnp.square(known.means).sum(-1) / 2
         classifier = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="classifier")
-        attention = masked_softmax(self._scalar("similarity", first.similarity_scale) * batch.scores, batch.mask)
-        named = posterior(
-            cosines(batch.values["text"], standardize(batch.classes["names_text"])), first.temperature, first.threshold
-        )
+        attention = masked_softmax(learned(self, "similarity", first.similarity_scale) * batch.scores, batch.mask)
+        named = posterior(cosines(batch.values["text"], standardize(known.names)), first.temperature, first.threshold)
         votes = jnp.einsum("bk,bkc->bc", attention, named)
         logits = (
             classifier(dropout(y, rate, rng))
-            + self._scalar("prior", first.prior_scale) * prior
-            + self._scalar("vote", first.vote_weight) * jnp.log(votes + first.smoothing)
+            + learned(self, "prior", first.prior_scale) * prior
+            + learned(self, "vote", first.vote_weight) * jnp.log(votes + first.smoothing)
         )
         speaks = attention * jnp.einsum("bkc,bc->bk", named, jax.nn.softmax(logits))
         return Output(logits, y, speaks / jnp.maximum(speaks.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny))
+
+
+def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
+    """Returns the head."""
+    return NameHead(num_classes, train.names, train.neighbor_dropout, train.random_k)
+
+
+def prepare(task: Task, train: Train) -> NamePrior:
+    """Returns what the memory shows under the names."""
+    return name_prior.make(task, train.names)
+
+
+def check(task: Task, train: Train) -> None:
+    """Raises a `UserError` if there are no embedded class names."""
+    if "text" not in task.name_vectors:
+        raise UserError(
+            "--config.train.heads: mam_names reads the names of the classes and none are embedded; set "
+            "--config.class_names and run pipelines.embed again with a text encoder"
+        )
+
+
+HEAD = Head("mam_names", build, needs_neighbors=True, needs_text=True, attends=True, prepare=prepare, check=check)

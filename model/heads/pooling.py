@@ -1,8 +1,8 @@
-"""Attention over neighbours that are gathered as they are read, so that they never fill memory.
+"""Attention over neighbours that are gathered while they are read, so that they never fill memory.
 
-The reads of the K neighbours are what a step waits for. On a CPU some queries are taken at a time, whose neighbours
-stay in its cache; the backward pass gathers them again, which is cheaper than to have kept them. On accelerators the
-whole batch is one slice.
+A step waits for the reads of the K neighbours. A CPU works on a few queries at a time, whose neighbours stay in its
+cache; the backward pass gathers them again, which is cheaper than keeping them. On accelerators the whole batch is one
+slice.
 """
 
 from typing import Any
@@ -13,22 +13,23 @@ import jax.numpy as jnp
 from model.data import parallel
 from model.data.batch import Rows
 
-# Neighbours of this many queries lie in the cache of a core (k 100, d 768, float32: 1.2 MB of keys at a time).
+# The neighbours of this many queries fit into the cache of a core (k 100, d 768, float32: 1.2 MB of keys at a time).
 SLICE_QUERIES = 4
-_EPSILON = 1e-6
+# Smallest divisor of a softmax, so that an empty list has weights of 0.
+_SMALLEST_SUM = 1e-6
 
 _Values = dict[str, Any]
 
 
 def softmax(logits: jax.Array, axis: int = -1) -> jax.Array:
-    """Softmax over an axis of `logits`, zero where they are -inf; all zero where nothing is left."""
+    """Softmax over an axis of `logits`, zero where they are -inf; all zero where all are."""
     largest = jnp.max(logits, axis=axis, keepdims=True)
     exponents = jnp.exp(logits - jnp.where(jnp.isfinite(largest), largest, 0))
-    return exponents / jnp.maximum(exponents.sum(axis, keepdims=True), _EPSILON)
+    return exponents / jnp.maximum(exponents.sum(axis, keepdims=True), _SMALLEST_SUM)
 
 
 def _for_each_query(function: Any, tables: Any, queries: Any) -> Any:
-    """Maps `function(tables, one query's part of queries)` over queries, on each device over its own."""
+    """Maps `function(tables, one query's part of queries)` over queries, on each device over its own share."""
 
     def map_(tables: Any, queries: Any) -> Any:
         if jax.default_backend() == "cpu":
@@ -39,10 +40,10 @@ def _for_each_query(function: Any, tables: Any, queries: Any) -> Any:
 
 
 def _split(rows: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Returns of keys or values what all queries share, and what is a query's own."""
-    lie = [isinstance(r, Rows) for r in rows]
-    shared = [r.table if there else None for r, there in zip(rows, lie, strict=True)]
-    return shared, [r.places if there else r for r, there in zip(rows, lie, strict=True)]
+    """Splits keys or values into the tables that all queries share, None for none, and each query's own part."""
+    in_table = [isinstance(r, Rows) for r in rows]
+    shared = [r.table if there else None for r, there in zip(rows, in_table, strict=True)]
+    return shared, [r.places if there else r for r, there in zip(rows, in_table, strict=True)]
 
 
 def _read(table: jax.Array | None, own: jax.Array) -> jax.Array:
@@ -53,7 +54,7 @@ def product(formula: str, x: jax.Array, other: jax.Array, dtype: jnp.dtype) -> j
     """Returns `einsum(formula, x, other)` of factors in `dtype`, summed and returned in float32."""
     x, other = x.astype(dtype), other.astype(dtype)
     if jax.default_backend() == "cpu":
-        # It has no product of bfloat16; that of the rounded factors in float32 is the same.
+        # It has no bfloat16 product; the float32 product of the rounded factors is the same.
         x, other = x.astype(jnp.float32), other.astype(jnp.float32)
     return jnp.einsum(formula, x, other, preferred_element_type=jnp.float32)
 
@@ -87,8 +88,8 @@ def attend(absorbed: jax.Array | None, bias: jax.Array, keys: Any, values: _Valu
             logits += _pad(_dot("hd,kd->kh", absorbed, _read(tables[0], own[0])), len(logits))
         weights = softmax(logits, axis=0)
         pooled = {}
-        for kind, *lie in zip(values, tables[1:], own[1:], strict=True):
-            rows = _read(*lie)
+        for kind, *place in zip(values, tables[1:], own[1:], strict=True):
+            rows = _read(*place)
             pooled[kind] = _dot("hk,kv->hv", weights[: len(rows)].T, rows)
         return pooled, weights
 
@@ -106,8 +107,8 @@ def _backward(saved: Any, gradients: tuple[_Values, jax.Array]) -> tuple[Any, An
 
     def one(tables: list[Any], query: Any) -> Any:
         weights, pooled, slopes, own = query
-        for kind, *lie in zip(values, tables[1:], own[1:], strict=True):
-            slopes += _pad(_dot("hv,kv->kh", pooled[kind], _read(*lie)), len(slopes))
+        for kind, *place in zip(values, tables[1:], own[1:], strict=True):
+            slopes += _pad(_dot("hv,kv->kh", pooled[kind], _read(*place)), len(slopes))
         logits = weights * (slopes - (weights * slopes).sum(0))
         if not has_keys:
             return None, logits

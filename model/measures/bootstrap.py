@@ -1,7 +1,7 @@
 """Paired bootstrap intervals of differences between methods that were measured on the same test images.
 
-What an interval covers is the choice of test images; predictions are averaged over seeds first, and how far seeds
-differ is told by their standard deviation. Which methods are compared is left to `evaluate`.
+An interval covers the choice of test images. Results are averaged over seeds first; the spread between seeds is
+reported as a standard deviation. `reports.results` chooses the methods to compare.
 """
 
 import numpy as np
@@ -10,20 +10,21 @@ from model.measures.metrics import GROUPS
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-_BLOCK_ENTRIES = 1 << 22
+# Test images of all resamples in a block.
+BLOCK_ENTRIES = 1 << 22
 
 
 def resample(
     right: np.ndarray, labels: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Measures methods on test sets that are drawn, with replacement, from the test images.
+    """Measures methods on resamples of the test images, drawn with replacement.
 
     All methods are measured on the same draws, so that differences of the returned figures are paired (Efron and
     Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13). A class that a draw misses is left out of its
     group's mean.
 
     Args:
-        right: share of the seeds that are right about an image, `[H, N]`, for each of H methods.
+        right: share of the seeds that predict an image correctly, `[H, N]`, for each of H methods.
         labels: `[N]`.
         groups: of each class, `[C]`.
         resamples: R.
@@ -39,7 +40,7 @@ def resample(
     count, group_of = right.shape[1], groups[classes]
     columns = ["all", *(group for group in GROUPS if (group_of == group).any())]
     result = {column: np.empty((resamples, len(right))) for column in columns}
-    block = max(1, _BLOCK_ENTRIES // count)
+    block = max(1, BLOCK_ENTRIES // count)
     for first in range(0, resamples, block):
         rows = slice(first, min(first + block, resamples))
         size = rows.stop - rows.start

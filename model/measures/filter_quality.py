@@ -1,6 +1,6 @@
-"""Whether attention filters: how much of it lies on neighbours that are about the query's class.
+"""How well attention filters: how much of its weight neighbours of the query's class have.
 
-Which neighbours these are is left to `relevance`; here only weights and marks are compared.
+`relevance` decides which neighbours those are; this module only compares weights with its marks.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pipelines.manifest import Neighbors
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """The neighbour lists of a split, with what is known of each neighbour.
+    """The neighbour lists of a split, with the relevance of each neighbour.
 
     Attributes:
         relevant: whether a neighbour is about the query's class, bool `[N, K]`.
@@ -117,15 +117,15 @@ def measure(weights: np.ndarray, lists: Lists) -> dict[str, float | None]:
 
 
 def describe(lists: Lists, scale: float) -> dict[str, Any]:
-    """Returns what the lists hold, and how well plain similarity finds what is relevant.
+    """Describes the lists, and measures how well plain similarity finds the relevant neighbours.
 
     Args:
         lists: of the queries.
-        scale: of the cosines.
+        scale: factor applied to the cosines.
 
     Returns:
-        `scale`, `queries`, `queries_with_relevant`, and what `measure` gives for softmax(scale * cosine), with which
-        attention starts if its similarity is the cosine; but `auc_pooled` is that of the cosines themselves.
+        `scale`, `queries`, `queries_with_relevant`, and the results of `measure` for softmax(scale * cosine), the start
+        of attention if its similarity is the cosine; `auc_pooled` is that of the cosines themselves.
     """
     shifted = scale * (lists.scores - lists.scores.max(axis=1, keepdims=True, initial=-1))
     exponents = np.exp(shifted, dtype=np.float64) * lists.mask

@@ -1,6 +1,6 @@
 """How good predictions are: top-1 overall and by shot group, top-5, calibration.
 
-Spreads over seeds and intervals are left to `bootstrap` and `evaluate`.
+`bootstrap` has intervals, `reports.results` the spread over seeds.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def shot_groups(class_counts: np.ndarray, many_over: int, few_under: int, shots:
         class_counts: training images of each class, `[C]`.
         many_over: classes with more are many-shot.
         few_under: classes with fewer are few-shot (Kang et al., ICLR 2020: 100 and 20).
-        shots: `decoupling`, or `oltr`, which counts the bounds themselves to the outer groups (Liu et al., CVPR 2019).
+        shots: `decoupling`, or `oltr`, where the bounds belong to the outer groups (Liu et al., CVPR 2019).
     """
     if shots == "oltr":
         many_over, few_under = many_over - 1, few_under + 1
@@ -34,8 +34,8 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
         groups: of each class, `[C]`.
 
     Returns:
-        `all`, the share of images that are right, and for each group that has images the mean of its classes'
-        accuracies. On a test set with as many images of each class, `all` is the mean over classes too.
+        `all`, the share of images with a correct prediction, and for each group with images the mean of its classes'
+        accuracies. On a balanced test set `all` is the mean over classes too.
     """
     return mean_right(predictions == labels, labels, groups)
 
@@ -64,7 +64,7 @@ def top_classes(scores: np.ndarray, k: int = TOP) -> tuple[np.ndarray, np.ndarra
         k: classes of a row; all if there are fewer.
 
     Returns:
-        Classes int32 `[N, min(k, C)]`, most probable first, of equal ones the first, and float32 probabilities.
+        Classes int32 `[N, min(k, C)]`, most probable first, ties by class, and float32 probabilities.
     """
     classes = np.empty((len(scores), min(k, scores.shape[1])), np.int32)
     probabilities = np.empty(classes.shape, np.float32)

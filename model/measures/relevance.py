@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipelines import class_names
+
 _WORD = re.compile(r"[^\W_]+")
 _BRACKETS = re.compile(r"\([^()]*\)")
 
@@ -25,8 +27,8 @@ def _singular(word: str) -> str:
 
 
 def synonyms(name: str) -> list[tuple[str, ...]]:
-    """Returns the words of each synonym of a class name, which commas separate; what is in brackets is left out."""
-    parts = [_words(part) for part in _BRACKETS.sub(" ", name).split(",")]
+    """Returns the words of each synonym of a class name, which commas separate, without text in brackets."""
+    parts = [_words(part) for part in class_names.synonyms(_BRACKETS.sub(" ", name))]
     return list(dict.fromkeys(part for part in parts if part))
 
 
@@ -38,8 +40,7 @@ def named_classes(captions: Sequence[str | None], class_names: Sequence[str]) ->
         class_names: C names.
 
     Returns:
-        Pairs of a caption m and a class c that it names, as m * C + c, int64, ascending. Their number is that of the
-        matches, not M * C.
+        Pairs of a caption m and a class c that it names, as m * C + c, int64, ascending; one for each match.
     """
     classes_of: dict[tuple[str, ...], list[int]] = {}
     for number, name in enumerate(class_names):
@@ -63,7 +64,7 @@ def relevant(
     Args:
         neighbors: rows of the memory, `[N, K]`.
         labels: of the queries, `[N]`.
-        named: what `named_classes` returned for the memory's captions.
+        named: result of `named_classes` for the memory's captions.
         num_classes: C.
         memory_labels: of the memory's rows, int `[M]`, -1 for none, of the same classes as the queries.
     """

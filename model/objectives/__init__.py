@@ -1,4 +1,4 @@
-"""How heads are trained, by the name that the config gives."""
+"""The objectives that train heads, by the name that the config gives."""
 
 from configs.base import Train
 from model.objectives.base import Facts, Objective, Step

@@ -1,6 +1,6 @@
-"""What an objective is: how a head is trained, and how its output becomes a prediction.
+"""The interface of an objective: how a head is trained, and how its output becomes a prediction.
 
-An objective may have parameters of its own that are trained with the head's, and a state that each step replaces.
+An objective may have parameters of its own, trained with the head's, and a state that each step replaces.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ Forward = Callable[[Any, Batch, jax.Array | None], Output]
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What objectives may know of the task.
+    """The facts about the task that an objective may use.
 
     Attributes:
         class_counts: training images of each class, `[C]`.
         queries: standardized training queries, `[N, D]`.
-        labels: of them, int32 `[N]`.
+        labels: their labels, int32 `[N]`.
     """
 
     class_counts: Any
@@ -57,7 +57,7 @@ class Step(NamedTuple):
 
 
 def branches(output: Output) -> tuple[jax.Array, ...]:
-    """Returns the logits `[B, C]` that are each trained by the loss."""
+    """Returns the logits `[B, C]` that the loss trains one by one."""
     return output.branches or (output.logits,)
 
 
@@ -79,7 +79,7 @@ class Objective:
         Args:
             rng: key.
             head: first parameters of the head.
-            output: of the head for one query, for its shapes.
+            output: of the head for one query, which has the shapes.
         """
         return {}, {}
 
@@ -88,7 +88,7 @@ class Objective:
         raise NotImplementedError
 
     def stages(self) -> tuple[Stage, ...]:
-        """Returns which rows batches are drawn from in which steps; empty for all rows in all steps."""
+        """Returns the rows that batches are drawn from, by step; empty for all rows in all steps."""
         return ()
 
     def scores(self, own: Any, output: Output) -> jax.Array:

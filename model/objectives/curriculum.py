@@ -25,8 +25,8 @@ def _of_class(features: np.ndarray, density: float) -> np.ndarray:
     np.fill_diagonal(distances, 0)
     place = min(int(density * count * count), count * count - 1)
     densities = (distances < np.partition(distances, place, axis=None)[place]).sum(1)
-    # The centre has the largest delta: the distance to the nearest denser image, or if there is none to the farthest.
-    # No delta is larger than that of a densest image, to which every other image is at most that far.
+    # delta is the distance to the nearest denser image, or, if there is none, to the farthest image. The largest delta
+    # is that of a densest image, since every other image has one of them at most that far away.
     densest = np.flatnonzero(densities == densities.max())
     centre = densest[np.argmax(distances[densest].max(1))]
     groups = _spread(distances[centre].astype(np.float64))
@@ -39,14 +39,14 @@ def _of_class(features: np.ndarray, density: float) -> np.ndarray:
 def subsets(features: np.ndarray, labels: np.ndarray, density: float) -> np.ndarray:
     """Returns 0 for clean, 1 for noisy, 2 for highly noisy images, int8 `[N]` (Guo et al., ECCV 2018, section 3.2).
 
-    For each class: D_ij = |f_i - f_j|^2; rho_i counts the images nearer than the radius below which the share `density`
-    of all D lies; the centre c is where delta is largest; k-means cuts D_cj into three, of which the densest is clean.
-    A class of fewer than three images is clean. Holds the distances of one class, `[n, n]`, at a time.
+    For each class: D_ij = |f_i - f_j|^2; rho_i counts the images within the radius that is the quantile `density` of
+    all D; the centre c has the largest delta; k-means splits D_cj into three groups, of which the densest is clean. A
+    class with fewer than three images is clean. The distances of one class, `[n, n]`, are in memory at a time.
 
     Args:
         features: float32 `[N, D]`.
         labels: int `[N]`.
-        density: share of distances, .6 in the paper.
+        density: share of distances, 0.6 in the paper.
     """
     found = np.zeros(len(labels), np.int8)
     for label in np.unique(labels):

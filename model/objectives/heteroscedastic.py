@@ -21,8 +21,8 @@ class Heteroscedastic(Objective):
     """Negative log-likelihood of `mean_S softmax(u / T)`, `u = mu + V e_R + d e` (Collier et al., CVPR 2021).
 
     mu is the head's logits; V = W_V f + b_V of rank R and d = softplus(W_d f + b_d) + 1e-3 are linear in the features f
-    that the classifier reads. Each image draws noise of its own while training; predictions are the same mean over
-    samples of a fixed key that all images share, so that they do not depend on the batch.
+    that the classifier reads. In training each image draws its own noise; predictions are the mean over samples from a
+    fixed key that all images share, so that they do not depend on the batch.
     """
 
     def init(self, rng: jax.Array, head: Any, output: Output) -> tuple[Any, Any]:
@@ -56,7 +56,7 @@ class Heteroscedastic(Objective):
         output = forward(step.head, step.batch, step.rng)
         rng = jax.random.fold_in(step.rng, _NOISE)
         found = self._log_probabilities(step.own, output, rng, len(step.labels))
-        # Cross entropy of what is normalized already is its negative log-likelihood.
+        # The cross entropy of normalized log-probabilities is their negative log-likelihood.
         return sum(losses.cross_entropy(log_probabilities, step.labels) for log_probabilities in found), step.state
 
     def scores(self, own: Any, output: Output) -> jax.Array:

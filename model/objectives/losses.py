@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-_EPSILON = 1e-12
+from model.data.batch import unit
+
+# Keeps roots, quotients and logarithms of 0 finite.
+EPSILON = 1e-12
 
 
 def cross_entropy(
@@ -42,7 +45,7 @@ def log_prior(class_counts: jax.Array) -> jax.Array:
 
 
 def neighbor_weights(features: jax.Array, k: int, gamma: float) -> jax.Array:
-    """Returns what each image weighs for each other of its batch, `[B, B]` (Iscen et al., CVPR 2022, eq. 4).
+    """Returns the weight of each image of a batch for each other one, `[B, B]` (Iscen et al., CVPR 2022, eq. 4).
 
     `relu(cos)^gamma` for the k nearest but itself, divided by their sum, and 0 for the rest. The row of an image whose
     neighbours all have a cosine of at most 0 is 0.
@@ -53,11 +56,11 @@ def neighbor_weights(features: jax.Array, k: int, gamma: float) -> jax.Array:
         gamma: power above 0.
     """
     count = len(features)
-    unit = features * jax.lax.rsqrt(jnp.square(features).sum(-1, keepdims=True) + _EPSILON)
-    similarities, near = jax.lax.top_k(jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, unit @ unit.T), k)
+    directions = unit(features, EPSILON)
+    similarities, near = jax.lax.top_k(jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, directions @ directions.T), k)
     positive = similarities > 0
     powers = jnp.where(positive, jnp.where(positive, similarities, 1) ** gamma, 0)
-    powers /= jnp.maximum(powers.sum(-1, keepdims=True), _EPSILON)
+    powers /= jnp.maximum(powers.sum(-1, keepdims=True), EPSILON)
     return jnp.zeros((count, count)).at[jnp.arange(count)[:, None], near].set(powers)
 
 
@@ -72,7 +75,7 @@ def consistency(logits: jax.Array, weights: jax.Array, temperature: float) -> ja
         temperature: T.
     """
     target = weights @ jax.nn.softmax(logits / temperature)
-    divergence = target * (jnp.log(target + _EPSILON) - jax.nn.log_softmax(logits / temperature))
+    divergence = target * (jnp.log(target + EPSILON) - jax.nn.log_softmax(logits / temperature))
     return temperature**2 * divergence.sum(-1).mean()
 
 
@@ -119,8 +122,8 @@ def parametric_contrastive(
     Args:
         logits: of the centres, to which the log prior has been added, `[B, C]`.
         labels: int32 `[B]`.
-        similarities: of each image and those it is contrasted with, over the temperature, `[B, M]`.
-        contrasted: labels of these, int32 `[B, M]`; negative for what is no image to this one.
+        similarities: of each image to the images it is contrasted with, over the temperature, `[B, M]`.
+        contrasted: their labels, int32 `[B, M]`; negative for entries that are not contrasted.
         weights: alpha, beta and gamma.
     """
     alpha, beta, gamma = weights

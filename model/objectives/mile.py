@@ -1,4 +1,4 @@
-"""Iterated learning of several labels an image: by turns a teacher of one label and a student of its answers."""
+"""Iterated learning of several labels per image: a teacher of one label and a student of its answers, in turns."""
 
 import math
 from typing import Any
@@ -14,9 +14,9 @@ from model.objectives.base import Forward, Objective, Step, branches
 class Mile(Objective):
     """Binary cross entropy on the given label, then on `1[sigmoid(teacher) > rho]` (Rajeswar et al., CVPR 2022).
 
-    As in the authors' code the head is the one that is trained: in its turn as teacher on the given labels; then a copy
-    of it is kept, and as student it learns the labels that the copy gives, and goes on as the next teacher. Logits are
-    lowered by log(C - 1), so that each class starts at a probability of 1 / C.
+    As in the authors' code, one head is trained: in its turn as teacher on the given labels; then it is copied, and as
+    student it learns the labels that the copy predicts, and becomes the next teacher. Logits are lowered by log(C - 1),
+    so that each class starts at a probability of 1 / C.
     """
 
     def init(self, rng: jax.Array, head: Any, output: Output) -> tuple[Any, Any]:

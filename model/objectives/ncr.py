@@ -1,4 +1,4 @@
-"""Neighbour consistency: an image's prediction is drawn to those of its neighbours in the batch."""
+"""Neighbour consistency: pulls an image's prediction towards those of its neighbours in the batch."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from model.objectives.base import Forward, Objective, Step, branches
 class Ncr(Objective):
     """`(1 - a) CE + a T^2 KL(neighbours || image)` (Iscen et al., CVPR 2022); cross entropy alone at first.
 
-    Neighbours are found by the features that the classifier reads, without dropout.
+    Neighbours are those of the classifier's input features, without dropout.
     """
 
     def loss(self, forward: Forward, step: Step) -> tuple[jax.Array, Any]:

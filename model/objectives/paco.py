@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from model.data.batch import Output
+from model.data.batch import Output, unit
 from model.heads.linear import dropout
 from model.objectives import losses
 from model.objectives.base import Facts, Forward, Objective, Step, branches
@@ -14,22 +14,21 @@ from model.objectives.base import Facts, Forward, Objective, Step, branches
 # Keys of a step that forward passes do not use.
 _VIEWS = (100, 101)
 _SECOND = 102
-_EPSILON = 1e-12
 
 
 def _project(own: Any, features: jax.Array) -> jax.Array:
-    """Returns features of unit length `[B, P]` that images are compared by."""
+    """Returns projected features of unit length, `[B, P]`, to compare images by."""
     hidden = nn.relu(features @ own["hidden"]["kernel"] + own["hidden"]["bias"])
     projected = hidden @ own["out"]["kernel"] + own["out"]["bias"]
-    return projected * jax.lax.rsqrt(jnp.square(projected).sum(-1, keepdims=True) + _EPSILON)
+    return unit(projected, losses.EPSILON)
 
 
 class Paco(Objective):
     """Supervised contrastive loss with class centres and a queue (Cui et al., ICCV 2021).
 
-    The centres are the head's classifier, whose logits get the log prior while training and none in the prediction.
-    Their two views are two crops of an image; with frozen embeddings they are two draws of dropout on the query and in
-    the head. As theirs, the second view is made by a momentum copy of head and projection, and is what the queue keeps.
+    The centres are the head's classifier, whose logits get the log prior in training and none in prediction. In the
+    paper the two views are two crops of an image; with frozen embeddings they are two draws of dropout on the query and
+    in the head. As in the paper, a momentum copy of head and projection makes the second view, which the queue keeps.
     """
 
     def __init__(self, train: Any, facts: Facts) -> None:
@@ -50,7 +49,7 @@ class Paco(Objective):
             # Copied, since the buffers of parameters and state are donated separately.
             "copy": jax.tree.map(jnp.copy, {"head": head, "own": own}),
             "queue": jnp.zeros((settings.queue, settings.dim)),
-            # Negative as long as nothing is there.
+            # Negative while an entry is empty.
             "labels": jnp.full(settings.queue, -1, jnp.int32),
         }
         return own, state
@@ -83,7 +82,7 @@ class Paco(Objective):
             losses.parametric_contrastive(logits + self._log_prior, step.labels, similarities, contrasted, weights)
             for logits in branches(output)
         ]
-        # The oldest of the queue make room.
+        # The oldest entries of the queue are replaced.
         places = (step.number * size + jnp.arange(size)) % settings.queue
         queue = state["queue"].at[places].set(second)
         labels = state["labels"].at[places].set(step.labels)

@@ -1,6 +1,6 @@
 """The bank of sentences that `vl_ltr` attends to: what the training images of each class retrieved."""
 
-import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,18 @@ import numpy as np
 
 from model.data.batch import standardize
 from model.data.datasets import Split, Task
+
+
+class Bank(NamedTuple):
+    """Sentences of each class.
+
+    Attributes:
+        texts: their embeddings, standardized, float32 `[C, S, V]`.
+        mask: false where a class has fewer, bool `[C, S]`.
+    """
+
+    texts: np.ndarray
+    mask: np.ndarray
 
 
 def rows(split: Split, classes: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,20 +48,16 @@ def rows(split: Split, classes: int, size: int) -> tuple[np.ndarray, np.ndarray]
     return bank, mask
 
 
-def extend(task: Task, size: int) -> Task:
-    """Returns the task with `bank_text` `[C, S, V]` and `bank_mask` `[C, S]` among its `classes`.
-
-    The texts are standardized. If the text embedding of the classes' names is known (`names_text`), it is one sentence
-    more, the first.
+def make(task: Task, size: int) -> Bank:
+    """Returns the bank of a task; where the class names are embedded, a class's name is its first sentence.
 
     Args:
         task: with text values.
-        size: S, sentences of each class out of the lists.
+        size: sentences of each class from the lists.
     """
     bank, mask = rows(task.splits["train"], len(task.class_counts), size)
     texts = task.values["text"][bank]
-    if "names_text" in task.classes:
-        texts = np.concatenate([task.classes["names_text"][:, None], texts], 1)
+    if (names := task.name_vectors.get("text")) is not None:
+        texts = np.concatenate([names[:, None], texts], 1)
         mask = np.concatenate([np.ones((len(mask), 1), bool), mask], 1)
-    made = {"bank_text": np.asarray(jax.jit(standardize)(jnp.asarray(texts))), "bank_mask": mask}
-    return dataclasses.replace(task, classes={**task.classes, **made})
+    return Bank(np.asarray(jax.jit(standardize)(jnp.asarray(texts))), mask)

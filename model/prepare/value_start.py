@@ -1,12 +1,12 @@
-"""Where the values' projections may start: so that a value brings the key that it predicts.
+"""Where the values' projections may start: at the key that a value predicts.
 
-The memory holds pairs, an image and what was written with it, so a regression over it tells what an image of such a
-text looks like to the key encoder. A neighbour then moves a query to where its classifier knows the way, before a label
-was seen. Ours, not the paper's (docs/method.md).
+The memory holds pairs of an image and its text, so a regression over it tells what the key encoder makes of an image
+with such a text. A neighbour then moves a query within the space of queries before any label was seen. Ours, not the
+paper's (docs/method.md).
 """
 
-import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,26 +16,31 @@ from model.data.datasets import Task
 from model.data.vectors import Vectors, chunks
 from model.prepare import whitening
 
-# Share of the values' mean variance that is added to that of each direction.
+# Added to the variance of each direction, as a share of the values' mean variance.
 _RIDGE = 0.1
-# Mean square of what is predicted below which it is nothing; that of a whole key is 1.
+# Mean square of a prediction below which it counts as 0; that of a whole key is 1.
 _SMALLEST = 1e-6
 
 
-def of_kind(kind: str) -> str:
-    """Returns the name among a batch's `classes` of what values of a kind predict."""
-    return f"start_{kind}"
+class Start(NamedTuple):
+    """Where the projections of each kind of values start.
+
+    Attributes:
+        predicted: for each kind the result of `fit`, float32 `[V + 1, D]`.
+    """
+
+    predicted: dict[str, np.ndarray]
 
 
 @jax.jit
 def _sums(values: jax.Array, keys: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums over counted rows of x x^T and x y^T, x standardized values with a 1 behind, y such keys."""
+    """Returns the sums over counted rows of x x^T and x y^T, x standardized values and a 1, y standardized keys."""
     x = whitening.with_one(standardize(values)) * counted[:, None]
     return x.T @ x, x.T @ standardize(keys)
 
 
 def _pairs(keys: Vectors, values: Vectors) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yields consecutive rows of both and the number of the first; columns lie in the same files, cut alike."""
+    """Yields consecutive rows of both and the number of the first; columns of one memory have the same chunks."""
     if isinstance(keys, np.ndarray):
         yield from ((first, keys[first : first + len(chunk)], chunk) for first, chunk in chunks(values))
     elif isinstance(values, np.ndarray):
@@ -46,16 +51,16 @@ def _pairs(keys: Vectors, values: Vectors) -> Iterator[tuple[int, np.ndarray, np
 
 
 def fit(keys: Vectors, values: Vectors, rows: np.ndarray) -> np.ndarray:
-    """Fits standardized keys by standardized values, by ridge regression; reads both once, a chunk at a time.
+    """Predicts standardized keys from standardized values by ridge regression; reads both once, a chunk at a time.
 
     Args:
         keys: of the memory, `[M, D]`.
         values: of one kind, `[M, V]`.
-        rows: of these pairs, ascending.
+        rows: the pairs to fit, ascending.
 
     Returns:
-        A float32 `[V + 1, D]`, the last row for a constant 1: how a value's predicted key differs from the mean of all
-        keys, scaled so that the mean square of its entries over `rows` is 1; 0 where values predict nothing.
+        A float32 `[V + 1, D]`, the last row for a constant 1: the difference between a value's predicted key and the
+        mean key, scaled so that the mean square of its entries over `rows` is 1; 0 where values predict nothing.
     """
     if not len(rows):
         return np.zeros((values.shape[1] + 1, keys.shape[1]), np.float32)
@@ -70,8 +75,7 @@ def fit(keys: Vectors, values: Vectors, rows: np.ndarray) -> np.ndarray:
     return (affine / np.sqrt(mean_square) if mean_square > _SMALLEST else 0 * affine).astype(np.float32)
 
 
-def extend(task: Task) -> Task:
-    """Returns the task with what its values predict among its `classes`, by the rows that training images retrieved."""
+def make(task: Task) -> Start:
+    """Fits each kind of values to the keys of the memory rows that training images retrieved."""
     rows = task.splits["train"].retrieved
-    made = {of_kind(kind): fit(task.keys, values, rows) for kind, values in task.values.items()}
-    return dataclasses.replace(task, classes={**task.classes, **made})
+    return Start({kind: fit(task.keys, values, rows) for kind, values in task.values.items()})

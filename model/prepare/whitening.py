@@ -1,7 +1,7 @@
-"""Cosines in a space where the memory's keys are white: of mean 0, no direction longer than another.
+"""Cosines in a space where the memory's keys are white: of mean 0 and the same variance in every direction.
 
-What keys have in common says nothing of what is in an image, and makes plain cosines alike. The statistics are those of
-the memory rows that training images retrieved; no label has a part in them.
+What all keys share says nothing about an image, and makes plain cosines similar. The statistics are those of the memory
+rows that training images retrieved; labels play no part.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ import numpy as np
 from model.data.datasets import Split, Task
 from model.data.vectors import Vectors, chunks
 
-# Share of the mean variance that is added to that of each direction: in weak ones there is more noise than content.
+# Added to the variance of each direction, as a share of the mean variance; weak directions are mostly noise.
 _RIDGE = 1.0
-_BLOCK_ENTRIES = 1 << 14
+BLOCK_ENTRIES = 1 << 14
 _ROUNDING = 1e-6
 _SMALLEST = 1e-12
 
@@ -24,8 +24,8 @@ def solve(gram: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean of rows x and a whitening.
 
     Args:
-        gram: the sum of x x^T over rows x that have a 1 behind, float64 `[D + 1, D + 1]`.
-        ridge: what is added to the covariance S, times the mean variance.
+        gram: the sum of x x^T over rows x that end in a 1, float64 `[D + 1, D + 1]`.
+        ridge: added to the diagonal of the covariance S, as a share of the mean variance.
 
     Returns:
         Mean `[D]` and L^-T `[D, D]`, where S + ridge * trace(S) / D * I = L L^T: (x - mean) L^-T is white.
@@ -33,19 +33,19 @@ def solve(gram: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
     dim, count = len(gram) - 1, gram[-1, -1]
     mean = gram[-1, :-1] / count
     covariance = gram[:-1, :-1] / count - np.outer(mean, mean)
-    # Rows that are all alike have a covariance of rounding errors.
+    # If all rows are the same, their covariance is rounding errors.
     errors = _ROUNDING * np.trace(gram[:-1, :-1]) / count
     covariance[np.diag_indices(dim)] += ridge * np.trace(covariance) / dim + errors
     return mean, np.linalg.inv(np.linalg.cholesky(covariance)).T
 
 
 def affine(mean: np.ndarray, whitening: np.ndarray) -> np.ndarray:
-    """Returns both as one matrix for rows that have a 1 behind, float32 `[D + 1, D]`."""
+    """Returns both as one matrix for rows that end in a 1, float32 `[D + 1, D]`."""
     return np.vstack([whitening, -mean @ whitening]).astype(np.float32)
 
 
 def with_one(x: jax.Array) -> jax.Array:
-    """Returns rows `[n, D]` with a 1 behind, `[n, D + 1]`."""
+    """Appends a 1 to rows `[n, D]`: `[n, D + 1]`."""
     return jnp.pad(x, ((0, 0), (0, 1)), constant_values=1)
 
 
@@ -63,7 +63,7 @@ def _whitened(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def members(rows: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Returns which of `count` rows from `first` are among `rows`, which ascend: 1 or 0, float32 `[count]`."""
+    """Tells which of `count` rows from `first` are in the ascending `rows`: 1 or 0, float32 `[count]`."""
     begin, end = np.searchsorted(rows, (first, first + count))
     found = np.zeros(count, np.float32)
     found[rows[begin:end] - first] = 1
@@ -71,11 +71,11 @@ def members(rows: np.ndarray, first: int, count: int) -> np.ndarray:
 
 
 def fit(keys: Vectors, rows: np.ndarray) -> np.ndarray:
-    """Returns the whitening of some rows as `affine` gives it; reads keys `[M, D]` once.
+    """Returns the whitening of some rows in the form of `affine`; reads the keys once.
 
     Args:
-        keys: of the memory.
-        rows: of these, ascending.
+        keys: of the memory, `[M, D]`.
+        rows: the rows to fit, ascending.
     """
     gram = np.zeros((keys.shape[1] + 1,) * 2)
     for first, chunk in chunks(keys):
@@ -84,7 +84,7 @@ def fit(keys: Vectors, rows: np.ndarray) -> np.ndarray:
 
 
 class _Scores:
-    """The scores of one split, filled in as the keys pass by."""
+    """The scores of one split, filled in chunk by chunk of the keys."""
 
     def __init__(self, split: Split, matrix: np.ndarray) -> None:
         self._queries = np.asarray(_whitened(split.queries, matrix))
@@ -96,10 +96,10 @@ class _Scores:
         self.found = np.zeros(split.scores.shape, np.float32)
 
     def see(self, first: int, keys: np.ndarray) -> None:
-        """Scores the neighbours that are among some whitened keys, the first of which is row `first`."""
+        """Scores the neighbours among some whitened keys, the first of which is row `first`."""
         begin, end = np.searchsorted(self._rows, (first, first + len(keys)))
-        for at in range(begin, end, _BLOCK_ENTRIES):
-            part = slice(at, min(at + _BLOCK_ENTRIES, end))
+        for at in range(begin, end, BLOCK_ENTRIES):
+            part = slice(at, min(at + BLOCK_ENTRIES, end))
             entries = self._entries[part]
             queries = self._queries[entries // self._width]
             self.found.ravel()[entries] = np.einsum("nd,nd->n", queries, keys[self._rows[part] - first])
@@ -109,7 +109,7 @@ def rescore(task: Task) -> Task:
     """Returns the task with whitened cosines as scores. Reads the keys twice, a chunk at a time."""
     rows = task.splits["train"].retrieved
     if len(rows) < 2:
-        # One row has no direction that others could differ from.
+        # A single row has no variance.
         return task
     matrix = fit(task.keys, rows)
     scores = {name: _Scores(split, matrix) for name, split in task.splits.items()}

@@ -1,6 +1,6 @@
-"""What can be varied in an ablation, by name: how a value of it changes the configuration or the task.
+"""What an ablation can vary, by name, and how each value changes the configuration or the task.
 
-Training and tables are left to `ablate`, other memories to `memories`.
+`ablation_study` trains and draws, `memories` makes other memories.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from configs.base import Config, Train
+from configs.base import Places, Train
 from configs.schema import training
 from model.data import datasets, memories
 from model.data.datasets import Task
@@ -25,12 +25,12 @@ _LEAKAGE = "leakage"
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What is trained for one value.
+    """The training of one value.
 
     Attributes:
         train: its settings.
-        task: with its lists.
-        rows: of the memory that can be retrieved.
+        task: with its neighbour lists.
+        rows: of the memory that is searched.
     """
 
     train: Train
@@ -39,48 +39,55 @@ class Point:
 
 
 class Base:
-    """What the values of an ablation start from; loaded when it is asked for, the last of each is kept."""
+    """The configuration that an ablation varies; tasks and memories are loaded on demand, and the last are kept.
 
-    def __init__(self, config: Config) -> None:
-        """Loads the lists' manifest alone.
+    Attributes:
+        places: of all inputs.
+        train: the settings.
+        seed: of random rows, and of the trials.
+        exclude_same_image: whether lists leave out rows with the bytes of the query's image.
+        lists: the neighbour lists.
+    """
+
+    def __init__(self, places: Places, train: Train, seed: int, exclude_same_image: bool) -> None:
+        """Loads the manifest of the neighbour lists only.
 
         Raises:
             UserError: if there are no lists.
         """
-        self.config = config
-        self.lists = Neighbors.open(config.neighbors_dir)
+        self.places, self.train, self.seed, self.exclude_same_image = places, train, seed, exclude_same_image
+        self.lists = Neighbors.open(places.neighbors)
         self.task = functools.lru_cache(maxsize=1)(self._task)
         self.memory = functools.lru_cache(maxsize=2)(self._memory)
 
     @property
     def k(self) -> int:
         """Length of the lists that the configuration trains on."""
-        return self.config.train.k or self.lists.k
+        return self.train.k or self.lists.k
 
     @property
     def rows(self) -> int:
         """Rows of the memory."""
-        return Embeddings(self.config.memory_dir).rows
+        return Embeddings(self.places.memory).rows
 
     def _task(self, values: tuple[str, ...] = (), k: int = 0) -> Task:
-        """Returns the task of the configuration, with other values or lists where they are given."""
-        train = self.config.train
-        train = dataclasses.replace(train, values=values or train.values, k=k or train.k)
-        return datasets.load(dataclasses.replace(self.config, train=train))
+        """Returns the task of the configuration, with other values or lists if they are given."""
+        train = dataclasses.replace(self.train, values=values or self.train.values, k=k or self.train.k)
+        return datasets.load(self.places, train)
 
     def _memory(self, also: tuple[str, ...] = ()) -> Memory:
-        """Returns the memory, with rows that were dropped for these reasons."""
-        return memories.load(self.config, self.config.train.values, also)
+        """Returns the memory, including rows that were dropped for these reasons."""
+        return memories.load(self.places.memory, self.train.values, also)
 
     def retrieve(self, memory: Memory, exclude_same_image: bool | None = None) -> Point:
         """Returns the point with another memory."""
-        exclude = self.config.neighbors.exclude_same_image if exclude_same_image is None else exclude_same_image
-        task = memories.retrieve(self.config, self.task(), memory, self.k, exclude)
-        return Point(self.config.train, task, len(memory))
+        exclude = self.exclude_same_image if exclude_same_image is None else exclude_same_image
+        task = memories.retrieve(self.places, self.task(), memory, self.k, exclude)
+        return Point(self.train, task, len(memory))
 
     def with_train(self, **changes: object) -> Point:
         """Returns the point with other settings and the same lists."""
-        train = dataclasses.replace(self.config.train, **changes)  # type: ignore[arg-type]
+        train = dataclasses.replace(self.train, **changes)  # type: ignore[arg-type]
         task = self.task(train.values, train.k)
         return Point(train, task, self.rows)
 
@@ -122,10 +129,10 @@ def _value_scale(base: Base, text: str) -> Point:
 
 
 def _size(base: Base, text: str) -> Point:
-    """Keeps a random share of the memory, a smaller one within a larger one, and looks neighbours up anew."""
+    """Keeps a random share of the memory, nested by size, and searches again."""
     memory = base.memory()
     count = round(_number(text, float, 0, 1, "memory_size") * len(memory))
-    order = np.random.default_rng(base.config.seed).permutation(len(memory))
+    order = np.random.default_rng(base.seed).permutation(len(memory))
     return base.retrieve(memory.take(np.sort(order[:count])))
 
 
@@ -134,7 +141,7 @@ def _source(base: Base, text: str) -> Point:
     if text == "all":
         return base.retrieve(memory)
     if text in ("train", "all+train"):
-        images = memories.of_training_set(base.config, base.task())
+        images = memories.of_training_set(base.places, base.task())
         return base.retrieve(images if text == "train" else memory.join(images))
     if text in ("named", "unnamed"):
         names = base.task().class_names
@@ -147,20 +154,20 @@ def _source(base: Base, text: str) -> Point:
     try:
         chosen = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--vary=memory={text}: is no regular expression ({error})") from error
+        raise UserError(f"--vary=memory={text}: is not a regular expression ({error})") from error
     return base.retrieve(memory.take(np.array([bool(chosen.search(url)) for url in memory.urls], bool)))
 
 
 def _noise(base: Base, text: str) -> Point:
-    """Gives a random share of the rows each other's texts, a smaller share within a larger one."""
+    """Permutes the texts of a random share of the rows, nested by size."""
     task = base.task()
     if "text" not in task.values:
-        raise UserError("--vary=noise: is of captions; set --config.train.values=text")
-    rng = np.random.default_rng(base.config.seed)
+        raise UserError("--vary=noise: permutes captions; set --config.train.values=text")
+    rng = np.random.default_rng(base.seed)
     texts, order = np.array(task.values["text"]), rng.permutation(len(task.memory_ids))
     noisy = order[: round(_number(text, float, 0, 1, "noise") * len(order))]
     texts[noisy] = texts[rng.permutation(noisy)]
-    return Point(base.config.train, dataclasses.replace(task, values={**task.values, "text": texts}), base.rows)
+    return Point(base.train, dataclasses.replace(task, values={**task.values, "text": texts}), base.rows)
 
 
 def _leakage_filter(base: Base, text: str) -> Point:
@@ -168,7 +175,7 @@ def _leakage_filter(base: Base, text: str) -> Point:
         raise UserError(f"--vary=leakage={text}: no such value; {nearest(text, ('on', 'off', 'none'))}")
     memory = base.memory((_LEAKAGE,))
     if len(memory) == len(base.memory()):
-        raise UserError("--vary=leakage: the memory has no rows that were dropped for it; embed with filters.leakage")
+        raise UserError("--vary=leakage: no rows of the memory were dropped for leakage; embed with filters.leakage")
     return base.retrieve(base.memory() if text == "on" else memory, False if text == "none" else None)
 
 
@@ -177,11 +184,11 @@ class Variation:
     """One thing that can be varied.
 
     Attributes:
-        title: what it is called in tables and plots.
-        values: that are tried unless others are named.
-        point: gives what is trained for a value.
+        title: in tables and plots.
+        values: the default ones.
+        point: returns the training of a value.
         scale: of the plot's axis: `log`, `linear`, or `names`.
-        note: what the values mean, where they do not say it.
+        note: explains the values.
     """
 
     title: str
@@ -197,51 +204,63 @@ VARY: dict[str, Variation] = {
     "layers": Variation("attention layers", ("1", "2", "3"), _layers),
     "start": Variation("start of attention", training.STARTS, _start),
     "similarity": Variation(
-        "similarity", training.SIMILARITIES, _similarity, note="What attention compares with; the lists stay."
+        "similarity", training.SIMILARITIES, _similarity, note="Score that attention uses; the lists stay the same."
     ),
     "value_scale": Variation(
-        "what values bring at first",
+        "what values add at first",
         ("0", "1", "2.5", "5"),
         _value_scale,
-        note="0: nothing; else the key that they predict, times this, in the size of the query.",
+        note="0: nothing; otherwise the key that they predict, times this, relative to the query.",
     ),
     "memory_size": Variation(
         "share of the memory",
         ("1/16", "1/8", "1/4", "1/2", "1"),
         _size,
         "log",
-        "A random share of the rows, searched anew and exactly, so lists stay as long.",
+        "A random share of the rows, searched again, exactly, so that lists stay as long.",
     ),
     "memory": Variation(
         "memory",
         ("all", "named", "unnamed", "train", "all+train"),
         _source,
         note="named: captions that name a class; unnamed: the others; train: the training images with the names of "
-        "their classes, an image's own entry left out; url:..: rows whose URL a regular expression finds. Searched "
-        "anew and exactly.",
+        "their classes, without an image's own entry; url:..: rows whose URL matches a regular expression. Searched "
+        "again, exactly.",
     ),
     "noise": Variation(
         "share of permuted captions",
         ("0", "0.25", "0.5", "0.75", "1"),
         _noise,
         "linear",
-        "Rows exchange their texts; keys and lists stay.",
+        "Rows exchange their texts; keys and lists stay the same.",
     ),
     "leakage": Variation(
         "leakage filter",
         ("on", "off", "none"),
         _leakage_filter,
-        note="off: copies of val and test images are in the memory, but no query retrieves its own bytes; none: nor is "
-        "that kept from it. Searched anew and exactly.",
+        note="off: copies of val and test images are in the memory, but no query retrieves its own bytes; none: it may "
+        "retrieve them too. Searched again, exactly.",
     ),
 }
 
 
 def default_values(name: str, base: Base) -> tuple[str, ...]:
-    """Returns the values of a variation that the lists and memory of a configuration have."""
+    """Returns the default values of a variation that the lists and the memory of a configuration allow."""
     if name == "k":
         return tuple(value for value in VARY[name].values if int(value) <= base.lists.k)
     if name == "values":
         kinds = [role.removeprefix("value_") for role in base.lists.encoders]
         return tuple(value for value in VARY[name].values if set(value.split("+")) <= set(kinds))
     return VARY[name].values
+
+
+def parse(text: str) -> tuple[str, tuple[str, ...]]:
+    """Splits `name=v1,v2` into a name of `VARY` and its values, which may be none; a `UserError` if it is wrong."""
+    name, _, rest = text.partition("=")
+    if name not in VARY:
+        hint = nearest(name, tuple(VARY)) if name else f"known are {', '.join(VARY)}"
+        raise UserError(f"--vary={text}: nothing of this name can be varied; {hint}")
+    values = tuple(value.strip() for value in rest.split(",") if value.strip())
+    if len(set(values)) < len(values):
+        raise UserError(f"--vary={text}: names a value twice")
+    return name, values

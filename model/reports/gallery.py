@@ -1,18 +1,18 @@
-"""One picture of what attention keeps and filters out: test images beside their neighbours, weights and texts."""
+"""A picture of what attention keeps and filters out: test images with their neighbours, weights and texts."""
 
 import dataclasses
 import textwrap
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from configs.base import Config, Source
-from model.data import datasets
-from model.training import run_files
-from pipelines import schemas, storage
+from configs.base import Places
+from model.data.datasets import Task
+from model.heads import registry
+from model.reports.runs import Run
+from pipelines import storage
 from pipelines.manifest import Embeddings, Neighbors
-from pipelines.sources import pictures
 
 _EXAMPLES, _KEPT_PLACES, _FILTERED_PLACES = 5, 5, 3
 
@@ -39,15 +39,15 @@ class Neighbor:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One query with the neighbours of the largest and of the smallest weight.
+    """One query with the neighbours of the largest and of the smallest weights.
 
     Attributes:
         image: RGB.
         label: the true class.
-        predicted: the class that was predicted.
+        predicted: the predicted class.
         shots: training images of the true class.
-        kept: neighbours of the largest weights.
-        filtered: neighbours of the smallest weights.
+        kept: neighbours with the largest weights.
+        filtered: neighbours with the smallest weights.
     """
 
     image: Image.Image
@@ -87,12 +87,13 @@ def _draw_neighbor(canvas: Image.Image, near: Neighbor, k: int, left: int, top: 
     _lines(draw, near.text, left, bar + 26, 22, 3, _INK)
 
 
-def draw(examples: list[Example], k: int, title: str) -> Image.Image:
+def draw(examples: list[Example], k: int, head: str, title: str) -> Image.Image:
     """Draws a row for each example.
 
     Args:
-        examples: with as many kept and filtered neighbours each.
+        examples: all with the same numbers of kept and filtered neighbours.
         k: neighbours of a list; a weight of 1/k is "even".
+        head: name of the head that predicted.
         title: headline.
     """
     kept, filtered = len(examples[0].kept), len(examples[0].filtered)
@@ -110,7 +111,7 @@ def draw(examples: list[Example], k: int, title: str) -> Image.Image:
         _paste(canvas, example.image, _GAP, top + _GAP)
         right = example.label == example.predicted
         _lines(pen, f"true: {example.label} ({example.shots} training images)", _GAP, top + _TILE + 18, 36, 2, _FAINT)
-        _lines(pen, f"mam: {example.predicted}", _GAP, top + _TILE + 48, 36, 2, _KEPT if right else _WRONG)
+        _lines(pen, f"{head}: {example.predicted}", _GAP, top + _TILE + 48, 36, 2, _KEPT if right else _WRONG)
         for place, near in enumerate(example.kept):
             _draw_neighbor(canvas, near, k, _LEFT + place * (_TILE + _GAP), top + _GAP, _KEPT)
         for place, near in enumerate(example.filtered):
@@ -118,44 +119,63 @@ def draw(examples: list[Example], k: int, title: str) -> Image.Image:
     return canvas
 
 
-def write(config: Config, folder: str, path: str) -> None:
-    """Draws five test images of different classes, chosen by the seed, with what the first `mam` run made of them."""
-    task = datasets.load(config)
-    run = storage.join(run_files.of_seed(folder, "mam", config.train.seeds[0]), run_files.PREDICTIONS)
-    predictions = schemas.read(run, ["predicted", "attention"])
-    attention = schemas.to_matrix(predictions["attention"])
-    test = task.splits["test"]
-    shuffled = np.random.default_rng(config.seed).permutation(len(test.labels))
-    _, first_of_class = np.unique(test.labels[shuffled], return_index=True)
-    chosen = shuffled[np.sort(first_of_class)[:_EXAMPLES]]
+# The picture of a row, by the container and the member that it was read from.
+Load = Callable[[str, str], Image.Image]
 
-    lists = Neighbors.open(config.neighbors_dir)
-    memory = lists.memory(["source_shard", "member", "caption"])
-    queries = Embeddings(config.queries_dir("test"))
+
+def choose_head(names: Sequence[str]) -> str | None:
+    """Returns the first head whose attention is worth a picture; None if there is none."""
+    return next((name for name in names if registry.get(name).attends), None)
+
+
+def _choose_queries(labels: np.ndarray, seed: int) -> list[int]:
+    """Returns random queries of different classes."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    _, first_of_class = np.unique(labels[shuffled], return_index=True)
+    return shuffled[np.sort(first_of_class)[:_EXAMPLES]].tolist()
+
+
+def write(
+    path: str, places: Places, seed: int, task: Task, run: Run, query_picture: Load, memory_picture: Load
+) -> None:
+    """Draws five test images of different classes, with the neighbours that a run kept and filtered out.
+
+    Args:
+        path: of the picture.
+        places: of the embedded test split and the neighbour lists.
+        seed: that chooses the images.
+        task: the task of the run.
+        run: of a head with attention.
+        query_picture: loads a test image.
+        memory_picture: loads an image of the memory.
+    """
+    attention, test = run.attention(), task.splits["test"]
+    if attention is None:
+        raise ValueError(f"{run.head} has no attention")
+    memory = Neighbors.open(places.neighbors).memory(["source_shard", "member", "caption"])
+    queries = Embeddings(places.queries("test"))
     columns = ["source_shard", "member"]
     names = [row for shard in queries.shard_rows for row in queries.read(shard, columns).to_pylist()]
-
-    def image(source: Source, row: dict[str, Any]) -> Image.Image:
-        return pictures.load(config, source, row["source_shard"], row["member"])
 
     def neighbor(query: int, place: int) -> Neighbor:
         row = memory.slice(int(test.neighbors[query, place]), 1).to_pylist()[0]
         weight, score = float(attention[query, place]), float(test.scores[query, place])
-        return Neighbor(image(config.memory, row), row["caption"] or "", weight, score)
+        return Neighbor(memory_picture(row["source_shard"], row["member"]), row["caption"] or "", weight, score)
 
     examples = []
-    for query in chosen.tolist():
-        places = [place for place in np.argsort(-attention[query], kind="stable").tolist() if test.mask[query, place]]
+    for query in _choose_queries(test.labels, seed):
+        nearest = [place for place in np.argsort(-attention[query], kind="stable").tolist() if test.mask[query, place]]
         examples.append(
             Example(
-                image=image(config.test_set, names[query]),
+                image=query_picture(names[query]["source_shard"], names[query]["member"]),
                 label=task.class_names[test.labels[query]],
-                predicted=task.class_names[predictions["predicted"][query].as_py()],
+                predicted=task.class_names[run.predicted[query]],
                 shots=int(task.class_counts[test.labels[query]]),
-                kept=[neighbor(query, place) for place in places[:_KEPT_PLACES]],
-                filtered=[neighbor(query, place) for place in places[-_FILTERED_PLACES:]],
+                kept=[neighbor(query, place) for place in nearest[:_KEPT_PLACES]],
+                filtered=[neighbor(query, place) for place in nearest[-_FILTERED_PLACES:]],
             )
         )
-    picture = draw(examples, test.mask.shape[1], "What the memory attention module keeps and filters out")
+    title = "What the memory attention module keeps and filters out"
+    picture = draw(examples, test.mask.shape[1], run.head, title)
     with storage.atomic_write(path) as file:
         picture.save(file, format="PNG")

@@ -1,4 +1,4 @@
-"""A table of words and figures, and how it is shown: printed, or in Markdown for a page."""
+"""A table of words and figures, to print or as Markdown."""
 
 import dataclasses
 
@@ -10,8 +10,8 @@ class Grid:
     """One table.
 
     Attributes:
-        title: what stands above it.
-        columns: the first is of names, the others of figures.
+        title: above the table.
+        columns: their titles; the first has names, the others have figures.
         rows: a cell for each column.
     """
 
@@ -24,6 +24,6 @@ class Grid:
         progress.table(self.title, self.columns, self.rows)
 
     def markdown(self) -> str:
-        """Returns it for a Markdown page."""
+        """Returns it as Markdown."""
         lines = [self.columns, ("---",) + ("--:",) * (len(self.columns) - 1), *self.rows]
         return f"{self.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

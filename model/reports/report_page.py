@@ -1,6 +1,6 @@
 """The page that `model.report` writes: tables, bars, curves and the gallery in one file that loads nothing.
 
-What is shown comes from `evaluate` and from the runs' `metrics.jsonl`; names of heads are escaped all the same.
+The contents come from `results.json` and from the runs' `metrics.jsonl`; names of heads are escaped all the same.
 """
 
 import dataclasses
@@ -75,14 +75,14 @@ _PAGE = """<!doctype html>
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What one run logged: `step` and figures by name, at each of its checkpoints."""
+    """The log of one run: `step` and figures by name, at each checkpoint."""
 
     name: str
     points: list[dict[str, float]]
 
 
 def read_curves(results: Mapping[str, Any]) -> list[Curve]:
-    """Returns the curve of the first seed of each head of `evaluate.evaluate`'s results, where it is still there."""
+    """Returns the curve of the first seed of each head in `results`, if its file still exists."""
     found = []
     for head in results["methods"]:
         seed = next(row["seed"] for row in results["rows"] if row["method"] == head)
@@ -132,11 +132,11 @@ def render(results: Mapping[str, Any], grids: Sequence[Grid], curves: Sequence[C
     """Returns the page.
 
     Args:
-        results: of `evaluate.evaluate`.
-        grids: its tables.
+        results: from `results.evaluate`.
+        grids: their tables.
         curves: of training.
         gallery: data URL of the picture; empty for none.
-        facts: a line at the end.
+        facts: last line of the page.
     """
     methods = results["methods"]
     colors = {name: plot.COLORS[number % len(plot.COLORS)] for number, name in enumerate(methods)}

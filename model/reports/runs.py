@@ -1,6 +1,6 @@
-"""What finished runs left: reads results, predictions and attention of each head and seed, and checks them.
+"""Results, predictions and attention of finished runs, read and checked.
 
-Who writes them is `train_loop`; what is made of them is left to `evaluate`.
+`train_loop` writes them, `results` measures them.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.base import Config
+from configs.base import Finetune, Train
 from model.training import run_files
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
@@ -21,7 +21,7 @@ class Run:
     Attributes:
         head: its name.
         seed: of the run.
-        result: of `result.json`.
+        result: contents of `result.json`.
         classes: the most probable classes, int32 `[N, 5]`, fewer with fewer classes.
         probabilities: of them, float32 `[N, 5]`.
         path: of the predictions.
@@ -40,7 +40,7 @@ class Run:
         return self.classes[:, 0]
 
     def attention(self) -> np.ndarray | None:
-        """Reads the weights of the neighbours, float32 `[N, K]`; None of a head that has none."""
+        """Reads the weights of the neighbours, float32 `[N, K]`; None if the head has none."""
         with schemas.open_parquet(self.path, []) as parquet:
             if "attention" not in parquet.schema_arrow.names:
                 return None
@@ -52,10 +52,10 @@ class Runs:
     """All runs of a configuration.
 
     Attributes:
-        folder: where they lie.
+        folder: of all runs.
         labels: of the test images, int32 `[N]`.
         class_counts: training images of each class, `[C]`.
-        runs: seeds of the first head, then of the next.
+        runs: all seeds of the first head, then of the next.
     """
 
     folder: str
@@ -73,40 +73,54 @@ class Runs:
         return [run for run in self.runs if run.head == head]
 
     def right(self, head: str) -> np.ndarray:
-        """Returns the share of the head's seeds that are right about each image, float64 `[N]`."""
+        """Returns for each image the share of the head's seeds that predict it correctly, float64 `[N]`."""
         return np.mean([run.predicted == self.labels for run in self.of(head)], axis=0)
 
 
-def load(config: Config, lists: manifest.Neighbors) -> Runs:
-    """Reads the runs of all heads and seeds of a configuration, and those with their encoder if all are done.
+def load(frozen: run_files.Identity, train: Train, finetune: Finetune, lists: manifest.Neighbors) -> Runs:
+    """Reads the runs of all heads and seeds, and those of fine-tuning if all are finished.
 
     Args:
-        config: whose `train` names them.
+        frozen: identity of the runs of all heads.
+        train: names the heads and seeds.
+        finetune: settings of fine-tuning.
         lists: the neighbour lists that they were trained on.
 
     Raises:
-        UserError: if one is not there, or not of these lists.
+        UserError: if a run is missing, or has other test images than the lists.
     """
-    folder, _ = run_files.identity(config, lists.fingerprint)
+    folder = frozen.folder
     counts = np.bincount(lists.split("train")["label"].to_numpy())
     test = lists.split("test").select(["query_id", "label"])
     found = []
-    for head in config.train.heads:
-        for seed in config.train.seeds:
+    for head in train.heads:
+        for seed in train.seeds:
             place = run_files.of_seed(folder, head, seed)
-            found.append(_load_run(head, seed, place, test["query_id"].to_numpy()))
-    for seed, place in run_files.finished_runs(config, lists.fingerprint).items():
-        found.append(_load_run(f"{config.finetune.head} + FT", seed, place, test["query_id"].to_numpy()))
+            found.append(load_run(head, seed, place, test["query_id"].to_numpy()))
+    finetuned = run_files.finetune_identity(frozen, train.seeds, finetune)
+    for seed, place in run_files.finished_runs(finetuned, train.seeds).items():
+        found.append(load_run(f"{finetune.head} + FT", seed, place, test["query_id"].to_numpy()))
     return Runs(folder, test["label"].to_numpy().astype(np.int32), counts, found)
 
 
-def _load_run(head: str, seed: int, place: str, ids: np.ndarray) -> Run:
+def load_run(head: str, seed: int, place: str, ids: np.ndarray) -> Run:
+    """Reads one run.
+
+    Args:
+        head: its name.
+        seed: of the run.
+        place: its folder.
+        ids: of the test images.
+
+    Raises:
+        UserError: if it is missing, or has other test images.
+    """
     result = storage.join(place, run_files.RESULT)
     if not storage.exists(result):
-        raise UserError(f"{result}: is not there; run model.train with this configuration first")
+        raise UserError(f"{result}: does not exist; run model.train with this configuration first")
     path = storage.join(place, run_files.PREDICTIONS)
     table = schemas.read(path, ["query_id", "top_classes", "probabilities"])
     if not np.array_equal(table["query_id"].to_numpy(), ids):
-        raise UserError(f"{path}: is not of the test images of the neighbour lists; remove {place} and run model.train")
+        raise UserError(f"{path}: has other test images than the neighbour lists; remove {place} and run model.train")
     classes, probabilities = schemas.to_matrix(table["top_classes"]), schemas.to_matrix(table["probabilities"])
     return Run(head, seed, storage.read_json(result), classes, probabilities, path)

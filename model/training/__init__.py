@@ -1,1 +1,1 @@
-"""Trials, runs, and what is kept of them."""
+"""Trials and runs, and their files."""

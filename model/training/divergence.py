@@ -1,4 +1,4 @@
-"""What to say of a run whose loss is no longer a number: at which step, why, and what is left of it."""
+"""Why a run diverged: which input is not finite, or that the learning rate is too large."""
 
 import numpy as np
 
@@ -11,13 +11,13 @@ class Diverged(UserError):
 
 
 def first_bad(losses: np.ndarray) -> int | None:
-    """Returns the place of the first loss that is not finite; None if all are."""
+    """Returns the index of the first loss that is not finite; None if all are."""
     bad = np.flatnonzero(~np.isfinite(losses))
     return int(bad[0]) if len(bad) else None
 
 
 def _not_finite(task: Task, rows: np.ndarray) -> str:
-    """Returns what these training rows read that is not finite; empty if all is."""
+    """Names an input of these training rows that is not finite; empty if all are."""
     split = task.splits["train"]
     if not (finite := np.isfinite(split.queries[rows]).all(-1)).all():
         return f"the query {split.ids[rows[np.argmin(finite)]]} of train"
@@ -31,16 +31,16 @@ def _not_finite(task: Task, rows: np.ndarray) -> str:
 
 
 def cause(task: Task, rows: np.ndarray, learning_rate: float, reads_memory: bool) -> str:
-    """Returns the likely cause and what to do about it.
+    """Returns the likely cause and a remedy.
 
     Args:
-        task: what is trained on.
-        rows: of the training set, of the batches that led to it.
+        task: the training data.
+        rows: of the training set, from the last batches.
         learning_rate: of the run.
-        reads_memory: whether the head has a use for neighbours.
+        reads_memory: whether the head reads neighbours.
     """
     if where := _not_finite(task, rows):
         return f"{where} is not finite; run pipelines.embed and index.neighbors again"
     empty = int((~task.splits["train"].mask[rows].any(-1)).sum()) if reads_memory else 0
     lists = f", or the {empty} empty neighbour lists of the last batches" if empty else ""
-    return f"the likely cause is the learning rate {learning_rate:g}{lists}; take a smaller one"
+    return f"the likely cause is the learning rate {learning_rate:g}{lists}; use a smaller one"

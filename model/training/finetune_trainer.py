@@ -1,7 +1,7 @@
 """The jitted functions of a head and the encoder of its queries, trained together from a frozen run.
 
-A `Trainer` whose queries come from images; keys, values, neighbours and cosines stay those of the frozen encoder. Which
-runs there are is left to `finetune`, checkpoints and files to `train_loop`, pixels to `input_pipeline`.
+A `Trainer` whose queries come from images; keys, values, neighbours and cosines stay those of the frozen encoder.
+`finetune_runs` chooses the runs, `train_loop` writes checkpoints and files, `input_pipeline` makes pixels.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from configs.base import Config
+from configs.base import Finetune, Train
 from model import objectives
 from model.data import input_pipeline, parallel
 from model.data.batch import standardize
@@ -28,6 +28,11 @@ from model.training.trainer import Setting, State, Trainer
 from pipelines.encoders import vit
 from pipelines.errors import UserError
 from pipelines.images.decode import ImagePreprocess
+
+_SMALLEST_SQUARE = 1e-24
+
+# The pictures of a split, augmented or as they were embedded.
+OpenImages = Callable[[str, Augment | None], Images]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Encoder:
     Attributes:
         model: the ViT.
         params: NumPy or JAX arrays.
-        preprocess: what it takes.
-        normalized: whether its vectors were brought to unit length.
+        preprocess: of its input.
+        normalized: whether its vectors were scaled to unit length.
     """
 
     model: vit.Vit
@@ -54,20 +59,20 @@ class Encoder:
     normalized: bool
 
     def queries(self, params: Any, images: jax.Array, rng: jax.Array | None) -> jax.Array:
-        """Returns standardized queries `[B, D]` of uint8 images `[B, S, S, 3]`; `rng` is that of a training step."""
+        """Returns standardized queries `[B, D]` of uint8 images `[B, S, S, 3]`; `rng` is the key of a training step."""
         vectors = self.model.apply({"params": params}, vit.scale_pixels(images), rng)
         if self.normalized:
             # The square root has no gradient at 0.
             squares = jnp.square(vectors).sum(-1, keepdims=True)
-            vectors = vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+            vectors = vectors * jax.lax.rsqrt(jnp.maximum(squares, _SMALLEST_SQUARE))
         return standardize(vectors)
 
 
 def restore_frozen(folder: str, state: State) -> State:
-    """Returns the last state of the frozen run in `folder`, of the shapes of `state`.
+    """Returns the last state of the frozen run in `folder`; `state` has its shapes.
 
     Raises:
-        UserError: if it is not done, or its checkpoint cannot be read.
+        UserError: if the run is not finished, or its checkpoint cannot be read.
     """
     if not run_files.is_done(folder):
         raise UserError(f"{folder}: holds no finished run; run model.train with this configuration first")
@@ -77,34 +82,42 @@ def restore_frozen(folder: str, state: State) -> State:
 
 
 class FinetuneTrainer(Trainer):
-    """The jitted functions of one head with its encoder; what `train_loop` calls is that of `Trainer`."""
+    """The jitted functions of one head with its encoder, for `train_loop` as those of a `Trainer`.
+
+    Attributes:
+        encoder: of the queries, as it was while frozen.
+        images: opens the pictures of a split.
+    """
 
     def __init__(
         self,
-        config: Config,
+        train: Train,
+        settings: Finetune,
         task: Task,
         data: dict[str, Tables],
         encoder: Encoder,
+        images: OpenImages,
         frozen: Callable[[int], str],
         on_step: Callable[[int], None],
     ) -> None:
         """Builds the head of the frozen runs.
 
         Args:
-            config: the whole configuration, `train` as the frozen runs had it.
-            task: with the counts of its classes.
+            train: the settings of the frozen runs.
+            settings: of fine-tuning.
+            task: the task to learn.
             data: the splits in device memory.
             encoder: of the queries.
+            images: opens the pictures of a split.
             frozen: folder of the frozen run of a seed.
-            on_step: is told the number of steps done, after each.
+            on_step: called after each step with the number of steps done.
         """
-        settings = config.finetune
-        # The head is built, and its frozen run restored, under the settings of that run.
-        super().__init__(settings.head, task, data, config.train)
+        # The head is built, and its frozen run restored, with the settings of that run.
+        super().__init__(settings.head, task, data, train)
         self.name = f"{settings.head} + FT"
-        self._frozen, self._on_step, self._frozen_steps = frozen, on_step, config.train.steps
+        self._frozen, self._on_step, self._frozen_steps = frozen, on_step, train.steps
         self.train = dataclasses.replace(
-            config.train,
+            train,
             batch_size=settings.batch_size,
             steps=settings.steps,
             warmup_share=settings.warmup_share,
@@ -112,15 +125,16 @@ class FinetuneTrainer(Trainer):
         )
         warmup = round(settings.warmup_share * settings.steps)
         self._shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, settings.steps)
-        self._config, self._encoder = config, encoder
-        self._step = jax.jit(self._run_step, donate_argnums=0, out_shardings=parallel.whole())
+        self._settings, self.encoder, self.images = settings, encoder, images
+        self._step = jax.jit(self.run_step, donate_argnums=0, out_shardings=parallel.whole())
         self._predict_images = jax.jit(self._forward_images)
         self._open = contextlib.ExitStack()
-        self._batches: tuple[tuple[int, int], Iterator[input_pipeline.Batch]] | None = None
+        self._batches: tuple[tuple[int, int], Iterator[input_pipeline.ImageBatch]] | None = None
 
-    def _finetune_optimizer(
+    def optimizer(
         self, learning_rate: jax.Array, weight_decay: jax.Array, ratio: jax.Array
     ) -> optax.GradientTransformation:
+        """Returns the optimiser of head and objective, at the learning rate, and of the encoder, at `ratio` of it."""
         rates = optax.multi_transform(
             {"head": self._rate(learning_rate), "encoder": self._rate(ratio * learning_rate)},
             lambda params: {name: "encoder" if name == "encoder" else "head" for name in params},
@@ -128,25 +142,35 @@ class FinetuneTrainer(Trainer):
         return self._adam(weight_decay, rates)
 
     def start(self, seed: int) -> State:
-        """Returns the state before the first step: the frozen run of this seed, and the encoder as it was."""
+        """Returns the state before the first step: the frozen run of this seed, and the frozen encoder."""
         frozen = restore_frozen(self._frozen(seed), super().start(seed))
-        params = {**frozen.params, "encoder": jax.tree.map(jnp.array, self._encoder.params)}
-        optimizer = self._finetune_optimizer(*[jnp.zeros(())] * 3)
+        params = {**frozen.params, "encoder": jax.tree.map(jnp.array, self.encoder.params)}
+        optimizer = self.optimizer(*[jnp.zeros(())] * 3)
         state = State(params, optimizer.init(params), frozen.objective, jnp.zeros((), jnp.int32))
         return parallel.replicate(state)
 
-    def _run_step(
+    def run_step(
         self, state: State, images: jax.Array, rows: jax.Array, data: Tables, setting: jax.Array, seed: jax.Array
     ) -> tuple[State, jax.Array]:
+        """Runs one step, inside jit; returns the new state and the loss.
+
+        Args:
+            state: before the step.
+            images: uint8 `[B, S, S, 3]`.
+            rows: of the training split, int32 `[B]`.
+            data: the training split.
+            setting: the fields of `FinetuneSetting`, float32 `[4]`.
+            seed: of the run, int32.
+        """
         learning_rate, weight_decay, rate, ratio = setting
         images, rows = parallel.split(images), parallel.split(rows)
-        # What an objective does may depend on how long the head has been trained.
+        # An objective may depend on how long the head has been trained.
         number = self._frozen_steps + state.step
         rng = jax.random.fold_in(jax.random.key(seed), number)
-        batch, labels = data.gather(rows), data.labels[rows]
+        batch, labels = self._gather(data, rows), data.labels[rows]
 
         def seen(params: Any) -> objectives.Step:
-            queries = self._encoder.queries(params["encoder"], images, jax.random.fold_in(rng, 2))
+            queries = self.encoder.queries(params["encoder"], images, jax.random.fold_in(rng, 2))
             return objectives.Step(
                 params["head"],
                 params["objective"],
@@ -158,15 +182,14 @@ class FinetuneTrainer(Trainer):
                 rng,
             )
 
-        return self._descend(state, self._finetune_optimizer(learning_rate, weight_decay, ratio), rate, seen)
+        return self._descend(state, self.optimizer(learning_rate, weight_decay, ratio), rate, seen)
 
-    def _stream(self, seed: int, begin: int) -> Iterator[input_pipeline.Batch]:
-        """Returns the batches from step `begin` on, of the processes that are at work if that is where they are."""
+    def _stream(self, seed: int, begin: int) -> Iterator[input_pipeline.ImageBatch]:
+        """Returns the batches from step `begin` on; reuses the running processes if that is their next step."""
         if self._batches is None or self._batches[0] != (seed, begin):
             self.close()
-            settings = self._config.finetune
-            augment = Augment(settings.min_area, settings.max_aspect, settings.flip)
-            images = Images(self._config, "train", self._encoder.preprocess, augment)
+            settings = self._settings
+            images = self.images("train", Augment(settings.min_area, settings.max_aspect, settings.flip))
             draws = Draws(self.task.splits["train"].labels, self.train.sampling, seed)
             stream = input_pipeline.training(
                 images, draws, seed, begin, settings.steps, settings.batch_size, settings.workers
@@ -175,7 +198,7 @@ class FinetuneTrainer(Trainer):
         return self._batches[1]
 
     def steps(self, state: State, seed: int, end: int, setting: Setting) -> tuple[State, np.ndarray]:
-        """Runs up to step `end`; returns the new state and the loss of each of these steps, float32."""
+        """Runs up to step `end`; returns the new state and the losses of the steps, float32."""
         begin = int(state.step)
         stream = self._stream(seed, begin)
         step_losses: list[jax.Array] = []
@@ -184,7 +207,7 @@ class FinetuneTrainer(Trainer):
             batch = next(stream)
             state, loss = self._step(state, batch.images, batch.rows, self.data["train"], traced, seed)
             if step_losses:
-                # One step is under way while the next batch is fetched, and no more.
+                # At most one step is running while the next batch is fetched.
                 step_losses[-1].block_until_ready()
             step_losses.append(loss)
             self._on_step(number + 1)
@@ -202,14 +225,13 @@ class FinetuneTrainer(Trainer):
         self, params: Any, images: jax.Array, rows: jax.Array, data: Tables
     ) -> tuple[jax.Array, jax.Array]:
         images, rows = parallel.split(images), parallel.split(rows)
-        batch = data.gather(rows)._replace(queries=self._encoder.queries(params["encoder"], images, None))
+        batch = self._gather(data, rows)._replace(queries=self.encoder.queries(params["encoder"], images, None))
         output = self._apply(params["head"], batch, 0.0, None)
         return self.objective.scores(params["objective"], output), output.weights
 
     def predict(self, params: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """See `Trainer.predict`; the queries are those of the encoder in `params`."""
-        settings = self._config.finetune
-        images = Images(self._config, split, self._encoder.preprocess, None)
+        """See `Trainer.predict`; the encoder in `params` makes the queries."""
+        settings, images = self._settings, self.images(split, None)
         scores, weights = [], []
         with input_pipeline.evaluation(images, settings.batch_size, settings.workers) as stream:
             for batch in stream:

@@ -1,25 +1,25 @@
-"""Which settings are tried, as many for each head: a grid, distinct draws from it, or Optuna's TPE over it.
+"""Which settings the trials of a head have: a grid, distinct draws from it, or Optuna's TPE over it.
 
 A point is a value for each axis: `learning_rate`, `weight_decay`, `dropout`, and the fields that `Train.space` names.
-Each proposal depends on the seed and the results before it only, so that a search that was stopped goes on as it
-would have. Trials are run by `trials`.
+Each proposal depends only on the seed and the earlier results, so that tuning resumes as if it had not been
+interrupted. `trials` runs the trials.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from configs.base import Train
-from pipelines import config_file
+from pipelines import fields
 from pipelines.errors import UserError
 
 SETTING = ("learning_rate", "weight_decay", "dropout")
-# Axes of their own, what is no setting, and what decides how much is read or how the result is counted.
+# Fields with an axis of their own, fields that are no setting, and fields that decide what is read or measured.
 _NOT_IN_SPACE = (
     *("learning_rates", "weight_decays", "dropouts", "search", "trials", "space", "heads", "seeds", "values"),
     *("k", "similarity", "bank_sentences", "checkpoint_every", "many_over", "few_under", "shots", "dtype"),
@@ -34,7 +34,7 @@ def axes(train: Train) -> dict[str, tuple[Any, ...]]:
     """Returns the values of each axis, those of `space` first.
 
     Raises:
-        UserError: if `space` is not names and values of fields.
+        UserError: if an entry of `space` is not a field with different values.
     """
     found: dict[str, tuple[Any, ...]] = {}
     for entry in train.space:
@@ -43,7 +43,7 @@ def axes(train: Train) -> dict[str, tuple[Any, ...]]:
         if name.split(".")[0] in _NOT_IN_SPACE or name in found:
             raise UserError(f"{flag}: {name} cannot be an axis; name another field of train, each once")
         path = name.split(".")
-        trains = [config_file.override(train, path, text, flag) for text in texts.split("|")]
+        trains = [fields.override(train, path, text, flag) for text in texts.split("|")]
         values = tuple(functools.reduce(getattr, path, changed) for changed in trains)
         if not texts or len(set(values)) < len(values):
             raise UserError(f"{flag}: must be a field and different values, such as similarity_scale=10|20|40")
@@ -56,21 +56,21 @@ def budget(train: Train) -> int:
     """Returns the number of trials that each head gets.
 
     Raises:
-        UserError: if the search cannot have that many.
+        UserError: if there are not that many settings.
     """
     size = math.prod(len(values) for values in axes(train).values())
     if not 0 <= train.trials <= size:
-        raise UserError(f"--config.train.trials={train.trials}: must be at most {size}, the settings that there are")
+        raise UserError(f"--config.train.trials={train.trials}: must be at most {size}, the number of settings")
     if train.search == "grid" and train.trials not in (0, size):
         raise UserError(
             f"--config.train.trials={train.trials}: a grid has {size} settings and tries all; "
-            "take --config.train.search=random for fewer"
+            "use --config.train.search=random for fewer"
         )
     return train.trials or size
 
 
 def with_fields(train: Train, point: Point) -> Train:
-    """Returns the training configuration of a point; the axes of `SETTING` are not fields of it."""
+    """Returns the training configuration of a point; the axes of `SETTING` are not among its fields."""
     for name, value in point.items():
         if name not in SETTING:
             train = _replace(train, name.split("."), value)
@@ -83,27 +83,28 @@ def _replace(config: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def words(point: Point) -> str:
-    """Returns a point as a person reads it: `learning rate 0.001, dropout 0.5`."""
+    """Returns a point in words: `learning rate 0.001, dropout 0.5`."""
     shown = ((name.replace("_", " "), f"{v:g}" if isinstance(v, float) else f"{v}") for name, v in point.items())
     return ", ".join(f"{name} {value}" for name, value in shown)
 
 
 def propose(train: Train, seed: int, done: Sequence[tuple[Point, float]]) -> Point:
-    """Returns the point of the next trial, which no trial before had.
+    """Returns the point of the next trial, which differs from those of all earlier trials.
 
     Args:
-        train: axes and kind of search.
-        seed: of what is left to chance.
-        done: the points before, in their order, and the val accuracy that each reached, 0 to 1.
+        train: the axes and the kind of tuning.
+        seed: of random choices.
+        done: the earlier points in order, each with its val accuracy, 0 to 1.
     """
-    if train.search == "optuna":
-        return _ask(train, seed, done)
-    return _points(train, seed)[len(done)]
+    if train.search != "optuna":
+        return _points(train, seed)[len(done)]
+    tried = [point for point, _ in done]
+    return next(point for point in _proposals(train, seed, done) if point not in tried)
 
 
 @functools.cache
 def _points(train: Train, seed: int) -> list[Point]:
-    """Returns the grid, the last axis varying fastest, or as many draws from it as there are trials."""
+    """Returns the grid, the last axis varying fastest, or a draw from it for each trial."""
     found = axes(train)
     if train.search == "grid":
         return [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]
@@ -113,32 +114,27 @@ def _points(train: Train, seed: int) -> list[Point]:
     return [{name: found[name][int(i)] for name, i in zip(found, place, strict=True)} for place in places]
 
 
-def _ask(train: Train, seed: int, done: Sequence[tuple[Point, float]]) -> Point:
-    """Returns what the tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011) proposes after `done`."""
+def _proposals(train: Train, seed: int, done: Sequence[tuple[Point, float]]) -> Iterator[Point]:
+    """Yields proposals of the tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), then all points."""
     try:
         import optuna
     except ImportError as error:
         raise UserError("--config.train.search=optuna: Optuna is not installed; install web-memory[sweep]") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found = axes(train)
-    # Places on the axes rather than their values, so that near values are near whatever their scale.
+    # Indices on the axes instead of values, so that adjacent values are near each other at any scale.
     spread: dict[str, optuna.distributions.BaseDistribution] = {
         name: optuna.distributions.IntDistribution(0, len(values) - 1) for name, values in found.items()
     }
-    # A generator anew for each proposal: what was drawn in a process that was killed plays no part.
+    # A new generator for each proposal, so that an interrupted process leaves no trace.
     own_seed = int(np.random.SeedSequence([seed, len(done)]).generate_state(1)[0])
     sampler = optuna.samplers.TPESampler(seed=own_seed, n_startup_trials=max(2, budget(train) // 4))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for point, value in done:
         places = {name: found[name].index(point[name]) for name in found}
         study.add_trial(optuna.trial.create_trial(params=places, distributions=spread, value=value))
-    tried = [point for point, _ in done]
     for _ in range(_ASKS):
         asked = study.ask(spread).params
-        point = {name: found[name][place] for name, place in asked.items()}
-        if point not in tried:
-            return point
-    # It insists on what is known: any other point tells more.
-    return next(
-        point for point in _points(dataclasses.replace(train, search="random", trials=0), seed) if point not in tried
-    )
+        yield {name: found[name][place] for name, place in asked.items()}
+    # It keeps proposing known points: any other point tells more.
+    yield from _points(dataclasses.replace(train, search="random", trials=0), seed)

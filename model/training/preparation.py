@@ -1,25 +1,59 @@
-"""What heads need of a task before the first step, made once for all of them: no head makes it anew."""
+"""What heads need of a task before the first step, made once and shared by all trials and seeds."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 from configs.base import Train
 from model.data.datasets import Task
 from model.heads import registry
-from model.prepare import class_bank, name_prior, value_start, whitening
+from model.heads.base import Head
+from model.prepare import whitening
 from model.training import hyperparameters
+from pipelines.errors import UserError
 
 
 def prepare(task: Task, train: Train) -> Task:
-    """Returns the task with what the heads of a configuration read beside lists and memory, and with its similarity.
+    """Returns the task with what its heads read besides lists and memory, and with the scores of `train.similarity`.
 
     Args:
-        task: as `datasets` loads it.
-        train: which heads there are, and their settings.
+        task: from `datasets.load`.
+        train: the heads and their settings.
+
+    Raises:
+        UserError: if a head cannot learn this task.
     """
-    if "vl_ltr" in train.heads:
-        task = class_bank.extend(task, train.bank_sentences)
-    if "mam_names" in train.heads:
-        task = name_prior.extend(task, train.names)
-    scales = hyperparameters.axes(train).get("value_scale", (train.value_scale,))
-    if any(scales) and set(registry.RETRIEVAL) & set(train.heads):
-        task = value_start.extend(task)
-    reads_scores = set(train.heads) - set(registry.WITHOUT_NEIGHBORS)
-    return whitening.rescore(task) if train.similarity == "whitened" and reads_scores else task
+    heads = [registry.get(name) for name in train.heads]
+    made: dict[Any, Any] = {}
+    prepared = {}
+    for head in heads:
+        _check(head, task, train)
+        if head.prepare:
+            if head.prepare not in made:
+                made[head.prepare] = _made(head, task, train)
+            prepared[head.name] = made[head.prepare]
+    prepared = {name: arrays for name, arrays in prepared.items() if arrays is not None}
+    task = dataclasses.replace(task, prepared=prepared) if prepared else task
+    whitened = train.similarity == "whitened" and any(head.needs_neighbors for head in heads)
+    return whitening.rescore(task) if whitened else task
+
+
+def _check(head: Head, task: Task, train: Train) -> None:
+    if head.needs_text and "text" not in task.values:
+        raise UserError(f"--config.train.values={','.join(train.values)}: {head.name} reads texts; add text")
+    if head.check:
+        head.check(task, train)
+
+
+def _made(head: Head, task: Task, train: Train) -> Any:
+    """Returns what a head prepares: under the configured settings, or under the first trial's that need anything."""
+    found = (head.prepare(task, settings) for settings in _settings(train) if head.prepare)
+    return next((arrays for arrays in found if arrays is not None), None)
+
+
+def _settings(train: Train) -> Iterator[Train]:
+    """Yields the configured settings, then those with each value of each axis of `train.space`."""
+    yield train
+    for name, values in hyperparameters.axes(train).items():
+        if name not in hyperparameters.SETTING:
+            yield from (hyperparameters.with_fields(train, {name: value}) for value in values)

@@ -1,12 +1,13 @@
-"""Where runs lie and what their files are called; loads no JAX, so that whoever only reads them need not either.
+"""Folders and file names of runs, and which settings decide their bytes. Loads no JAX.
 
-Who writes the files is `train_loop` and `trials`; what is read of finished runs is left to `runs`.
+`train_loop` and `trials` write the files, `reports.runs` reads those of finished runs.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from configs.base import Config, Train
+from configs.base import Finetune, Places, Train
 from pipelines import manifest, storage
 from pipelines.errors import UserError
 
@@ -16,11 +17,23 @@ METRICS = "metrics.jsonl"
 TRIAL = "trial.json"
 CHOSEN = "chosen.json"
 
-# Which heads and seeds are run does not change the bytes of any one run.
+# The choice of heads and seeds does not change the bytes of any one run.
 _NOT_IDENTITY = ("heads", "seeds")
-# The stage of fine-tuned runs. Where an encoder lies and how many processes decode changes no byte of them.
+# The stage of fine-tuned runs. The path of the encoder and the number of processes do not change their bytes.
 FINETUNE = "model.finetune"
 _NOT_FINETUNE_IDENTITY = ("encoder", "workers")
+
+
+class Identity(NamedTuple):
+    """A folder of runs, and what decides their bytes.
+
+    Attributes:
+        folder: of the runs.
+        decides: the settings and fingerprints, as JSON values.
+    """
+
+    folder: str
+    decides: dict[str, Any]
 
 
 def settings(train: Train) -> dict[str, Any]:
@@ -28,15 +41,17 @@ def settings(train: Train) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(train).items() if name not in _NOT_IDENTITY}
 
 
-def identity(config: Config, fingerprint: str) -> tuple[str, dict[str, Any]]:
-    """Returns the folder of the runs of one task and one training configuration, and what decides their bytes.
+def identity(places: Places, seed: int, train: Train, fingerprint: str) -> Identity:
+    """Returns the identity of the runs of one task and one training configuration.
 
     Args:
-        config: the whole configuration.
+        places: of the runs.
+        seed: of the configuration.
+        train: the training configuration.
         fingerprint: of the neighbour lists.
     """
-    decides = {"neighbors": fingerprint, "seed": config.seed, "train": settings(config.train)}
-    return storage.join(config.runs_dir, manifest.fingerprint(decides)[:8]), decides
+    decides = {"neighbors": fingerprint, "seed": seed, "train": settings(train)}
+    return Identity(storage.join(places.runs, manifest.fingerprint(decides)[:8]), decides)
 
 
 def of_seed(folder: str, head: str, seed: int) -> str:
@@ -49,44 +64,39 @@ def is_done(folder: str) -> bool:
     return storage.exists(storage.join(folder, RESULT))
 
 
-def chosen(config: Config, fingerprint: str, head: str, instead: str = "") -> dict[str, Any]:
-    """Returns what the trials of a head chose, as `trials.Runs.choose` noted it.
+def chosen(folder: str, head: str, instead: str = "") -> dict[str, Any]:
+    """Returns the setting that the trials of a head chose, see `trials.Runs.choose`.
 
     Args:
-        config: the whole configuration.
-        fingerprint: of the neighbour lists.
+        folder: of the runs.
         head: its name.
-        instead: what else can be done, for the error.
+        instead: an alternative to running `model.train`, for the error.
 
     Raises:
         UserError: if nothing is chosen yet.
     """
-    path = storage.join(identity(config, fingerprint)[0], head, CHOSEN)
+    path = storage.join(folder, head, CHOSEN)
     if not storage.exists(path):
-        raise UserError(f"{path}: is not there; run model.train with this configuration first{instead}")
+        raise UserError(f"{path}: does not exist; run model.train with this configuration first{instead}")
     return storage.read_json(path)
 
 
-def finetune_identity(config: Config, fingerprint: str) -> tuple[str, dict[str, Any]]:
-    """Returns the folder of the runs of one head with its encoder, and what decides their bytes.
+def finetune_identity(frozen: Identity, seeds: Sequence[int], finetune: Finetune) -> Identity:
+    """Returns the identity of the runs of one head with its encoder.
 
     Args:
-        config: the whole configuration.
-        fingerprint: of the neighbour lists.
+        frozen: of the frozen runs.
+        seeds: `train.seeds`; trials start from the frozen run of the first.
+        finetune: the settings.
     """
-    frozen, decides = identity(config, fingerprint)
-    settings = {
-        name: v for name, v in dataclasses.asdict(config.finetune).items() if name not in _NOT_FINETUNE_IDENTITY
-    }
-    # Trials start from the frozen run of the first seed.
-    own = {"frozen": manifest.fingerprint(decides), "first_seed": config.train.seeds[:1], **settings}
-    return storage.join(frozen, "finetune", config.finetune.head), own
+    settings = {name: v for name, v in dataclasses.asdict(finetune).items() if name not in _NOT_FINETUNE_IDENTITY}
+    decides = {"frozen": manifest.fingerprint(frozen.decides), "first_seed": tuple(seeds[:1]), **settings}
+    return Identity(storage.join(frozen.folder, "finetune", finetune.head), decides)
 
 
-def finished_runs(config: Config, fingerprint: str) -> dict[int, str]:
-    """Returns the folders of the runs of all seeds, by seed; none if they are of other settings or not all done."""
-    folder, own = finetune_identity(config, fingerprint)
-    if manifest.is_claimed_by_another(folder, FINETUNE, own):
+def finished_runs(finetuned: Identity, seeds: Sequence[int]) -> dict[int, str]:
+    """Returns the folders of fine-tuned runs by seed; none if they are of other settings or not all done."""
+    if manifest.is_claimed_by_another(finetuned.folder, FINETUNE, finetuned.decides):
         return {}
-    found = {seed: storage.join(folder, f"seed-{seed}") for seed in config.train.seeds}
+    found = {seed: storage.join(finetuned.folder, f"seed-{seed}") for seed in seeds}
     return found if all(map(is_done, found.values())) else {}

@@ -1,7 +1,7 @@
 """Trains one head once: checkpoints, metrics, predictions.
 
-Which settings and seeds are run is left to `train`. A run that was killed goes on from its last checkpoint and
-ends with the same bits: batches and dropout depend on seed and step only.
+A run that was interrupted resumes from its last checkpoint and ends with the same bits, because batches and dropout
+depend only on seed and step. `trials` chooses settings and seeds.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ _NOTHING = dict.fromkeys((*metrics.GROUPS, "all"), 0.0)
 
 
 class _Log:
-    """`metrics.jsonl` and TensorBoard events of one run, without what came after the checkpoint it goes on from."""
+    """`metrics.jsonl` and TensorBoard events of one run; drops lines after the checkpoint that it resumes from."""
 
     def __init__(self, folder: pathlib.Path, step: int) -> None:
         self._file = folder / run_files.METRICS
         lines = self._file.read_text().splitlines() if self._file.exists() else []
-        # A line that a kill cut short cannot be parsed, and its step is run again.
+        # A line that was cut short cannot be parsed, and its step is run again.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         with storage.atomic_write(str(self._file)) as file:
             file.write("".join(line + "\n" for line in kept).encode())
@@ -49,13 +49,12 @@ class _Log:
         self._events.close()
 
 
-def _write_predictions(
-    path: str, trainer: Trainer, params: Any, split_name: str, metadata: dict[str, str]
-) -> dict[str, Any]:
-    scores, weights = trainer.predict(params, split_name)
+def _write_predictions(folder: str, trainer: Trainer, params: Any, metadata: dict[str, str]) -> dict[str, Any]:
+    """Writes the predictions on test and returns how good they are."""
+    scores, weights = trainer.predict(params, "test")
     classes, probabilities = metrics.top_classes(scores)
     predicted = classes[:, 0]
-    split: Split = trainer.task.splits[split_name]
+    split: Split = trainer.task.splits["test"]
     columns = {
         "query_id": pa.array(split.ids),
         "label": pa.array(split.labels),
@@ -66,7 +65,7 @@ def _write_predictions(
     if weights.shape[-1]:
         field = pa.field("attention", pa.list_(pa.float32(), weights.shape[-1]))
         columns["attention"] = schemas.fixed_list(weights, field)
-    schemas.write(path, pa.table(columns), metadata)
+    schemas.write(storage.join(folder, run_files.PREDICTIONS), pa.table(columns), metadata)
     return {
         "accuracy": metrics.accuracy(predicted, split.labels, trainer.groups),
         "top5": metrics.top_accuracy(classes, split.labels),
@@ -76,7 +75,7 @@ def _write_predictions(
 
 def _cause(trainer: Trainer, seed: int, step: int, setting: Setting) -> str:
     train, labels = trainer.train, trainer.task.splits["train"].labels
-    # What is not finite in the batch before may have come into the parameters, and from there into this loss.
+    # An input of the previous batch that is not finite reaches this loss through the parameters.
     stages = trainer.objective.stages()
     rows = batch_rows(labels, train.sampling, seed, max(step - 2, 0), step, train.batch_size, stages)
     return divergence.cause(trainer.task, rows.ravel(), setting.learning_rate, trainer.reads_memory)
@@ -87,8 +86,8 @@ def restore(checkpoints: ocp.CheckpointManager, folder: pathlib.Path, state: Sta
 
     Args:
         checkpoints: of the run.
-        folder: of the run, for messages.
-        state: of the shapes that the checkpoint has.
+        folder: of the run, for errors.
+        state: has the shapes of the checkpoint.
 
     Raises:
         UserError: if the checkpoint cannot be read.
@@ -98,7 +97,7 @@ def restore(checkpoints: ocp.CheckpointManager, folder: pathlib.Path, state: Sta
     try:
         return checkpoints.restore(latest, args=ocp.args.StandardRestore(state))
     except Exception as error:
-        # Orbax lets through whatever the reader of the broken file raises.
+        # Orbax passes on whatever the reader of the broken file raises.
         reason = str(error).partition("\n")[0][:200]
         raise UserError(f"{folder / 'checkpoints'}: cannot be read ({reason}); remove {folder}, train again") from error
 
@@ -142,25 +141,25 @@ def run(
     config_hash: str,
     on_steps: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Trains once, or goes on from the last checkpoint, or returns the result of a run that is done.
+    """Trains once, resumes from the last checkpoint, or returns the result of a finished run.
 
     Args:
         trainer: of the head.
         folder: of this run; its `result.json` is written last.
         setting: hyperparameters.
         seed: of first parameters, batches and dropout.
-        split: the result is measured on; predictions are written if it is `test`.
+        split: `val` for a trial; `test` to measure on test and write predictions.
         config_hash: of the folder of all runs.
-        on_steps: is told the number of steps done.
+        on_steps: called with the number of steps done.
 
     Returns:
-        `head`, `seed`, `setting`, `accuracy` (fractions), on test also `top5` and `ece`, `val_accuracy` and
-        `train_secs`, which of a run that was interrupted are those of its last part. Of a trial (`split` is `val`) that
-        diverged, accuracies are 0 and `diverged` is the sentence that says so. `reading`, if batches were read from
-        files, is how fast (`host_tables.Meter.rates`).
+        `head`, `seed`, `setting`, `split`, `accuracy` (fractions), on test also `top5` and `ece`, `val_accuracy` and
+        `train_secs` (of an interrupted run only those since it resumed). A trial that diverged has accuracies of 0 and
+        the reason in `diverged`. `reading` is the speed of reading if batches were read from files
+        (`host_tables.Meter.rates`).
 
     Raises:
-        Diverged: if the loss of a run that is no trial is not a number.
+        Diverged: if a run that is no trial diverged.
         UserError: if the checkpoint cannot be read.
     """
     result_path = storage.join(folder, run_files.RESULT)
@@ -170,12 +169,7 @@ def run(
     begin = time.monotonic()
     local = pathlib.Path(folder).absolute()
     local.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {
-        "head": trainer.name,
-        "seed": seed,
-        "setting": dataclasses.asdict(setting),
-        "split": split,
-    }
+    result = {"head": trainer.name, "seed": seed, "setting": dataclasses.asdict(setting), "split": split}
     try:
         params = _train(trainer, local, setting, seed, on_steps).params
     except Diverged as error:
@@ -188,8 +182,7 @@ def run(
         result |= {"accuracy": val, "val_accuracy": val}
         if split == "test":
             metadata = {"config_hash": config_hash, "head": trainer.name, "seed": str(seed)}
-            path = storage.join(folder, run_files.PREDICTIONS)
-            result |= _write_predictions(path, trainer, params, split, metadata)
+            result |= _write_predictions(folder, trainer, params, metadata)
     if rates := trainer.data["train"].rates():
         result["reading"] = rates
     result["train_secs"] = round(time.monotonic() - begin, 3)

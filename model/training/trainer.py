@@ -1,6 +1,6 @@
 """The jitted functions of one head and one objective: first parameters, training steps, predictions.
 
-Which runs there are, checkpoints and files are left to `train_loop` and `train`.
+`train_loop` writes checkpoints and files, `trials` chooses settings.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Setting:
 
 
 class State(NamedTuple):
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
         params: of the `head` and of the `objective`.
@@ -57,15 +57,15 @@ class Trainer:
 
         Args:
             name: of the head.
-            task: the counts of its classes.
-            data: where the batches of each split come from.
+            task: the task to learn.
+            data: source of the batches of each split.
             train: loss, widths, steps.
         """
         self.name, self.task, self.data, self.train = name, task, data, train
-        self.reads_memory = name not in registry.WITHOUT_NEIGHBORS
+        self._kind = registry.get(name)
         (part, rows, _), *_ = data["train"].parts(np.zeros((1, 1), np.int32), 1, False)
-        self._sample = part.gather(jnp.asarray(rows[0]))
-        self.head: nn.Module = registry.build(name, train, len(task.class_counts), self._sample)
+        self._sample = self._gather(part, jnp.asarray(rows[0]))
+        self.head: nn.Module = self._kind.build(train, len(task.class_counts), self._sample)
         facts = objectives.Facts(task.class_counts, data["train"].queries, data["train"].labels)
         self.objective = objectives.build(train, facts)
         self._chunk = min(train.checkpoint_every, train.steps)
@@ -77,6 +77,14 @@ class Trainer:
         self._is_finite = jax.jit(
             lambda params: jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
         )
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether the head reads neighbours."""
+        return self._kind.needs_neighbors
+
+    def _gather(self, data: Tables, rows: jax.Array) -> Batch:
+        return data.gather(rows, self._kind.name)
 
     def _rate(self, learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.scale_by_learning_rate(lambda step: learning_rate * self._shape(step))
@@ -116,7 +124,7 @@ class Trainer:
         rate: jax.Array,
         seen: Callable[[Any], objectives.Step],
     ) -> tuple[State, jax.Array]:
-        """Takes one step down the gradient of the loss; `seen` gives what the objective sees with some parameters."""
+        """Takes one step down the gradient of the loss; `seen` maps parameters to the input of the objective."""
 
         def forward(head: Any, batch: Batch, rng: jax.Array | None) -> Output:
             return self._apply(head, batch, rate, rng)
@@ -131,14 +139,14 @@ class Trainer:
     def _run_steps(
         self, state: State, rows: jax.Array, count: jax.Array, data: Tables, setting: jax.Array, seed: jax.Array
     ) -> tuple[State, jax.Array]:
-        """Runs `count` of the steps whose rows are given; the number is traced, so that none compiles anew."""
+        """Runs the first `count` of the given steps; the number is traced, so that no value compiles again."""
         learning_rate, weight_decay, rate = setting
         optimizer = self._optimizer(learning_rate, weight_decay)
 
         def step(number: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             (state, losses), batch_rows = carry, parallel.split(rows[number])
             rng = jax.random.fold_in(jax.random.key(seed), state.step)
-            batch, labels = data.gather(batch_rows), data.labels[batch_rows]
+            batch, labels = self._gather(data, batch_rows), data.labels[batch_rows]
 
             def seen(params: Any) -> objectives.Step:
                 return objectives.Step(
@@ -151,7 +159,7 @@ class Trainer:
         return jax.lax.fori_loop(0, count, step, (state, jnp.zeros(len(rows))))
 
     def steps(self, state: State, seed: int, end: int, setting: Setting) -> tuple[State, np.ndarray]:
-        """Runs up to step `end`; returns the new state and the loss of each of these steps, float32."""
+        """Runs up to step `end`; returns the new state and the losses of the steps, float32."""
         labels = self.task.splits["train"].labels
         traced = jnp.array([setting.learning_rate, setting.weight_decay, setting.dropout], jnp.float32)
         size, stages = self.train.batch_size, self.objective.stages()
@@ -171,13 +179,13 @@ class Trainer:
         return bool(self._is_finite(state.params))
 
     def _forward(self, params: Any, data: Tables, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = self._apply(params["head"], data.gather(parallel.split(rows)), 0.0, None)
+        output = self._apply(params["head"], self._gather(data, parallel.split(rows)), 0.0, None)
         return self.objective.scores(params["objective"], output), output.weights
 
     def predict(self, params: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns log-probabilities up to a constant a query float32 `[N, C]` and attention weights `[N, K]`.
+        """Returns log-probabilities, up to a constant for each query, float32 `[N, C]`, and the neighbours' weights.
 
-        Weights are `[N, 0]` without attention.
+        Weights are float32 `[N, K]`, or `[N, 0]` of a head that reads no neighbours.
         """
         size, count = self.train.batch_size, len(self.data[split].labels)
         batches = -(-count // size)
@@ -198,7 +206,7 @@ class Trainer:
 
     @property
     def compilations(self) -> dict[str, int]:
-        """How often each function was compiled."""
+        """Number of compilations of each function."""
         functions = {"start": self._init, "steps": self._steps, "predict": self._predict}
         return {name: function._cache_size() for name, function in functions.items()}
 

@@ -1,6 +1,6 @@
-"""The trials of one head on val, and the setting that they choose: what `train` and `sweep` share.
+"""The trials of one head on val, and the setting that they choose: shared by `train` and `sweep`.
 
-Which settings there are is left to `search`, one run to `train_loop`. Nothing here looks at test.
+`hyperparameters` proposes settings, `train_loop` runs one. Nothing here reads test, except `Runs.seed`.
 """
 
 import dataclasses
@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from configs.base import Config, Train
-from model.data import datasets, host_tables, parallel, tables
+from configs.base import Places, Train
+from model.data import host_tables, parallel, tables
 from model.data.datasets import Task
 from model.data.tables import Source
 from model.training import hyperparameters, preparation, run_files, train_loop
@@ -21,46 +21,55 @@ from pipelines.errors import UserError
 from pipelines.progress import Stage
 
 
-def check(config: Config) -> None:
-    """Raises a `UserError` for what the fields cannot know: devices, storage, and how many trials there are."""
-    if "://" in config.runs_dir:
-        raise UserError(f"--config.workdir={config.workdir}: must be a local folder to train in")
-    parallel.check(config.train.batch_size, "train.batch_size")
-    hyperparameters.budget(config.train)
+def check(places: Places, train: Train) -> None:
+    """Raises a `UserError` for what the fields cannot know: devices, storage, and the number of trials."""
+    if "://" in places.runs:
+        raise UserError(f"--config.workdir={places.workdir}: must be a local folder to train in")
+    parallel.check(train.batch_size, "train.batch_size")
+    hyperparameters.budget(train)
 
 
-def load(config: Config, splits: Sequence[str]) -> tuple[Task, Mapping[str, Source], str]:
-    """Loads the task and claims the folder of its runs.
+def count(train: Train, seeds: bool = True) -> int:
+    """Returns the number of runs of all heads: their trials and, with `seeds`, a run of each seed."""
+    return len(train.heads) * (hyperparameters.budget(train) + (len(train.seeds) if seeds else 0))
+
+
+def open_runs(
+    places: Places, seed: int, train: Train, task: Task, splits: Sequence[str]
+) -> tuple[Task, Mapping[str, Source], str]:
+    """Claims the folder of the runs, and prepares the task for them.
 
     Args:
-        config: the whole configuration.
-        splits: that runs may look at.
+        places: of the runs.
+        seed: of the configuration.
+        train: the training configuration.
+        task: from `datasets.load`.
+        splits: the splits that the runs may read.
 
     Returns:
-        The task and where its batches come from, of these splits only, and the folder.
+        The task and the source of its batches, of these splits only, and the folder.
 
     Raises:
-        UserError: if an earlier stage has not finished, or its outputs are not what the configuration says.
+        UserError: if the folder has runs of another configuration, or a head cannot learn the task.
     """
-    task = datasets.load(config)
-    folder, identity = run_files.identity(config, task.fingerprint)
+    folder, identity = run_files.identity(places, seed, train, task.fingerprint)
     manifest.claim(folder, "model.train", identity)
-    storage.write_json(storage.join(folder, "config.json"), dataclasses.asdict(config))
+    storage.write_json(storage.join(folder, "config.json"), places.config)
     seen = {name: task.splits[name] for name in splits}
-    task = preparation.prepare(dataclasses.replace(task, splits=seen), config.train)
-    if config.train.table == "host":
-        return task, host_tables.load(task, config.train.dtype, storage.join(config.runs_dir, "tables")), folder
-    return task, tables.load(task, config.train.dtype), folder
+    task = preparation.prepare(dataclasses.replace(task, splits=seen), train)
+    if train.table == "host":
+        return task, host_tables.load(task, train.dtype, storage.join(places.runs, "tables")), folder
+    return task, tables.load(task, train.dtype), folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A setting and what it reached on val.
+    """A setting and its result on val.
 
     Attributes:
         number: from 0.
         point: value of each axis.
-        result: as `train_loop.run` returns it.
+        result: from `train_loop.run`.
     """
 
     number: int
@@ -69,17 +78,17 @@ class Trial:
 
     @property
     def value(self) -> float:
-        """Overall val accuracy, 0 to 1; 0 of a run whose loss became no number."""
+        """Overall val accuracy, 0 to 1; 0 if the run diverged."""
         return 0.0 if self.diverged else self.result["accuracy"]["all"]
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss became no number."""
+        """Whether the loss became NaN or infinite."""
         return bool(self.result.get("diverged"))
 
 
 def best_of(trials: list[Trial]) -> Trial:
-    """Returns the trial with the best val accuracy, the first of equals; a `UserError` if all diverged."""
+    """Returns the trial with the best val accuracy, the first of ties; a `UserError` if all diverged."""
     sound = [trial for trial in trials if not trial.diverged]
     if not sound:
         why = trials[0].result["diverged"]
@@ -88,20 +97,20 @@ def best_of(trials: list[Trial]) -> Trial:
 
 
 class Progress:
-    """Counts runs and steps for the stage."""
+    """Reports runs and steps to the stage."""
 
     def __init__(self, stage: Stage, runs: int) -> None:
         """Nothing is done yet.
 
         Args:
-            stage: is shown it.
-            runs: that there will be.
+            stage: shows the progress.
+            runs: number of runs in all.
         """
         self._stage, self._runs, self._done, self._steps = stage, runs, 0, 0
         stage.update(0.0, 0)
 
     def run(self, run: Callable[[Callable[[int], None]], dict[str, Any]], steps: int) -> dict[str, Any]:
-        """Calls a run with a function that is told its steps, of `steps`; returns its result."""
+        """Calls a run of `steps` steps with a function that reports how many are done; returns its result."""
 
         def on_steps(done: int) -> None:
             self._stage.update((self._done + done / steps) / self._runs, self._steps + done)
@@ -112,23 +121,36 @@ class Progress:
 
 
 class Runs:
-    """The runs of one head; settings that change no shape share one compilation."""
+    """The runs of one head; settings that change no shape share one compilation.
+
+    Attributes:
+        folder: of these runs.
+        trainer: the trainer of a training configuration, cached.
+    """
 
     def __init__(
-        self, name: str, config: Config, task: Task, data: Mapping[str, Source], folder: str, progress: Progress
+        self,
+        name: str,
+        train: Train,
+        seed: int,
+        task: Task,
+        data: Mapping[str, Source],
+        folder: str,
+        progress: Progress,
     ) -> None:
         """Runs nothing yet.
 
         Args:
             name: of the head.
-            config: the whole configuration.
-            task: that is learned.
-            data: where the batches of its splits come from.
-            folder: of all runs.
-            progress: is told what was done.
+            train: the training configuration.
+            seed: of the trials.
+            task: the task to learn.
+            data: source of the batches of its splits.
+            folder: of the runs of all heads.
+            progress: counts the runs.
         """
-        self._name, self._config, self._task, self._data, self._progress = name, config, task, data, progress
-        self._folder = storage.join(folder, name)
+        self._name, self._train, self._seed, self._task, self._data = name, train, seed, task, data
+        self.folder, self._progress = storage.join(folder, name), progress
         self._config_hash = manifest.fingerprint(storage.read_json(storage.join(folder, manifest.STAGE_FILE)))
         self.trainer = functools.cache(self._trainer)
 
@@ -138,37 +160,37 @@ class Runs:
         return Trainer(self._name, self._task, self._data, train)
 
     def _run(self, name: str, point: Point, seed: int, split: str) -> dict[str, Any]:
-        train = hyperparameters.with_fields(self._config.train, point)
+        train = hyperparameters.with_fields(self._train, point)
         setting = Setting(**{name: point[name] for name in hyperparameters.SETTING})
         run = functools.partial(
-            train_loop.run, self.trainer(train), storage.join(self._folder, name), setting, seed, split
+            train_loop.run, self.trainer(train), storage.join(self.folder, name), setting, seed, split
         )
         return self._progress.run(functools.partial(run, self._config_hash), train.steps)
 
     def trials(self) -> list[Trial]:
-        """Runs the trials that are not done, each judged on val, and returns all."""
-        train, seed = self._config.train, self._config.seed
+        """Runs the trials that are not done, each measured on val, and returns all."""
+        train, seed = self._train, self._seed
         done: list[Trial] = []
         for number in range(hyperparameters.budget(train)):
             point = hyperparameters.propose(train, seed, [(trial.point, trial.value) for trial in done])
-            path = storage.join(self._folder, f"trial-{number}", run_files.TRIAL)
-            _write_once(path, {"number": number, "point": point}, "another search")
+            path = storage.join(self.folder, f"trial-{number}", run_files.TRIAL)
+            _write_once(path, {"number": number, "point": point}, "other trials")
             done.append(Trial(number, point, self._run(f"trial-{number}", point, seed, "val")))
         return done
 
     def choose(self, trials: list[Trial]) -> Trial:
-        """Returns the best trial and notes it.
+        """Returns the best trial and writes it down.
 
         Raises:
-            UserError: if another one was chosen before: test may have been looked at with it.
+            UserError: if another one was chosen before, since test may have been measured with it.
         """
         best = best_of(trials)
         note = {"number": best.number, "point": best.point, "val_accuracy": best.value, "trials": len(trials)}
-        _write_once(storage.join(self._folder, run_files.CHOSEN), note, "a setting that was chosen from other trials")
+        _write_once(storage.join(self.folder, run_files.CHOSEN), note, "a setting that was chosen from other trials")
         return best
 
     def seed(self, chosen: Trial, seed: int) -> dict[str, Any]:
-        """Runs the chosen setting with a seed and returns what it reached on test."""
+        """Runs the chosen setting with a seed and returns its result on test."""
         return self._run(f"seed-{seed}", chosen.point, seed, "test")
 
 

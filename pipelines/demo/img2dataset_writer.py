@@ -1,8 +1,8 @@
 """Writes image-text pairs to disk as img2dataset 1.47 does in its `webdataset` format.
 
 Owns the layout: keys, the order and attributes of tar members, the fields of the metadata in their order, the Parquet
-table beside each tar and the statistics. Equal pairs give equal bytes: times are zero. Where pairs come from and how
-they are spread over shards is left to the caller.
+table beside each tar and the statistics. Equal pairs give equal bytes: times are zero. The caller makes the pairs and
+spreads them over shards.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class Pair:
         height: pixels.
         caption: the alternative text.
         url: where the image comes from; unique.
-        license: SPDX identifier; stands where `--save_additional_columns '["license"]'` puts it.
+        license: SPDX identifier, in the place where `--save_additional_columns '["license"]'` puts it.
     """
 
     image: bytes
@@ -66,8 +66,8 @@ def write_shard(folder: pathlib.Path, shard: int, pairs: Sequence[Pair], pairs_p
     Args:
         folder: an existing folder.
         shard: number of the shard, from 0.
-        pairs: what it holds, at most `pairs_per_shard`.
-        pairs_per_shard: size of a full shard; decides how many digits a key has.
+        pairs: at most `pairs_per_shard`.
+        pairs_per_shard: size of a full shard; decides the number of digits of a key.
 
     Raises:
         ValueError: if there are more pairs than a shard holds.

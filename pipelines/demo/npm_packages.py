@@ -1,7 +1,7 @@
 """Fetches pinned npm packages and reads files out of their tarballs.
 
-Owns the call of npm, the checksums, the cache of tarballs and the bounds on what is unpacked. Nothing of a package is
-ever installed, extracted to disk or run. What the files mean is left to the caller.
+Owns the call of npm, the checksums, the cache of tarballs and the bounds on unpacking. No part of a package is ever
+installed, extracted to disk or run. The caller interprets the files.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ from pipelines import storage
 from pipelines.errors import UserError
 
 _NPM_TIMEOUT_SECS = 600
-_MAX_UNPACKED_BYTES = 1 << 29
+# Bytes that a whole tarball may unpack to; a guard against decompression bombs.
+MAX_UNPACKED_BYTES = 1 << 29
 _UNREACHABLE = re.compile(
     r"^(E(NOTFOUND|AI_AGAIN|CONN\w+|TIMEDOUT|IDLETIMEOUT|NETUNREACH|HOSTUNREACH|HOSTDOWN|NOTCACHED|PROTO|ADDR\w+)"
     r"|ERR_SOCKET_\w+|FETCH_ERROR|CERT_\w+|DEPTH_ZERO_\w+|SELF_SIGNED_\w+|UNABLE_TO_\w+)$"
@@ -43,9 +44,9 @@ class Package:
         name: as npm spells it, with its scope.
         version: the exact version.
         sha256: hexadecimal digest of the tarball.
-        license: SPDX identifier of what is read from it.
-        author: whom the licence asks to name.
-        source: where the work comes from.
+        license: SPDX identifier of the files that are read.
+        author: to be named by the licence.
+        source: web address of the work.
     """
 
     name: str
@@ -57,34 +58,34 @@ class Package:
 
     @property
     def spec(self) -> str:
-        """What npm is asked for."""
+        """The package as npm names it."""
         return f"{self.name}@{self.version}"
 
     @property
     def file_name(self) -> str:
-        """The name `npm pack` gives the tarball."""
+        """The name that `npm pack` gives to the tarball."""
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
     def purl(self, path: str) -> str:
-        """Returns the package URL of one file or icon in the package, which takes the place of a web address."""
+        """Returns the package URL of one file or icon in the package, which is used in place of a web address."""
         return f"pkg:npm/{self.name.replace('@', '%40')}@{self.version}#{path}"
 
 
 def fetch(package: Package, folder: pathlib.Path) -> pathlib.Path:
     """Returns the tarball of a package, from the cache or through `npm pack`.
 
-    A cached file with another checksum (cut short, say) is fetched again. A tarball that was put into the folder by
-    hand is as good as a fetched one.
+    A cached file with another checksum, such as a truncated one, is fetched again. A tarball may also be put into the
+    folder by hand.
 
     Args:
         package: what to fetch.
-        folder: the cache; made if it is missing.
+        folder: the cache; created if it is missing.
 
     Returns:
-        The path of a file whose checksum is the pinned one.
+        The path of a file with the pinned checksum.
 
     Raises:
-        UserError: if there is no npm, the registry cannot be reached or has another file than the pinned one.
+        UserError: if npm is missing, or the registry cannot be reached or has another file than the pinned one.
     """
     cached = folder / package.file_name
     if cached.is_file() and storage.sha256(str(cached)) == package.sha256:
@@ -94,12 +95,12 @@ def fetch(package: Package, folder: pathlib.Path) -> pathlib.Path:
         fetched = pathlib.Path(name) / package.file_name
         _pack(package, fetched.parent, by_hand=f"put {package.file_name}, made elsewhere with npm pack, into {folder}")
         if not fetched.is_file():
-            raise UserError(f"{package.spec}: npm pack ended well but wrote no {package.file_name}; update npm")
+            raise UserError(f"{package.spec}: npm pack succeeded but wrote no {package.file_name}; update npm")
         found = storage.sha256(str(fetched))
         if found != package.sha256:
             raise UserError(
                 f"{package.spec}: the registry's tarball has sha256 {found}, not the pinned {package.sha256}; it was "
-                "thrown away: point npm at a registry you trust (npm config set registry URL) and run this again"
+                "deleted; point npm at a registry you trust (npm config set registry URL) and run this command again"
             )
         os.replace(fetched, cached)
     return cached
@@ -110,22 +111,22 @@ def read_members(tarball: pathlib.Path, wanted: Callable[[str], bool], max_bytes
 
     Args:
         tarball: a gzipped tar, not trusted.
-        wanted: tells from a member's name whether to read it.
-        max_bytes: the most one wanted member may hold.
+        wanted: tells by the name of a member whether to read it.
+        max_bytes: largest size of a wanted member.
 
     Returns:
         The bytes of each wanted regular file, by its name in the tarball.
 
     Raises:
-        UserError: if the tarball is damaged or a member or the whole is larger than it may be.
+        UserError: if the tarball is damaged, or a member or the whole tarball is too large.
     """
     members, unpacked = {}, 0
     try:
         with tarfile.open(tarball, "r|gz") as tar:
             for member in tar:
                 unpacked += member.size
-                if unpacked > _MAX_UNPACKED_BYTES:
-                    raise UserError(f"{tarball}: unpacks to more than {_MAX_UNPACKED_BYTES} bytes; remove it")
+                if unpacked > MAX_UNPACKED_BYTES:
+                    raise UserError(f"{tarball}: unpacks to more than {MAX_UNPACKED_BYTES} bytes; remove it")
                 if not member.isreg() or not wanted(member.name):
                     continue
                 if member.size > max_bytes:
@@ -134,7 +135,7 @@ def read_members(tarball: pathlib.Path, wanted: Callable[[str], bool], max_bytes
                 assert file is not None
                 members[member.name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{tarball}: cannot be read ({error}); remove it and run this again") from error
+        raise UserError(f"{tarball}: cannot be read ({error}); remove it and run the same command again") from error
     return members
 
 
@@ -144,22 +145,22 @@ def _pack(package: Package, folder: pathlib.Path, by_hand: str) -> None:
         done = run(["pack", package.spec, "--pack-destination", str(folder), *_FLAGS], folder)
     except subprocess.TimeoutExpired as error:
         raise UserError(
-            f"{package.spec}: npm gave no answer in {_NPM_TIMEOUT_SECS} s; check the network or proxy and run this "
-            f"again, or {by_hand}"
+            f"{package.spec}: npm did not answer within {_NPM_TIMEOUT_SECS} s; check the network or proxy and run "
+            f"the same command again, or {by_hand}"
         ) from error
     except OSError as error:
-        raise UserError(f"{package.spec}: npm does not start ({error}); repair or remove that npm") from error
+        raise UserError(f"{package.spec}: npm cannot be started ({error}); repair or remove that npm") from error
     if done.returncode == 0:
         return
     code = re.search(r"^npm (?:error|ERR!) code (\S+)", done.stderr, re.MULTILINE)
     if code and _UNREACHABLE.match(code[1]):
         raise UserError(
             f"{package.spec}: npm cannot reach its registry ({code[1]}); check the network or proxy, or point npm at "
-            f"a mirror (npm config set registry URL) and run this again, or {by_hand}"
+            f"a mirror (npm config set registry URL) and run the same command again, or {by_hand}"
         )
     if code and code[1] in ("E404", "ETARGET"):
         raise UserError(
-            f"{package.spec}: the registry npm is set to does not have it ({code[1]}); point npm at one that does "
+            f"{package.spec}: npm's registry does not have it ({code[1]}); point npm at one that does "
             f"(npm config set registry URL), or {by_hand}"
         )
     lines = [line for line in done.stderr.splitlines() if line.strip()]

@@ -1,7 +1,7 @@
 """Renders emoji to JPEG.
 
-Owns the geometry, the codec settings and the processes that share the work. Equal drawings give equal bytes as long as
-resvg_py and pillow are the same. Where drawings come from and where images go is left to the caller.
+Owns the geometry, the codec settings and the processes that share the work. Equal drawings give equal bytes with the
+same versions of resvg_py and pillow. The caller provides the drawings and stores the images.
 """
 
 import concurrent.futures
@@ -23,7 +23,8 @@ from pipelines.errors import UserError
 
 _JPEG_QUALITY = 90
 _MARGIN_SHARE = 1 / 16
-_POOL_MIN_DRAWINGS = 400
+# Drawings from which on processes share the work; the images do not depend on it.
+POOL_MIN_DRAWINGS = 400
 _POOL_CHUNK = 16
 
 
@@ -36,7 +37,7 @@ def render(data: bytes, background: str, image_size: int) -> bytes:
         image_size: side in pixels.
 
     Returns:
-        JPEG bytes, a function of the arguments alone.
+        JPEG bytes, which depend on the arguments alone.
 
     Raises:
         ValueError: if the drawing cannot be rendered.
@@ -58,12 +59,12 @@ def render(data: bytes, background: str, image_size: int) -> bytes:
 def render_all(
     tasks: Sequence[tuple[Drawing, str]], image_size: int, on_done: Callable[[int], None]
 ) -> Generator[bytes, None, None]:
-    """Renders many drawings, by as many processes as there are cores if they are worth starting.
+    """Renders many drawings, in as many processes as there are cores if there is enough work for them.
 
     Args:
         tasks: drawings and their backgrounds, `#rrggbb`.
         image_size: side in pixels.
-        on_done: called with the number of tasks done.
+        on_done: called with the number of finished tasks.
 
     Yields:
         The JPEG of each task, in order. Close the generator to stop early.
@@ -72,7 +73,7 @@ def render_all(
         UserError: if a drawing cannot be rendered or a process is killed.
     """
     work = [(drawing.data, background, image_size, drawing.path) for drawing, background in tasks]
-    workers = min(os.cpu_count() or 1, len(work) // (_POOL_MIN_DRAWINGS // 2))
+    workers = min(os.cpu_count() or 1, len(work) // (POOL_MIN_DRAWINGS // 2))
     on_done(0)
     if workers < 2:
         for done, task in enumerate(work, 1):
@@ -88,7 +89,9 @@ def render_all(
             on_done(done)
             yield image
     except BrokenProcessPool as error:
-        raise UserError("a process that renders emoji was killed, perhaps for memory; run this again") from error
+        raise UserError(
+            "a process that renders emoji was killed, perhaps for lack of memory; run the same command again"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -99,7 +102,7 @@ def _render_task(task: tuple[bytes, str, int, str]) -> bytes:
         return render(data, background, image_size)
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{path} cannot be rendered ({error}); install the pinned resvg_py and pillow, here are "
+            f"{path} cannot be rendered ({error}); install the pinned resvg_py and pillow, installed are "
             f"{resvg_py.__version__} and {PIL.__version__}"
         ) from error
 

@@ -1,10 +1,10 @@
-"""The emoji styles: which package draws them, under which licence, and what each drawing is called.
+"""The emoji styles: the package of each, its licence, and the names of its drawings.
 
 Owns the pins of the packages, the catalogue of emoji (OpenMoji's, after Unicode's) and the join of each package to it.
-Captions, classes and splits are left to `emoji_plan`, fetching to `npm_packages`, pixels to `emoji_render`.
+Captions, classes and splits are up to `classes`, fetching to `npm_packages`, pixels to `render`.
 
 Left out of the catalogue: OpenMoji's own extras, skin tone variants and the mirrored "facing right" sequences (both
-near-duplicates, which would stand on both sides of a split), and the component swatches (skin tones, hair).
+near duplicates, which would be on both sides of a split), and the component swatches (skin tones, hair).
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ class Style:
     """One vendor's drawings of the emoji.
 
     Attributes:
-        package: what holds them.
-        layout: how: `chars` and `names` are an iconify `icons.json`, with icons found through the code points of
-            `chars.json` or by their names alone; `svg` is OpenMoji's folder; `webp` a folder of rendered images.
-        captions: forms of alternative text that sites which use this style would write; one is drawn for each emoji.
-        background: colour of the page below the drawing, `#rrggbb`.
+        package: has the drawings.
+        layout: of the package: `chars` and `names` are an iconify `icons.json`, with icons found by the code points of
+            `chars.json` or by their names alone; `svg` is OpenMoji's folder; `webp` is a folder of rendered images.
+        captions: forms of alternative text as sites with this style would write it; one is drawn for each emoji.
+        background: colour of the page behind the drawing, `#rrggbb`.
     """
 
     package: Package
@@ -65,7 +65,7 @@ class Drawing:
 
     Attributes:
         path: of the file or icon in its package.
-        data: an SVG or, for the layout `webp`, a WebP file.
+        data: an SVG file, or a WebP file for the layout `webp`.
     """
 
     path: str
@@ -203,7 +203,7 @@ def _codepoints(text: str) -> str:
 def _read_json(tarball: pathlib.Path, name: str) -> Any:
     members = npm_packages.read_members(tarball, lambda member: member == name, _MAX_JSON_BYTES)
     if name not in members:
-        raise UserError(f"{tarball}: has no {name}; remove it and run this again")
+        raise UserError(f"{tarball}: has no {name}; remove it and run the same command again")
     return json.loads(members[name])
 
 
@@ -226,7 +226,7 @@ def _read_files(tarball: pathlib.Path, folder: str, suffix: str, catalogue: Iter
 
 
 def _join_by_name(icons: Iterable[str], catalogue: Iterable[Emoji]) -> dict[str, str]:
-    """Returns icon names by code points, after Unicode's short name or else its character name."""
+    """Returns icon names by code points, found by Unicode's short name or else its character name."""
     by_name = {_squeeze(icon): icon for icon in sorted(icons, reverse=True)}
     joined = {}
     for emoji in catalogue:
@@ -244,7 +244,7 @@ def _squeeze(name: str) -> str:
 
 
 def _icon_svg(icons: Mapping[str, Any], name: str) -> bytes:
-    """Writes an iconify icon as a file; of an alias' transformations only `hFlip` occurs in the pinned packages."""
+    """Returns an iconify icon as a file; of the transformations of aliases, the pinned packages use only `hFlip`."""
     flip = False
     while name not in icons["icons"]:
         alias = icons["aliases"][name]

@@ -1,1 +1,1 @@
-"""The embedding job: plan, shards in, vectors out."""
+"""The embed stage: shards of images and texts in, shards of vectors out."""

@@ -1,33 +1,34 @@
-"""Finishes embedded folders: decides which rows of the memory are used, then writes what makes the folders readable.
+"""Finishes embedded folders: selects the memory rows that are used, then writes what makes the folders readable.
 
-Queries come first, since what they hold decides which rows of the memory may be used. How rows are compared is left to
+The splits come first, because their rows decide which rows of the memory may be used. How rows are compared is up to
 `pipelines.filtering`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from configs.base import Config, Filters
+from configs.base import Filters
 from pipelines import manifest, storage
-from pipelines.embedding.embed_plan import Folder
+from pipelines.embedding.folders import Folder
+from pipelines.embedding.request import Request
 from pipelines.errors import UserError
 from pipelines.filtering import selection
-from pipelines.filtering.selection import Job, MemoryShards, Selection
+from pipelines.filtering.selection import MemoryShards, Selection, SelectionJob
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 
 
-def complete(folders: list[Folder], filters: Filters, config: Config, runner: Runner) -> Selection:
+def complete(folders: Sequence[Folder], request: Request, runner: Runner) -> Selection:
     """Finishes the folders, of which the first is the memory, and returns its selection.
 
     Raises:
-        UserError: if every row of the memory was dropped, or as `select`.
+        UserError: if no row of the memory is left, or as `select`.
     """
     memory, *splits = folders
     for split in splits:
         manifest.complete(split.path, split.markers, split.config_hash)
     queries = {split.name: Embeddings(split.path) for split in splits}
-    removed = config.removed_file if storage.exists(config.removed_file) else ""
-    chosen = select(memory.shards_done(), queries, filters, config.seed, runner, removed)
+    removed = request.places.removed if storage.exists(request.places.removed) else ""
+    chosen = select(memory.shards_done(), queries, request.filters, request.seed, runner, removed)
     drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
     if sum(drop.rows for drop in drops.values()) == sum(marker.rows_out for marker in memory.markers):
         raise UserError(f"{memory.path}: every row was dropped ({counts(chosen.totals)}); check --config.filters")
@@ -36,17 +37,8 @@ def complete(folders: list[Folder], filters: Filters, config: Config, runner: Ru
 
 
 def counts(rows: Mapping[str, int]) -> str:
-    """Returns counts as a summary shows them: `opt_out 3, leakage 12`."""
+    """Returns counts by reason as text: `opt_out 3, leakage 12`; `0 rows` without any."""
     return ", ".join(f"{name} {count:,}" for name, count in rows.items()) or "0 rows"
-
-
-def _finished(job: Job) -> Selection | None:
-    if not storage.exists(storage.join(job.folder, selection.FILE)):
-        return None
-    found = selection.read(job.memory.folder)
-    there = {storage.name(path) for path in storage.files(job.folder, ".parquet")}
-    is_ours = found.identity == job.identity and {f"{shard.name}.parquet" for shard in found.shards} <= there
-    return found if is_ours else None
 
 
 def select(
@@ -57,23 +49,23 @@ def select(
     runner: Runner,
     removed: str = "",
 ) -> Selection:
-    """Makes the selection of a memory, unless the same has been made already.
+    """Makes the selection of a memory, or returns the present one if it was made in the same way.
 
     Args:
         memory: with all its shards.
         splits: those that are embedded.
-        filters: `opt_out` with its whole path.
+        filters: `opt_out` is a whole path.
         seed: of the config.
         runner: not used if no filter is on.
-        removed: the list of what was removed for good; empty for none.
+        removed: file of the digests of removed images; empty for none.
 
     Raises:
-        UserError: as `plan`, or as a worker raised it.
+        UserError: as `selection.describe`, or as a worker raised it.
     """
-    job = selection.plan(memory, splits, filters, seed, removed)
-    if finished := _finished(job):
-        return finished
-    # First of all, so that no half of a selection is ever taken for one.
+    job = selection.describe(memory, splits, filters, seed, removed)
+    if present := _present(job):
+        return present
+    # In this order, so that half a selection is never taken for a whole one.
     storage.remove(storage.join(memory.folder, manifest.COMPLETE_FILE))
     storage.remove(storage.join(job.folder, selection.FILE))
     storage.remove(job.folder)
@@ -84,3 +76,13 @@ def select(
 
         selection_job.run(job, runner)
     return selection.read(memory.folder)
+
+
+def _present(job: SelectionJob) -> Selection | None:
+    """Returns the stored selection if it has the job's identity and all its files."""
+    if not storage.exists(storage.join(job.folder, selection.FILE)):
+        return None
+    stored = selection.read(job.memory.folder)
+    files = {storage.name(path) for path in storage.files(job.folder, ".parquet")}
+    is_ours = stored.identity == job.identity and {f"{shard.name}.parquet" for shard in stored.shards} <= files
+    return stored if is_ours else None

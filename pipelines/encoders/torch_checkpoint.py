@@ -1,9 +1,8 @@
 """Reads weights from a PyTorch checkpoint as hostile data, without PyTorch.
 
-Owns the parsing of the legacy (before 1.6) `torch.save` format: four pickles, then the raw
-storages. A pickle is a program, so this module runs only the few callables that rebuild plain
-tensors and never imports what a file names. Checksums, downloads and the meaning of the tensors
-are left to the callers.
+It parses the legacy (before 1.6) `torch.save` format: four pickles, then the raw storages. A pickle is a program, so
+this module runs only the few callables that rebuild plain tensors, and never imports anything that a file names.
+Callers verify checksums and interpret the tensors.
 """
 
 import collections
@@ -39,7 +38,7 @@ class _StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """A storage that a tensor points to; its bytes come after the pickles."""
+    """A storage that a tensor points to; its bytes follow the pickles."""
 
     key: str
     dtype: str
@@ -56,9 +55,9 @@ class _Tensor(NamedTuple):
 
 
 class _RebuildTensor:
-    """Takes the place of `torch._utils._rebuild_tensor_v2`; checks what the file passes to it.
+    """Stands in for `torch._utils._rebuild_tensor_v2`, and checks its arguments.
 
-    An object without attributes rather than a function, whose attributes a pickle could set.
+    An object without attributes instead of a function, whose attributes a pickle could set.
     """
 
     __slots__ = ()
@@ -73,7 +72,7 @@ class _RebuildTensor:
 
 
 class _NewDict:
-    """Takes the place of `collections.OrderedDict`; only makes empty ones.
+    """Stands in for `collections.OrderedDict`; only makes empty ones.
 
     Without this, a short file could copy a large dict many times.
     """
@@ -111,8 +110,7 @@ def _unpickle(stream: io.BytesIO) -> Any:
     """Loads one pickle from `stream`, which is left at the byte after it."""
     start = stream.tell()
     limit = len(stream.getbuffer())
-    # The unpickler sizes its memo by the largest index a file names, so a few bytes could claim
-    # tens of GB: look before it allocates.
+    # The unpickler sizes its memo by the largest index in a file, so a few bytes could claim tens of GB: check first.
     for opcode, argument, _ in pickletools.genops(stream):
         if "PUT" in opcode.name and isinstance(argument, int) and argument > limit:
             raise pickle.UnpicklingError(f"memo index {argument} is larger than the file")
@@ -121,7 +119,7 @@ def _unpickle(stream: io.BytesIO) -> Any:
 
 
 def _read_storages(stream: io.BytesIO, storages: dict[str, _Storage]) -> dict[str, np.ndarray]:
-    """Reads the raw storages behind the pickles, in the order that the file's key list gives."""
+    """Reads the raw storages after the pickles, in the order of the file's list of keys."""
     keys = _unpickle(stream)
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
         raise ValueError("the list of storages does not match the tensors")
@@ -192,7 +190,7 @@ def read_legacy_checkpoint(data: bytes, source: str) -> dict[str, np.ndarray]:
     """
     try:
         return _parse(data)
-    # What a hostile pickle can raise is open-ended: stack underflows, unhashable keys, bad UTF-8.
+    # A hostile pickle can raise anything: stack underflows, unhashable keys, bad UTF-8.
     except Exception as error:
         raise UserError(
             f"{source} was refused as a PyTorch checkpoint: {error or type(error).__name__}; "

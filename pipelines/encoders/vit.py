@@ -1,9 +1,9 @@
 """The Vision Transformer as an image encoder: the Flax module, its input, and a compiled callable around it.
 
-Owns the graph (Dosovitskiy et al. 2021; "How to train your ViT", Steiner et al. 2022; the attention-pooling head of
-SigLIP, Zhai et al. 2023), the scaling of pixels, and other image sizes than a checkpoint's. The parameters have the
-names of big_vision's `models/vit.py`. Checkpoints are left to `vit_checkpoint`; decoding, cropping, unit length, the
-choice of an encoder and its training to the callers.
+The graph is that of Dosovitskiy et al. 2021 and "How to train your ViT" (Steiner et al. 2022), with the head of SigLIP
+(Zhai et al. 2023), which pools by attention. It scales pixels, and can be adapted to other image sizes than a
+checkpoint's. The parameters have the names of big_vision's `models/vit.py`. `vit_checkpoint` reads checkpoints; callers
+decode and crop images, scale vectors to unit length, and train.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class VitConfig:
         heads: attention heads, of the blocks and of the pooling head.
         mlp_dim: hidden width of the MLPs.
         grid: patches along each side of the image, a square.
-        pool: what the embedding is made of: `cls` (the class token), `map` (attention pooling by a learned probe) or
-            `gap` (the mean of the tokens).
+        pool: source of the embedding: `cls` (the class token), `map` (attention pooling by a learned probe) or `gap`
+            (the mean of the tokens).
         pre_logits: whether a dense layer with tanh follows the pooling.
     """
 
@@ -78,7 +78,7 @@ def _layer_norm(name: str) -> nn.Module:
 
 
 def _drop_branch(x: jax.Array, rate: float, rng: jax.Array | None) -> jax.Array:
-    """Leaves out the residual branch `[B, N, D]` of a share `rate` of the images, and scales the others up."""
+    """Drops the residual branch `[B, N, D]` of a fraction `rate` of the images, and scales up the others."""
     if rng is None or not rate:
         return x
     kept = jax.random.bernoulli(rng, 1 - rate, (len(x), 1, 1))
@@ -91,7 +91,7 @@ class EncoderBlock(nn.Module):
     Attributes:
         config: of the model.
         dtype: of the matrix products.
-        drop_rate: share of the images whose residual branches are left out while training.
+        drop_rate: fraction of the images whose residual branches are dropped in training.
     """
 
     config: VitConfig
@@ -148,10 +148,10 @@ class Vit(nn.Module):
     Attributes:
         config: its shape.
         dtype: of the matrix products; parameters, residuals, norms, softmax and the pooling head stay float32.
-        stochastic_depth: share of the images whose residual branches the last block leaves out while training; it
-            rises from 0 in the first (Huang et al. 2016; Steiner et al. 2022, section 3.3).
-        remat: whether the inside of a block is computed anew for its gradients instead of kept, which takes a third
-            more time and a fraction of the memory.
+        stochastic_depth: fraction of the images whose residual branches the last block drops in training; it rises
+            from 0 in the first (Huang et al. 2016; Steiner et al. 2022, section 3.3).
+        remat: whether the activations within a block are recomputed for its gradients instead of kept, which takes a
+            third more time and a fraction of the memory.
     """
 
     config: VitConfig
@@ -164,12 +164,12 @@ class Vit(nn.Module):
         """Embeds images.
 
         Args:
-            images: float32 `[B, S, S, 3]`, RGB from -1 to 1. Pixels beyond the last whole patch are not seen.
-            rng: key of what is left out in a step of training; None elsewhere.
+            images: float32 `[B, S, S, 3]`, RGB from -1 to 1. Pixels beyond the last whole patch are not used.
+            rng: key that chooses the dropped branches in a training step; None elsewhere.
 
         Returns:
-            float32 `[B, width]`, what a classifier would be given: after the last norm, the pooling and, if there is
-            one, the `pre_logits` layer. Not of unit length.
+            float32 `[B, width]`, the input of a classifier: after the last norm, the pooling and, if there is one, the
+            `pre_logits` layer. Not of unit length.
 
         Raises:
             ValueError: if the images do not make the grid of the position embedding.
@@ -206,7 +206,7 @@ def scale_pixels(images: jax.Array) -> jax.Array:
 
 
 def resize_grid(vit: Vit, params: Params, grid: int) -> tuple[Vit, Params]:
-    """Returns a model for `grid` patches a side: position embeddings are interpolated, all else is as it was.
+    """Returns a model for `grid` patches a side: position embeddings are interpolated, all else is unchanged.
 
     Bilinear, as big_vision does (Dosovitskiy et al. 2021, section 3.2).
     """
@@ -225,7 +225,7 @@ def input_size(config: VitConfig, size: int | None = None) -> int:
     SigLIP's So400m/14 was trained on 384 pixels, of which its 27 x 27 patches cover 378.
 
     Raises:
-        UserError: if `size` makes another grid.
+        UserError: if `size` does not fit the grid.
     """
     own = config.grid * config.patch
     if size is not None and (size < config.patch or (size - config.patch) // config.patch + 1 != config.grid):
@@ -234,10 +234,10 @@ def input_size(config: VitConfig, size: int | None = None) -> int:
 
 
 def describe(path: str, config: VitConfig, size: int | None = None) -> dict[str, Any]:
-    """Returns what decides the vectors, for a fingerprint: the fields of `encoder.json` (docs/encoders.md) and more.
+    """Returns what determines the vectors, for a fingerprint: the fields of `encoder.json` (docs/encoders.md) and more.
 
-    The `preprocess` is how the published models were evaluated: the centre 7/8 (augreg, big_vision: 256 pixels by area,
-    a crop of 224), or the whole image squashed (SigLIP). The file at `path` is read once for its checksum.
+    `preprocess` is that of the published evaluations: the centre 7/8 (augreg, big_vision: 256 pixels by area, a crop of
+    224), or the whole image squashed (SigLIP). The file at `path` is read once for its checksum.
     """
     squash = {"crop": "squash", "resize": "bilinear"}
     center = {"crop": "center", "resize": "area", "crop_fraction": 0.875}
@@ -253,7 +253,7 @@ def describe(path: str, config: VitConfig, size: int | None = None) -> dict[str,
 
 
 class VitEncoder:
-    """A ViT ready to embed images; may be called by several threads at once."""
+    """A ViT that is ready to embed images; several threads may call it at once."""
 
     def __init__(self, vit: Vit, params: Params, size: int | None = None) -> None:
         """Puts the parameters on the device; `size` is that of `input_size`.

@@ -1,8 +1,7 @@
 """Reads big_vision, augreg and SigLIP checkpoints (`.npz`) into a `vit.Vit`, as hostile data.
 
-Owns the bounds on what is read, the spellings of older checkpoints and the inference of the config from shapes. The
-parameters of `Vit` have the names of big_vision's `models/vit.py`, so a checkpoint whose old names are renamed is a
-parameter tree. The graph is left to `vit`.
+It bounds what is read, renames the arrays of older checkpoints and infers the config from shapes. The parameters of
+`Vit` have the names of big_vision's `models/vit.py`, so a renamed checkpoint is a parameter tree. `vit` has the graph.
 """
 
 import math
@@ -22,7 +21,7 @@ from pipelines.errors import UserError
 
 # Where the image tower may be: plain parameters, in a train state, in a two-tower model (SigLIP, LiT), in both.
 _ROOTS = ("", "params/", "img/", "params/img/", "opt/target/", "opt/target/img/")
-# How augreg and the first ViTs, written before Flax linen, spell what big_vision now calls otherwise.
+# How augreg and the first ViTs, written before Flax linen, name what has another name in big_vision now.
 _OLD_NAMES = (
     (r"Transformer/(posembed_input/)?pos_embedding", "pos_embedding"),
     (r"(Transformer/encoderblock\w*)/MultiHeadDotProductAttention_1/(.+)", r"\1/MultiHeadDotProductAttention_0/\2"),
@@ -33,8 +32,9 @@ _CLASSIFIER = "head/"
 _STACKED_BLOCK = "Transformer/encoderblock/"
 # NumPy's header has no name for bfloat16 and calls it two bytes of anything.
 _DTYPES = {"<f4": np.float32, "<f2": np.float16, "|V2": jnp.bfloat16}
-_MAX_BYTES = 16 << 30
-# Weights hardly compress, so what inflates more is a bomb.
+MAX_BYTES = 16 << 30
+"""Most bytes of arrays that are read."""
+# Weights hardly compress, so data that inflates more is a bomb.
 _MAX_INFLATION = 10
 _MAX_MEMBERS = 8192
 _MAX_DEPTH = 256
@@ -62,34 +62,43 @@ def _read_shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """Reads one array as float32; nothing is allocated before its header was read."""
+    """Reads one array as float32; nothing is allocated before its header has been checked."""
     _, dtype = _read_header(archive, member)
     with archive.open(member) as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
     return array.view(_DTYPES[dtype.str]).astype(np.float32, copy=False)
 
 
+def _find_tower(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Returns the members of the image tower, by their names below its root; a `ValueError` if they are too large."""
+    infos = archive.infolist()
+    members = {info.filename.removesuffix(".npy"): info for info in infos}
+    if len(infos) > _MAX_MEMBERS or len(members) < len(infos):
+        raise ValueError(f"it has {len(infos)} members where {_MAX_MEMBERS} are allowed, or two of one name")
+    roots = [root for root in _ROOTS if f"{root}embedding/kernel" in members]
+    if len(roots) != 1:
+        raise ValueError(f"it must have one array embedding/kernel below one of {', '.join(_ROOTS[1:])} or the top")
+    tower = {
+        name.removeprefix(roots[0]): info
+        for name, info in members.items()
+        if name.startswith(roots[0]) and not name.startswith(roots[0] + _CLASSIFIER)
+    }
+    _check_size(tower)
+    return tower
+
+
+def _check_size(tower: Mapping[str, zipfile.ZipInfo]) -> None:
+    total, stored = (sum(getattr(info, of) for info in tower.values()) for of in ("file_size", "compress_size"))
+    if (limit := min(MAX_BYTES, _MAX_INFLATION * stored)) < total:
+        raise ValueError(f"its arrays have {total:,} bytes, the limit is {limit:,}")
+
+
 def _read_tower(
     file: IO[bytes], read: Callable[[zipfile.ZipFile, zipfile.ZipInfo], np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays of the image tower, by their names below its root; what else a file holds is not read."""
+    """Reads the arrays of the image tower, by their names below its root, and nothing else of the file."""
     with zipfile.ZipFile(file) as archive:
-        infos = archive.infolist()
-        members = {info.filename.removesuffix(".npy"): info for info in infos}
-        if len(infos) > _MAX_MEMBERS or len(members) < len(infos):
-            raise ValueError(f"it has {len(infos)} members where {_MAX_MEMBERS} are allowed, or two of one name")
-        roots = [root for root in _ROOTS if f"{root}embedding/kernel" in members]
-        if len(roots) != 1:
-            raise ValueError(f"it must have one array embedding/kernel below one of {', '.join(_ROOTS[1:])} or the top")
-        tower = {
-            name.removeprefix(roots[0]): info
-            for name, info in members.items()
-            if name.startswith(roots[0]) and not name.startswith(roots[0] + _CLASSIFIER)
-        }
-        total, stored = (sum(getattr(info, of) for info in tower.values()) for of in ("file_size", "compress_size"))
-        if (limit := min(_MAX_BYTES, _MAX_INFLATION * stored)) < total:
-            raise ValueError(f"its arrays have {total:,} bytes, the limit is {limit:,}")
-        return {name: read(archive, info) for name, info in tower.items()}
+        return {name: read(archive, info) for name, info in _find_tower(archive).items()}
 
 
 def _rename(name: str) -> str:
@@ -100,13 +109,13 @@ def _rename(name: str) -> str:
 
 
 def modernise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Brings the arrays of an image tower to the names and shapes of today's big_vision, and so of `Vit`.
+    """Converts the arrays of an image tower to the names and shapes of today's big_vision, and so of `Vit`.
 
-    Old names are renamed, blocks that `nn.scan` stacked along a leading axis are taken apart, and a position
-    embedding that counts the class token gives the token its part.
+    Old names are renamed, blocks that `nn.scan` stacked along a leading axis are split, and the part of a position
+    embedding that belongs to the class token is added to the token.
 
     Raises:
-        UserError: if two arrays mean the same, or stacked blocks have no rows or too many.
+        UserError: if two arrays have the same meaning, or stacked blocks have no rows or too many.
     """
     found: dict[str, np.ndarray] = {}
     for old, array in arrays.items():
@@ -133,27 +142,28 @@ def _square_side(count: int) -> int | None:
     return root if root and root * root == count else None
 
 
+def _shape(arrays: Mapping[str, Any], name: str, form: str) -> tuple[int, ...]:
+    """Returns the shape of an array, whose axes `form` names: `P P 3 D`."""
+    if name not in arrays:
+        raise UserError(f"has no array {name}")
+    if len(arrays[name].shape) != len(form.split()) or 0 in arrays[name].shape:
+        raise UserError(f"{name} is {list(arrays[name].shape)}, must be [{form}]")
+    return arrays[name].shape
+
+
 def infer(arrays: Mapping[str, Any]) -> VitConfig:
-    """Reads the config off the shapes of the arrays that `modernise` returned; all of them are checked.
+    """Infers the config from the shapes of the arrays that `modernise` returned, and checks all of them.
 
     Raises:
-        UserError: if an array is missing, has a shape that does not fit the others, or is none of a ViT.
+        UserError: if an array is missing, does not fit the others, or is not one of a ViT.
     """
-
-    def shape(name: str, form: str) -> tuple[int, ...]:
-        if name not in arrays:
-            raise UserError(f"has no array {name}")
-        if len(arrays[name].shape) != len(form.split()) or 0 in arrays[name].shape:
-            raise UserError(f"{name} is {list(arrays[name].shape)}, must be [{form}]")
-        return arrays[name].shape
-
     block = "Transformer/encoderblock_0"
-    patch, _, _, width = shape("embedding/kernel", "P P 3 D")
-    _, count, _ = shape("pos_embedding", "1 N D")
-    _, heads, head_dim = shape(f"{block}/MultiHeadDotProductAttention_0/query/kernel", "D H D/H")
+    patch, _, _, width = _shape(arrays, "embedding/kernel", "P P 3 D")
+    _, count, _ = _shape(arrays, "pos_embedding", "1 N D")
+    _, heads, head_dim = _shape(arrays, f"{block}/MultiHeadDotProductAttention_0/query/kernel", "D H D/H")
     if heads * head_dim != width:
         raise UserError(f"{block}/MultiHeadDotProductAttention_0/query/kernel: {heads} x {head_dim} is not {width}")
-    _, mlp_dim = shape(f"{block}/MlpBlock_0/Dense_0/kernel", "D M")
+    _, mlp_dim = _shape(arrays, f"{block}/MlpBlock_0/Dense_0/kernel", "D M")
     if (grid := _square_side(count)) is None:
         raise UserError(f"pos_embedding has {count} places, which make no square of patches (with or without cls)")
     numbers = {int(found[1]) for name in arrays if (found := re.match(r"Transformer/encoderblock_(\d{1,4})/", name))}
@@ -161,15 +171,18 @@ def infer(arrays: Mapping[str, Any]) -> VitConfig:
         raise UserError(f"the blocks {block} and following are not numbered one by one, up to {_MAX_DEPTH}")
     pool = "map" if "MAPHead_0/probe" in arrays else "cls" if "cls" in arrays else "gap"
     config = VitConfig(patch, width, depth, heads, mlp_dim, grid, pool, "pre_logits/kernel" in arrays)
-    expected = _shapes(config)
+    _check_shapes(arrays, _shapes(config))
+    return config
+
+
+def _check_shapes(arrays: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
     for name in sorted(expected.keys() | arrays.keys()):
         if name not in arrays:
-            raise UserError(f"has no array {name}, which its other arrays call for")
+            raise UserError(f"has no array {name}, which its other arrays need")
         if name not in expected:
             raise UserError(f"has an array {name}, which this ViT has no place for")
         if tuple(arrays[name].shape) != expected[name]:
             raise UserError(f"{name} is {list(arrays[name].shape)}, must be {list(expected[name])}")
-    return config
 
 
 def _shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:
@@ -188,20 +201,20 @@ def _read(
         except UserError as error:
             raise UserError(f"{path}: {error}; take a ViT checkpoint of augreg, big_vision or SigLIP") from error
         except Exception as error:
-            # A hostile archive raises whatever zipfile, zlib or NumPy's header parser met first.
+            # A hostile archive raises errors of zipfile, zlib or NumPy's header parser.
             reason = str(error) or type(error).__name__
             raise UserError(f"{path}: was refused as a ViT checkpoint ({reason}); fetch the file again") from error
 
 
 def read_config(path: str) -> VitConfig:
-    """Returns the config of a checkpoint, for which the headers of its arrays are read; errors as `load`."""
+    """Returns the config of a checkpoint; reads only the headers of its arrays. Errors as `load`."""
     return _read(path, _read_shape)[0]
 
 
 def load(path: str, dtype: Any = jnp.float32) -> tuple[Vit, Params]:
     """Loads a checkpoint: augreg, big_vision (also in `params/` and with stacked blocks), or SigLIP's image tower.
 
-    The classifier (`head`) is left out; a `pre_logits` layer is kept, as part of the model.
+    The classifier (`head`) is not read; a `pre_logits` layer is part of the model.
 
     Args:
         path: `.npz`, local, `gs://` or `s3://`. At most 16 GiB of float32, float16 or bfloat16 arrays are read, and
@@ -212,7 +225,7 @@ def load(path: str, dtype: Any = jnp.float32) -> tuple[Vit, Params]:
         The module and its parameters, NumPy float32.
 
     Raises:
-        UserError: if the file is not there, broken, hostile or not such a checkpoint.
+        UserError: if the file does not exist, is broken or hostile, or is not such a checkpoint.
     """
     config, arrays = _read(path, _read_array)
     return Vit(config, dtype), flax.traverse_util.unflatten_dict(arrays, sep="/")

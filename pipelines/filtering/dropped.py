@@ -1,6 +1,6 @@
-"""Memory rows that are not used: why, how they travel between workers, and how they lie on storage.
+"""Memory rows that a selection leaves out: the reasons, and the rows' form between workers and on storage.
 
-Who finds them is left to `selection_job`.
+Finding them is up to `selection_job`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 REMOVED = "removed"
 REASONS = (REMOVED, "opt_out", "leakage", "exact_duplicates", "near_duplicates")
-"""In the order in which one counts that applies beside others; but for the first, fields of `configs.base.Filters`."""
+"""Why a row is left out; the first of several reasons counts. All but `removed` are fields of `Filters`."""
 
 DROPPED = pa.schema(
     [
@@ -22,7 +22,7 @@ DROPPED = pa.schema(
     ]
 )
 
-# Folder -1 is none, 0 the memory, then the splits.
+# Folder -1 stands for none, 0 for the memory, s + 1 for split s.
 RECORD = np.dtype([("id", "<i8"), ("reason", "i1"), ("folder", "i1"), ("twin", "<i8"), ("similarity", "<f4")])
 
 
@@ -49,9 +49,9 @@ def records(
 
 
 def merge(parts: Iterable[bytes]) -> np.ndarray:
-    """Merges packed `RECORD`s, in any order, to one a row, ascending by id.
+    """Merges packed `RECORD`s, in any order, into one per row, ascending by id.
 
-    The first reason in the order of `REASONS` counts, of one reason the most similar twin, of equal ones the first.
+    The first reason in the order of `REASONS` counts, then the most similar twin, then the twin of the smallest id.
     """
     rows = np.frombuffer(b"".join(parts), RECORD)
     rows = rows[np.lexsort((rows["twin"], rows["folder"], -rows["similarity"], rows["reason"], rows["id"]))]

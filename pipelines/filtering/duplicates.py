@@ -1,9 +1,9 @@
 """Finds the memory rows that are copies of earlier rows: the same bytes, or keys of a high cosine.
 
-Earlier means of a smaller id. Neither rule is transitive or depends on an order of work: a row is a near duplicate if
-any earlier row is near enough, whether that one stays or not. To compare few pairs, space is cut into cells around
-pivots, which are rows of the memory; a row is compared within its two nearest cells. Between which workers rows travel
-is left to `selection_job`.
+Earlier means with a smaller id. Neither rule is transitive or depends on the order of work: a row is a near duplicate
+if any earlier row is near enough, whether that row stays or not. To compare few pairs, space is cut into cells around
+pivots, which are rows of the memory, and a row is compared within its two nearest cells. Sending rows between workers
+is up to `selection_job`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.filtering import similarity
 
+# Rows of a cell on average, and the largest memory that is a single cell.
 CELL_ROWS = 8192
 ONE_CELL_ROWS = 2 * CELL_ROWS
 _CELLS_A_ROW = 2
@@ -20,11 +21,11 @@ _PREFIXES = 1 << 16
 
 
 def buckets(images: np.ndarray, rows: int) -> np.ndarray:
-    """Returns which part of the images each belongs to, int64 `[n]`; equal ones to the same.
+    """Returns the bucket of each image, int64 `[n]`; equal images have the same.
 
     Args:
         images: content keys `S32` `[n]`.
-        rows: of the whole memory, which decides the number of parts.
+        rows: of the whole memory, which decides the number of buckets.
     """
     parts = min(-(-rows // _BUCKET_ROWS), _PREFIXES)
     prefix = np.frombuffer(images.tobytes(), ">u2").reshape(len(images), 16)[:, 0]
@@ -32,14 +33,14 @@ def buckets(images: np.ndarray, rows: int) -> np.ndarray:
 
 
 def exact(ids: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the rows whose bytes an earlier row has.
+    """Finds the rows that have the bytes of an earlier row.
 
     Args:
         ids: int64 `[n]`, in any order.
         images: content keys `S32` `[n]`.
 
     Returns:
-        The ids of these rows int64 `[m]`, and of the first row that has their bytes.
+        The ids of the duplicates int64 `[m]`, and the ids of the first rows with their bytes.
     """
     order = np.argsort(ids)
     ids, images = ids[order], images[order]
@@ -49,14 +50,14 @@ def exact(ids: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pivot_rows(shard_rows: Mapping[int, int], seed: int) -> dict[int, np.ndarray]:
-    """Draws the rows that become pivots, about one of `CELL_ROWS`; none where one cell takes all rows.
+    """Draws the rows that become pivots, about one in `CELL_ROWS`; none if all rows are in one cell.
 
     Args:
         shard_rows: rows of each shard of the memory, by shard number.
         seed: of the draw.
 
     Returns:
-        Ascending rows, int64, of each shard that has some.
+        Rows, int64 and ascending, of each shard with pivots.
     """
     total = sum(shard_rows.values())
     if total <= ONE_CELL_ROWS:
@@ -72,16 +73,16 @@ def pivot_rows(shard_rows: Mapping[int, int], seed: int) -> dict[int, np.ndarray
 
 
 def rounded(keys: np.ndarray) -> np.ndarray:
-    """Returns unit keys `[n, d]` as they are compared: float16, half the bytes that travel."""
+    """Returns unit keys `[n, d]` as they are compared: float16, which halves the bytes between workers."""
     return keys.astype(np.float16)
 
 
 def cells(vectors: np.ndarray, pivots: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields each cell that has some of the rows, with their places.
+    """Yields each cell that has any of the rows, with the places of these rows.
 
     Args:
         vectors: float16 `[n, d]`, from `rounded`.
-        pivots: float16 `[p, d]`, all different; where there are none, all rows are of cell 0.
+        pivots: float16 `[p, d]`, all different; without any, all rows are in cell 0.
     """
     if not len(pivots):
         yield 0, np.arange(len(vectors))
@@ -95,7 +96,7 @@ def cells(vectors: np.ndarray, pivots: np.ndarray) -> Iterator[tuple[int, np.nda
 
 
 def near(ids: np.ndarray, vectors: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Finds the rows of a cell that an earlier row of the cell is near to.
+    """Finds the rows of a cell that are near to an earlier row of the cell.
 
     Args:
         ids: int64 `[n]`, in any order.
@@ -103,12 +104,12 @@ def near(ids: np.ndarray, vectors: np.ndarray, threshold: float) -> tuple[np.nda
         threshold: smallest cosine.
 
     Returns:
-        The ids of these rows int64 `[m]`, of the earlier row of the highest cosine (of equal ones the first), and the
-        cosines float32 `[m]`.
+        The ids of the duplicates int64 `[m]`, the ids of the earlier rows of the highest cosine (the first of equal
+        cosines), and the cosines float32 `[m]`.
     """
     order = np.argsort(ids)
     ids, vectors = ids[order], np.ascontiguousarray(vectors[order])
-    # Equal vectors, such as of the placeholders of dead links, are compared once.
+    # Equal vectors, such as those of placeholders of dead links, are compared once.
     _, first, kind = np.unique(_as_bytes(vectors), return_index=True, return_inverse=True)
     first, kind = np.sort(first), np.argsort(np.argsort(first))[kind]
     keys = vectors[first]
@@ -126,6 +127,6 @@ def _as_bytes(vectors: np.ndarray) -> np.ndarray:
 
 
 def different(vectors: np.ndarray) -> np.ndarray:
-    """Returns the different ones of float16 vectors `[n, d]`, in an order that only they decide."""
+    """Returns each different vector of float16 `[n, d]` once, in an order that depends on the vectors alone."""
     vectors = np.ascontiguousarray(vectors)
     return vectors[np.unique(_as_bytes(vectors), return_index=True)[1]]

@@ -1,6 +1,6 @@
-"""Finds the memory rows that are copies of queries, which would give their labels away.
+"""Finds the memory rows that are copies of queries, which would give away the labels of the queries.
 
-A copy has the bytes of a query, or a key with at least some cosine to a query's. Streaming the memory is left to
+A copy has the bytes of a query, or a key with at least a given cosine to a query's key. Streaming the memory is up to
 `selection_job`.
 """
 
@@ -19,11 +19,11 @@ class Queries:
     """The queries of the splits that must not leak, ordered by split, then id.
 
     Attributes:
-        splits: int8 `[Q]`, place of the split in the order given.
+        splits: int8 `[Q]`, place of the split among the given splits.
         ids: int64 `[Q]`.
         keys: float32 `[Q, d]`, unit length.
         images: the different content keys, `S32` `[u]`, sorted.
-        first: int64 `[u]`, the first query that has each of them.
+        first: int64 `[u]`, the first query with each content key.
     """
 
     splits: np.ndarray
@@ -34,7 +34,7 @@ class Queries:
 
     @classmethod
     def load(cls, folders: Mapping[str, str]) -> "Queries":
-        """Reads the queries of splits, by name; their order decides between equal matches."""
+        """Reads the queries of splits, given by name; the order of the splits decides between equal matches."""
         splits, ids, keys, images = [], [], [], []
         for place, folder in enumerate(folders.values()):
             embeddings = Embeddings(folder)
@@ -51,7 +51,7 @@ class Queries:
     def copies(self, images: np.ndarray, keys: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """Finds the query that each row of the memory is a copy of.
 
-        Equal bytes go before any cosine; then the highest cosine, of equal ones the first query.
+        Equal bytes come before any cosine, then the highest cosine, then the first query.
 
         Args:
             images: content keys `S32` `[n]`.
@@ -59,8 +59,8 @@ class Queries:
             threshold: smallest cosine of a copy.
 
         Returns:
-            Places of the queries int64 `[n]`, `similarity.NONE` for rows that are no copies, and cosines float32 `[n]`,
-            1 for equal bytes.
+            Places of the queries int64 `[n]`, `similarity.NONE` for rows that are not copies, and cosines float32
+            `[n]`, 1 for equal bytes.
         """
         query, cosine = similarity.best_matches(keys, self.keys, threshold)
         place = np.minimum(np.searchsorted(self.images, images), len(self.images) - 1)

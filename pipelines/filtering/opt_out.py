@@ -1,6 +1,6 @@
 """Lists of images that must not be in the memory, by URL or by the SHA-256 of their bytes.
 
-When rows are held against the list is left to the embedding job and to `selection`.
+When rows are compared with a list is up to the embedding job and to `selection`.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _MAX_LINE_BYTES = 1 << 16
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
-# RFC 3986, section 3; what says that it is a digest must be one.
+# RFC 3986, section 3. `sha256:..` is not a URL: it must be given as a digest.
 _URL = re.compile(r"(?!sha256:)[a-z][a-z0-9+.-]*:\S+", re.IGNORECASE)
 
 
@@ -29,7 +29,7 @@ def _digest(text: str) -> bytes:
 
 
 def entry(text: str) -> bytes:
-    """Returns the digest that a line stands for; a `ValueError` if it is neither a URL nor a digest."""
+    """Returns the digest of a line; a `ValueError` if the line is neither a URL nor a digest."""
     if _DIGEST.fullmatch(text):
         return bytes.fromhex(text)
     if _URL.fullmatch(text):
@@ -38,11 +38,11 @@ def entry(text: str) -> bytes:
 
 
 def read_lines(uri: str, parse: Callable[[str], T]) -> Iterator[T]:
-    """Yields what the lines of a list stand for; empty ones and those that start with # are skipped.
+    """Yields the parsed lines of a list; skips empty lines and lines that start with #.
 
     Args:
         uri: of the list, which may be compressed.
-        parse: reads a line; a `ValueError` if it is wrong.
+        parse: parses a line, and raises `ValueError` if it is wrong.
 
     Raises:
         UserError: if the file cannot be read, or a line is wrong.
@@ -59,14 +59,14 @@ def read_lines(uri: str, parse: Callable[[str], T]) -> Iterator[T]:
                     yield parse(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{uri}, line {number}: is not UTF-8 ({error.reason})") from error
-    except (*storage.BROKEN_STREAM, OSError) as error:
+    except storage.BROKEN_STREAM as error:
         raise UserError(f"{uri}: cannot be read after line {number} ({error})") from error
     except ValueError as error:
         raise UserError(f"{uri}, line {number}: {error}") from error
 
 
 class OptOut:
-    """The entries of a list, 32 bytes each: URLs by their SHA-256."""
+    """The entries of a list as 32-byte digests; URLs by their SHA-256."""
 
     def __init__(self, digests: np.ndarray) -> None:
         """Takes digests `S32` `[n]` of images and of URLs, in any order."""
@@ -74,7 +74,7 @@ class OptOut:
 
     @classmethod
     def load(cls, uri: str) -> "OptOut":
-        """Reads a list, which may be compressed: an entry a line; empty lines and those that start with # are skipped.
+        """Reads a list, which may be compressed: one entry per line, skipping empty lines and lines that start with #.
 
         Raises:
             UserError: if the file cannot be read, or a line is neither a URL nor 64 hexadecimal digits.
@@ -89,18 +89,18 @@ class OptOut:
         """Tells which images are on the list.
 
         Args:
-            urls: of the images, as the source has them; None where there is none.
+            urls: of the images, as the source has them; None without a URL.
             content_keys: `S32` `[n]`, SHA-256 of the images.
 
         Returns:
             bool `[n]`.
         """
-        # A digest of an image stands in where there is no URL, which changes no answer.
+        # Without a URL the digest of the image stands in, which does not change the answer.
         of_urls = [_digest(url) if url else key for url, key in zip(urls, _bytes(content_keys), strict=True)]
         return self._has(content_keys) | self._has(np.frombuffer(b"".join(of_urls), "S32"))
 
     def matches_rows(self, rows: pa.RecordBatch | pa.Table, content_keys: np.ndarray) -> np.ndarray:
-        """Tells which embedded rows are on the list, also by the digest that their source states of the original.
+        """Tells which embedded rows are on the list, also by the digest of the original image that their source states.
 
         Args:
             rows: with the columns `url` and `metadata`.
@@ -126,6 +126,6 @@ class OptOut:
 
 
 def _bytes(digests: np.ndarray) -> list[bytes]:
-    """Returns digests as bytes; NumPy's own conversion would take zeros off their ends."""
+    """Returns digests as bytes; NumPy's own conversion would strip trailing zeros."""
     whole = digests.tobytes()
     return [whole[i : i + 32] for i in range(0, len(whole), 32)]

@@ -1,6 +1,6 @@
 """Which rows of a source are wanted: conditions on size, caption and metadata, checked before anything is encoded.
 
-What needs the vectors or other folders (copies of queries, duplicates) is left to `selection`.
+Filters that need vectors or other folders (copies of queries, duplicates) are up to `selection`.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ class Condition:
     """A condition on one field of the metadata, such as `similarity>=0.3`.
 
     Attributes:
-        text: as it was written; rows that do not meet it are counted under it.
+        text: as it was written; rows that do not meet the condition are counted under it.
         field: of the metadata.
         operator: `==`, `!=`, `>=`, `<=`, `>` or `<`.
-        values: what the field is compared with; several only for `==` (any of them) and `!=` (none of them).
+        values: to compare the field with; more than one only for `==` (any of them) and `!=` (none of them).
     """
 
     text: str
@@ -40,7 +40,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> "Condition":
-        """Parses a condition; a `UserError` says what is wrong with it."""
+        """Parses a condition; a `UserError` if it is wrong."""
         match = _CONDITION.fullmatch(text.strip())
         if not match:
             raise UserError(
@@ -80,12 +80,12 @@ class RowFilters:
     """The filters of one source that look at a row alone."""
 
     def __init__(self, filters: Filters) -> None:
-        """Parses the conditions; a `UserError` if one makes no sense."""
+        """Parses the conditions; a `UserError` if one is wrong."""
         self._filters = filters
         self._conditions = [Condition.parse(text) for text in filters.metadata]
 
     def unwanted(self, sample: Sample) -> Filtered | None:
-        """Returns why a sample is not wanted, by what is known before its image is decoded."""
+        """Returns why a sample is not wanted, from what is known before its image is decoded."""
         wanted, caption = self._filters, sample.caption or ""
         if len(caption) < wanted.min_caption_chars:
             return Filtered(sample.member, "min_caption_chars", str(len(caption)))

@@ -1,10 +1,10 @@
-"""Which rows of an embedded memory a task may use: decided after the embedding, beside the shards, never in them.
+"""Which rows of an embedded memory a task may use: decided after the embedding, and stored beside the shards.
 
     memory/_dropped/{shard}.parquet   the rows that are not used, and why (`DROPPED`)
-    memory/_dropped/selection.json    what was decided by and how much was dropped; written last
+    memory/_dropped/selection.json    what decided the selection, and counts of dropped rows; written last
 
-Embedding is done once; the selection is made anew, cheaply, whenever filters, opt-out list or splits change. Which
-rows these are is left to `opt_out`, `leakage` and `duplicates`, the pipeline to `selection_job`.
+Rows are embedded once; when filters, opt-out list or splits change, only the selection is made again, which is cheap.
+Finding the rows is up to `opt_out`, `leakage` and `duplicates`, the pipeline to `selection_job`.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo
 
 FILE = "selection.json"
+# Rows of a shard that are read at a time; no result depends on it.
 BLOCK_ROWS = 4096
 
 
@@ -36,12 +37,12 @@ class MemoryShard:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryShards:
-    """A memory whose shards are all embedded, but which is not finished: its selection is still to be made.
+    """A memory whose shards are all embedded, and whose selection is not made yet.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         config_hash: of its files.
-        key: what is known of its keys.
+        key: encoder of its keys.
         shards: in any order.
     """
 
@@ -62,7 +63,7 @@ class MemoryShards:
         return manifest.fingerprint([self.config_hash, shards])
 
     def blocks(self, shard: MemoryShard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yields columns of a shard, `BLOCK_ROWS` rows at a time; errors as `Embeddings.read`."""
+        """Yields columns of a shard, at most `BLOCK_ROWS` rows at a time; errors as `Embeddings.read`."""
         path, rows = storage.join(self.folder, f"{shard.name}.parquet"), 0
         with schemas.open_parquet(path, columns, {"config_hash": self.config_hash}) as parquet:
             for batch in parquet.iter_batches(BLOCK_ROWS, columns=list(columns)):
@@ -73,19 +74,19 @@ class MemoryShards:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """All that a worker needs.
+class SelectionJob:
+    """All that a worker needs to make a selection.
 
     Attributes:
         memory: its shards.
         splits: folder of each split that must not leak, in the order of `Filters.leakage_splits`.
-        opt_out: the list; empty for none.
+        opt_out: file of the list; empty for none.
         leakage: smallest cosine of a copy of a query; 0 for none.
         exact_duplicates: whether only the first of equal images stays.
         near_duplicates: smallest cosine of a copy of an earlier row; 0 for none.
         seed: of the pivots of `near_duplicates`.
-        identity: what decides the selection.
-        removed: the list of what was removed for good; empty for none.
+        identity: everything that decides the selection.
+        removed: file of the digests of removed images; empty for none.
     """
 
     memory: MemoryShards
@@ -100,12 +101,12 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Where the selection lies."""
+        """Path of the selection's folder."""
         return storage.join(self.memory.folder, manifest.DROPPED)
 
     @property
     def is_idle(self) -> bool:
-        """Tells whether no row can be dropped."""
+        """Whether no row can be dropped."""
         return not (self.removed or self.opt_out or self.leakage or self.exact_duplicates or self.near_duplicates)
 
     @property
@@ -116,7 +117,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A row that was dropped and what it is a copy of, by their names in their containers."""
+    """A dropped row and its twin, with their names in their containers."""
 
     reason: str
     similarity: float
@@ -142,11 +143,11 @@ class Selection:
     """A finished selection.
 
     Attributes:
-        identity: what decided it.
+        identity: everything that decided it.
         totals: dropped rows by reason, of the filters that were on.
         shards: a file for each shard of the memory, ascending by number; none if no filter was on.
-        examples: of each reason with twins the few of the lowest similarity, by which a threshold is judged.
-        fingerprint: of all that, and through it of every file.
+        examples: for each reason with twins the few rows of the lowest similarity, to judge the threshold by.
+        fingerprint: of all these, and so of every file.
     """
 
     identity: dict[str, Any]
@@ -156,38 +157,35 @@ class Selection:
     fingerprint: str
 
 
-def plan(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filters, seed: int, removed: str = "") -> Job:
-    """Returns what is to be decided, and by what.
+def describe(
+    memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filters, seed: int, removed: str = ""
+) -> SelectionJob:
+    """Returns the job that makes a selection, without doing any of it.
 
     Args:
         memory: with all its shards.
         splits: those that are embedded.
-        filters: `opt_out` with its whole path.
+        filters: `opt_out` is a whole path.
         seed: of the config.
-        removed: the list of what was removed for good; empty for none.
+        removed: file of the digests of removed images; empty for none.
 
     Raises:
-        UserError: if the opt-out list is not there, or a split is of another encoder.
+        UserError: if the opt-out list is missing, or a split has keys of another encoder.
     """
-    guarded = {name: splits[name] for name in dict.fromkeys(filters.leakage_splits) if name in splits}
-    guarded = {name: split for name, split in guarded.items() if split.rows and filters.leakage}
-    for split in guarded.values():
-        theirs, ours = split.encoder("key"), memory.key
-        if (theirs.fingerprint, theirs.dim, theirs.normalized) != (ours.fingerprint, ours.dim, ours.normalized):
-            raise UserError(f"{split.folder}: its keys are of another encoder than those of {memory.folder}")
+    guarded = _guarded(memory, splits, filters)
     leakage = filters.leakage if guarded else 0.0
     identity = {
         "schema_version": schemas.SCHEMA_VERSION,
         "memory": memory.snapshot,
-        "removed": storage.sha256(removed) if removed else "",
-        "opt_out": storage.sha256(filters.opt_out) if filters.opt_out else "",
+        "removed": _digest(removed),
+        "opt_out": _digest(filters.opt_out),
         "leakage": leakage,
         "splits": [[name, split.snapshot] for name, split in guarded.items()],
         "exact_duplicates": filters.exact_duplicates,
         "near_duplicates": filters.near_duplicates,
         "seed": seed if filters.near_duplicates else 0,
     }
-    return Job(
+    return SelectionJob(
         memory,
         {name: split.folder for name, split in guarded.items()},
         filters.opt_out,
@@ -200,8 +198,25 @@ def plan(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filter
     )
 
 
-def write(job: Job, shards: Sequence[DroppedShard], examples: Sequence[Example]) -> None:
-    """Writes `selection.json`, which makes the folder valid; every shard's file must be there."""
+def _guarded(memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filters) -> dict[str, Embeddings]:
+    """Returns the splits that must not leak and have rows, in the order of `Filters.leakage_splits`."""
+    if not filters.leakage:
+        return {}
+    guarded = {name: splits[name] for name in dict.fromkeys(filters.leakage_splits) if name in splits}
+    guarded = {name: split for name, split in guarded.items() if split.rows}
+    for split in guarded.values():
+        theirs, ours = split.encoder("key"), memory.key
+        if (theirs.fingerprint, theirs.dim, theirs.normalized) != (ours.fingerprint, ours.dim, ours.normalized):
+            raise UserError(f"{split.folder}: its keys are of another encoder than those of {memory.folder}")
+    return guarded
+
+
+def _digest(path: str) -> str:
+    return storage.sha256(path) if path else ""
+
+
+def write(job: SelectionJob, shards: Sequence[DroppedShard], examples: Sequence[Example]) -> None:
+    """Writes `selection.json`, which makes the folder valid; the files of all shards must exist."""
     on = [reason for reason in REASONS if getattr(job, reason)]
     totals = {reason: sum(shard.dropped.get(reason, 0) for shard in shards) for reason in on}
     contents = {
@@ -217,7 +232,7 @@ def read(memory_folder: str) -> Selection:
     """Reads the selection of a memory.
 
     Raises:
-        UserError: if there is none, or it is damaged.
+        UserError: if it is missing or damaged.
     """
     path = storage.join(memory_folder, manifest.DROPPED, FILE)
     value = storage.read_json(path)

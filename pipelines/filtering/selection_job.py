@@ -1,15 +1,17 @@
 """Makes a selection as a Beam job.
 
-    memory shard --Screen--> opt-outs and leaks; of the other rows digests by bucket, vectors by cell
+    memory shard --Screen--> removed rows, opt-outs and leaks; digests of the other rows by bucket, their keys by cell
     bucket --CompareImages--> exact duplicates
     cell   --CompareKeys----> near duplicates
     memory shard --WriteShard--> its file of dropped rows
     all of them --WriteSelection--> `selection.json`
 
-Each shard is read once (pivots before that). What travels: 22 bytes for a dropped row; 40 bytes a row for exact
-duplicates; for near duplicates twice 8 + 2 d bytes a row, or once where there is but one cell.
+Each shard is read once (pivots before that). Between workers travel 22 bytes per dropped row, 40 bytes per row for
+exact duplicates, and for near duplicates twice 8 + 2 d bytes per row (once if there is a single cell).
 """
 
+import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -21,10 +23,10 @@ from apache_beam.utils.shared import Shared
 
 from pipelines import schemas, storage
 from pipelines.filtering import dropped, duplicates, selection
-from pipelines.filtering.dropped import REASONS
+from pipelines.filtering.dropped import REASONS, REMOVED
 from pipelines.filtering.leakage import Queries
 from pipelines.filtering.opt_out import OptOut
-from pipelines.filtering.selection import DroppedShard, Example, Job, MemoryShard
+from pipelines.filtering.selection import DroppedShard, Example, MemoryShard, SelectionJob
 from pipelines.filtering.similarity import NONE, unit
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
@@ -40,10 +42,76 @@ Pair = tuple[int, tuple[bytes, bytes]]
 Screened: TypeAlias = Packed | TaggedOutput[Literal["images"], Pair] | TaggedOutput[Literal["cells"], Pair]
 
 
+def run(job: SelectionJob, runner: Runner) -> None:
+    """Makes the selection.
+
+    Raises:
+        UserError: as a worker raised it.
+    """
+    shards = job.memory.shards
+    drawn = _drawn(job)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        pivots = [AsList(pipeline | "Draw" >> Pivots(drawn, job))] if drawn else []
+        screened = (
+            pipeline
+            | "Shards" >> beam.Create(shards)
+            | "Spread" >> beam.Reshuffle()
+            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, main="drops")
+        )
+        exact = screened[_IMAGES] | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
+        near = screened[_CELLS] | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(CompareKeys(job))
+        _ = (
+            (screened["drops"], exact, near)
+            | beam.Flatten()
+            | "By shard" >> beam.GroupByKey()
+            | "Write" >> beam.ParDo(WriteShard(job))
+            | "All" >> beam.GroupByKey()
+            | "Finish" >> beam.ParDo(WriteSelection(job))
+        )
+
+    runner.run(build, functools.partial(_measure, job))
+
+
+def _drawn(job: SelectionJob) -> list[tuple[MemoryShard, np.ndarray]]:
+    """Returns the shards with pivots, and the rows of each that are pivots."""
+    if not job.near_duplicates:
+        return []
+    shards = job.memory.shards
+    picks = duplicates.pivot_rows({shard.number: shard.rows for shard in shards}, job.seed)
+    return [(shard, picks[shard.number]) for shard in shards if shard.number in picks]
+
+
+def _measure(job: SelectionJob) -> tuple[float, int]:
+    """Returns the share of the work that is done and the number of screened rows, from the files on storage."""
+    shards = len(job.memory.shards)
+    written = len(storage.files(job.folder, ".parquet"))
+    screened = len(storage.files(storage.join(job.folder, _SCREENED), ".json")) or written
+    return (screened + written) / (2 * shards), round(screened / shards * job.memory.rows)
+
+
+class Pivots(beam.PTransform):
+    """Reads the pivots, float16 `[d]` each as bytes, from the shards that they were drawn from."""
+
+    def __init__(self, drawn: Sequence[tuple[MemoryShard, np.ndarray]], job: SelectionJob) -> None:
+        """Keeps what was drawn: shards, and rows of each."""
+        super().__init__()
+        self._drawn, self._job = drawn, job
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        """Returns the pivots."""
+        return (
+            pipeline
+            | "Draws" >> beam.Create(self._drawn)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.ParDo(ReadPivots(self._job))
+        )
+
+
 class ReadPivots(beam.DoFn):
     """Reads the rows of a shard that are pivots."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: SelectionJob) -> None:
         """Keeps what workers need."""
         self._job = job
 
@@ -59,58 +127,87 @@ class ReadPivots(beam.DoFn):
             begin += block.num_rows
 
 
-class Screen(beam.DoFn):
-    """Reads a shard once: drops what was removed, opt-outs and leaks, sends on what duplicates are found by."""
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Rows of a block: ids int64 `[n]`, content keys `S32` `[n]`, unit keys float32 `[n, d]` (`[n, 0]` if not read)."""
 
-    def __init__(self, job: Job) -> None:
+    ids: np.ndarray
+    images: np.ndarray
+    keys: np.ndarray
+
+    def where(self, mask: np.ndarray) -> "_Rows":
+        return _Rows(self.ids[mask], self.images[mask], self.keys[mask])
+
+
+class Screen(beam.DoFn):
+    """Reads a shard once: drops removed rows, opt-outs and leaks, and hands on the others to find duplicates."""
+
+    def __init__(self, job: SelectionJob) -> None:
         """Keeps what workers need."""
         self._job = job
-        self._shared_queries, self._shared_lists = Shared(), {"removed": Shared(), "opt_out": Shared()}
+        self._lists = {reason: uri for reason, uri in ((REMOVED, job.removed), ("opt_out", job.opt_out)) if uri}
+        self._shared_queries, self._shared_lists = Shared(), {reason: Shared() for reason in self._lists}
+        self._columns = ["id", "content_key"]
+        self._columns += ["url", "metadata"] if self._lists else []
+        self._columns += ["key"] if job.leakage or job.near_duplicates else []
 
     def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
-        """Yields (shard, packed drops), (bucket, (ids, digests)) and (cell, (ids, vectors)) of a shard."""
+        """Yields (shard, packed drops), (bucket, (ids, digests)) and (cell, (ids, keys)) of a shard."""
         job, drops = self._job, [b""]
-        lists = {reason: uri for reason, uri in (("removed", job.removed), ("opt_out", job.opt_out)) if uri}
-        wanted = {"url": lists, "metadata": lists, "key": job.leakage or job.near_duplicates}
-        columns = ["id", "content_key", *(name for name, is_wanted in wanted.items() if is_wanted)]
-        vectors = np.frombuffer(b"".join(pivots), np.float16).reshape(-1, job.memory.key.dim)
-        centres = duplicates.different(vectors)
-        for block in job.memory.blocks(shard, columns):
-            ids, images = block.column("id").to_numpy(), content_keys(block.column("content_key"))
-            keys = unit(unit_keys(block.column("key"), job.memory.key, shard.name)) if wanted["key"] else None
-            stays = np.ones(len(ids), bool)
-            for reason, uri in lists.items():
-                is_listed = stays & self._listed(reason, uri, block, images)
-                drops.append(dropped.records(ids[is_listed], reason).tobytes())
-                stays &= ~is_listed
-            if job.leakage:
-                leaks = self._leaks(ids[stays], images[stays], keys[stays])  # type: ignore[index]
-                drops.append(leaks.tobytes())
-                stays &= ~np.isin(ids, leaks["id"])
-            ids, images = ids[stays], images[stays]
+        centres = duplicates.different(np.frombuffer(b"".join(pivots), np.float16).reshape(-1, job.memory.key.dim))
+        for block in job.memory.blocks(shard, self._columns):
+            rows = self._rows(block, shard)
+            found = self._drops(rows, block)
+            drops.append(found.tobytes())
+            rows = rows.where(~np.isin(rows.ids, found["id"]))
             if job.exact_duplicates:
-                parts = duplicates.buckets(images, job.memory.rows)
-                for part in np.unique(parts):
-                    inside = parts == part
-                    yield TaggedOutput(_IMAGES, (int(part), (ids[inside].tobytes(), images[inside].tobytes())))
+                yield from _by_bucket(rows, job.memory.rows)
             if job.near_duplicates:
-                rows = duplicates.rounded(keys[stays])  # type: ignore[index]
-                for cell, places in duplicates.cells(rows, centres):
-                    yield TaggedOutput(_CELLS, (cell, (ids[places].tobytes(), rows[places].tobytes())))
+                yield from _by_cell(rows, centres)
         # Every shard yields, so that every shard gets a file.
         yield shard.number, b"".join(drops)
         storage.write_json(storage.join(job.folder, _SCREENED, f"{shard.name}.json"), {})
 
-    def _listed(self, reason: str, uri: str, block: pa.RecordBatch, images: np.ndarray) -> np.ndarray:
-        listed = self._shared_lists[reason].acquire(lambda: OptOut.load(uri))
-        return listed.matches_rows(block, images)
+    def _rows(self, block: pa.RecordBatch, shard: MemoryShard) -> _Rows:
+        ids, images = block.column("id").to_numpy(), content_keys(block.column("content_key"))
+        keys = np.empty((len(ids), 0), np.float32)
+        if "key" in self._columns:
+            keys = unit(unit_keys(block.column("key"), self._job.memory.key, shard.name))
+        return _Rows(ids, images, keys)
 
-    def _leaks(self, ids: np.ndarray, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    def _drops(self, rows: _Rows, block: pa.RecordBatch) -> np.ndarray:
+        """Returns `RECORD`s of the rows that a list names or that leak; each row once, the lists first."""
+        found, stays = [np.empty(0, dropped.RECORD)], np.ones(len(rows.ids), bool)
+        for reason, uri in self._lists.items():
+            listed = self._shared_lists[reason].acquire(functools.partial(OptOut.load, uri))
+            is_listed = stays & listed.matches_rows(block, rows.images)
+            found.append(dropped.records(rows.ids[is_listed], reason))
+            stays &= ~is_listed
+        if self._job.leakage:
+            found.append(self._leaks(rows.where(stays)))
+        return np.concatenate(found)
+
+    def _leaks(self, rows: _Rows) -> np.ndarray:
         queries = self._shared_queries.acquire(lambda: Queries.load(self._job.splits))
-        query, cosine = queries.copies(images, keys, self._job.leakage)
+        query, cosine = queries.copies(rows.images, rows.keys, self._job.leakage)
         found = query != NONE
         query = query[found]
-        return dropped.records(ids[found], "leakage", queries.splits[query] + 1, queries.ids[query], cosine[found])
+        return dropped.records(rows.ids[found], "leakage", queries.splits[query] + 1, queries.ids[query], cosine[found])
+
+
+def _by_bucket(rows: _Rows, memory_rows: int) -> Iterator[TaggedOutput]:
+    """Yields ids and content keys for `CompareImages`."""
+    parts = duplicates.buckets(rows.images, memory_rows)
+    for part in np.unique(parts):
+        inside = parts == part
+        yield TaggedOutput(_IMAGES, (int(part), (rows.ids[inside].tobytes(), rows.images[inside].tobytes())))
+
+
+def _by_cell(rows: _Rows, centres: np.ndarray) -> Iterator[TaggedOutput]:
+    """Yields ids and keys for `CompareKeys`."""
+    keys = duplicates.rounded(rows.keys)
+    for cell, places in duplicates.cells(keys, centres):
+        yield TaggedOutput(_CELLS, (cell, (rows.ids[places].tobytes(), keys[places].tobytes())))
 
 
 def _by_shard(rows: np.ndarray) -> Iterator[Packed]:
@@ -133,14 +230,9 @@ class CompareImages(beam.DoFn):
 class CompareKeys(beam.DoFn):
     """Finds the near duplicates of a cell."""
 
-    def __init__(self, dim: int, threshold: float) -> None:
-        """Keeps what workers need.
-
-        Args:
-            dim: width of the keys.
-            threshold: smallest cosine.
-        """
-        self._dim, self._threshold = dim, threshold
+    def __init__(self, job: SelectionJob) -> None:
+        """Keeps what workers need."""
+        self._dim, self._threshold = job.memory.key.dim, job.near_duplicates
 
     def process(self, item: tuple[int, Iterable[tuple[bytes, bytes]]]) -> Iterator[Packed]:
         """Yields (shard, packed drops)."""
@@ -151,15 +243,15 @@ class CompareKeys(beam.DoFn):
 
 
 class WriteShard(beam.DoFn):
-    """Writes what is dropped of a shard."""
+    """Writes the dropped rows of a shard."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: SelectionJob) -> None:
         """Keeps what workers need."""
         self._job = job
         self._names = {shard.number: shard.name for shard in job.memory.shards}
 
     def process(self, item: tuple[int, Iterable[bytes]]) -> Iterator[tuple[str, tuple[DroppedShard, bytes]]]:
-        """Writes the file and yields what is known of it, with the examples it has."""
+        """Writes the file of a shard, and yields its facts and examples."""
         number, parts = item
         rows, name = dropped.merge(parts), self._names[number]
         path = storage.join(self._job.folder, f"{name}.parquet")
@@ -170,7 +262,7 @@ class WriteShard(beam.DoFn):
 
 
 def _examples(rows: np.ndarray) -> np.ndarray:
-    """Returns of each reason with twins the few records of the lowest similarity, which a threshold is judged by."""
+    """Returns the few records of the lowest similarity for each reason with twins, to judge the threshold by."""
     rows = rows[rows["folder"] >= 0]
     rows = rows[np.lexsort((rows["id"], rows["similarity"], rows["reason"]))]
     place = np.arange(len(rows)) - np.searchsorted(rows["reason"], rows["reason"])
@@ -178,14 +270,14 @@ def _examples(rows: np.ndarray) -> np.ndarray:
 
 
 class WriteSelection(beam.DoFn):
-    """Writes `selection.json`, once every shard has its file."""
+    """Writes `selection.json` once every shard has its file."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: SelectionJob) -> None:
         """Keeps what workers need."""
         self._job = job
 
     def process(self, item: tuple[str, Iterable[tuple[DroppedShard, bytes]]]) -> None:
-        """Takes what is known of all shards."""
+        """Takes the facts and examples of all shards."""
         shards, examples = zip(*item[1], strict=True)
         rows = _examples(np.frombuffer(b"".join(examples), dropped.RECORD))
         storage.remove(storage.join(self._job.folder, _SCREENED))
@@ -214,47 +306,3 @@ class WriteSelection(beam.DoFn):
             tables = self._job.memory.blocks(shard, ["id", "member"])
         found = (table["member"][int(i)] for table in tables for i in np.flatnonzero(table["id"].to_numpy() == row))
         return str(next(found))
-
-
-def run(job: Job, runner: Runner) -> None:
-    """Makes the selection.
-
-    Raises:
-        UserError: as a worker raised it.
-    """
-    shards = job.memory.shards
-    picks: dict[int, np.ndarray] = {}
-    if job.near_duplicates:
-        picks = duplicates.pivot_rows({shard.number: shard.rows for shard in shards}, job.seed)
-
-    def build(pipeline: beam.Pipeline) -> None:
-        pivots = []
-        if picks:
-            drawn = [(shard, picks[shard.number]) for shard in shards if shard.number in picks]
-            read = pipeline | "Draws" >> beam.Create(drawn) | "Spread draws" >> beam.Reshuffle()
-            pivots = [AsList(read | "Pivots" >> beam.ParDo(ReadPivots(job)))]
-        screened = (
-            pipeline
-            | "Shards" >> beam.Create(shards)
-            | "Spread" >> beam.Reshuffle()
-            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, main="drops")
-        )
-        exact = screened[_IMAGES] | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
-        compare = CompareKeys(job.memory.key.dim, job.near_duplicates)
-        near = screened[_CELLS] | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(compare)
-        _ = (
-            (screened["drops"], exact, near)
-            | beam.Flatten()
-            | "By shard" >> beam.GroupByKey()
-            | "Write" >> beam.ParDo(WriteShard(job))
-            | "All" >> beam.GroupByKey()
-            | "Finish" >> beam.ParDo(WriteSelection(job))
-        )
-
-    def measure() -> tuple[float, int]:
-        written = len(storage.files(job.folder, ".parquet"))
-        seen = len(storage.files(storage.join(job.folder, _SCREENED), ".json")) or written
-        share = (seen + written) / (2 * len(shards))
-        return share, round(seen / len(shards) * job.memory.rows)
-
-    runner.run(build, measure)

@@ -1,26 +1,29 @@
 """Cosines between blocks of keys, the same to the last bit however the work is cut.
 
-A product of two float32 matrices rounds differently with the shapes it is cut into. It only proposes pairs here; their
-cosines are summed anew in float64 and rounded to float32, so a decision depends on nothing but the two vectors.
+How a product of two float32 matrices rounds depends on the shapes of its blocks. Here it only proposes pairs; their
+cosines are summed again in float64 and rounded to float32, so that a decision depends on the two vectors alone.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-_ROW_BLOCK = 1024
-_KEY_BLOCK = 4096
+from pipelines import nearest_neighbors
+
+# Sizes of the blocks, which bound memory; no result depends on them.
+ROW_BLOCK = 1024
+KEY_BLOCK = 4096
 _RESCORE_BYTES = 32 << 20
-# Of float16 vectors, a share of 1 / 32 of all pairs costs as much as all of them by one product.
+# For float16 vectors, 1 / 32 of all pairs one by one cost as much as all pairs by one product.
 _DENSE = 32
 NONE = -1
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Returns vectors `[n, d]` of any float type as float32 of unit length; a zero vector stays one."""
+    """Returns vectors `[n, d]` of any float type as float32 of unit length; zero vectors stay zero."""
     vectors = np.array(vectors, np.float32, order="C")
-    for begin in range(0, len(vectors), _ROW_BLOCK):
-        block = vectors[begin : begin + _ROW_BLOCK]
+    for begin in range(0, len(vectors), ROW_BLOCK):
+        block = vectors[begin : begin + ROW_BLOCK]
         norms = np.sqrt(np.square(block, dtype=np.float64).sum(axis=1))
         block /= np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
     return vectors
@@ -41,7 +44,7 @@ def cosines(rows: np.ndarray, keys: np.ndarray, row: np.ndarray, key: np.ndarray
         key: int64 `[c]`.
     """
     if rows.dtype == np.float16 and len(row) * _DENSE > len(rows) * len(keys):
-        # Such values are multiples of 2^-24 up to 1: their products add up in float64 without rounding, in any order.
+        # Values are multiples of 2^-24 up to 1, so their products add up in float64 without rounding, in any order.
         return _cosines(rows, keys, lambda a, b: a @ b.T, np.multiply.outer)[row, key]
     result = np.empty(len(row), np.float32)
     step = max(1, _RESCORE_BYTES // (8 * max(1, rows.shape[1])))
@@ -61,7 +64,7 @@ def _cosines(rows: np.ndarray, keys: np.ndarray, dot: Callable, times: Callable)
 def best_matches(
     rows: np.ndarray, keys: np.ndarray, threshold: float, earlier_only: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds for each row the key of the highest cosine that is at least `threshold`; of equal ones the first.
+    """Finds for each row the key of the highest cosine, the first of equal ones, if it is at least `threshold`.
 
     Args:
         rows: float32 `[n, d]` of unit length, or float16 of about that.
@@ -70,19 +73,19 @@ def best_matches(
         earlier_only: `keys` are the rows themselves, and row i may match rows `[0, i)` only.
 
     Returns:
-        Places among the keys int64 `[n]`, `NONE` where there is none, and cosines float32 `[n]`, -inf there. Beside
-        them memory is bounded by the blocks, whatever n and m.
+        Places among the keys int64 `[n]`, `NONE` for no match, and cosines float32 `[n]`, -inf for no match. All other
+        memory is bounded by the blocks, whatever n and m are.
     """
     best, cosine = np.full(len(rows), NONE, np.int64), np.full(len(rows), -np.inf, np.float32)
     rough_rows, rough_keys = rows, keys
     if rows.dtype == np.float16:
         rough_rows = unit(rows)
         rough_keys = rough_rows if earlier_only else unit(keys)
-    for begin in range(0, len(rows), _ROW_BLOCK):
-        end = min(begin + _ROW_BLOCK, len(rows))
-        for first in range(0, end if earlier_only else len(keys), _KEY_BLOCK):
-            block = keys[first : first + _KEY_BLOCK]
-            rough = rough_rows[begin:end] @ rough_keys[first : first + _KEY_BLOCK].T
+    for begin in range(0, len(rows), ROW_BLOCK):
+        end = min(begin + ROW_BLOCK, len(rows))
+        for first in range(0, end if earlier_only else len(keys), KEY_BLOCK):
+            block = keys[first : first + KEY_BLOCK]
+            rough = rough_rows[begin:end] @ rough_keys[first : first + KEY_BLOCK].T
             if earlier_only and first + len(block) > begin:
                 rough[first + np.arange(len(block)) >= np.arange(begin, end)[:, None]] = -np.inf
             _improve(rows[begin:end], block, rough, first, threshold, best[begin:end], cosine[begin:end])
@@ -98,13 +101,13 @@ def _improve(
     best: np.ndarray,
     cosine: np.ndarray,
 ) -> None:
-    """Updates the best matches of a block of rows by a block of keys, the first of which is key `first`."""
+    """Updates the best matches of a block of rows with a block of keys, the first of which is key `first`."""
     limit = np.maximum(np.maximum(cosine, threshold), rough.max(axis=1)) - slack(rows.shape[1])
     row, key = np.nonzero(rough >= limit[:, None])
     if not len(row):
         return
     exact = cosines(rows, keys, row, key)
-    # Pairs come by row, then key.
+    # Pairs are ordered by row, then key.
     _, begins, place = np.unique(row, return_index=True, return_inverse=True)
     wins = (exact == np.maximum.reduceat(exact, begins)[place]) & (exact >= np.float32(threshold))
     row, key, exact = row[wins], key[wins], exact[wins]
@@ -115,25 +118,12 @@ def _improve(
 
 
 def nearest(rows: np.ndarray, keys: np.ndarray, k: int) -> np.ndarray:
-    """Returns the places int64 `[n, k]` of the k keys of the highest cosines, of equal ones the first.
+    """Returns the places int64 `[n, k]` of the k keys of the highest cosines, the first of equal ones.
 
     Args:
         rows: float32 `[n, d]`, unit length.
         keys: float32 `[m, d]`, unit length, m >= k.
         k: how many.
     """
-    found = np.empty((len(rows), k), np.int64)
-    for begin in range(0, len(rows), _ROW_BLOCK):
-        block = rows[begin : begin + _ROW_BLOCK]
-        worst, pairs = np.full(len(block), -np.inf, np.float32), []
-        for first in range(0, len(keys), _KEY_BLOCK):
-            rough = block @ keys[first : first + _KEY_BLOCK].T
-            if rough.shape[1] >= k:
-                worst = np.maximum(worst, np.partition(rough, rough.shape[1] - k, axis=1)[:, rough.shape[1] - k])
-            row, key = np.nonzero(rough >= (worst - slack(block.shape[1]))[:, None])
-            pairs.append((row, first + key))
-        row, key = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        order = np.lexsort((key, -cosines(block, keys, row, key), row))
-        row, key = row[order], key[order]
-        found[begin : begin + len(block)] = key[np.searchsorted(row, np.arange(len(block)))[:, None] + np.arange(k)]
-    return found
+    allowed = np.full(len(rows), slack(rows.shape[1]), np.float32)
+    return nearest_neighbors.search(rows, keys, k, allowed, cosines)[0]

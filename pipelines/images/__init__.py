@@ -1,1 +1,1 @@
-"""Encoded images of strangers to pixels: bounded, decoded, brought to an encoder's size."""
+"""From untrusted encoded images to pixels: bounded, decoded, resized for an encoder."""

@@ -1,7 +1,7 @@
-"""Encoded image bytes to arrays of an encoder's size; untrusted bytes are bounded before they are decoded.
+"""Decodes images to arrays of an encoder's size; untrusted bytes are bounded before they are decoded.
 
-Metadata is cut off by `image_bytes` first. docs/adr/0010-decoding.md says why some formats are refused, and how small
-a JPEG may be decoded.
+`image_bytes` first removes metadata. docs/adr/0010-decoding.md explains why some formats are refused, and how small a
+JPEG may be decoded.
 """
 
 import dataclasses
@@ -10,18 +10,18 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pipelines.images import image_bytes
 
-# `decode` bounds the pixels itself, by what the config says.
+# `decode` bounds the pixels itself, by the limit in the config.
 Image.MAX_IMAGE_PIXELS = None
 
 _MAX_SIDE, _MAX_RESIZED_SIDE = 4096, 1 << 20
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Each scan of a progressive JPEG visits all pixels, at about 1 ns each, and may take no more than 150 bytes to ask for.
+# Each scan of a progressive JPEG visits all pixels, at about 1 ns each, and may need no more than 150 bytes of data.
 _MAX_SCANNED_PIXELS = 4_000_000_000
-# A JPEG is decoded at 1/8, 1/4 or 1/2 if that leaves so many times the pixels a side that the encoders resize to.
+# A JPEG is decoded at 1/8, 1/4 or 1/2 if each side then has this many times the pixels that the encoders resize to.
 _MARGINS = {8: 2.0, 4: 1.46, 2: 2.0}
 
 _CROPS = ("center", "squash")
@@ -47,7 +47,7 @@ class DecodeError(ValueError):
     """An image that cannot be used; `reason` is its type in the rejects table."""
 
     def __init__(self, reason: str, message: str) -> None:
-        """Keeps the reason beside the message."""
+        """Stores the reason with the message."""
         super().__init__(message)
         self.reason = reason
 
@@ -56,17 +56,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_ascending_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
+
+
 @dataclasses.dataclass(frozen=True)
 class ImagePreprocess:
-    """How an encoder wants its images.
+    """How images are prepared for an encoder.
 
     Attributes:
         size: side of the square input, in pixels.
-        crop_fraction: share of the resized shorter side that is kept.
+        crop_fraction: fraction of the resized shorter side that is kept.
         resize: `bicubic`, `bilinear`, `lanczos` or `area` (the mean of the pixels that an output pixel covers).
         crop: `center` resizes the shorter side to `size / crop_fraction` and crops the centre; `squash` resizes both
-            sides to `size`, whatever the aspect.
-        value_range: what black and white become, as float32; None leaves uint8 for graphs that scale themselves.
+            sides to `size`, ignoring the aspect.
+        value_range: float32 values of black and white; None leaves uint8 for graphs that scale pixels themselves.
     """
 
     size: int
@@ -76,13 +80,13 @@ class ImagePreprocess:
     value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        """Takes the list that JSON has for a tuple."""
+        """Converts a list from JSON to a tuple."""
         if isinstance(self.value_range, list):
             object.__setattr__(self, "value_range", tuple(self.value_range))
 
     def check(self) -> None:
         """Raises a `ValueError` that names the field that is wrong."""
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or not 1 <= self.size <= _MAX_SIDE:
+        if type(self.size) is not int or not 1 <= self.size <= _MAX_SIDE:
             raise ValueError(f"'size' must be 1 to {_MAX_SIDE} pixels")
         if not _is_number(self.crop_fraction) or not 0 < self.crop_fraction <= 1:
             raise ValueError("'crop_fraction' must be more than 0 and at most 1")
@@ -94,10 +98,7 @@ class ImagePreprocess:
             raise ValueError(f"'crop' must be one of {', '.join(_CROPS)}")
         if self.crop == "squash" and self.crop_fraction != 1:
             raise ValueError("'crop_fraction' must be 1 where 'crop' is squash, which keeps the whole image")
-        if self.value_range is None:
-            return
-        pair = isinstance(self.value_range, tuple) and len(self.value_range) == 2
-        if not pair or not all(map(_is_number, self.value_range)) or self.value_range[0] >= self.value_range[1]:
+        if self.value_range is not None and not _is_ascending_pair(self.value_range):
             raise ValueError("'value_range' must be null or two numbers, [low, high], the lower first")
 
     @property
@@ -106,7 +107,7 @@ class ImagePreprocess:
         return round(self.size / self.crop_fraction)
 
     def scale(self, batch: np.ndarray) -> np.ndarray:
-        """Returns uint8 pixels of any shape as float32 from `value_range`, or as they are where that is None."""
+        """Returns uint8 pixels of any shape as float32 in `value_range`, or unchanged if it is None."""
         if self.value_range is None:
             return batch
         return np.linspace(*self.value_range, 256, dtype=np.float32)[batch]
@@ -118,10 +119,10 @@ class Picture:
 
     Attributes:
         image: upright RGB, perhaps at a reduced scale.
-        width: pixels that the upright image has in full.
+        width: of the upright image at full scale, in pixels.
         height: likewise.
         box: left, top, right and bottom of the part of `image` that the picture covers. At a reduced scale the last
-            pixel of a line or column may stand for fewer than the others; an encoder notices what it is shifted by.
+            pixel of a line or column may cover fewer pixels than the others, and the shift would change the vectors.
     """
 
     image: Image.Image
@@ -131,17 +132,17 @@ class Picture:
 
 
 def decode(data: bytes, max_pixels: int, preprocesses: Iterable[ImagePreprocess] = ()) -> Picture:
-    """Decodes an image to upright RGB; transparency is laid on white, of an animation the first frame is taken.
+    """Decodes an image to upright RGB, on white if it is transparent; of an animation, decodes the first frame.
 
     Args:
-        data: the encoded image. Its own bytes tell the format, not a name.
-        max_pixels: largest width times height that is decoded, at whatever scale. Decoding takes at most 24 bytes of
-            memory for each, beside the data.
-        preprocesses: what `prepare` will be asked for. A JPEG with far more pixels than all of them need is decoded at
-            1/2, 1/4 or 1/8 of its size; where there are none, in full.
+        data: the encoded image, whose bytes determine the format.
+        max_pixels: largest width times height that is decoded, at any scale. Decoding takes at most 24 bytes of memory
+            a pixel, beside the data.
+        preprocesses: with which `prepare` will be called. A JPEG with far more pixels than all of them need is decoded
+            at 1/2, 1/4 or 1/8 of its size; without any, at full size.
 
     Raises:
-        DecodeError: `EmptyImage`, `TooManyPixels`, `TooManyScans`, or `CannotDecode` if the bytes are no whole image
+        DecodeError: `EmptyImage`, `TooManyPixels`, `TooManyScans`, or `CannotDecode` if the bytes are not a whole image
             of a known format.
     """
     if not data:
@@ -151,39 +152,51 @@ def decode(data: bytes, max_pixels: int, preprocesses: Iterable[ImagePreprocess]
     except DecodeError:
         raise
     except UnidentifiedImageError as error:
-        # Pillow's own words name an address in memory, and rejects are the same in every run.
+        # Pillow's own message contains a memory address, and rejects must be the same in every run.
         raise DecodeError("CannotDecode", f"is no {', '.join(_FORMATS)} image that can be read") from error
     except Exception as error:
-        # Broken files raise anything from SyntaxError to struct.error, whatever the plugin met first.
+        # Broken files raise anything from SyntaxError to struct.error.
         raise DecodeError("CannotDecode", f"{type(error).__name__}: {error}") from error
 
 
 def _decode(encoded: image_bytes.Bare, max_pixels: int, resized_sides: list[int]) -> Picture:
     with Image.open(io.BytesIO(encoded.data), formats=_FORMATS) as image:
         width, height = image.size
-        if width * height > max_pixels:
-            raise DecodeError("TooManyPixels", f"{width} x {height}, the limit is {max_pixels:,} pixels")
-        if encoded.scans * width * height > _MAX_SCANNED_PIXELS:
-            raise DecodeError("TooManyScans", f"{encoded.scans} scans of {width} x {height} pixels")
-        if image.tile and image.tile[0].codec_name == "bmp_rle":
-            # One skip of this code, 4 bytes, may fill 255 rows of any width.
-            raise DecodeError("CannotDecode", "is a run-length encoded BMP, which is not supported")
-        covered: tuple[float, float] = image.size
-        if resized_sides:
-            sides = min(image.size) / max(resized_sides)
-            scale = next((scale for scale, margin in _MARGINS.items() if sides >= scale * margin), 1)
-            if scale > 1 and (reduced := image.draft(None, (width // scale, height // scale))):
-                covered = reduced[1][2:]
+        _check_cost(image, encoded.scans, max_pixels)
+        covered = _reduce(image, resized_sides)
         image.load()
-        # The EXIF of a JPEG or PNG has been cut off, that of a WebP is here.
+        # The EXIF of a JPEG or PNG was removed from the data; that of a WebP is here.
         orientation = max(encoded.orientation, image_bytes.orientation(image.info.get("exif", b"")))
         upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
     if orientation >= 5:
         width, height, covered = height, width, covered[::-1]
-    # Turning may bring the last lines or columns to the front.
+    # Turning may move the last lines or columns to the front.
     left = upright.width - covered[0] if orientation in (2, 3, 6, 7) else 0.0
     top = upright.height - covered[1] if orientation in (3, 4, 7, 8) else 0.0
     return Picture(_to_rgb(upright), width, height, (left, top, left + covered[0], top + covered[1]))
+
+
+def _check_cost(image: ImageFile.ImageFile, scans: int, max_pixels: int) -> None:
+    """Raises a `DecodeError` if decoding would take too much memory or time."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DecodeError("TooManyPixels", f"{width} x {height}, the limit is {max_pixels:,} pixels")
+    if scans * width * height > _MAX_SCANNED_PIXELS:
+        raise DecodeError("TooManyScans", f"{scans} scans of {width} x {height} pixels")
+    if image.tile and image.tile[0].codec_name == "bmp_rle":
+        # One skip of this code, 4 bytes, may fill 255 rows of any width.
+        raise DecodeError("CannotDecode", "is a run-length encoded BMP, which is not supported")
+
+
+def _reduce(image: ImageFile.ImageFile, resized_sides: list[int]) -> tuple[float, float]:
+    """Sets the scale at which a JPEG is decoded; returns the width and height that the picture covers at that scale."""
+    if resized_sides:
+        sides = min(image.size) / max(resized_sides)
+        scale = next((scale for scale, margin in _MARGINS.items() if sides >= scale * margin), 1)
+        width, height = image.size
+        if scale > 1 and (reduced := image.draft(None, (width // scale, height // scale))):
+            return reduced[1][2:]
+    return image.size
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -192,7 +205,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    # Even where nothing is to be converted, `convert` copies.
+    # `convert` copies even if there is nothing to convert.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -200,7 +213,7 @@ def prepare(picture: Picture, preprocess: ImagePreprocess) -> np.ndarray:
     """Returns a picture as uint8 `[size, size, 3]`."""
     left, top, right, bottom = picture.box
     if preprocess.crop == "center":
-        # Cropping and resizing in one call touches only the pixels that are kept.
+        # Cropping and resizing in one call reads only the pixels that are kept.
         width, height = right - left, bottom - top
         side = preprocess.size / (preprocess.resized_side / min(width, height))
         left, top = left + (width - side) / 2, top + (height - side) / 2

@@ -1,8 +1,8 @@
-"""Cuts an encoded image to what the pixels of its first frame need; decoding what is left is up to `decode`.
+"""Removes everything from an encoded image that the pixels of its first frame do not need; `decode` decodes the rest.
 
-Pillow's readers do work for metadata that hostile bytes can raise far beyond their size: overlapping EXIF tags are
-copied one by one (180 KB of JPEG took 2.6 GB), comments are joined in quadratic time, profiles and texts are inflated,
-and the disposal of a GIF is painted before its size can be asked. So they are not shown any.
+Hostile metadata can cost Pillow's readers far more than its size: overlapping EXIF tags are copied one by one (180 KB
+of JPEG took 2.6 GB), comments are joined in quadratic time, profiles and texts are inflated, and the disposal of a GIF
+is painted before its size is known. So Pillow sees no metadata.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 _JPEG_SCAN = 0xDA
 _JPEG_SCAN_OR_END = re.compile(b"\xff[\xda\xd9]")
-# APP0 is JFIF and APP14 is Adobe: both tell the colour space. The other application segments and comments go.
+# APP0 (JFIF) and APP14 (Adobe) define the colour space. Other application segments and comments are removed.
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 _JPEG_BARE_MARKERS = {0x00, 0x01, *range(0xD0, 0xDA)}
 
@@ -31,7 +31,7 @@ class Bare:
     Attributes:
         data: the bytes to decode.
         orientation: of the EXIF standard, 1 (upright) to 8.
-        scans: passes over the picture that decoding takes, 1 but for a progressive JPEG.
+        scans: passes over the picture that decoding takes; more than 1 only for a progressive JPEG.
     """
 
     data: bytes
@@ -40,7 +40,7 @@ class Bare:
 
 
 def bare(data: bytes) -> Bare:
-    """Returns a JPEG, PNG or GIF without what its first frame does not need, and other bytes as they are.
+    """Returns a JPEG, PNG or GIF with only what its first frame needs, and other bytes unchanged.
 
     Raises:
         IndexError: if the bytes end within a GIF's structure.
@@ -55,7 +55,7 @@ def bare(data: bytes) -> Bare:
 
 
 def orientation(exif: bytes) -> int:
-    """Returns the orientation, 1 to 8, that the first directory of an EXIF block names, and 1 where it names none."""
+    """Returns the orientation, 1 to 8, in the first directory of an EXIF block; 1 if there is none."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     try:
@@ -67,7 +67,7 @@ def orientation(exif: bytes) -> int:
                 if tag == _ORIENTATION and kind == _SHORT and 1 <= value <= 8:
                     return value
     except struct.error:
-        # A broken block is no reason to lose the picture.
+        # The picture can be used without it.
         pass
     return 1
 
@@ -93,7 +93,7 @@ def _jpeg(data: bytes) -> Bare:
     start, end, scans = place if place >= 0 else len(data), len(data), 0
     for mark in _JPEG_SCAN_OR_END.finditer(data, start):
         if mark[0][1] != _JPEG_SCAN:
-            # Behind the end there may be other pictures (MPO), films of telephones, or anything.
+            # After the end there may be other pictures (MPO), videos of phones, or anything.
             end = mark.end()
             break
         scans += 1
@@ -128,6 +128,6 @@ def _gif(data: bytes) -> bytes:
         if kind == _GIF_IMAGE:
             return header + control + data[begin:place] + b";"
         if data[begin + 1] == _GIF_CONTROL and data[begin + 2] == 4:
-            # Of the flags only that of transparency is left: disposal is for later frames.
+            # Keep only the flag of transparency: disposal is for later frames.
             control = data[begin : begin + 3] + bytes([data[begin + 3] & 1]) + data[begin + 4 : begin + 8]
     return header + b";"

@@ -1,10 +1,11 @@
-"""Readers of image sources: which shards there are, and the samples of one shard as a stream.
+"""Readers of image sources: the shards of a source, and the samples of one shard as a stream.
 
-A format is either of files that hold samples, each file a shard, or of lists that name images below a folder. Both
-are registered here by name. A reader never fails for one bad row: it yields a `Reject` and goes on. Images stay
-encoded bytes; decoding is left to `decode`, vectors to `inference`.
+The files of a format either contain samples, a shard in each file, or list images below a folder. Both are registered
+here by name. A reader does not fail on a bad row: it yields a `Reject` and continues. Images stay encoded bytes:
+`decode` decodes them, `inference` embeds them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -12,13 +13,15 @@ from collections.abc import Callable, Iterator
 
 from configs.base import Embed, Source
 from pipelines import storage
-from pipelines.errors import UserError, nearest
-from pipelines.sources import listing, parts
+from pipelines.errors import UserError
+from pipelines.sources import listing, parts, patterns
 from pipelines.sources.files import parquet, tar, tfrecord, vectors
+from pipelines.sources.images import Images
 from pipelines.sources.lists import image_folder, image_list, inat2021, table, webvision, yfcc15m
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample
+from pipelines.sources.web import Unreadable
 
-# Formats whose files name their fields; the others have places for what they hold.
+# Formats whose fields have names that the source's `fields` can choose.
 _NAMED_FIELDS = {"img2dataset", "img2dataset_parquet", "tfrecord", "vectors", "table"}
 
 Reader = Callable[[InputShard, Embed], Iterator[Sample | Reject | Filtered]]
@@ -28,7 +31,7 @@ _SUFFIXES = re.compile(r"(\.(tar|tgz|parquet|tfrecords?|npy|gz|bz2|xz|zst))+$")
 
 
 def _stem(uri: str) -> str:
-    """Returns a file's name without its suffixes, as output files can be named after it."""
+    """Returns a file's name without its suffixes, from which output files get their names."""
     return _SUFFIXES.sub("", storage.name(uri)).replace(".", "-")
 
 
@@ -40,11 +43,11 @@ def _with_table(source: Source, file: storage.Found) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """A format whose files hold samples.
+    """A format whose files contain samples.
 
     Attributes:
-        read: yields what a file holds.
-        siblings: names the files that are read with a file, as far as they are there.
+        read: yields the samples of a file.
+        siblings: names the files that are read with a file if they exist.
     """
 
     read: Reader
@@ -68,8 +71,8 @@ LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {
 
 
 def resolve(source: Source, data: str) -> Source:
-    """Returns a source with whole paths: the data folder joined in; a folder of images is its own image root."""
-    path = ",".join(storage.join(data, part) for part in storage.parts(source.path))
+    """Returns a source with whole paths, below the data folder; a folder of images is its own image root."""
+    path = ",".join(storage.join(data, part) for part in patterns.split(source.path))
     root = path if source.format == "image_folder" else storage.join(data, source.image_root)
     return dataclasses.replace(
         source,
@@ -81,7 +84,7 @@ def resolve(source: Source, data: str) -> Source:
 
 
 def brought_dims(source: Source) -> dict[str, int]:
-    """Returns the width of the vectors that a source brings, by column; none for sources of images."""
+    """Returns the width of the vectors that a source provides, by column; none for sources of images."""
     return vectors.dims(source) if source.format == "vectors" else {}
 
 
@@ -91,33 +94,28 @@ def plan(source: Source, data: str, embed: Embed, folder: str) -> list[InputShar
     Args:
         source: as the config has it.
         data: folder that its paths are relative to.
-        embed: how many rows of a list make a shard.
-        folder: where the rows of lists are written.
+        embed: number of listed rows in a shard.
+        folder: to write the rows of lists to.
 
     Raises:
-        UserError: if the format is unknown, nothing is found, or a list is wrong.
+        UserError: if a field does not fit the format, nothing is found, or a list is wrong.
     """
     whole = resolve(source, data)
-    if source.format not in {*CONTAINERS, *LISTS}:
-        raise UserError(f"source format {source.format!r} is unknown; {nearest(source.format, [*CONTAINERS, *LISTS])}")
     if source.fields and source.format not in _NAMED_FIELDS:
         raise UserError(f"source format {source.format}: its fields have no names; leave 'fields' empty")
     if source.class_names and source.format not in LISTS:
         raise UserError(f"source format {source.format}: takes no class names; leave 'class_names' empty")
     if source.format in CONTAINERS:
         if source.classes or source.part:
-            raise UserError(f"source format {source.format}: is no list; leave 'classes' and 'part' empty")
+            raise UserError(f"source format {source.format}: is not a list; leave 'classes' and 'part' empty")
         return _plan_files(whole, CONTAINERS[source.format])
     rows = functools.partial(LISTS[source.format], whole)
     return listing.plan(whole, parts.chosen(whole, rows), folder, embed)
 
 
 def _plan_files(source: Source, container: Container) -> list[InputShard]:
-    files = storage.glob(source.path)
-    if not files:
-        raise UserError(f"{source.path}: matches no file; check --config.data and the source's path")
     shards: dict[str, InputShard] = {}
-    for file in files:
+    for file in patterns.files(source.path):
         name = _stem(file.uri)
         if name in shards:
             raise UserError(f"{file.uri}: has the same name as {shards[name].uri}; outputs are named after their shard")
@@ -134,21 +132,27 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
 
 
 def read_image(source: Source, container: str, member: str, embed: Embed) -> bytes:
-    """Returns the encoded image of a row again.
+    """Returns the encoded image of a row again; what is refused at first reading is refused here.
 
     Args:
-        source: that the row was read from.
+        source: that the row was read from, with whole paths (`resolve`).
         container: its `source_shard`: the file or, for lists, the folder that it was found in.
         member: its name there.
         embed: the limits on sizes.
 
     Raises:
-        UserError: if it is not there any more, too large, or was never an image.
+        UserError: if it no longer exists, is too large, or was never an image.
     """
-    if source.format not in CONTAINERS:
-        return storage.read_image(container, member, embed.max_image_bytes)
     if source.format == "vectors":
-        raise UserError(f"{container}: holds vectors, there are no images to show")
+        raise UserError(f"{container}: contains vectors, so there are no images to show")
+    if source.format not in CONTAINERS:
+        with contextlib.ExitStack() as stack:
+            images = Images(container, embed.max_image_bytes, stack)
+            try:
+                # A path like this was rejected, so this one is a URL.
+                return images.fetch(member) if "://" in member else images.read(member)
+            except Unreadable as error:
+                raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
     shard = InputShard(source, "", container, 0, "")
     item = next((item for item in read(shard, embed) if item.member == member), None)
     if not isinstance(item, Sample):

@@ -1,7 +1,7 @@
 """The bytes of one image that a list names: a file or member of a zip below a folder, or a URL.
 
-Lists and what lies beside their images may be hostile: nothing outside the folder is opened, no pipe, nothing without
-a bound. Downloads are left to `web`, decoding to `decode`.
+Lists and the files beside their images may be hostile: nothing outside the folder is opened, no pipe, and nothing of
+unbounded size. `web` downloads, `decode` decodes.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import stat
 
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.images.zips import ZipCache
 from pipelines.sources import web
 from pipelines.sources.sample import read_bounded
 from pipelines.sources.web import Unreadable
@@ -19,13 +20,13 @@ _WEB = ("http://", "https://")
 
 
 def split_zip(member: str) -> tuple[str, str]:
-    """Returns the file of a path and the member of the zip if it is one: `a.zip/b.jpg` gives `a.zip` and `b.jpg`."""
+    """Splits a path into a file and a member if the file is a zip: `a.zip/b.jpg` gives `a.zip` and `b.jpg`."""
     head, separator, inner = member.partition(".zip/")
     return (f"{head}.zip", inner) if separator else (member, "")
 
 
 def leaves_root(member: str) -> bool:
-    """Tells whether a path names something that is not below the folder it is joined to."""
+    """Tells whether a path does not stay below the folder that it is joined to."""
     odd = "\0" in member or "\\" in member or "://" in member or "::" in member
     return not member or odd or member.startswith("/") or (".." in member and ".." in member.split("/"))
 
@@ -39,10 +40,10 @@ class Images:
         Args:
             root: folder that paths are below; it may itself be a link.
             max_bytes: largest image that is read.
-            stack: closes the zips that are open at its end.
+            stack: closes the open zips at its end.
         """
         self._root, self._max_bytes = root, max_bytes
-        self._zips = storage.ZipCache(stack)
+        self._zips = ZipCache(stack)
         local = storage.local_path(root)
         self._real_root = None if local is None else os.path.realpath(local)
 
@@ -50,7 +51,7 @@ class Images:
         """Returns the bytes of a file or of a member of a zip below the folder.
 
         Raises:
-            Unreadable: if it is not there, outside the folder, too large, or cannot be read.
+            Unreadable: if it does not exist, is outside the folder, is too large, or cannot be read.
         """
         file, inner = split_zip(member)
         try:
@@ -69,7 +70,7 @@ class Images:
             raise Unreadable(type(error).__name__, str(error), retryable=True) from error
 
     def _path(self, member: str, file: str) -> str:
-        """Returns where a file is, links resolved; of a store, which has no links, the plain path."""
+        """Returns the path of a file with links resolved; in a store, which has no links, the plain path."""
         if leaves_root(member):
             raise Unreadable("PathOutsideRoot", "the path leaves the image root" if member else "the row has no path")
         if self._real_root is None:
@@ -82,10 +83,10 @@ class Images:
         return path
 
     def fetch(self, url: str) -> bytes:
-        """Returns what is at an `http://`, `https://`, `gs://` or `s3://` URL.
+        """Returns the bytes at an `http://`, `https://`, `gs://` or `s3://` URL.
 
         Raises:
-            Unreadable: if the URL is of another kind, not there, too large, too slow, or cannot be read.
+            Unreadable: if the URL is of another kind, or the image does not exist, is too large or cannot be read.
         """
         if url.startswith(_WEB):
             return web.download(url, self._max_bytes)
@@ -102,5 +103,5 @@ class Images:
         except ValueError as error:
             raise Unreadable("TooLarge", str(error)) from error
         except Exception as error:
-            # The drivers of stores have errors of their own, which are no OSErrors.
+            # The drivers of stores have errors of their own, which are not OSErrors.
             raise Unreadable(type(error).__name__, str(error), retryable=True) from error

@@ -1,8 +1,8 @@
-"""Sources that are lists: rows that name an image below a folder, and what is known of it.
+"""Sources that are lists: rows that name an image below a folder, with its caption, label and metadata.
 
-A format only parses its lists to rows (`text` has what their parsers share). Here rows are cut into shards, each
-written as a small Parquet file, so that a worker reads its own rows and no others. At most a few shards' rows are held
-at a time. Where the bytes of an image come from is known to `images`.
+A format only parses its lists into rows (`text` has what the parsers share). Here rows are split into shards, each
+written as a small Parquet file, so that a worker reads only its own rows. At most a few shards' rows are in memory at a
+time. `images` reads the bytes of an image.
 """
 
 import collections
@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from configs.base import Embed, Source
-from pipelines import schemas, storage
+from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
+from pipelines.sources import patterns
 from pipelines.sources.images import Images, leaves_root, split_zip
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, to_sample
-from pipelines.sources.text import read_lines
 from pipelines.sources.web import Unreadable
 
 _SCHEMA = pa.schema(
@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
         pa.field("fields", pa.string(), nullable=False),
     ]
 )
-# ASCII: half a surrogate pair, which JSON may hold, is no UTF-8.
+# ASCII, because half a surrogate pair, which JSON may contain, is not UTF-8.
 _to_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str).encode
 _PLAN_THREADS = 8
 _DOWNLOADS = 16
@@ -51,7 +51,7 @@ class Row:
     Attributes:
         member: path below the image root, `x.zip/y.jpg` for a member of a zip; or a URL.
         fields: JSON values, as `sample.to_sample` takes them.
-        is_url: whether `member` is a URL. A path is never taken for one: lists of paths cannot reach the network.
+        is_url: whether `member` is a URL. A path is never taken for a URL, so lists of paths cannot reach the network.
     """
 
     member: str
@@ -61,29 +61,24 @@ class Row:
 
 def stem(source: Source) -> str:
     """Returns a name for the shards of a source: `a/x_train.txt.gz` gives `x_train`, `{b,c}.txt` gives `b_c`."""
-    names = "_".join(storage.name(part).split(".")[0] for part in storage.parts(source.path))
+    names = "_".join(storage.name(part).split(".")[0] for part in patterns.split(source.path))
     return re.sub(r"[\W_]+", "_", names, flags=re.ASCII).strip("_")[:100] or source.format
 
 
-def read_class_names(uri: str) -> list[str]:
-    """Returns the class names of a file: one a line, what stands after the last tab."""
-    return [line.rpartition("\t")[2].strip() for _, line in read_lines(uri)]
-
-
 def plan(source: Source, rows: Iterator[Row], folder: str, embed: Embed) -> list[InputShard]:
-    """Cuts rows into shards of `embed.list_shard_rows` and writes the rows of each to `folder`.
+    """Splits rows into shards of `embed.list_shard_rows` and writes the rows of each to `folder`.
 
     Args:
-        source: of the rows, its paths whole.
+        source: of the rows, with whole paths.
         rows: in their order.
-        folder: where the listings lie.
-        embed: how many rows make a shard.
+        folder: of the listings.
+        embed: number of rows in a shard.
 
     Raises:
         UserError: if there is no row, or one cannot be written.
     """
     if source.class_names:
-        names = read_class_names(source.class_names)
+        names = class_names.read(source.class_names)
         rows = (_with_class_name(row, names, source.class_names) for row in rows)
     parts = iter(lambda: list(itertools.islice(rows, embed.list_shard_rows)), [])
     named = ((f"{stem(source)}-{number:05d}", part) for number, part in enumerate(parts))
@@ -95,7 +90,7 @@ def plan(source: Source, rows: Iterator[Row], folder: str, embed: Embed) -> list
 
 
 def _in_order(function: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterator[_R]:
-    """Yields `function` of each item, a few at a time ahead; `Executor.map` would take all items at once."""
+    """Yields `function` of each item, working a few items ahead; `Executor.map` would take all items at once."""
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         waiting: collections.deque[concurrent.futures.Future[_R]] = collections.deque()
         for item in items:
@@ -123,7 +118,7 @@ def _shard(source: Source, folder: str, written: set[str], named: tuple[str, lis
         try:
             line = f"{row.member}\t{row.is_url}\t{text}\n".encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"{source.path}: names {ascii(row.member)}, which is no UTF-8 text; rename it") from error
+            raise UserError(f"{source.path}: names {ascii(row.member)}, which is not UTF-8 text; rename it") from error
         digest.update(line)
         size += len(line)
     _add_images(digest, source.image_root, rows)
@@ -137,7 +132,7 @@ def _shard(source: Source, folder: str, written: set[str], named: tuple[str, lis
 
 
 def _add_images(digest: "hashlib._Hash", root: str, rows: list[Row]) -> None:
-    """Adds size and time of local images, or of the zips they are in; asking a store for each would take too long."""
+    """Adds size and time of local images, or of their zips; a request to a store for each would take too long."""
     folder = storage.local_path(root)
     if folder is None:
         return
@@ -156,7 +151,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     rows = [Row(row["member"], json.loads(row["fields"]), row["is_url"]) for row in table.to_pylist()]
     with contextlib.ExitStack() as stack:
         read_row = functools.partial(_read_row, Images(shard.source.image_root, embed.max_image_bytes, stack))
-        # Waiting for the network is done together; zips are for one thread.
+        # Downloads run in parallel; zips are for one thread.
         urls = rows and all(row.is_url for row in rows)
         yield from _in_order(read_row, rows, _DOWNLOADS) if urls else map(read_row, rows)
 

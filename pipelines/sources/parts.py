@@ -1,7 +1,7 @@
-"""Which rows of a list are taken: its first classes, and a part of each class.
+"""Which rows of a list are read: its first classes, and a part of each class.
 
-Published protocols without a validation split hold one out of the training list: two sources of the same list whose
-parts meet and do not overlap. Each class is cut on its own, so that both have all classes in the same shares.
+Published protocols without a validation split hold one out from the training list: two sources read the same list in
+adjacent parts. Each class is split separately, so both have all classes in the same proportions.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ from pipelines.sources.listing import Row
 def chosen(source: Source, rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
     """Yields the rows of a source that its `classes` and `part` choose, in their order.
 
-    Of the n rows of a class, shuffled by a hash of `part_seed` and path, a part (a, b) has those from round(a n) to
-    before round(b n): parts that meet share no row and leave none out.
+    Of the n rows of a class, shuffled by a hash of `part_seed` and path, a part (a, b) has rows round(a n) up to, but
+    not including, round(b n): adjacent parts share no row and omit none.
 
     Args:
         source: with whole paths.
-        rows: gives all rows anew at each call; for a part they are gone through twice, 16 bytes a row being kept.
+        rows: yields all rows at each call; for a part it is called twice, and 16 bytes a row are kept.
 
     Raises:
-        UserError: if `part` is not two ascending shares, or a row has no label.
+        UserError: if a row has no label.
     """
     if not source.classes and not source.part:
         yield from rows()
@@ -37,9 +37,7 @@ def chosen(source: Source, rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
 
 
 def _places(source: Source, rows: Callable[[], Iterator[Row]]) -> np.ndarray:
-    """Returns for each row whether it is of the part."""
-    if len(source.part) != 2 or not 0 <= source.part[0] < source.part[1] <= 1:
-        raise UserError(f"{source.path}: part={source.part} must be two shares from 0 to 1, such as 0.1,1")
+    """Returns for each row whether the part has it, bool `[n]`."""
     known = np.fromiter(
         ((_label(source, row), _hash(source.part_seed, row.member)) for row in rows()),
         dtype=[("label", np.int64), ("hash", np.uint64)],

@@ -1,40 +1,70 @@
-"""Pictures of rows, read again from where they were embedded from: for training, for people, as part of a page.
+"""Pictures of rows, read again from their source: for training, for people, and for pages.
 
-How a source finds an image again is left to `sources`, what bytes are taken for one to `decode`.
+`sources` finds the bytes of an image again, and bounds them as when it was first read; `decode` makes pixels of them.
 """
 
 import base64
+import contextlib
 import io
 
 from PIL import Image
 
-from configs.base import Config, Source
-from pipelines import sources
+from configs.base import Embed, Source
+from pipelines import sources, storage
 from pipelines.errors import UserError
 from pipelines.images.decode import DecodeError, decode
+from pipelines.images.zips import ZipCache
+from pipelines.sources.images import split_zip
+from pipelines.sources.sample import read_bounded
 
 
-def read(config: Config, source: Source, container: str, member: str) -> bytes:
-    """Returns the encoded image of a row; arguments and errors as those of `load`."""
-    return sources.read_image(sources.resolve(source, config.data), container, member, config.embed)
+class Pictures:
+    """The images of one source."""
+
+    def __init__(self, source: Source, data: str, embed: Embed) -> None:
+        """Remembers where they are.
+
+        Args:
+            source: that rows were embedded from, as the config has it.
+            data: folder that its paths are relative to.
+            embed: the limits on sizes.
+        """
+        self._source, self._embed = sources.resolve(source, data), embed
+
+    def read(self, container: str, member: str) -> bytes:
+        """Returns the encoded image of a row.
+
+        Args:
+            container: the row's `source_shard`.
+            member: its name there.
+
+        Raises:
+            UserError: if it no longer exists, is too large, or was never an image.
+        """
+        return sources.read_image(self._source, container, member, self._embed)
+
+    def load(self, container: str, member: str) -> Image.Image:
+        """Returns the picture of a row, RGB; arguments and errors as those of `read`, also if it cannot be decoded."""
+        try:
+            return decode(self.read(container, member), self._embed.max_image_pixels).image
+        except DecodeError as error:
+            raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
 
 
-def load(config: Config, source: Source, container: str, member: str) -> Image.Image:
-    """Returns the picture of a row, RGB.
-
-    Args:
-        config: that it was embedded with.
-        source: that it was read from.
-        container: its `source_shard`.
-        member: its name there.
+def read_file(path: str, max_bytes: int) -> bytes:
+    """Returns the bytes of an image that the user names: a file anywhere, or a member of a zip, `x.zip/y.jpg`.
 
     Raises:
-        UserError: if it is not there any more, or not what was embedded.
+        UserError: if it does not exist, cannot be read, or is larger than `max_bytes`.
     """
+    file, inner = split_zip(path)
     try:
-        return decode(read(config, source, container, member), config.embed.max_image_pixels).image
-    except DecodeError as error:
-        raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
+        with contextlib.ExitStack() as stack:
+            if inner:
+                return ZipCache(stack).read(file, inner, max_bytes)
+            return read_bounded(stack.enter_context(storage.open_read(path)), max_bytes)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def data_url(picture: Image.Image, side: int) -> str:

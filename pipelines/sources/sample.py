@@ -1,4 +1,4 @@
-"""What a source is made of: input shards, samples, and rows that cannot be used. How they are read is the readers'."""
+"""The parts of a source: input shards, samples, and rows that are rejected or filtered."""
 
 import contextlib
 import dataclasses
@@ -16,22 +16,22 @@ from pipelines.errors import UserError, nearest
 MAX_TEXT_BYTES = 1 << 20
 MAX_LABEL = (1 << 31) - 1
 _OWN_PLACE = {"caption", "label", "url", "width", "height"}
-# What img2dataset notes of its own work, and EXIF, which may be large and personal.
+# What img2dataset records about its own work, and EXIF, which may be large and personal.
 _BOOKKEEPING = {"key", "status", "error_message", "exif"}
 
 
 @dataclasses.dataclass(frozen=True)
 class InputShard:
-    """One unit of work: a file that holds samples, or a run of rows of a list.
+    """One unit of work: a file of samples, or consecutive rows of a list.
 
     Attributes:
-        source: where it belongs; its paths are whole, the data folder joined in.
+        source: that it belongs to, with whole paths (`sources.resolve`).
         name: of the output file, without suffix.
-        uri: the file that holds the samples, or the list that names them.
+        uri: the file of samples, or the list that names them.
         size_bytes: of the file or of the rows.
-        etag: changes when what is read changes; of listed rows also with their images, where these are local.
-        rows: number of rows; 0 if it is known only when they are read.
-        listing: Parquet file of the rows of a list; empty for files that hold samples.
+        etag: changes with the input; for listed rows also with their images, if these are local.
+        rows: number of rows; 0 if it is unknown before they are read.
+        listing: Parquet file of the rows of a list; empty for a file of samples.
         siblings: files beside `uri` that are read with it.
         number: upper part of the ids of its rows.
     """
@@ -54,16 +54,16 @@ class InputShard:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One image as it was found, still encoded, with what is known of it.
+    """One image as it was found, still encoded, with its caption, label and metadata.
 
     Attributes:
         member: name inside the shard's container.
-        image: encoded bytes; empty where `vectors` stand for them.
-        caption: None where there is none.
+        image: encoded bytes; empty if there are `vectors` instead.
+        caption: None for none.
         label: class, from 0.
         url: where the image came from.
         metadata: the source's other fields, as JSON values.
-        vectors: embeddings that the source brings, float32 or float16 `[D]` for each column.
+        vectors: embeddings that the source provides, float32 or float16 `[D]` for each column.
     """
 
     member: str
@@ -77,7 +77,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Reject:
-    """One row that cannot be used, and why."""
+    """One row that cannot be read, and why."""
 
     member: str
     stage: str
@@ -96,12 +96,12 @@ def read_bounded(file: IO[bytes], limit: int) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Filtered:
-    """One row that could be used and is not wanted.
+    """One row that a filter excludes by its own fields.
 
     Attributes:
         member: as of a sample.
         filter: name of the filter, by which such rows are counted.
-        value: what did not pass.
+        value: that did not pass.
     """
 
     member: str
@@ -110,14 +110,14 @@ class Filtered:
 
 
 def field_names(source: Source, defaults: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Returns for each of our fields the names it may have in the source, in the order they are looked for.
+    """Returns the names that each of our fields may have in the source, in the order of preference.
 
     Args:
         source: whose `fields` say `ours=theirs`.
-        defaults: our fields with the names they have where the source says nothing.
+        defaults: our fields with their default names.
 
     Raises:
-        UserError: if an entry is not `ours=theirs`, or ours is none of the defaults.
+        UserError: if an entry is not `ours=theirs`, or names none of our fields.
     """
     names = dict(defaults)
     for entry in source.fields:
@@ -131,11 +131,11 @@ def field_names(source: Source, defaults: Mapping[str, tuple[str, ...]]) -> dict
 
 
 def rename(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Returns fields of a source with ours under our names, None where there is none; the others stay as they are.
+    """Returns the fields of a source with ours under our names, None if missing; the others keep their names.
 
     Args:
         fields: by the source's names.
-        names: as `field_names` returns them; the first that has a value counts.
+        names: as `field_names` returns them; the first that has a value is used.
     """
     rest, ours = dict(fields), {}
     for our, theirs in names.items():
@@ -145,7 +145,7 @@ def rename(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> d
 
 
 def _json_value(value: Any) -> Any:
-    """Returns a value as JSON has it: numbers that are not finite and bytes are none, what is unknown is its text."""
+    """Returns a value as JSON: numbers that are not finite and bytes become null, other types their text."""
     if isinstance(value, bool | int | str | None):
         return value
     if isinstance(value, float):
@@ -160,39 +160,47 @@ def _json_value(value: Any) -> Any:
 def to_sample(
     member: str, image: bytes, fields: Mapping[str, Any], vectors: Mapping[str, np.ndarray] | None = None
 ) -> Sample | Reject | Filtered:
-    """Makes a sample of a row's fields; one of a wrong type is a reject, a download that failed is filtered.
+    """Makes a sample of a row's fields; a field of a wrong type is a reject, a download that failed is filtered.
 
     Args:
         member: name inside the container.
         image: encoded bytes.
-        fields: `caption`, `label` and `url` have places of their own, the others are metadata, as JSON values.
-        vectors: embeddings that the source brings.
+        fields: `caption`, `label` and `url`, and others, which become metadata as JSON values.
+        vectors: embeddings that the source provides.
     """
     status = fields.get("status", "success")
     if status != "success":
         return Filtered(member, "status", f"{status}: {fields.get('error_message')}")
     caption, label, url = fields.get("caption"), fields.get("label"), fields.get("url")
-    if isinstance(label, bool) or not isinstance(label, int | None) or not 0 <= (label or 0) <= MAX_LABEL:
+    if not _is_label(label):
         return Reject(member, "read", "BadLabel", f"label is {str(label)[:80]!r}, must be a whole number from 0")
     if not isinstance(caption, str | None):
         return Reject(member, "read", "BadCaption", f"caption is of type {type(caption).__name__}, not a text")
-    others = {name: value for name, value in fields.items() if name not in _OWN_PLACE | _BOOKKEEPING}
+    url = url if isinstance(url, str) else None
     try:
-        metadata = {name: value for name, value in _json_value(others).items() if value is not None}
-        text = json.dumps([caption, url if isinstance(url, str) else None, metadata], ensure_ascii=False)
-        size = len(text.encode())
+        metadata = _metadata(fields)
+        size = len(json.dumps([caption, url, metadata], ensure_ascii=False).encode())
     except (ValueError, RecursionError) as error:
         return Reject(member, "read", "BadMetadata", str(error))
     if size > MAX_TEXT_BYTES:
         return Reject(member, "read", "TooLarge", f"its texts have {size:,} bytes, the limit is {MAX_TEXT_BYTES:,}")
-    url = url if isinstance(url, str) else None
     return Sample(member, image, (caption or "").strip() or None, label, url, metadata, vectors or {})
 
 
-def stated_digest(metadata: Mapping[str, Any]) -> bytes | None:
-    """Returns the SHA-256 that a source states of the image as it was downloaded, 32 bytes, or None.
+def _is_label(label: object) -> bool:
+    return label is None or (isinstance(label, int) and not isinstance(label, bool) and 0 <= label <= MAX_LABEL)
 
-    img2dataset encodes images anew, so that their own bytes are not those that were on the web.
+
+def _metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all other fields as JSON values."""
+    others = {name: value for name, value in fields.items() if name not in _OWN_PLACE | _BOOKKEEPING}
+    return {name: value for name, value in _json_value(others).items() if value is not None}
+
+
+def stated_digest(metadata: Mapping[str, Any]) -> bytes | None:
+    """Returns the SHA-256 that a source states for the image as it was downloaded, 32 bytes, or None.
+
+    img2dataset encodes images again, so their bytes differ from those on the web.
     """
     stated = metadata.get("sha256")
     with contextlib.suppress(TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""The bytes of a file of samples as a stream: compression taken off, bounded, and damage told from a failing store.
+"""The bytes of a file of samples as a stream: decompressed, bounded, with damage distinguished from a failing store.
 
-What a store fails to deliver is a `UserError`, and the shard is read again; bytes that are not what their format says
-are a `BrokenStream`, and become rejects. Opening is left to `storage`.
+If a store fails, that is a `UserError`, and the shard is read again; bytes that violate their format are a
+`BrokenStream`, and become rejects.
 """
 
 import contextlib
@@ -13,14 +13,15 @@ from pipelines import storage
 from pipelines.errors import UserError
 
 _BLOCK_BYTES = 1 << 20
-# A stream that unpacks to more than this, and to so many times its own size, holds no images.
-_FREE_BYTES = 64 << 20
+FREE_BYTES = 64 << 20
+"""A stream may unpack to this size; to more only if that is at most `_MAX_RATIO` times its own: images do not."""
+
 _MAX_RATIO = 200
-_BROKEN = (*storage.BROKEN_STREAM, OSError, ValueError, MemoryError)
+_BROKEN = (*storage.BROKEN_STREAM, ValueError, MemoryError)
 
 
 class BrokenStream(Exception):
-    """Bytes that are not what their format says."""
+    """Bytes that violate their format."""
 
 
 class _Stored(io.RawIOBase):
@@ -37,7 +38,7 @@ class _Stored(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            # A whole page of Parquet at once would be in memory twice.
+            # A large read, such as a page of Parquet, would be in memory twice.
             data = self._file.read(min(len(buffer), _BLOCK_BYTES))
         except OSError as error:
             raise UserError(f"{self._uri}: reading failed ({error}); run the same command again") from error
@@ -61,7 +62,7 @@ def open_stored(uri: str) -> io.BufferedReader:
 
 
 class Stream:
-    """Reads a file from its start to its end, unpacked as its suffix says: .gz, .tgz, .bz2, .xz or .zst."""
+    """Reads a file from start to end, decompressed as its suffix says: .gz, .tgz, .bz2, .xz or .zst."""
 
     def __init__(self, uri: str) -> None:
         """Opens it; errors as `storage.open_read`."""
@@ -85,7 +86,7 @@ class Stream:
         """Returns the next `size` bytes, fewer only at the end.
 
         Raises:
-            BrokenStream: if they cannot be unpacked, or unpack to more than any images.
+            BrokenStream: if they cannot be decompressed, or decompress to far more than images do.
             UserError: if the store fails.
         """
         try:
@@ -93,7 +94,7 @@ class Stream:
         except _BROKEN as error:
             raise BrokenStream(str(error) or type(error).__name__) from error
         self._count += len(data)
-        if self._count > _FREE_BYTES and not self._plain and self._count > _MAX_RATIO * self._stored.tell():
+        if self._count > FREE_BYTES and not self._plain and self._count > _MAX_RATIO * self._stored.tell():
             raise BrokenStream(f"unpacks to more than {_MAX_RATIO} times its size")
         return data
 
@@ -105,6 +106,6 @@ class Stream:
         return data
 
     def skip(self, size: int) -> None:
-        """Passes over `size` bytes in bounded memory; errors as `read_exactly`."""
+        """Skips `size` bytes in bounded memory; errors as `read_exactly`."""
         while size:
             size -= len(self.read_exactly(min(size, _BLOCK_BYTES)))

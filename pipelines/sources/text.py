@@ -1,4 +1,4 @@
-"""What the parsers of lists share: their files one after another, lines and JSON that are read as a stream, bounded."""
+"""What the parsers of lists share: their files, and bounded streams of lines and of JSON objects."""
 
 import io
 import json
@@ -8,34 +8,28 @@ from typing import Any
 from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.sources import patterns
 
 MAX_LINE_BYTES = 1 << 20
-_BLOCK_BYTES = 1 << 20
-_BROKEN = (*storage.BROKEN_STREAM, OSError)
+BLOCK_BYTES = 1 << 20
+"""Size of the blocks in which a file is read, and of the longest JSON value."""
 
 
 def files(source: Source) -> list[str]:
-    """Returns the lists that a source names, sorted.
-
-    Raises:
-        UserError: if there is none.
-    """
-    found = [file.uri for file in storage.glob(source.path)]
-    if not found:
-        raise UserError(f"{source.path}: matches no file; check --config.data and the source's path")
-    return found
+    """Returns the lists that a source names, sorted; errors as `patterns.files`."""
+    return [file.uri for file in patterns.files(source.path)]
 
 
 def _open(uri: str) -> io.BufferedReader:
-    # Files of stores and of some compressions read lines a byte at a time, or not at all.
-    return io.BufferedReader(storage.open_decompressed(uri), _BLOCK_BYTES)  # type: ignore[arg-type]
+    # Files of stores and of some compressions read lines byte by byte, or not at all.
+    return io.BufferedReader(storage.open_decompressed(uri), BLOCK_BYTES)  # type: ignore[arg-type]
 
 
 def read_raw_lines(uri: str) -> Iterator[tuple[int, bytes]]:
-    """Yields number (from 1) and bytes of the lines of a file, which may be compressed, with their ends.
+    """Yields number (from 1) and bytes of each line of a file, which may be compressed, with the line's end.
 
     Raises:
-        UserError: if it cannot be read, breaks off, or has a line longer than `MAX_LINE_BYTES`.
+        UserError: if it cannot be read, is cut off, or has a line longer than `MAX_LINE_BYTES`.
     """
     number = 0
     with _open(uri) as file:
@@ -44,7 +38,7 @@ def read_raw_lines(uri: str) -> Iterator[tuple[int, bytes]]:
                 if len(line) > MAX_LINE_BYTES:
                     raise UserError(f"{uri}, line {number}: is longer than {MAX_LINE_BYTES:,} bytes; is it a list?")
                 yield number, line
-        except _BROKEN as error:
+        except storage.BROKEN_STREAM as error:
             raise UserError(f"{uri}: breaks off after line {number} ({error})") from error
 
 
@@ -57,19 +51,19 @@ def decode_line(uri: str, number: int, line: bytes) -> str:
 
 
 def read_lines(uri: str) -> Iterator[tuple[int, str]]:
-    """Yields number (from 1) and text of the lines of a UTF-8 file, without their ends; errors as `read_raw_lines`."""
+    """Yields number (from 1) and text of each line of a UTF-8 file, without its end; errors as `read_raw_lines`."""
     for number, line in read_raw_lines(uri):
         yield number, decode_line(uri, number, line).rstrip("\r\n")
 
 
 def read_json_arrays(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yields the objects of the arrays of a JSON object, as they come: name of the array, place in it, the object.
+    """Yields the objects of the arrays of a JSON object in order: name of the array, place in it, the object.
 
-    `{"images": [{..}, {..}], "year": 2021}` yields `("images", 0, {..})` and `("images", 1, {..})`; what is no array
-    is passed over. A file of any size is read with the memory of a few objects.
+    `{"images": [{..}, {..}], "year": 2021}` yields `("images", 0, {..})` and `("images", 1, {..})`; other values are
+    skipped. A file of any size is read in the memory of a few objects.
 
     Raises:
-        UserError: if the file is no such JSON, and where.
+        UserError: if the file is not such JSON, with the place.
     """
     with _open(uri) as file:
         scanner = _Scanner(file)
@@ -78,12 +72,12 @@ def read_json_arrays(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             problem = getattr(error, "msg", error)
             raise UserError(f"{uri}: is not the JSON that is expected, {scanner.place} ({problem})") from error
-        except _BROKEN as error:
+        except storage.BROKEN_STREAM as error:
             raise UserError(f"{uri}: breaks off, {scanner.place} ({error})") from error
 
 
 class _Scanner:
-    """Reads JSON values off a stream, each no longer than `_BLOCK_BYTES`."""
+    """Reads JSON values from a stream, each no longer than `BLOCK_BYTES`."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self._text = io.TextIOWrapper(file, encoding="utf-8-sig")
@@ -92,14 +86,14 @@ class _Scanner:
         self.place = "at its start"
 
     def _more(self) -> bool:
-        if self._ended or len(self._buffer) - self._at > 2 * _BLOCK_BYTES:
+        if self._ended or len(self._buffer) - self._at > 2 * BLOCK_BYTES:
             return False
-        block = self._text.read(_BLOCK_BYTES)
+        block = self._text.read(BLOCK_BYTES)
         self._buffer, self._at, self._ended = self._buffer[self._at :] + block, 0, not block
         return not self._ended
 
     def _peek(self) -> str:
-        """Returns the next character that is no space, or nothing at the end."""
+        """Returns the next character that is not a space, or nothing at the end."""
         while True:
             while self._at < len(self._buffer) and self._buffer[self._at] in " \t\r\n":
                 self._at += 1
@@ -118,7 +112,7 @@ class _Scanner:
         while True:
             try:
                 value, end = self._decode(self._buffer, self._at)
-                # A number may go on in what was not read yet.
+                # A number may continue in the next block.
                 if end < len(self._buffer) or not self._more():
                     self._at = end
                     return value

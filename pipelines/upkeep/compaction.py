@@ -1,11 +1,11 @@
 """Deletes removed rows from the shards of a memory; the other rows keep their ids and their bytes.
 
     memory/_removing/{shard}.parquet            the shard without them
-    memory/_removing/{shard}.json               its marker: from now on the two take the place of those in the memory
-    memory/_removing/rows/{shard}-{..}.parquet  what was deleted, until `proof` has looked for it in every file
+    memory/_removing/{shard}.json               its marker; once it is there, both files replace those of the memory
+    memory/_removing/rows/{shard}-{..}.parquet  the deleted rows, until `proof` has looked for them in every file
 
-Killed at any time, the next command goes on: with a marker here the shard is replaced, without one it is written again.
-Afterwards the memory is not finished, since its selection is of other shards; `embed` finishes it.
+If a command is interrupted, the next one resumes: a shard with a marker here is replaced, one without is written again.
+Afterwards the memory is not finished, because its selection belongs to the old shards; the embed stage finishes it.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ ROWS = "rows"
 
 
 def delete_removed(memory: str) -> int:
-    """Deletes the rows of a finished memory that its selection calls removed; returns how many those are.
+    """Deletes the rows of a finished memory that its selection marks as removed; returns their number.
 
     Args:
         memory: its folder.
 
     Raises:
-        UserError: if the memory is not finished, or a file of it is damaged.
+        UserError: if the memory is not finished, or one of its files is damaged.
     """
     finish(memory)
     _, whole = manifest.read_complete(memory, "pipelines.embed")
@@ -53,7 +53,7 @@ def delete_removed(memory: str) -> int:
 
 
 def _rewrite(memory: str, marker: Marker, ids: np.ndarray) -> None:
-    """Writes a shard without some rows, these beside it, and last its marker."""
+    """Writes a shard without the rows of some ids, those rows to a file of their own, and last the shard's marker."""
     source, folder = storage.join(memory, f"{marker.name}.parquet"), storage.join(memory, FOLDER)
     target = storage.join(folder, f"{marker.name}.parquet")
     gone = storage.join(folder, ROWS, f"{marker.name}-{marker.output_sha256[:16]}.parquet")
@@ -81,10 +81,10 @@ def _rewrite(memory: str, marker: Marker, ids: np.ndarray) -> None:
 
 
 def finish(memory: str) -> None:
-    """Puts rewritten shards in their places, after which the memory is to be finished by `embed`.
+    """Puts rewritten shards in their places; afterwards the embed stage must finish the memory.
 
     Args:
-        memory: its folder, be it there or not.
+        memory: its folder, which need not exist.
     """
     folder = storage.join(memory, FOLDER)
     ready = storage.files(folder, ".json")
@@ -100,12 +100,12 @@ def finish(memory: str) -> None:
 
 
 def deleted(memory: str) -> Iterator[pa.Table]:
-    """Yields the rows that were deleted and have not been looked for yet: `id`, `content_key` and all vectors."""
+    """Yields the deleted rows that have not been looked for yet: `id`, `content_key` and all vectors."""
     for path in storage.files(storage.join(memory, FOLDER, ROWS), ".parquet"):
         with schemas.open_parquet(path, ["id", "content_key"]) as parquet:
             yield parquet.read()
 
 
 def forget(memory: str) -> None:
-    """Deletes the last copy of the deleted rows, once they are nowhere else."""
+    """Deletes the last copy of the deleted rows, once no other file has them."""
     storage.remove(storage.join(memory, FOLDER))

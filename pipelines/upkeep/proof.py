@@ -1,9 +1,9 @@
-"""Looks for deleted rows in every file of some folders: that they are gone is shown, not believed.
+"""Looks for deleted rows in every file of some folders, to show that they are gone.
 
-Rows are looked for by their ids and content keys in every table, and by their vectors in every table (all of them) and
-in every byte of every file (a sample, as float32, float16 and bfloat16). A vector that a row that stays has too, such
-as that of an image of other bytes and the same pixels, is no trace of the deleted one. Of codes of a few bits, which
-many vectors share, nothing can be told; they are made anew with the index.
+Rows are looked for by id and content key in every table, and by vector in every table (all vectors) and in every byte
+of every file (a sample, as float32, float16 and bfloat16). A vector that a remaining row has too, such as that of an
+image with the same pixels and other bytes, is not a trace of the deleted row. Codes of a few bits, which many vectors
+share, cannot be traced to a row; they are computed again with the index.
 """
 
 import dataclasses
@@ -19,21 +19,22 @@ from pipelines.upkeep import compaction
 
 _ID_COLUMNS = ("id", "own_id", "ids", "neighbor_ids")
 _SAMPLED_ROWS = 16
-_BLOCK_BYTES = 16 << 20
-# Fewer different numbers are a placeholder's, such as zeros, and may be anywhere.
+# Bytes of a file that are read at a time; no result depends on it.
+BLOCK_BYTES = 16 << 20
+# Vectors of fewer different numbers are placeholders, such as zeros, and may be in any file.
 _MIN_NUMBERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """What was looked at, and for what.
+    """The extent of a search that found nothing.
 
     Attributes:
-        files: that were read from the first to the last byte.
-        size_bytes: of these.
+        files: number of files, each read from the first to the last byte.
+        size_bytes: of all files.
         rows: deleted rows whose ids and content keys were looked for in tables.
-        vectors: of these rows, looked for in tables.
-        sampled: of these vectors, looked for in every byte.
+        vectors: vectors of the deleted rows that were looked for in tables.
+        sampled: vectors among them that were looked for in every byte.
     """
 
     files: int
@@ -44,7 +45,7 @@ class Proof:
 
 
 class _Traces:
-    """What deleted rows would be known by."""
+    """The ids, content keys and vectors by which deleted rows would be found."""
 
     def __init__(self, memory: str, digests: np.ndarray) -> None:
         tables = list(compaction.deleted(memory))
@@ -60,7 +61,7 @@ class _Traces:
         self.rows = len(self.ids)
 
     def forgive(self, memory: str) -> None:
-        """Leaves out ids and vectors that rows of the memory have that stay."""
+        """Leaves out ids and vectors that remaining rows of the memory have."""
         for path in storage.files(memory, ".parquet"):
             with schemas.open_parquet(path, ["id"]) as parquet:
                 for batch in parquet.iter_batches(schemas.ROW_GROUP_ROWS):
@@ -71,7 +72,7 @@ class _Traces:
                             self.vectors[name] = vectors[~np.isin(codes(vectors), there)]
 
     def in_table(self, batch: pa.RecordBatch) -> str:
-        """Returns what is found in rows of a table, or nothing."""
+        """Returns the kind of trace that rows of a table have; empty for none."""
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if pa.types.is_fixed_size_binary(column.type) and column.type.byte_width == 32:
                 if np.isin(content_keys(pa.chunked_array([column])), self.digests).any():
@@ -88,7 +89,7 @@ class _Traces:
         return ""
 
     def patterns(self) -> tuple[list[bytes], int]:
-        """Returns the bytes that a sample of the vectors may be stored as, and how many vectors that are."""
+        """Returns the byte strings that a sample of the vectors may be stored as, and the number of sampled vectors."""
         found: set[bytes] = set()
         sampled = 0
         for vectors in self.vectors.values():
@@ -101,19 +102,21 @@ class _Traces:
             sampled += len(picked)
             norms = np.maximum(np.linalg.norm(picked, axis=1, keepdims=True), np.finfo(np.float32).tiny)
             for form in (picked, picked / norms):
-                found |= {row.tobytes() for kind in (form, form.astype(np.float16), *_bfloat16(form)) for row in kind}
+                found |= {
+                    row.tobytes() for kind in (form, form.astype(np.float16), *bfloat16_forms(form)) for row in kind
+                }
         return sorted(found), sampled
 
 
 def codes(vectors: np.ndarray) -> np.ndarray:
-    """Returns a number for each vector, uint64 `[n]`, the same for equal ones: a random linear form of its bits."""
+    """Returns a code for each vector, uint64 `[n]`, the same for equal vectors: a random linear form of its bits."""
     bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32).astype(np.uint64)
     weights = np.random.default_rng(0).integers(1, 1 << 63, bits.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
     return (bits * weights).sum(axis=1, dtype=np.uint64)
 
 
-def _bfloat16(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns float32 `[n, d]` as bfloat16, cut off and rounded to the nearest, each as uint16 `[n, d]`."""
+def bfloat16_forms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float32 `[n, d]` as bfloat16, once truncated and once rounded to the nearest, each as uint16 `[n, d]`."""
     bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32)
     nearest = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (bits >> np.uint32(16)).astype(np.uint16), (nearest >> np.uint32(16)).astype(np.uint16)
@@ -123,9 +126,9 @@ def prove(memory: str, folders: Sequence[str], digests: np.ndarray) -> Proof:
     """Looks for deleted rows.
 
     Args:
-        memory: folder of the memory that they were deleted from.
-        folders: that are looked through, the memory among them.
-        digests: content keys of all that was ever removed, `S32` `[n]`.
+        memory: folder of the memory that the rows were deleted from.
+        folders: to search, the memory among them.
+        digests: content keys of all images that were ever removed, `S32` `[n]`.
 
     Raises:
         UserError: at the first trace, naming the file.
@@ -143,7 +146,7 @@ def prove(memory: str, folders: Sequence[str], digests: np.ndarray) -> Proof:
         size, is_inside = _search(path, patterns)
         size_bytes += size
         if is_inside or found:
-            raise UserError(f"{path}: still has {found or 'the vector'} of a row that was removed; delete the file")
+            raise UserError(f"{path}: still has {found or 'the vector'} of a removed row; delete the file")
     return Proof(len(files), size_bytes, traces.rows, sum(map(len, traces.vectors.values())), sampled)
 
 
@@ -157,10 +160,10 @@ def _walk(folder: str, without: str) -> Iterator[str]:
 
 
 def _search(path: str, patterns: Sequence[bytes]) -> tuple[int, bool]:
-    """Returns the size of a file, and whether one of the patterns is in it."""
+    """Returns the number of bytes read of a file, and whether one of the patterns is in them."""
     size, tail, longest = 0, b"", max(map(len, patterns), default=1)
     with storage.open_read(path) as file:
-        while block := file.read(_BLOCK_BYTES):
+        while block := file.read(BLOCK_BYTES):
             size += len(block)
             block = tail + block
             if any(pattern in block for pattern in patterns):

@@ -1,8 +1,8 @@
-"""Rows that are removed for good: what the person lists, and the list that every later selection is made with.
+"""Images that are removed for good: the user's list, and the digests that every later selection leaves out.
 
-A line of the person's list is an id of the memory, a URL or a SHA-256. Whatever it names, the image goes: all rows
-with its bytes, now and when it is embedded again. What is kept is `removed.txt` in the workdir, digests of images and
-of URLs, one a line, which only grows. Leaving the rows out is left to `selection`, deleting them to `compaction`.
+A line of the user's list is an id of the memory, a URL or a SHA-256. It removes the image that it names: all rows with
+its bytes, now and whenever it is embedded again. The digests of the images and URLs are kept in `removed.txt` in the
+workdir, one per line, and only ever added to. Leaving the rows out is up to `selection`, deleting them to `compaction`.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from configs.base import Config
+from configs.base import Places
 from pipelines import manifest, storage
 from pipelines.filtering import opt_out
 from pipelines.filtering.opt_out import OptOut
@@ -22,7 +22,7 @@ _COLUMNS = ("id", "content_key", "url", "metadata")
 
 
 def stored(folder: str) -> MemoryShards | None:
-    """Returns the shards of a memory that are embedded, be it finished or not; None if it was never begun."""
+    """Returns the embedded shards of a memory, finished or not; None for a memory that was never begun."""
     path = storage.join(folder, manifest.STAGE_FILE)
     if not storage.exists(path):
         return None
@@ -36,15 +36,15 @@ def stored(folder: str) -> MemoryShards | None:
     return MemoryShards(folder, config_hash, EncoderInfo(**identity["encoders"]["key"]), tuple(shards))
 
 
-def add(config: Config, uri: str) -> int:
-    """Adds what a list names to `removed.txt`; returns how many digests are new there.
+def add(places: Places, uri: str) -> int:
+    """Adds the images that a list names to `removed.txt`; returns the number of new digests there.
 
     Args:
-        config: of the whole line.
-        uri: of the list: ids, URLs or SHA-256 digests, one a line.
+        places: of the memory and of `removed.txt`.
+        uri: of the list: ids, URLs or SHA-256 digests, one per line.
 
     Raises:
-        UserError: if the list cannot be read, or a line is none of these.
+        UserError: if the list cannot be read, or a line is something else.
     """
     ids: list[int] = []
 
@@ -56,26 +56,26 @@ def add(config: Config, uri: str) -> int:
 
     digests = np.frombuffer(b"".join(opt_out.read_lines(uri, parse)), "S32")
     named = np.unique(np.array(ids, np.uint64))
-    found = list(_images(stored(config.memory_dir), named, OptOut(digests)))
-    before = read(config)
+    found = list(_images(stored(places.memory), named, OptOut(digests)))
+    before = read(places.removed)
     after = np.union1d(before, np.concatenate([digests, *found]))
     if len(after) > len(before):
         whole = after.tobytes()
-        with storage.atomic_write(config.removed_file) as file:
+        with storage.atomic_write(places.removed) as file:
             for begin in range(0, len(whole), 32):
                 file.write(f"{whole[begin : begin + 32].hex()}\n".encode())
     return len(after) - len(before)
 
 
-def read(config: Config) -> np.ndarray:
-    """Returns the digests of all that was ever removed, `S32` `[n]`, ascending."""
-    if not storage.exists(config.removed_file):
+def read(path: str) -> np.ndarray:
+    """Returns the digests in `removed.txt`, `S32` `[n]`, ascending; none without the file."""
+    if not storage.exists(path):
         return np.empty(0, "S32")
-    return np.frombuffer(b"".join(opt_out.read_lines(config.removed_file, opt_out.entry)), "S32")
+    return np.frombuffer(b"".join(opt_out.read_lines(path, opt_out.entry)), "S32")
 
 
 def _images(memory: MemoryShards | None, ids: np.ndarray, listed: OptOut) -> Iterator[np.ndarray]:
-    """Yields the content keys of the rows that are named, `S32`."""
+    """Yields the content keys, `S32`, of the rows that are named."""
     for shard in memory.shards if memory else ():
         for block in memory.blocks(shard, _COLUMNS):  # type: ignore[union-attr]
             images = content_keys(block.column("content_key"))

@@ -11,7 +11,8 @@ from index import build, neighbors
 from model import sweep, train
 from model.training import hyperparameters, trials
 from pipelines import embed, options, sources
-from pipelines.embedding import embed_plan
+from pipelines.embedding import folders
+from pipelines.embedding.request import Request
 from pipelines.errors import UserError
 from pipelines.schemas import EncoderInfo
 from pipelines.sources import Sample
@@ -123,10 +124,10 @@ def _open(root: pathlib.Path, name: str, rows: tuple[int, ...]) -> dict[str, lis
     (root / "memory.txt").write_text("a.jpg 0\n")
     memory = ["memory.format=image_list", "memory.path=memory.txt"]
     config = _config(name, *_flags(root, name, rows), *memory, "encoders.value_text=", "encoders.value_image=")
-    folders = embed_plan.open_folders(config, {"key": _Encoder()}, False)  # type: ignore[dict-item]
+    opened = folders.open_all(Request.of(config), {"key": _Encoder()}, False)  # type: ignore[dict-item]
     return {
         folder.name: [item for shard in folder.shards for item in sources.read(shard, config.embed)]
-        for folder in folders
+        for folder in opened
         if not folder.is_memory
     }
 
@@ -135,7 +136,7 @@ def _open(root: pathlib.Path, name: str, rows: tuple[int, ...]) -> dict[str, lis
 def test_the_config_is_sound_and_every_method_can_be_named(name):
     for head in ("linear", "mlp", "mean_knn", "mam"):
         config = _config(name, f"train.heads={head}")
-        trials.check(config)
+        trials.check(config.places, config.train)
         assert config.train.heads == (head,) and hyperparameters.budget(config.train) == 12
     assert config.train.loss == ("lace" if name.endswith("_lt") else "cross_entropy")
     assert config.index.k == config.neighbors.k
@@ -179,7 +180,7 @@ def test_a_list_with_another_number_of_rows_is_refused_before_it_is_embedded(tmp
     path = _config(name).train_set.path
     assert str(caught.value) == (
         f"{tmp_path}/{path}: names {rows[0]:,} images for train, 1 fewer than the {rows[0] + 1:,} of the protocol; get "
-        f"the published list, or set --config.protocol.train_rows={rows[0]} to take it as it is"
+        f"the published list, or set --config.protocol.train_rows={rows[0]} to use this one"
     )
     assert not (tmp_path / "out" / name / "queries/train/stage.json").exists()
 

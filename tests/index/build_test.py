@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 from index import build
-from index.building import build_job, publication
+from index.building import claim, publication
 from index.engines import scann_searcher
 from index.measure import measurement
 from index.measure.measurement import Queries
 from index.store import shard_store
 from index.store.reader import Index
-from pipelines import schemas, storage
+from pipelines import schemas
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from tests.index.world import KEY, REPOSITORY, World, snapshot, unit, without_rates
+from tests.world import KEY, REPOSITORY, World, snapshot, unit, without_rates
 
 SCANN = ["--config.index.searcher=scann", "--config.index.leaves=12"]
 
@@ -122,7 +122,7 @@ def test_one_query_is_enough(world: World):
 def test_memory_without_rows(tmp_path, capsys):
     world = World(tmp_path, rows=0).write()
     assert world.build() == 2
-    assert "memory: holds no rows to index" in capsys.readouterr().err
+    assert "memory: has no rows to index" in capsys.readouterr().err
     assert not world.index.exists()
 
 
@@ -164,7 +164,7 @@ def test_resumed_builds_do_only_what_is_missing(world: World, capsys, flags):
     (build_folder / "shard-00002-of-00003/rows.parquet").unlink()
     (build_folder / "shard-00000-of-00003.tmp-0123").mkdir()
     assert world.build(*flags) == 0
-    assert "3 (routed), of which 1 were done before" in capsys.readouterr().out
+    assert "3 (routed), 1 of them finished before" in capsys.readouterr().out
     assert snapshot(world.index) == whole
     assert kept.stat().st_mtime_ns == written
 
@@ -226,22 +226,22 @@ def test_build_that_fails_at_any_write_goes_on(world: World, monkeypatch):
     """Each rename that publishes a file or folder fails in turn; what is left behind is built upon."""
     assert world.build() == 0
     whole = snapshot(world.index)
-    move, moves, allowed = storage._move, 0, 0
+    move, moves, allowed = os.replace, 0, 0
 
-    def failing(*args):
+    def failing(source, target):
         nonlocal moves
-        if str(world.index) in args[2]:
+        if str(world.index) in str(target):
             moves += 1
             if moves > allowed:
                 raise UserError("stopped")
-        move(*args)
+        move(source, target)
 
     code = 2
     while code:
         shutil.rmtree(world.index)
         moves = 0
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "_move", failing)
+            patch.setattr(os, "replace", failing)
             code = world.build()
         assert (world.index / "manifest.json").exists() == (code == 0)
         assert world.build() == 0
@@ -267,7 +267,7 @@ def test_memory_that_changed_is_left_to_reindexing(world: World, capsys):
 
 def test_more_index_shards_than_memory_shards_are_read_for_the_regions(tmp_path, monkeypatch):
     world = World(tmp_path).write(shards=100)
-    monkeypatch.setattr(build_job, "_SAMPLED_SHARDS", 4)
+    monkeypatch.setattr(claim, "SAMPLED_SHARDS", 4)
     assert world.build("--config.index.shards=40", "--config.index.k=1") == 0
     assert manifest(world)["rows"] == 400 and len(manifest(world)["shards"]) == 40
 

@@ -1,10 +1,10 @@
-"""Fixtures of the index tests; what they are made of is in `world`."""
+"""Fixtures of the index tests; see `tests.world` for what they are made of."""
 
 import pathlib
 
 import pytest
 
-from tests.index.world import World
+from tests.world import World
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ import pyarrow as pa
 import pytest
 
 from index import neighbors
-from index.lists import direct, layout, neighbor_job, step
+from index.lists import claim, direct, neighbor_job, step
+from index.lists.layout import NeighborJob
 from index.store import index_manifest
 from index.store.lookup import Lookup
 from index.store.reader import Index
 from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
-from tests.index.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force, snapshot, unit, write_embeddings
+from tests.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force, snapshot, unit, write_embeddings
 
 K = 7
 HASH = "--config.index.sharding=hash"
@@ -164,12 +165,17 @@ def test_lists_that_the_own_image_leaves_short_are_padded(tmp_path):
     assert (ids[0, 7:] == -1).all() and (scores[0, 7:] == -np.inf).all() and (ids[0, :7] >= 0).all()
 
 
+def planned(world: World) -> NeighborJob:
+    config = options.parse(world.args(), "")[0]
+    return claim.claim_lists(config.places, config.neighbors, ())
+
+
 def test_folder_with_glob_characters(indexed: World, tmp_path):
     odd = World(tmp_path / "odd[1]").write()
     assert odd.build(HASH) == 0 and odd.neighbors() == 0 and indexed.neighbors() == 0
     assert columns(odd) == columns(indexed)
     assert lists(odd).memory(["id"]).num_rows > 0
-    job, folder = layout.claim(options.parse(odd.args(), "")[0]), home(odd)
+    job, folder = planned(odd), home(odd)
     assert neighbor_job.progress(job) == (1, 163) and not (folder / "_parts").exists()
     shutil.rmtree(folder / "_done")
     for group in job.groups:
@@ -251,7 +257,7 @@ def test_own_set_leaves_out_the_query_and_keeps_its_copies(tmp_path):
 
 @pytest.mark.parametrize("group_rows", [1 << 18, 40])
 def test_queries_that_probe_every_cell_find_what_brute_force_finds(world: World, monkeypatch, group_rows):
-    monkeypatch.setattr(layout, "_GROUP_ROWS", group_rows)
+    monkeypatch.setattr(claim, "GROUP_ROWS", group_rows)
     assert world.build("--config.index.sharding=routed", "--config.index.shards=5") == 0
     facts = index_manifest.read(str(world.index))
     kept = {name: value for name, value in facts.items() if name not in ("fingerprint", "rates")}
@@ -315,21 +321,21 @@ def test_resumed_job_does_only_what_is_missing(indexed: World, capsys, monkeypat
 
 def test_parts_that_are_there_are_not_searched_again(indexed: World, monkeypatch, capsys):
     folder = indexed.folder / "neighbors"
-    merge = neighbor_job.MergeGroup._merge
+    merge = neighbor_job.MergeGroup.merge
 
     def stopped(self, group, shards):
         if group.name == "val-00001":
             raise UserError("stopped here")
         return merge(self, group, shards)
 
-    monkeypatch.setattr(layout, "_GROUP_ROWS", 32)
-    monkeypatch.setattr(neighbor_job.MergeGroup, "_merge", stopped)
+    monkeypatch.setattr(claim, "GROUP_ROWS", 32)
+    monkeypatch.setattr(neighbor_job.MergeGroup, "merge", stopped)
     assert indexed.neighbors() == 2
     assert capsys.readouterr().err == "error: stopped here\n"
     # Three groups of train, two of val and two of test, each in three index shards.
     assert len(list(home(indexed).glob("_parts/*/lists-*.parquet"))) == 3 * (3 + 2 + 2)
     assert not (folder / "complete.json").exists()
-    monkeypatch.setattr(neighbor_job.MergeGroup, "_merge", merge)
+    monkeypatch.setattr(neighbor_job.MergeGroup, "merge", merge)
     monkeypatch.setattr(Index, "load", lambda self, number: pytest.fail("nothing is left to search"))
     assert indexed.neighbors() == 0
     assert not (home(indexed) / "_parts").exists()
@@ -399,7 +405,7 @@ def test_what_does_not_belong_together(indexed: World, capsys):
     assert "is an index from another encoder than the queries in" in capsys.readouterr().err
     shutil.rmtree(indexed.folder / "queries" / "test")
     assert indexed.neighbors("--config.test_set.path=list.txt") == 2
-    assert "queries/test: nothing there yet; run pipelines.embed first" in capsys.readouterr().err
+    assert "queries/test: does not exist yet; run pipelines.embed first" in capsys.readouterr().err
     complete = indexed.folder / "memory" / "complete.json"
     facts = json.loads(complete.read_text())
     complete.write_text(json.dumps(facts | {"snapshot": "0123456789abcdef"}))
@@ -412,9 +418,9 @@ def test_wrong_commands(world: World, capsys):
     assert "there is no finished index here; run index.build" in capsys.readouterr().err
     assert world.build(HASH) == 0 and world.neighbors("--no_such_flag=1") == 2
     assert "--no_such_flag=1: unknown flag" in capsys.readouterr().err
-    for k in (0, 401):
+    for k, limit in ((0, "at least 1"), (401, "at most 400, the rows of the memory")):
         assert world.neighbors(f"--config.neighbors.k={k}") == 2
-        assert f"neighbors.k={k}: must be 1 to 400, the rows of the memory" in capsys.readouterr().err
+        assert f"neighbors.k={k}: must be {limit}" in capsys.readouterr().err
     assert world.neighbors("--config.neighbors.block_rows=0") == 2
     assert "neighbors.block_rows=0: must be at least 1" in capsys.readouterr().err
     assert not (world.folder / "neighbors").exists()
@@ -424,7 +430,7 @@ def test_wrong_commands(world: World, capsys):
 
 def test_one_shard_needs_no_parts_and_ends_with_the_same_bytes(world: World, monkeypatch):
     assert world.build("--config.index.shards=1") == 0
-    job, folder = layout.claim(options.parse(world.args(), "")[0]), world.folder / "neighbors"
+    job, folder = planned(world), world.folder / "neighbors"
     assert job.is_direct
     with monkeypatch.context() as patch:
         patch.setattr(direct, "BATCH_ROWS", 20)
@@ -436,9 +442,9 @@ def test_one_shard_needs_no_parts_and_ends_with_the_same_bytes(world: World, mon
         np.testing.assert_array_equal(found, world.ids[right])
     # By way of parts, and all at once.
     shutil.rmtree(folder)
-    claim = layout.claim
+    claim_lists = claim.claim_lists
     with monkeypatch.context() as patch:
-        patch.setattr(layout, "claim", lambda config: dataclasses.replace(claim(config), is_direct=False))
+        patch.setattr(claim, "claim_lists", lambda *args: dataclasses.replace(claim_lists(*args), is_direct=False))
         assert world.neighbors() == 0
     assert snapshot(folder) == whole
     shutil.rmtree(folder)
@@ -458,7 +464,7 @@ def test_blocks_of_one_shard_that_are_there_are_not_searched_again(world: World,
     assert snapshot(folder) == whole
     # val has two shards of 30, and so blocks of 16 and 14.
     assert searched == [14]
-    write = direct.LookUp._write_block
+    write = direct.LookUp.write_block
 
     def stopped(self, block, *rest):
         if block.name == "val-00002":
@@ -466,7 +472,7 @@ def test_blocks_of_one_shard_that_are_there_are_not_searched_again(world: World,
         write(self, block, *rest)
 
     shutil.rmtree(folder)
-    monkeypatch.setattr(direct.LookUp, "_write_block", stopped)
+    monkeypatch.setattr(direct.LookUp, "write_block", stopped)
     monkeypatch.setattr(direct, "BATCH_ROWS", 1)
     capsys.readouterr()
     assert world.neighbors() == 2 and capsys.readouterr().err == "error: stopped here\n"

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from index import plan
@@ -12,10 +14,10 @@ def say(world, capsys, *flags: str) -> tuple[int, str, str]:
 def test_says_what_will_be_built(world, capsys):
     code, out, err = say(world, capsys, "--config.index.searcher=scann", "--config.index.leaves=8")
     assert (code, err) == (0, "")
-    lines = {line[:18].strip(): line[18:].strip() for line in out.splitlines()}
+    lines = dict(re.split("  +", line.strip(), maxsplit=1) for line in out.splitlines()[1:])
     assert lines["shards"] == "3, of 134 rows"
     assert lines["leaves"] == "8, trained on 134 rows"
-    assert lines["scored anew in"] == "bfloat16"
+    assert lines["re-ranked in"] == "bfloat16"
     assert {"searcher", "codes", "disk", "memory", "build", "search"} <= set(lines)
     assert not world.index.exists()
 
@@ -23,7 +25,7 @@ def test_says_what_will_be_built(world, capsys):
 def test_exact_search_has_no_leaves(world, capsys):
     code, out, err = say(world, capsys, "--config.index.shards=1")
     assert (code, err) == (0, "")
-    assert "none, all is scanned" in out and "1, of 400 rows" in out
+    assert "none, every key is scanned" in out and "1, of 400 rows" in out
 
 
 def test_refuses_more_memory_than_there_is_and_names_shards_that_fit(world, capsys):

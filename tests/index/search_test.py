@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from index import build, search
-from index.searching import page
+from index import Index, build, search
+from index.searching import page, rows
 from index.searching.page import Tile
-from pipelines import embed, options
+from pipelines import embed, options, schemas
 from pipelines.manifest import Embeddings
 from tests.pipelines import tiny_encoders as tiny
 
@@ -68,8 +68,9 @@ class World:
         assert embed.main(self.argv()) == 0
         assert build.main(self.argv()) == 0
         self.memory = Embeddings(f"{root}/out/memory")
-        self.keys = np.concatenate([self.memory.vectors(shard, "key") for shard in self.memory.shard_rows])
-        self.ids = np.concatenate([self.memory.read(shard, ["id"])["id"] for shard in self.memory.shard_rows])
+        shards = [self.memory.read(shard, ["id", "key"]) for shard in self.memory.shard_rows]
+        self.keys = np.concatenate([schemas.to_matrix(table["key"]) for table in shards])
+        self.ids = np.concatenate([table["id"] for table in shards])
         save_number_encoder(root / "numbers", 3 * self.keys, "colours")
         save_number_encoder(root / "narrow", self.keys[:, :4], "colours")
 
@@ -93,7 +94,7 @@ def world(tmp_path_factory) -> World:
 
 def shown(output: str) -> tuple[list[int], list[float]]:
     """Returns ids and scores of a printed table."""
-    rows = re.findall(r"│ +\d+ │ +(-?\d\.\d{4}) │.*│ (\d+) +│", output)
+    rows = re.findall(r"^  \d+ +(-?\d\.\d{4})  .*  +(\d+)$", output, re.MULTILINE)
     return [int(id_) for _, id_ in rows], [float(score) for score, _ in rows]
 
 
@@ -130,13 +131,13 @@ def test_text_of_the_same_space(world: World, capsys):
 def test_text_of_a_space_of_its_own_is_refused(world: World, capsys):
     assert world.search("--text=4") == 2
     error = capsys.readouterr().err
-    assert f"no encoder of texts shares the space of the key encoder {world.root}/image (space 'colours')" in error
+    assert f"no text encoder shares the space of the key encoder {world.root}/image (space 'colours')" in error
     assert f"value_text has {world.root}/words (docs/encoders.md" in error
 
 
 def test_text_of_another_width_is_refused(world: World, capsys):
     assert world.search("--text=4", encoders__value_text=f"{world.root}/narrow") == 2
-    assert "gives 4 values, the keys of its space 'colours' have 6" in capsys.readouterr().err
+    assert "gives 4 values, but the keys of its space 'colours' have 6" in capsys.readouterr().err
 
 
 def test_another_key_encoder_is_refused(world: World, capsys):
@@ -219,19 +220,18 @@ def test_only_shards_that_are_named_are_read(world: World, monkeypatch):
         return read(self, shard, columns)
 
     monkeypatch.setattr(Embeddings, "read", watched)
-    rows = search.read_rows(world.memory, world.ids[[20, 13]])
-    assert seen == [1] and [row["caption"] for row in rows] == ["picture 20", "picture 13"]
+    found = rows.read(world.memory, world.ids[[20, 13]])
+    assert seen == [1] and [row["caption"] for row in found] == ["picture 20", "picture 13"]
 
 
 def test_memory_that_has_changed_is_refused(world: World, capsys, monkeypatch):
-    monkeypatch.setattr(search.Index, "memory_snapshot", "another", raising=False)
-    init = search.Index.__init__
+    init = Index.__init__
 
     def changed(self, *args):
         init(self, *args)
         self.memory_snapshot = "another"
 
-    monkeypatch.setattr(search.Index, "__init__", changed)
+    monkeypatch.setattr(Index, "__init__", changed)
     assert world.search("--id=0") == 2
     assert "has changed since" in capsys.readouterr().err
 

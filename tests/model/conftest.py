@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from tests.index.world import World
+from tests.world import World
 
 
 @pytest.fixture(scope="session")

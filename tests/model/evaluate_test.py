@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from configs.base import Config
 from model import evaluate, report, train
 from model.measures import filter_quality
 from model.reports import results, runs
@@ -16,7 +17,7 @@ from model.training import run_files
 from pipelines import options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Neighbors
-from tests.index.world import SPLITS, World
+from tests.world import SPLITS, World
 
 _FLAGS = (
     "--config.train.heads=linear,mean_knn,mam",
@@ -33,8 +34,9 @@ def _argv(world: World, *more: str) -> list[str]:
 
 def _write_run(world: World, head: str, seed: int, predicted: np.ndarray, attention: np.ndarray | None = None) -> None:
     config = options.parse(_argv(world), "")[0]
-    lists = Neighbors.open(config.neighbors_dir)
-    folder = pathlib.Path(run_files.identity(config, lists.fingerprint)[0]) / head / f"seed-{seed}"
+    lists = Neighbors.open(config.places.neighbors)
+    frozen = run_files.identity(config.places, config.seed, config.train, lists.fingerprint)
+    folder = pathlib.Path(frozen.folder) / head / f"seed-{seed}"
     test = lists.split("test")
     classes = (predicted[:, None] + np.arange(5)) % 5
     columns = {
@@ -51,6 +53,12 @@ def _write_run(world: World, head: str, seed: int, predicted: np.ndarray, attent
         columns["attention"] = schemas.fixed_list(attention, field)
     schemas.write(str(folder / "predictions.parquet"), pa.table(columns), {})
     storage.write_json(str(folder / "result.json"), {"train_secs": 1.0 + seed})
+
+
+def _load(config: Config) -> runs.Runs:
+    lists = Neighbors.open(config.places.neighbors)
+    frozen = run_files.identity(config.places, config.seed, config.train, lists.fingerprint)
+    return runs.load(frozen, config.train, config.finetune, lists)
 
 
 LABELS = np.arange(SPLITS["test"]) % 5
@@ -122,7 +130,7 @@ def test_the_filter_is_judged_by_the_labels_of_the_memory(world):
     assert even["mass_over_share"] == pytest.approx(1) and even["auc"] == even["auc_pooled"] == 0.5
     assert sharp["auc"] == sharp["auc_pooled"] == 1 and sharp["mass_over_share_per_query"] > 1.5
     config = options.parse(_argv(world), "")[0]
-    lists = filter_quality.Lists.load(Neighbors.open(config.neighbors_dir), "test", ["no"] * 5)
+    lists = filter_quality.Lists.load(Neighbors.open(config.places.neighbors), "test", ["no"] * 5)
     assert results["lists"] == filter_quality.describe(lists, config.train.similarity_scale)
     assert 0 < results["lists"]["share"] < 1
 
@@ -143,12 +151,12 @@ def test_the_same_captions_that_name_the_class_are_relevant(world):
 def test_classes_on_a_bound_are_in_another_group_by_the_other_convention(world):
     _write_runs(world)
     config = options.parse(_argv(world), "")[0]
-    found = runs.load(config, Neighbors.open(config.neighbors_dir))
-    on_bound = dataclasses.replace(config, train=dataclasses.replace(config.train, many_over=14))
+    found = _load(config)
+    on_bound = dataclasses.replace(config.train, many_over=14)
     row = results.measure(found, on_bound)[0]
     assert row["many"] is None and row["medium"] == row["many_oltr"] == 0.2
     assert row["medium_oltr"] is None
-    other = dataclasses.replace(on_bound, train=dataclasses.replace(on_bound.train, shots="oltr"))
+    other = dataclasses.replace(on_bound, shots="oltr")
     row = results.measure(found, other)[0]
     assert row["many"] == row["medium_decoupling"] == 0.2 and row["medium"] is None
 
@@ -171,22 +179,20 @@ def test_a_grid_has_a_cell_for_each_column():
 def test_a_run_that_is_missing_or_of_other_images_is_refused(world, capsys):
     _write_runs(world)
     assert evaluate.main(_argv(world, "--config.train.seeds=0,1,2")) == 2
-    assert "linear/seed-2/result.json: is not there; run model.train" in capsys.readouterr().err
+    assert "linear/seed-2/result.json: does not exist; run model.train" in capsys.readouterr().err
     (path,) = world.folder.glob("runs/*/mam/seed-1/predictions.parquet")
     table = schemas.read(str(path), ["query_id", "top_classes", "probabilities"])
     schemas.write(str(path), table.slice(1), {})
     config = options.parse(_argv(world), "")[0]
-    with pytest.raises(UserError, match="seed-1/predictions.parquet: is not of the test images"):
-        runs.load(config, Neighbors.open(config.neighbors_dir))
+    with pytest.raises(UserError, match="seed-1/predictions.parquet: has other test images"):
+        _load(config)
 
 
 @pytest.mark.slow
 def test_what_the_trainer_writes_is_what_is_read(world, monkeypatch, capsys):
     flags = _argv(world, "--config.train.steps=4", "--config.train.learning_rates=0.01", "--config.train.batch_size=16")
     assert train.main(flags) == 0
-    monkeypatch.setattr(
-        "model.reports.gallery.write", lambda config, folder, path: pathlib.Path(path).write_text("drawn")
-    )
+    monkeypatch.setattr("model.reports.gallery.write", lambda path, *_: pathlib.Path(path).write_text("drawn"))
     assert report.main(flags) == 0
     results = json.loads((world.folder / "results.json").read_text())
     for row in results["rows"]:

@@ -1,4 +1,4 @@
-"""Fine-tuning on real photographs, over the whole line: embed, index, look up, train, train on."""
+"""Fine-tuning on real photographs, over the whole line: embed, index, look up, train, fine-tune."""
 
 import copy
 import dataclasses
@@ -18,15 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.base import Config
 from index import build, neighbors
 from model import finetune, train
 from model.data import datasets, tables
+from model.data.input_pipeline import Images
 from model.reports import runs
-from model.training import run_files, train_loop
+from model.training import query_encoder, run_files, train_loop
 from model.training.finetune_trainer import FinetuneSetting, FinetuneTrainer
 from pipelines import embed, options, schemas, storage
 from pipelines.encoders import vit
 from pipelines.manifest import Neighbors
+from pipelines.sources.pictures import Pictures
 from tests.model import photos
 
 
@@ -60,14 +63,22 @@ def _argv(world: pathlib.Path, **changes: object) -> list[str]:
 def _trainer(world: pathlib.Path, **changes: object) -> FinetuneTrainer:
     """Returns the trainer of a world; tests with the same settings share what is compiled."""
     config = options.parse(_argv(world, **changes), "")[0]
-    task = datasets.load(config)
-    folder, _ = run_files.identity(config, task.fingerprint)
-    encoder = finetune.load_encoder(config)
+    places = config.places
+    task = datasets.load(places, config.train)
+    folder, _ = run_files.identity(places, config.seed, config.train, task.fingerprint)
+    encoder = query_encoder.load(config.encoders, config.finetune, places.queries("train"))
+
+    def images(split, augment):
+        read, limit = Pictures(config.queries[split], places.data, config.embed).read, config.embed.max_image_pixels
+        return Images(places.queries(split), read, limit, encoder.preprocess, augment)
+
     return FinetuneTrainer(
-        config,
+        config.train,
+        config.finetune,
         task,
         tables.load(task),
         encoder,
+        images,
         lambda seed: f"{folder}/{config.finetune.head}/seed-{seed}",
         lambda step: None,
     )
@@ -89,6 +100,12 @@ def _moved(before: dict, after: dict) -> float:
     return float(np.sqrt(sum(np.square(np.asarray(a) - np.asarray(b)).sum() for a, b in pairs)))
 
 
+def _load_runs(config: Config) -> runs.Runs:
+    lists = Neighbors.open(config.places.neighbors)
+    frozen = run_files.identity(config.places, config.seed, config.train, lists.fingerprint)
+    return runs.load(frozen, config.train, config.finetune, lists)
+
+
 SETTING = FinetuneSetting(0.003, 0.1, 0.0, 0.1)
 
 
@@ -98,15 +115,13 @@ def test_the_encoder_starts_where_the_embeddings_are(trained):
     for split in ("train", "val", "test"):
         frozen = trainer.data[split].queries
         images = finetune_images(trainer, split)
-        queries = trainer._encoder.queries(params["encoder"], jnp.asarray(images), None)
+        queries = trainer.encoder.queries(params["encoder"], jnp.asarray(images), None)
         np.testing.assert_allclose(queries, frozen, atol=2e-5)
 
 
 def finetune_images(trainer: FinetuneTrainer, split: str) -> np.ndarray:
     """Returns all pixels of a split in the order of its rows."""
-    from model.data import input_pipeline
-
-    images = input_pipeline.Images(trainer._config, split, trainer._encoder.preprocess, None)
+    images = trainer.images(split, None)
     return np.stack([images.load(row, np.random.default_rng(0)) for row in range(len(images))])
 
 
@@ -168,8 +183,8 @@ def test_gradients_of_the_encoder_are_those_of_finite_differences(trained):
     batch, labels = trainer.data["train"].gather(rows), trainer.data["train"].labels[rows]
 
     def loss(encoder):
-        queries = trainer._encoder.queries(encoder, images, None)
-        output = trainer._apply(params["head"], batch._replace(queries=queries), 0.0, None)
+        queries = trainer.encoder.queries(encoder, images, None)
+        output = trainer.head.apply({"params": params["head"]}, batch._replace(queries=queries), 0.0, None)
         return trainer.objective.of_logits(output.logits, labels)
 
     gradients = jax.grad(loss)(params["encoder"])
@@ -213,12 +228,12 @@ def test_the_command_writes_what_a_frozen_run_writes(world, capsys):
     assert not list(folder.glob("trial-*"))
     assert "of the encoder 0.1 times that" in capsys.readouterr().out
     config = options.parse(_argv(world), "")[0]
-    found = runs.load(config, Neighbors.open(config.neighbors_dir))
+    found = _load_runs(config)
     assert found.heads == ["linear", "mam", "mam + FT"]
     assert found.of("mam + FT")[0].result == result
     # Runs of other settings are not shown as these.
     other = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, steps=13))
-    assert runs.load(other, Neighbors.open(config.neighbors_dir)).heads == ["linear", "mam"]
+    assert _load_runs(other).heads == ["linear", "mam"]
 
 
 @pytest.mark.slow
@@ -237,7 +252,7 @@ class _Stop(Exception):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_to_the_same_bits(world):
+def test_an_interrupted_run_resumes_to_the_same_bits(world):
     results = []
     for name, stops in (("whole", False), ("halved", True)):
         folder = str(world / name)
@@ -290,8 +305,8 @@ def test_refusals_are_one_sentence(world, trained, capsys):
     shutil.copy(trained / "value.npz", world / "other.npz")
     cases = [
         ({"finetune__encoder": world / "other.npz"}, "was embedded by another encoder than"),
-        ({"finetune__encoder": "efficientnet-lite0"}, "cannot be trained on; embed with the .npz of a Vision"),
-        ({"finetune__head": "man"}, "--config.finetune.head=man: is none of --config.train.heads; did you mean 'mam'"),
+        ({"finetune__encoder": "efficientnet-lite0"}, "cannot be fine-tuned; embed with the .npz of a Vision"),
+        ({"finetune__head": "man"}, "--config.finetune.head=man: unknown; did you mean 'mam'"),
         ({"finetune__dtype": "bfloat"}, "unknown; did you mean 'bfloat16'"),
         ({"finetune__image_size": 4}, "must hold a patch of 8 pixels"),
         ({"finetune__steps": 0}, "--config.finetune.steps=0: must be at least 1"),
@@ -312,7 +327,7 @@ def test_another_image_size_remat_and_bfloat16_train_too(trained):
     states = [trainer.steps(trainer.start(0), 0, 2, SETTING) for trainer in (plain, again)]
     np.testing.assert_allclose(states[0][1], states[1][1], rtol=1e-5)
     large = _trainer(trained, **shared, finetune__image_size=48, finetune__dtype="bfloat16")
-    assert large._encoder.params["pos_embedding"].shape == (1, 36, photos.VIT.width)
+    assert large.encoder.params["pos_embedding"].shape == (1, 36, photos.VIT.width)
     state, loss = large.steps(large.start(0), 0, 2, SETTING)
     assert np.isfinite(loss).all() and {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
 
@@ -329,18 +344,18 @@ def test_a_step_of_b16_has_the_shapes_of_the_published_model(trained):
     wide = jax.eval_shape(
         lambda: trainer.data["train"]._replace(queries=jnp.zeros((48, 768)), keys=jnp.zeros((72, 768)))
     )
-    trainer._encoder = trainer._encoder.__class__(model, shapes, trainer._encoder.preprocess, True)
+    trainer.encoder = trainer.encoder.__class__(model, shapes, trainer.encoder.preprocess, True)
     batch = jax.eval_shape(lambda data: data.gather(jnp.zeros(8, jnp.int32)), wide)
     head = jax.eval_shape(lambda b: trainer.head.init(jax.random.key(0), b, 0.0, None)["params"], batch)
     params = {"head": head, "objective": {}, "encoder": shapes}
-    optimizer = trainer._finetune_optimizer(0.0, 0.0, 0.0)
+    optimizer = trainer.optimizer(0.0, 0.0, 0.0)
     opt_state = jax.eval_shape(optimizer.init, params)
     from model.training.trainer import State
 
     state = State(params, opt_state, {}, jax.ShapeDtypeStruct((), jnp.int32))
     images, rows = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.uint8), jax.ShapeDtypeStruct((8,), jnp.int32)
     setting, seed = jax.ShapeDtypeStruct((4,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
-    after, loss = jax.eval_shape(trainer._run_step, state, images, rows, wide, setting, seed)
+    after, loss = jax.eval_shape(trainer.run_step, state, images, rows, wide, setting, seed)
     assert loss.shape == ()
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after.params) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), params

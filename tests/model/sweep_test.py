@@ -1,4 +1,4 @@
-"""The sweep command on a small world: what it runs, what it leaves alone, and that training goes on from it."""
+"""The sweep command on a small world: what it runs, what it leaves alone, and that training continues from it."""
 
 import hashlib
 
@@ -34,7 +34,7 @@ def _bytes(world):
     return {str(f.relative_to(world.folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def test_trials_are_run_without_test_and_training_goes_on_from_them(looked_up, tmp_path, monkeypatch, capsys):
+def test_trials_are_run_without_test_and_training_continues_from_them(looked_up, tmp_path, monkeypatch, capsys):
     world = looked_up.copy(tmp_path / "swept")
     loaded = []
     load = tables.load
@@ -78,21 +78,6 @@ def test_another_budget_is_another_folder(world):
     assert sweep.main(_argv(world, train__heads="linear", train__trials="1")) == 0
     assert sweep.main(_argv(world, train__heads="linear", train__trials="2")) == 0
     assert len(list((world.folder / "runs").iterdir())) == 2
-
-
-def test_trials_that_diverged_come_last(capsys):
-    from model.training.trials import Trial
-
-    points = [{"learning_rate": rate, "layers": 1} for rate in (0.1, 0.2, 0.3)]
-    results = [{"accuracy": {"all": 0.25, "few": 0.125}}, {"diverged": True}, {"accuracy": {"all": 0.5, "many": 0.75}}]
-    sweep.print_table([Trial(i, points[i], results[i]) for i in range(3)], "mam")
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "0." in line]
-    numbers = [[cell for cell in row if cell not in "│┃|"] for row in rows]
-    assert numbers == [
-        ["2", "0.3", "1", "50.0", "75.0", "-", "-"],
-        ["0", "0.1", "1", "25.0", "-", "-", "12.5"],
-        ["1", "0.2", "1", "diverged", "-", "-", "-"],
-    ]
 
 
 def test_refusals_are_one_sentence(world, capsys):

@@ -207,11 +207,11 @@ def test_the_graph_holds_our_do_fn_and_its_encoders(world, service, tmp_path):
     assert not service.job and not world.parquet()
     code = (
         "import sys; from apache_beam.internal import pickler; fn = pickler.loads(sys.stdin.buffer.read())[0]\n"
-        "print(type(fn).__module__, type(fn).__name__, fn._embed.batch_size)\n"
-        "for role, spec in sorted(fn._specs.items()): print(role, spec.kind, spec.info.fingerprint)"
+        "print(type(fn).__module__, type(fn).__name__, fn.embed.batch_size)\n"
+        "for role, spec in sorted(fn.encoders.items()): print(role, spec.kind, spec.info.fingerprint)"
     )
     done = subprocess.run([sys.executable, "-c", code], input=_embed_shard(service.graph()), capture_output=True)
-    expected = ["pipelines.embedding.embed_job EmbedShard 4"]
+    expected = ["pipelines.embedding.job EmbedShard 4"]
     for role, name in (("key", "image"), ("value_text", "text")):
         spec = encoders_module.resolve(str(world.flags[f"encoders.{role}"]), "float32")
         expected.append(f"{role} {name} {spec.info.fingerprint}")
@@ -238,5 +238,5 @@ def test_an_interrupt_cancels_the_job(world, service):
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on from here" in errors
+    assert process.returncode == 130 and "run the same command again to resume" in errors
     assert service.requested == [JobState.JOB_STATE_CANCELLED]

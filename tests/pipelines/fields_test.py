@@ -24,7 +24,7 @@ from index.engines import searcher
 from model.data.sampling import SAMPLINGS
 from model.heads.registry import HEADS
 from model.objectives import OBJECTIVES
-from pipelines import config_file, fields, schemas
+from pipelines import fields, options, schemas
 from pipelines.demo.styles import STYLES
 from pipelines.errors import UserError
 from pipelines.sources import CONTAINERS, LISTS
@@ -155,7 +155,7 @@ def test_all_shipped_configs_pass():
         *("webvision", "webvision_full", "webvision_mini"),
     ]
     for name in names:
-        fields.check(config_file.load(f"configs/{name}.py"))
+        fields.check(options.load(f"configs/{name}.py"))
 
 
 def test_help_of_one_group():

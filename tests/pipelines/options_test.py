@@ -4,7 +4,7 @@ import pathlib
 import pytest
 
 from configs.base import Config
-from pipelines import config_file, fields, options
+from pipelines import fields, options
 from pipelines.errors import UserError
 
 
@@ -70,18 +70,18 @@ def test_a_broken_config_file(tmp_path, content, sentence):
     file = tmp_path / "mine.py"
     file.write_text(content)
     with pytest.raises(UserError, match=sentence):
-        config_file.load(str(file))
+        options.load(str(file))
 
 
 def test_a_missing_config_names_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="did you mean 'configs/demo.py'"):
-        config_file.load("configs/dmo.py")
+        options.load("configs/dmo.py")
 
 
 def test_configs_are_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert isinstance(config_file.load("configs/tiny_imagenet_lt.py"), Config)
+    assert isinstance(options.load("configs/tiny_imagenet_lt.py"), Config)
 
 
 def _fails(config):
@@ -106,7 +106,7 @@ def test_help_lists_every_field(capsys):
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert "what it does" in printed
-    for leaf in fields.leaves(config_file.load("configs/demo.py")):
+    for leaf in fields.leaves(options.load("configs/demo.py")):
         assert f"--config.{leaf.name}={leaf.shown}" in printed
 
 
@@ -155,7 +155,7 @@ def test_a_config_that_was_just_changed_is_read_again(tmp_path):
     file = tmp_path / "mine.py"
     for name in ("one", "two"):
         file.write_text(f"from configs.base import Config\ndef get_config(): return Config(workdir={name!r})\n")
-        assert config_file.load(str(file)).workdir == name
+        assert options.load(str(file)).workdir == name
 
 
 def test_docs_have_every_field():

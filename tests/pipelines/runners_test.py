@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster
 from pipelines import runner, worker_process
 from pipelines.errors import UserError
 from pipelines.progress import Stage
-from tests.index import world as index_world
+from tests import world as index_world
 from tests.pipelines import tiny_encoders as tiny
 from tests.pipelines.embed_test import World, encoders  # noqa: F401  a fixture
 

@@ -76,6 +76,7 @@ class Rows:
             schemas.write(path, pa.Table.from_arrays(arrays, schema=schema), {"config_hash": config_hash})
             sha256 = storage.sha256(path)
             markers.append(Marker(number, name, "in", 1, "1", n, n, 0, sha256, config_hash, "run", 0.0))
+            markers[-1].write(str(folder))
         manifest.complete(str(folder), markers, config_hash)
         shards = tuple(MemoryShard(m.number, m.name, m.rows_out, m.output_sha256) for m in markers)
         return MemoryShards(str(folder), config_hash, key, shards)

@@ -1,1 +1,1 @@
-"""Formats whose files hold samples, one module each."""
+"""Formats whose files contain samples, one module each."""

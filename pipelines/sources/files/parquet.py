@@ -1,7 +1,7 @@
 """Parquet files with the image bytes in a column: img2dataset's `parquet` output, HuggingFace's, or any other.
 
-Here are also the tables that lie beside tars and vectors. Columns of lists are not read: a few bytes can stand for a
-list of any length, as they can for a value that many rows share, which is why batches are small.
+The tables beside tars and vectors are read here, too. Columns of lists are not read, because a few bytes can encode a
+list of any length; they can also encode a value that many rows share, so batches are small.
 """
 
 import collections
@@ -39,12 +39,12 @@ _UNREAD = {"exif"}
 
 
 class BrokenParquet(Exception):
-    """A file that is no Parquet, or not what its footer says."""
+    """A file that is not Parquet, or does not match its footer."""
 
 
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
-    """Words what Arrow raises for bytes that it cannot read; a failing store is a `UserError` and passes."""
+    """Turns Arrow's errors about broken bytes into a `BrokenParquet`; a failing store is a `UserError` and passes."""
     try:
         yield
     except storage.BROKEN_PARQUET as error:
@@ -52,7 +52,7 @@ def _reading() -> Iterator[None]:
 
 
 def _check_footer(file: IO[bytes]) -> int:
-    """Returns the file's size; a `ValueError` if its footer cannot be one."""
+    """Returns the file's size; a `ValueError` if its last bytes cannot be a footer."""
     size = file.seek(0, 2)
     file.seek(max(size - 8, 0))
     tail = file.read(8)
@@ -66,7 +66,7 @@ def _check_footer(file: IO[bytes]) -> int:
 
 
 class Table:
-    """A Parquet file that is read in bounded memory, its page checksums on.
+    """A Parquet file that is read in bounded memory, with page checksums verified.
 
     Attributes:
         schema: of the columns.
@@ -75,7 +75,7 @@ class Table:
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        """Reads the footer; a `BrokenParquet` if there is none, or it claims what the file does not hold."""
+        """Reads the footer; a `BrokenParquet` if there is none, or it claims more than the file can contain."""
         self._file = file
         with _reading():
             self.size_bytes = _check_footer(file)
@@ -92,7 +92,7 @@ class Table:
         """Yields a row group in batches of a few rows.
 
         Raises:
-            BrokenParquet: where it cannot be read, or ends before it has the rows that the footer claims.
+            BrokenParquet: if it cannot be read, or does not have the rows that the footer claims.
         """
         found = 0
         with _reading():
@@ -113,10 +113,10 @@ class Table:
             )
 
     def _reader(self, group: int) -> pq.ParquetFile:
-        """Returns what reads column chunks as a whole or, if they are large, page by page.
+        """Returns a reader of whole column chunks or, if the row group is large, of single pages.
 
-        Where pages are read one by one, memory for what their headers claim, up to 2 GiB, is taken first. The footer's
-        column chunks are not asked: pyarrow 25 aborts the process for some that are damaged.
+        A reader of pages first allocates the size that their headers claim, up to 2 GiB. The size is not read from the
+        footer's column chunks: pyarrow 25 aborts the process for some that are damaged.
         """
         if min(self._group_bytes[group], self.size_bytes) <= _MAX_WHOLE_BYTES:
             return self._whole
@@ -134,18 +134,18 @@ def open_table(uri: str) -> Iterator[Table]:
     """Opens a Parquet file.
 
     Raises:
-        BrokenParquet: if it is none.
-        UserError: if it is not there, or the store fails.
+        BrokenParquet: if it is not one.
+        UserError: if it does not exist, or the store fails.
     """
     with open_stored(uri) as file:
         yield Table(file)
 
 
 def row_values(batch: pa.RecordBatch, row: int, columns: list[str]) -> dict[str, Any]:
-    """Returns some fields of a row; a `ValueError` if one is not what its type says, such as text that is not UTF-8."""
+    """Returns some fields of a row; a `ValueError` if one does not fit its type, such as text that is not UTF-8."""
     try:
         return {name: batch.column(batch.schema.get_field_index(name))[row].as_py() for name in columns}
-    # A time zone that nobody knows is a LookupError, a time out of range an ArithmeticError.
+    # An unknown time zone is a LookupError, a time out of range an ArithmeticError.
     except (ValueError, LookupError, ArithmeticError, TypeError, pa.ArrowException) as error:
         raise ValueError(str(error)) from error
 
@@ -163,14 +163,14 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _is_single(kind: pa.DataType, depth: int = 0) -> bool:
-    """Tells whether a value of a type is one value, or a struct of such."""
+    """Tells whether a type is one of single values, or a struct of them."""
     if pa.types.is_struct(kind) and depth < _MAX_DEPTH:
         return all(_is_single(field.type, depth + 1) for field in kind)
     return not pa.types.is_nested(kind) and not pa.types.is_run_end_encoded(kind)
 
 
 def readable_columns(schema: pa.Schema, own: Collection[str] = ()) -> list[str]:
-    """Returns the columns that can be fields: of single values, whose name is there once; of bytes those in `own`."""
+    """Returns the columns that can be fields: of single values, with a unique name; those of bytes only if in `own`."""
     counts = collections.Counter(schema.names)
     return [
         field.name
@@ -183,7 +183,7 @@ def readable_columns(schema: pa.Schema, own: Collection[str] = ()) -> list[str]:
 
 
 def check_names(source: Source, names: Mapping[str, tuple[str, ...]], columns: list[str], uri: str) -> None:
-    """Raises a `UserError` with the nearest column if one that the source's `fields` name is not there."""
+    """Raises a `UserError` with the nearest column if one that the source's `fields` name is missing."""
     chosen = {entry.partition("=")[0] for entry in source.fields}
     for our in chosen & set(names):
         (theirs,) = names[our]
@@ -194,13 +194,13 @@ def check_names(source: Source, names: Mapping[str, tuple[str, ...]], columns: l
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """What is read of a table.
+    """The columns of a table that are read.
 
     Attributes:
         image: name of the column of images.
         leaf: path of its bytes.
         fields: names of the other columns.
-        names: our fields with the names they may have.
+        names: the names that each of our fields may have.
     """
 
     image: str
@@ -210,26 +210,30 @@ class _Columns:
 
 
 def _choose(schema: pa.Schema, source: Source, uri: str) -> _Columns:
-    """Returns the columns to read; errors as `read`, and a `BrokenParquet` if those of the image are not bytes."""
+    """Returns the columns to read; errors as `read`, and a `BrokenParquet` if the images are not bytes."""
     names = field_names(source, FIELDS)
-    image = next((name for name in names["image"] if name in schema.names), None)
+    image = _choose_image(schema, names.pop("image"), uri)
+    fields = readable_columns(schema, {name for theirs in names.values() for name in theirs})
+    check_names(source, names, fields, uri)
+    leaf = f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image
+    return _Columns(image, leaf, [name for name in fields if name != image], names)
+
+
+def _choose_image(schema: pa.Schema, names: tuple[str, ...], uri: str) -> str:
+    image = next((name for name in names if name in schema.names), None)
     if image is None:
-        said = " or ".join(map(repr, names["image"]))
+        said = " or ".join(map(repr, names))
         raise UserError(f"{uri}: has no column {said} with images (fields=image=..); {nearest(said, schema.names)}")
     if schema.names.count(image) > 1:
         raise BrokenParquet(f"has two columns {image!r}")
     kind = schema.field(image).type
     if not _is_image(kind):
         raise BrokenParquet(f"column {image!r} is of type {kind}, not bytes of images")
-    others = {our: names[our] for our in names if our != "image"}
-    fields = readable_columns(schema, {name for theirs in others.values() for name in theirs})
-    check_names(source, others, fields, uri)
-    leaf = f"{image}.bytes" if pa.types.is_struct(kind) else image
-    return _Columns(image, leaf, [name for name in fields if name != image], others)
+    return image
 
 
 def _image_bytes(batch: pa.RecordBatch, column: str, row: int) -> pa.Buffer | None:
-    """Returns the encoded image of a row, not copied; None where there is none."""
+    """Returns the encoded image of a row without copying it; None for an empty cell."""
     scalar = batch.column(batch.schema.get_field_index(column))[row]
     if scalar.is_valid and pa.types.is_struct(scalar.type):
         scalar = scalar["bytes"]
@@ -250,7 +254,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
         with open_table(shard.uri) as table:
             columns = _choose(table.schema, shard.source, shard.uri)
             if sum(table.group_rows) > table.size_bytes:
-                # Empty rows take no bytes at all, and would be rejected one by one for days.
+                # Empty rows take no bytes, and rejecting each of them would take days.
                 raise BrokenParquet(f"its footer claims {sum(table.group_rows):,} rows in {table.size_bytes:,} bytes")
             first = 0
             for group, rows in enumerate(table.group_rows):
@@ -295,7 +299,7 @@ def read_sibling(uri: str) -> dict[str, dict[str, Any]]:
     """Returns the rows of an img2dataset table by their key.
 
     Raises:
-        UserError: if it is no whole Parquet file, has no keys, or would not fit into memory.
+        UserError: if it is not a whole Parquet file, has no keys, or would not fit into memory.
     """
     rows: dict[str, dict[str, Any]] = {}
     size = 0
@@ -303,14 +307,14 @@ def read_sibling(uri: str) -> dict[str, dict[str, Any]]:
         with open_table(uri) as table:
             columns = readable_columns(table.schema)
             if "key" not in columns:
-                raise UserError(f"{uri}: has no column 'key' to join it with its tar; remove it or mend it")
+                raise UserError(f"{uri}: has no column 'key' to join it with its tar; remove it or repair it")
             for batch in (batch for group in range(len(table.group_rows)) for batch in table.batches(group, columns)):
                 for number in range(len(batch)):
                     row = row_values(batch, number, columns)
                     size += sum(len(value) if isinstance(value, str) else 64 for value in row.values())
                     if size > _MAX_TABLE_BYTES:
-                        raise UserError(f"{uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; cut it up")
+                        raise UserError(f"{uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; split it")
                     rows[str(row["key"])] = row
     except (BrokenParquet, ValueError) as error:
-        raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or mend it") from error
+        raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or repair it") from error
     return rows

@@ -1,7 +1,8 @@
 """Tars of image-text pairs, as img2dataset's `webdataset` output (LAION) and webdataset itself have them.
 
-The members of one key stand together: `{key}.jpg`, `{key}.txt`, `{key}.json`. The Parquet table that img2dataset puts
-beside each tar is joined by key: what a user adds to it is metadata, too. The framing is left to `tar_members`.
+The members of one key follow each other: `{key}.jpg`, `{key}.txt`, `{key}.json`. The Parquet table that img2dataset
+writes beside each tar is joined by key, so columns that a user adds to it become metadata, too. `tar_members` reads the
+framing.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from pipelines.sources.sample import (
 )
 from pipelines.sources.stream import BrokenStream, Stream
 
-# Looked for among the suffixes of a key's members, then among the fields of its .json and table row.
+# Searched among the suffixes of a key's members, then among the fields of its .json and table row.
 FIELDS = {
     "image": ("jpg", "jpeg", "png", "webp"),
     "caption": ("txt", "caption"),
@@ -35,7 +36,7 @@ FIELDS = {
 
 @dataclasses.dataclass
 class _Group:
-    """The members of one key, as they stand together in a tar; of each suffix its name and bytes."""
+    """The consecutive members of one key in a tar: name and bytes by suffix."""
 
     key: str = ""
     members: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
@@ -43,7 +44,7 @@ class _Group:
 
 
 class _Pairs:
-    """Gathers members to groups, and joins each group to a sample."""
+    """Collects members into groups, and joins each group to a sample."""
 
     def __init__(self, shard: InputShard, embed: Embed) -> None:
         self._names = field_names(shard.source, FIELDS)
@@ -57,7 +58,7 @@ class _Pairs:
         return self._group.key
 
     def add(self, member: Member, archive: Archive) -> Iterator[Sample | Reject | Filtered]:
-        """Takes a member in; yields the sample that it ends, and the reject that it is."""
+        """Takes a member; yields the sample of the group that it ends, and a reject if it cannot be used."""
         name = member.name.decode(errors="backslashreplace")
         folder, _, base = name.rpartition("/")
         stem, _, suffix = base.partition(".")
@@ -67,22 +68,25 @@ class _Pairs:
         if key != self._group.key or suffix in self._group.members:
             yield from self.finish()
             self._group = _Group(key)
-        problem = None
-        if member.kind != "file":
-            problem = Reject(name, "read", "NotAFile", "links, devices and sparse files are not followed")
-        elif name.encode() != member.name:
-            problem = Reject(name, "read", "NameNotUtf8", "the name in the tar is not UTF-8")
-        elif member.size_bytes > self._limits[suffix]:
-            message = f"has {member.size_bytes:,} bytes, the limit is {self._limits[suffix]:,}"
-            problem = Reject(name, "read", "TooLarge", message)
+        problem = self._problem(member, name, suffix)
         if problem is None:
             self._group.members[suffix] = (name, archive.read())
         elif not self._group.rejected:
             self._group.rejected = True
             yield problem
 
+    def _problem(self, member: Member, name: str, suffix: str) -> Reject | None:
+        if member.kind != "file":
+            return Reject(name, "read", "NotAFile", "links, devices and sparse files are not followed")
+        if name.encode() != member.name:
+            return Reject(name, "read", "NameNotUtf8", "the name in the tar is not UTF-8")
+        if member.size_bytes > self._limits[suffix]:
+            message = f"has {member.size_bytes:,} bytes, the limit is {self._limits[suffix]:,}"
+            return Reject(name, "read", "TooLarge", message)
+        return None
+
     def finish(self) -> Iterator[Sample | Reject | Filtered]:
-        """Yields the sample of the group at hand; nothing for a key that was rejected already."""
+        """Yields the sample of the current group; nothing if its key was rejected before."""
         group = self._group
         if group.members and not group.rejected:
             yield self._sample(group.key, group.members, self._table.get(group.key.rpartition("/")[2], {}))
@@ -100,21 +104,24 @@ class _Pairs:
         except (ValueError, TypeError, RecursionError) as error:
             return Reject(name, "read", "BadMetadata", f".json: {error}")
         try:
-            texts = {p: members[p][1].decode() for p in members if p != "json" and p not in self._names["image"]}
+            texts = self._texts(members)
         except UnicodeDecodeError as error:
             return Reject(name, "read", "CaptionNotUtf8", str(error))
         ours = rename({**fields, **texts}, self._names)
-        if isinstance(label := ours["label"], str) and label.strip().isdecimal() and len(label) < 16:
-            ours["label"] = int(label)
-        return to_sample(name, data, ours)
+        return to_sample(name, data, {**ours, "label": _label(ours["label"])})
+
+    def _texts(self, members: Mapping[str, tuple[str, bytes]]) -> dict[str, str]:
+        others = {"json", *self._names["image"]}
+        return {suffix: data.decode() for suffix, (_, data) in members.items() if suffix not in others}
+
+
+def _label(label: Any) -> Any:
+    """Returns a label that is written in digits as a number, any other as it is."""
+    return int(label) if isinstance(label, str) and label.strip().isdecimal() and len(label) < 16 else label
 
 
 def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
-    """Yields the pairs of a tar, which may be compressed, in their order.
-
-    Raises:
-        UserError: if the storage fails; what was read until then is not taken for the whole.
-    """
+    """Yields the pairs of a tar, which may be compressed, in their order; a `UserError` if the store fails."""
     pairs = _Pairs(shard, embed)
     with Stream(shard.uri) as stream:
         archive, broken = Archive(stream), ""
@@ -124,7 +131,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
         except BrokenStream as error:
             broken = f"the tar breaks off after {pairs.key.lstrip('/') or 'its start'}: {error}"
     if archive.ended:
-        # Otherwise what was read of the last key is not known to be whole.
+        # Otherwise the last key may not be whole.
         yield from pairs.finish()
     if broken:
         yield Reject("", "read", "TruncatedTar", broken)

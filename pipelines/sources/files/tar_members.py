@@ -1,8 +1,8 @@
 """The members of a tar, read from a stream that may be hostile.
 
-`tarfile` keeps in memory what headers claim (long names, pax records, maps of sparse files), follows their chains by
-recursion and takes a cut end for the end. This reader holds one header at a time. Formats: ustar, GNU, pax, as in
-POSIX.1-2017 (pax) and the GNU tar manual. What members mean is left to `tar`.
+`tarfile` keeps everything in memory that headers claim (long names, pax records, maps of sparse files), follows chains
+of headers by recursion and accepts a truncated file. This reader keeps one header at a time. Formats: ustar, GNU, pax,
+as in POSIX.1-2017 (pax) and the GNU tar manual. `tar` interprets the members.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ _WITHOUT_DATA = b"123456"
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """What a header says.
+    """A member as its header describes it.
 
     Attributes:
-        name: as it stands there; only a name, not a path to follow.
+        name: unchanged; only a name, not a path to follow.
         kind: `file`, `folder`, or `other` for links, devices and sparse files.
         size_bytes: of the data in the tar.
     """
@@ -33,7 +33,7 @@ class Member:
 
 
 def _number(field: bytes) -> int:
-    """Returns a number in octal digits or, where the first bit is set, in base 256."""
+    """Returns a number in octal digits or, if the first bit is set, in base 256."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     try:
@@ -44,6 +44,22 @@ def _number(field: bytes) -> int:
 
 def _text(field: bytes) -> bytes:
     return field.split(b"\0")[0]
+
+
+def _name(header: bytes) -> bytes:
+    """Returns the name in a header, with the prefix that ustar has for long ones."""
+    prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else b""
+    return b"/".join([prefix, _text(header[:100])]) if prefix else _text(header[:100])
+
+
+def _pax_size(pax: dict[bytes, bytes], size: int) -> int:
+    """Returns the size that an extended header states; `size` if it states none."""
+    digits = pax.get(b"size")
+    if digits is None:
+        return size
+    if not digits.isdigit() or len(digits) > 20:
+        raise BrokenStream("a header's number is no number")
+    return int(digits)
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
@@ -62,10 +78,10 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
 
 
 class Archive:
-    """Iterates over the members of a tar; the data of the one that is at hand can be read.
+    """Iterates over the members of a tar; the data of the current one can be read.
 
     Attributes:
-        ended: whether the end mark was seen, so that all members before it are whole.
+        ended: whether the end mark was found, so that all members before it are whole.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -86,7 +102,7 @@ class Archive:
             yield member
 
     def read(self) -> bytes:
-        """Returns the data of the member at hand, all of it: look at its size first."""
+        """Returns all data of the current member; check its size first."""
         size, self._unread = self._unread, 0
         return self._stream.read_exactly(size)
 
@@ -116,19 +132,10 @@ class Archive:
     def _member(
         self, header: bytes, kind: bytes, size: int, pax: dict[bytes, bytes], long_name: bytes | None
     ) -> Member:
-        name = _text(header[:100])
-        if header[257:263] == b"ustar\0" and (prefix := _text(header[345:500])):
-            name = prefix + b"/" + name
-        name = pax.get(b"path", name if long_name is None else long_name)
-        if b"size" in pax:
-            digits = pax[b"size"]
-            if not digits.isdigit() or len(digits) > 20:
-                raise BrokenStream("a header's number is no number")
-            size = int(digits)
+        name = pax.get(b"path", _name(header) if long_name is None else long_name)
+        size = _pax_size(pax, size)
         if kind == b"S":
-            more = header[482]
-            while more:
-                more = self._stream.read_exactly(_BLOCK)[504]
+            self._skip_sparse_map(header)
         sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax)
         folder = kind == b"5" or (kind in b"0\0" and name.endswith(b"/"))
         if kind not in _WITHOUT_DATA and not folder:
@@ -136,8 +143,13 @@ class Archive:
         what = "folder" if folder else "file" if kind in _FILES and not sparse else "other"
         return Member(pax.get(b"GNU.sparse.name", name), what, size)
 
+    def _skip_sparse_map(self, header: bytes) -> None:
+        more = header[482]
+        while more:
+            more = self._stream.read_exactly(_BLOCK)[504]
+
     def _check(self, header: bytes) -> bytes:
-        """Returns the type of a header whose checksum, of which there is a signed variant, is right."""
+        """Returns the type of a header; a `BrokenStream` if neither its checksum nor the signed variant is right."""
         rest = header[:148] + b" " * 8 + header[156:]
         claimed, unsigned = _number(header[148:156]), sum(rest)
         if claimed != unsigned and claimed != unsigned - 256 * sum(byte >= 0x80 for byte in rest):
@@ -152,7 +164,7 @@ class Archive:
         return data
 
     def _check_end(self) -> None:
-        """Raises if two empty blocks are not all that is left; at most a MiB of it is looked at."""
+        """Raises a `BrokenStream` if the end mark, two empty blocks, is cut, or followed by data within a MiB."""
         rest = self._stream.read(_MAX_TRAILING_BYTES)
         if len(rest) < _BLOCK:
             raise BrokenStream("it has no end mark")

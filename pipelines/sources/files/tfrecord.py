@@ -1,12 +1,12 @@
 """TFRecords of `tf.train.Example`: img2dataset's `tfrecord` output, and any other by the names of its features.
 
-Framing and messages are read here, without TensorFlow: loading it takes seconds, and its reader stops at the first
+Framing and messages are read here, without TensorFlow, which takes seconds to load and whose reader stops at the first
 damaged record. Framing (tensorflow/core/lib/io/record_writer.h): length `uint64`, masked CRC-32C of the length, data,
 masked CRC-32C of the data.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import google_crc32c
@@ -32,7 +32,7 @@ FIELDS = {
     "url": ("url", "image/url"),
 }
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-# A message is not worth more steps than its real kind needs; small fields would take minutes.
+# Real messages have few fields; millions of tiny ones would take minutes to parse.
 _MAX_PARTS = 16
 _MAX_VALUES = 4096
 _ENOUGH_RECORDS = 100
@@ -40,7 +40,7 @@ _MAX_OTHER_BYTES = 4 * MAX_TEXT_BYTES
 
 
 class _BrokenExample(ValueError):
-    """Bytes that are no `tf.train.Example`."""
+    """Bytes that are not a `tf.train.Example`."""
 
 
 def _masked_crc(data: bytes) -> int:
@@ -49,10 +49,10 @@ def _masked_crc(data: bytes) -> int:
 
 
 def _records(stream: Stream, limit: int) -> Iterator[bytes | str]:
-    """Yields the data of each record as bytes, or as text why there is none.
+    """Yields the data of each record as bytes, or a text that says why it cannot be read.
 
     Raises:
-        BrokenStream: where the framing cannot be trusted any more.
+        BrokenStream: where the framing can no longer be trusted.
     """
     while header := stream.read(12):
         if len(header) < 12:
@@ -85,7 +85,7 @@ def _varint(data: memoryview, place: int) -> tuple[int, int]:
 
 
 def _fields(data: memoryview, most: int) -> Iterator[tuple[int, int, Any]]:
-    """Yields number, wire type and value of the fields, at `most` so many, of a protocol buffer message."""
+    """Yields number, wire type and value of each field of a protocol buffer message of at most `most` fields."""
     place = count = 0
     while place < len(data):
         count += 1
@@ -108,16 +108,23 @@ def _fields(data: memoryview, most: int) -> Iterator[tuple[int, int, Any]]:
         place += length
 
 
-def _features(data: bytes) -> dict[str, memoryview]:
-    """Returns the encoded `tf.train.Feature` of each name of an encoded `tf.train.Example`."""
+def _fields_of(data: memoryview, most: int, wanted: int) -> Iterator[memoryview]:
+    """Yields the messages and byte strings of one number."""
+    for number, kind, value in _fields(data, most):
+        if (number, kind) == (wanted, _BYTES):
+            yield value
+
+
+def parse_example(data: bytes) -> dict[str, memoryview]:
+    """Returns the encoded `tf.train.Feature` of each name of an encoded `tf.train.Example`.
+
+    Raises:
+        ValueError: if the bytes are not such a message.
+    """
     features = {}
-    for number, kind, message in _fields(memoryview(data), _MAX_PARTS):
-        if (number, kind) != (1, _BYTES):
-            continue
-        for inner, wire, entry in _fields(message, _MAX_VALUES):
-            if (inner, wire) != (1, _BYTES):
-                continue
-            pair = {part: value for part, form, value in _fields(entry, _MAX_PARTS) if form == _BYTES}
+    for message in _fields_of(memoryview(data), _MAX_PARTS, 1):
+        for entry in _fields_of(message, _MAX_VALUES, 1):
+            pair = {part: value for part, kind, value in _fields(entry, _MAX_PARTS) if kind == _BYTES}
             try:
                 features[bytes(pair.get(1, b"")).decode()] = pair.get(2, memoryview(b""))
             except UnicodeDecodeError as error:
@@ -125,27 +132,47 @@ def _features(data: bytes) -> dict[str, memoryview]:
     return features
 
 
-def _values(feature: memoryview) -> Iterator[bytes | int | float]:
-    """Yields the values of an encoded feature: bytes, floats or ints, packed or one by one."""
+def feature_values(feature: memoryview) -> Iterator[bytes | int | float]:
+    """Yields the values of an encoded feature: bytes, floats or ints; a `ValueError` if they cannot be read."""
     for kind_of_list, kind, message in _fields(feature, _MAX_PARTS):
-        if kind != _BYTES:
+        values = _LISTS.get(kind_of_list)
+        if kind != _BYTES or values is None:
             continue
         for number, wire, value in _fields(message, _MAX_VALUES):
-            if number != 1:
-                continue
-            if kind_of_list == 1 and wire == _BYTES:
-                yield bytes(value)
-            elif kind_of_list == 2 and wire in (_BYTES, _FIXED32):
-                if len(value) % 4:
-                    raise _BrokenExample("ends within a number")
-                yield from (single for (single,) in struct.iter_unpack("<f", value))
-            elif kind_of_list == 3 and wire == _VARINT:
-                yield _signed(value)
-            elif kind_of_list == 3 and wire == _BYTES:
-                place = 0
-                while place < len(value):
-                    single, place = _varint(value, place)
-                    yield _signed(single)
+            if number == 1:
+                yield from values(wire, value)
+
+
+def _bytes_values(wire: int, value: Any) -> Iterator[bytes]:
+    if wire == _BYTES:
+        yield bytes(value)
+
+
+def _float_values(wire: int, value: Any) -> Iterator[float]:
+    """Yields floats, packed or single: both are runs of four bytes each."""
+    if wire in (_BYTES, _FIXED32):
+        if len(value) % 4:
+            raise _BrokenExample("ends within a number")
+        yield from (single for (single,) in struct.iter_unpack("<f", value))
+
+
+def _int_values(wire: int, value: Any) -> Iterator[int]:
+    """Yields whole numbers, packed or single."""
+    if wire == _VARINT:
+        yield _signed(value)
+    elif wire == _BYTES:
+        place = 0
+        while place < len(value):
+            single, place = _varint(value, place)
+            yield _signed(single)
+
+
+# By the number of the field of `tf.train.Feature`.
+_LISTS: dict[int, Callable[[int, Any], Iterator[bytes | int | float]]] = {
+    1: _bytes_values,
+    2: _float_values,
+    3: _int_values,
+}
 
 
 def _signed(value: int) -> int:
@@ -153,11 +180,11 @@ def _signed(value: int) -> int:
 
 
 def _plain(feature: memoryview) -> Any:
-    """Returns a feature as text, number or list of them; None if it is empty, large, or bytes that are no text."""
+    """Returns a feature as a text, a number or a list of them; None if it is empty, large, or bytes but not text."""
     if len(feature) > MAX_TEXT_BYTES:
         return None
     values: list[Any] = []
-    for value in _values(feature):
+    for value in feature_values(feature):
         if len(values) == _MAX_VALUES:
             return None
         try:
@@ -175,16 +202,23 @@ def _read_record(
     image = next((name for name in names["image"] if name in features), None)
     if image is None:
         return Reject(member, "read", "MissingImage", f"has no feature {' or '.join(names['image'])}")
-    encoded = next((value for value in _values(features[image]) if isinstance(value, bytes)), None)
+    encoded = next((value for value in feature_values(features[image]) if isinstance(value, bytes)), None)
     others = {name: _plain(feature) for name, feature in features.items() if name != image}
     if encoded is None:
         return Reject(member, "read", "MissingImage", f"feature {image} holds no bytes")
     if len(encoded) > limit:
         return Reject(member, "read", "TooLarge", f"has {len(encoded):,} bytes, the limit is {limit:,}")
-    caption = next((name for name in names["caption"] if name in others), None)
-    if caption and others[caption] is None and any(_values(features[caption])):
-        return Reject(member, "read", "CaptionNotUtf8", f"feature {caption} is no text, or too long")
+    if broken := _broken_caption(features, others, names["caption"]):
+        return Reject(member, "read", "CaptionNotUtf8", f"feature {broken} is no text, or too long")
     return to_sample(member, encoded, rename(others, {our: names[our] for our in ("caption", "label", "url")}))
+
+
+def _broken_caption(
+    features: Mapping[str, memoryview], others: Mapping[str, Any], names: tuple[str, ...]
+) -> str | None:
+    """Returns the feature that should be the caption and has values, but none that is a text."""
+    caption = next((name for name in names if name in others), None)
+    return caption if caption and others[caption] is None and any(feature_values(features[caption])) else None
 
 
 def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
@@ -204,7 +238,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
                     yield Reject(str(number), "read", "BrokenRecord", record)
                 else:
                     try:
-                        features = _features(record)
+                        features = parse_example(record)
                         missing -= features.keys()
                         yield _read_record(str(number), features, names, embed.max_image_bytes)
                     except _BrokenExample as error:
@@ -213,7 +247,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
         except BrokenStream as error:
             yield Reject(str(number), "read", "TruncatedRecords", f"nothing from here on can be read: {error}")
             return
-    # Writers leave out what is empty, so a few records prove nothing.
+    # Writers omit empty features, so a few records prove nothing.
     if missing and number >= _ENOUGH_RECORDS and features:
         name = min(missing)
         raise UserError(f"{shard.uri}: no record has a feature {name!r}; {nearest(name, list(features))}")

@@ -1,8 +1,8 @@
-"""Embeddings that others computed, as LAION and clip-retrieval publish them.
+"""Precomputed embeddings, as LAION and clip-retrieval publish them.
 
 `img_emb/img_emb_0000.npy`, `text_emb/text_emb_0000.npy` and `metadata/metadata_0000.parquet` belong together, row by
-row; the three may also lie flat in one folder, and `source.metadata` may name the folder of the tables. The rows of
-the arrays fill our columns as they are; there are no images.
+row; all three may also be in one folder, and `source.metadata` may name the folder of the tables. The rows of the
+arrays are written to our columns unchanged; there are no images.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import numpy as np
 from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.sources import patterns
 from pipelines.sources.files import parquet
 from pipelines.sources.files.parquet import BrokenParquet
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_sample
@@ -36,33 +37,37 @@ _MAX_DIM = 1 << 16
 _BROKEN_HEADER = (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError, tokenize.TokenError)
 
 
+def _read_header(stream: Stream) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Returns shape, Fortran order and type of an .npy file, in version 1.0 or 2.0 of the format."""
+    start = stream.read_exactly(8)
+    first = start[6:7] == b"\1"
+    length = stream.read_exactly(2 if first else 4)
+    size = int.from_bytes(length, "little")
+    if start[:6] != b"\x93NUMPY" or size > _MAX_HEADER_BYTES:
+        raise BrokenStream("is no .npy file")
+    header = io.BytesIO(length + stream.read_exactly(size))
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    try:
+        return read(header)
+    except _BROKEN_HEADER as error:
+        raise BrokenStream(f"its header cannot be read: {error}") from error
+
+
 class _Array:
-    """The rows of an .npy file, read one block after the other.
+    """The rows of an .npy file, read block by block.
 
     Attributes:
-        rows: how many the header claims.
+        rows: number that the header states.
         dim: width of a row.
     """
 
     def __init__(self, stream: Stream) -> None:
         """Reads the header; a `BrokenStream` if it is not of rows of float16 or float32, in C order."""
         self._stream = stream
-        start = stream.read_exactly(8)
-        first = start[6:7] == b"\1"
-        length = stream.read_exactly(2 if first else 4)
-        size = int.from_bytes(length, "little")
-        if start[:6] != b"\x93NUMPY" or size > _MAX_HEADER_BYTES:
-            raise BrokenStream("is no .npy file")
-        header = io.BytesIO(length + stream.read_exactly(size))
-        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-        try:
-            shape, fortran, dtype = read(header)
-        except _BROKEN_HEADER as error:
-            raise BrokenStream(f"its header cannot be read: {error}") from error
-        if len(shape) != 2 or fortran or dtype not in (np.float16, np.float32):
-            raise BrokenStream(f"holds {dtype} of shape {shape}, must be rows of float16 or float32")
+        shape, fortran, self._dtype = _read_header(stream)
+        if len(shape) != 2 or fortran or self._dtype not in (np.float16, np.float32):
+            raise BrokenStream(f"holds {self._dtype} of shape {shape}, must be rows of float16 or float32")
         self.rows, self.dim = shape
-        self._dtype = dtype
         if self.rows < 0 or not 0 < self.dim <= _MAX_DIM:
             raise BrokenStream(f"holds rows of {self.dim:,} numbers, must be 1 to {_MAX_DIM:,}")
 
@@ -82,7 +87,7 @@ def _name(uri: str, kind: str, suffix: str) -> str:
 
 
 def _candidates(uri: str, kind: str, suffix: str, folder: str = "") -> list[str]:
-    """Returns where the file of another kind may be: in `folder` or, where none is given, beside it or its folder."""
+    """Returns where the file of another kind may be: in `folder` or, without one, beside this file or its folder."""
     if IMAGES not in storage.name(uri):
         return []
     name = _name(uri, kind, suffix)
@@ -96,7 +101,7 @@ def _candidates(uri: str, kind: str, suffix: str, folder: str = "") -> list[str]
 
 
 def siblings(source: Source, file: storage.Found) -> list[str]:
-    """Returns where the files that belong to one of image embeddings may be."""
+    """Returns where the files that belong to a file of image embeddings may be."""
     kinds = [kind for kinds in _columns(source).values() for kind in kinds if kind != IMAGES]
     arrays = [uri for kind in kinds for uri in _candidates(file.uri, kind, ".npy")]
     return [*arrays, *_candidates(file.uri, _TABLES, ".parquet", source.metadata)]
@@ -108,7 +113,7 @@ def _columns(source: Source) -> dict[str, tuple[str, ...]]:
 
 
 def _arrays(source: Source, uri: str, beside: tuple[str, ...]) -> dict[str, str]:
-    """Returns the .npy file of each column; of those that are only a default, as far as they are there."""
+    """Returns the .npy file of each column; files that are only a default may be missing."""
     found = {}
     chosen = {entry.partition("=")[0] for entry in source.fields}
     for ours, kinds in _columns(source).items():
@@ -124,17 +129,15 @@ def _arrays(source: Source, uri: str, beside: tuple[str, ...]) -> dict[str, str]
 
 
 def dims(source: Source) -> dict[str, int]:
-    """Returns the width of each column that the source fills, from the headers that belong to its first file.
+    """Returns the width of each column that the source fills, from the header of its first file and its siblings.
 
     Args:
-        source: its paths whole, as `sources.resolve` returns it.
+        source: with whole paths, as `sources.resolve` returns it.
 
     Raises:
-        UserError: if there is no file, or it is no array of float16 or float32.
+        UserError: if there is no file, or it is not an array of float16 or float32.
     """
-    files = storage.glob(source.path)
-    if not files:
-        raise UserError(f"{source.path}: matches no file; check --config.data and the source's path")
+    files = patterns.files(source.path)
     beside = tuple(uri for uri in siblings(source, files[0]) if storage.found(uri))
     widths = {}
     for ours, uri in _arrays(source, files[0].uri, beside).items():
@@ -147,14 +150,11 @@ def dims(source: Source) -> dict[str, int]:
 
 
 def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
-    """Yields the rows of a file of image embeddings with what belongs to them; members are their numbers, from 0.
+    """Yields the rows of a file of image embeddings, joined with its siblings; members are their numbers, from 0.
 
     Raises:
-        UserError: if a file that `fields` names is not there, or the store fails.
+        UserError: if a file that `fields` names does not exist, or the store fails.
     """
-    names = {
-        ours: theirs for ours, theirs in field_names(shard.source, {**COLUMNS, **FIELDS}).items() if ours in FIELDS
-    }
     files = _arrays(shard.source, shard.uri, shard.siblings)
     table = next((uri for uri in shard.siblings if uri.endswith(".parquet")), None)
     if table is None and any(entry.partition("=")[0] in FIELDS for entry in shard.source.fields):
@@ -167,7 +167,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
             if table:
                 opened = stack.enter_context(parquet.open_table(table))
                 counts[storage.name(table)] = sum(opened.group_rows)
-                texts = _texts(opened, names, table, shard.source)
+                texts = _texts(opened, table, shard.source)
             if len(set(counts.values())) > 1:
                 said = ", ".join(f"{name} has {count:,} rows" for name, count in counts.items())
                 yield Reject("", "read", "RowsDisagree", f"the rows do not belong together: {said}")
@@ -177,10 +177,10 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
         yield Reject("", "read", "BrokenVectors", str(error))
 
 
-def _texts(
-    table: parquet.Table, names: Mapping[str, tuple[str, ...]], uri: str, source: Source
-) -> Iterator[dict[str, Any] | ValueError]:
+def _texts(table: parquet.Table, uri: str, source: Source) -> Iterator[dict[str, Any] | ValueError]:
     """Yields the fields of each row, or what is wrong with them."""
+    whole = field_names(source, {**COLUMNS, **FIELDS})
+    names = {ours: theirs for ours, theirs in whole.items() if ours in FIELDS}
     columns = parquet.readable_columns(table.schema)
     parquet.check_names(source, names, columns, uri)
     for group in range(len(table.group_rows)):

@@ -1,8 +1,8 @@
-"""A folder of images, a class in each folder below: what `torchvision.datasets.ImageFolder` reads.
+"""A folder of images with a folder for each class, as `torchvision.datasets.ImageFolder` reads it.
 
-`root/cat/x.jpg` and `root/cat/deeper/y.jpg` are of class `cat`; labels count the class folders in the order of their
+`root/cat/x.jpg` and `root/cat/deeper/y.jpg` are of class `cat`; labels number the class folders in the order of their
 names, from 0. The class's name is the caption, so that such a folder is a memory with texts, unless the source has
-`class_names`; it also is in the metadata, as `class`. Images in the root itself have neither label nor caption.
+`class_names`; it is also in the metadata, as `class`. Images in the root itself have neither label nor caption.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 def rows(source: Source) -> Iterator[Row]:
     """Yields a row for each image: those of the root, then class by class, in the order of their names.
 
-    Files that are no images by their suffix, and what begins with a dot, are passed over. A folder that is a link is
-    not entered; it is yielded itself, to be seen among the rejects.
+    Files without the suffix of an image, and names that begin with a dot, are skipped. A folder that is a link is not
+    entered; it is yielded itself, so that it becomes a reject.
     """
     entries = [entry for entry in storage.entries(source.image_root) if not entry.name.startswith(".")]
     classes = [entry for entry in entries if entry.kind != "file"]

@@ -1,6 +1,6 @@
-"""Lists of lines `relative/path label`: ImageNet-LT, Places-LT and any list of one's own.
+"""Lists of lines `relative/path label`: ImageNet-LT, Places-LT and any other.
 
-The images of Places365 are published in several layouts, and the lists of Places-LT name them in more than one:
+The images of Places365 are published in several layouts, and the lists of Places-LT use more than one of them:
 
 - `train/airport-x/1.jpg`, `val/airport-x/2.jpg`, also below `places365_standard/`: the download "with easy directory
   structure", and the lists of Decoupling (facebookresearch/classifier-balancing);
@@ -8,7 +8,7 @@ The images of Places365 are published in several layouts, and the lists of Place
   torchvision adds `_standard`), and the lists of OLTR (Places_LT_v2);
 - `/a/airport/x/1.jpg`, `2.jpg`: the lists of Places365 itself.
 
-A list in one of these styles is read from images in another.
+Images are found in any of these layouts, whatever the style of the list.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _PLAIN = (
 
 
 def parse_line(uri: str, number: int, line: str) -> Row:
-    """Returns the row of a line `relative/path label`; a `UserError` names the line if it is something else."""
+    """Returns the row of a line `relative/path label`; a `UserError` names a line that is something else."""
     path, _, label = line.rpartition(" ")
     if not path or not (label.isascii() and label.isdigit()) or len(label) > 10 or int(label) > MAX_LABEL:
         raise UserError(f"{uri}, line {number}: must be `relative/path label`, found {line[:80]!r}")
@@ -51,7 +51,7 @@ def parse_line(uri: str, number: int, line: str) -> Row:
 
 
 def parse(uri: str) -> Iterator[Row]:
-    """Yields the rows of a list; every line is checked."""
+    """Yields the rows of a list, and checks every line."""
     for number, line in read_lines(uri):
         yield parse_line(uri, number, line)
 
@@ -73,7 +73,7 @@ def rows(source: Source) -> Iterator[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """An image of Places365; `scene` is its class as the easy structure writes it, empty where the path has none."""
+    """An image of Places365; `scene` is its class as the easy structure writes it, empty if the path has none."""
 
     split: str
     scene: str
@@ -103,7 +103,7 @@ def _plain(data: str, val: str, place: _Place) -> str:
 
 
 def _scenes(folder: str) -> dict[str, str]:
-    """Returns the class of each validation image: the easy structure needs it, the plain one does not write it."""
+    """Returns the class of each validation image, which paths of the easy structure have and plain ones do not."""
     scenes = [entry.name for entry in storage.entries(folder) if entry.kind != "file"]
     return {entry.name: scene for scene in scenes for entry in storage.entries(storage.join(folder, scene))}
 
@@ -117,7 +117,7 @@ def _layouts(root: str, places: list[_Place]) -> Iterator[_Layout]:
 
 
 def _style(uri: str, members: list[str], root: str) -> Callable[[str], str] | None:
-    """Returns what makes a path of the list one below the root; None if they are the same, or no matter of style."""
+    """Returns a function from a path in the list to one below the root; None if paths need no change."""
     places = [place for member in members if (place := _place(member))]
     present = sum(_is_there(root, member) for member in members)
     if len(places) < len(members) or present == len(members):
@@ -142,7 +142,7 @@ def _move(layout: _Layout, member: str) -> str:
 
 
 def _is_there(root: str, member: str) -> bool:
-    # A name may be longer than the storage can be asked for.
+    # A name may be longer than the storage allows.
     with contextlib.suppress(OSError):
         return not leaves_root(member) and storage.exists(storage.join(root, member))
     return False

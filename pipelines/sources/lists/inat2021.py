@@ -1,8 +1,8 @@
-"""iNaturalist 2021: `train.json`, `train_mini.json`, `val.json`, in the manner of COCO; images below `image_root`.
+"""iNaturalist 2021: `train.json`, `train_mini.json`, `val.json`, in the style of COCO; images below `image_root`.
 
-The label is the category's id, from 0; the caption `common name (Scientific name)`, or the latter alone. The metadata
-are the image's own fields (date, place, rights holder), the name of its licence, and the category's names. The files
-are read twice, as streams: images come first in them, their categories last.
+The label is the category's id, from 0; the caption is `common name (Scientific name)`, or the latter alone. The
+metadata are the image's own fields (date, place, rights holder), the name of its licence, and the category's names. The
+files are read twice, as streams, because images come first in them and categories last.
 """
 
 import array
@@ -26,7 +26,7 @@ def rows(source: Source) -> Iterator[Row]:
     """Yields a row for each image, in their order in the file.
 
     Raises:
-        UserError: if an entry is not as published: it is named by file, array and place.
+        UserError: if an entry is not as published; it is named by file, array and place.
     """
     for uri in files(source):
         tables, seen = _Tables(uri), False
@@ -35,12 +35,12 @@ def rows(source: Source) -> Iterator[Row]:
                 seen = True
                 yield _row(entry, f"{uri}, entry {index} of 'images'", tables)
             elif seen:
-                # What follows them has been read.
+                # The arrays after it have been read.
                 break
 
 
 class _Tables:
-    """What is known of the images of a file: their categories, and the names of categories and licences."""
+    """The categories of a file's images, and the names of categories and licences."""
 
     def __init__(self, uri: str) -> None:
         self.categories: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ def _row(entry: dict[str, Any], where: str, tables: _Tables) -> Row:
 
 
 def _is_nan(value: Any) -> bool:
-    """Tells what the files have where a place is not known."""
+    """Tells whether a value is not finite, as unknown places are in these files."""
     return isinstance(value, float) and not math.isfinite(value)
 
 

@@ -1,12 +1,12 @@
 """Tables with an image in each row: CSV, TSV (both also compressed) or Parquet, with a column of paths or of URLs.
 
-The columns are named by the source's `fields`: `path=`, `url=`, `caption=`, `label=`; where it says nothing, by these
-names themselves and a few usual ones. A number names a column of a CSV or TSV without a header, from 0 (`url=0`). If
-there are paths, images are read below the image root and the URL is only noted; else they are downloaded. All other
-columns are metadata, but for bytes.
+The source's `fields` name the columns: `path=`, `url=`, `caption=`, `label=`; by default they have these names or a few
+common ones. A number names a column of a CSV or TSV without a header, from 0 (`url=0`). If there is a column of paths,
+images are read below the image root and the URL is only recorded; otherwise they are downloaded. All other columns
+except those of bytes are metadata.
 
-CSV has quotes as in RFC 4180; TSV has none: a line is a row. Downloads are made anew by each run that needs the
-images; for many, img2dataset is the tool.
+CSV has quotes as in RFC 4180; TSV has none: a line is a row. Each run that needs the images downloads them again; use
+img2dataset for large tables.
 """
 
 import csv
@@ -58,9 +58,9 @@ def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 for values in batch.to_pylist():
                     yield f"{uri}, row {next(number)}", values
         except storage.BROKEN_PARQUET as error:
-            # Arrow's sentences go over several lines.
+            # Arrow's messages have several lines.
             problem = " ".join(str(error).split())
-            raise UserError(f"{uri}: is not a whole Parquet file ({problem}); remove it or mend it") from error
+            raise UserError(f"{uri}: is not a whole Parquet file ({problem}); remove it or repair it") from error
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -69,11 +69,25 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _read_text(uri: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields place and cells of each row; empty cells are None."""
+    lines = _read_cells(uri)
+    place, header = next(lines, ("", []))
+    if any(len(theirs) == 1 and theirs[0].isdecimal() for theirs in names.values()):
+        # There is no header: columns are named by their numbers.
+        lines = itertools.chain([(place, header)] if header else [], lines)
+        header = [str(number) for number in range(len(header))]
+    if len(set(header)) < len(header):
+        raise UserError(f"{place}: two columns have the same name; its columns are {_listed(header)}")
+    for where, cells in lines:
+        if len(cells) != len(header):
+            raise UserError(f"{where}: has {len(cells)} columns, the lines before have {len(header)}")
+        yield where, {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _read_cells(uri: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields place and cells of each line that is not empty, including the header."""
     lines = (decode_line(uri, number, line) for number, line in read_raw_lines(uri))
     tabs = ".tsv" in storage.name(uri) or ".tab" in storage.name(uri)
     reader = csv.reader(lines, csv.excel_tab, quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
-    numbered = any(len(theirs) == 1 and theirs[0].isdecimal() for theirs in names.values())
-    header: list[str] = []
     while True:
         try:
             cells = next(reader, None)
@@ -81,40 +95,38 @@ def _read_text(uri: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[tuple
             raise UserError(f"{uri}, line {reader.line_num}: cannot be read as a table ({error})") from error
         if cells is None:
             return
-        where = f"{uri}, line {reader.line_num}"
-        if cells and not header and not numbered:
-            header = cells
-            if len(set(header)) < len(header):
-                raise UserError(f"{where}: two columns have the same name; its columns are {_listed(header)}")
-        elif cells:
-            header = header or [str(number) for number in range(len(cells))]
-            if len(cells) != len(header):
-                raise UserError(f"{where}: has {len(cells)} columns, the lines before have {len(header)}")
-            yield where, {name: cell or None for name, cell in zip(header, cells, strict=True)}
+        if cells:
+            yield f"{uri}, line {reader.line_num}", cells
 
 
 def _row(where: str, values: dict[str, Any], names: Mapping[str, tuple[str, ...]], explicit: set[str]) -> Row:
-    ours: dict[str, Any] = {}
+    found = _find_columns(where, values, names, explicit)
     metadata = {name: value for name, value in values.items() if not _is_nan(value)}
-    found = {field: next((name for name in names[field] if name in values), None) for field in names}
-    for field in explicit:
-        if found[field] is None:
-            raise UserError(f"{where}: has no column {names[field][0]!r}; its columns are {_listed(values)}")
-    for field, name in found.items():
-        if name is not None:
-            ours[field] = metadata.pop(name, None)
-    if "path" not in ours and "url" not in ours:
+    ours = {field: metadata.pop(name, None) for field, name in found.items()}
+    is_url = "path" not in ours
+    member = ours.get("url" if is_url else "path")
+    if not isinstance(member, str | None):
+        raise UserError(f"{where}: {found['url' if is_url else 'path']!r} is {str(member)[:80]!r}, not a text")
+    ours.pop("path", None)
+    if "label" in ours:
+        ours["label"] = _label(ours["label"], where)
+    return Row(member or "", {**metadata, **ours}, is_url)
+
+
+def _find_columns(
+    where: str, values: Iterable[str], names: Mapping[str, tuple[str, ...]], explicit: set[str]
+) -> dict[str, str]:
+    """Returns the column of each of our fields that the table has."""
+    present = set(values)
+    found = {field: name for field in names if (name := next((n for n in names[field] if n in present), None))}
+    for field in explicit - found.keys():
+        raise UserError(f"{where}: has no column {names[field][0]!r}; its columns are {_listed(values)}")
+    if "path" not in found and "url" not in found:
         raise UserError(
             f"{where}: has no column of paths or URLs, name it by --config..fields=path=x or url=x; its columns are "
             f"{_listed(values)}"
         )
-    is_url = "path" not in ours
-    member = ours.pop("path", None) if not is_url else ours["url"]
-    if not isinstance(member, str | None):
-        raise UserError(f"{where}: {found['url' if is_url else 'path']!r} is {str(member)[:80]!r}, not a text")
-    if "label" in ours:
-        ours["label"] = _label(ours["label"], where)
-    return Row(member or "", {**metadata, **ours}, is_url)
+    return found
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -130,7 +142,7 @@ def _label(value: Any, where: str) -> int | None:
         return None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
         value = int(value)
-    # A column of whole numbers, some missing, is one of floats in Pandas.
+    # Pandas stores a column of whole numbers with missing values as floats.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_LABEL:

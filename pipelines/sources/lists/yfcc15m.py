@@ -1,13 +1,13 @@
-"""YFCC15M: the part of YFCC100M with English texts that CLIP's authors chose, joined with YFCC100M's own metadata.
+"""YFCC15M: the subset of YFCC100M with English texts that CLIP's authors chose, joined with YFCC100M's own metadata.
 
 `path` is OpenAI's `yfcc100m_subset_data.tsv` (line number, photo id, hash of 14,829,396 photos; openai/CLIP,
 data/yfcc100m.md), `metadata` is `yfcc100m_dataset`, or its parts `yfcc100m_dataset-{0..9}.bz2`, which has the same
 three columns first. Line numbers count from 0, are written in the file, and are the index of the image: image 12345678
 is `12/345.zip/678.jpg` below the image root, as facebookresearch/SLIP lays them out.
 
-The caption is title and description, cleaned as SLIP does: URL-quoting is undone, tags of links, bold and italics and
-what looks like an address are taken out. SLIP draws one of the two for each training step; a memory has one text for
-an image, so here they are joined.
+The caption is title and description, cleaned as SLIP does: URL-quoting is decoded; tags of links, bold and italics, and
+anything that looks like an address, are removed. SLIP draws one of the two for each training step; a memory has one
+text for an image, so here they are joined.
 """
 
 import array
@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from configs.base import Source
-from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.sources import patterns
 from pipelines.sources.listing import Row
 from pipelines.sources.text import decode_line, files, read_raw_lines
 
@@ -34,18 +34,18 @@ _ADDRESSES = re.compile(r"http\S+|www\S+")
 def rows(source: Source) -> Iterator[Row]:
     """Yields the photos of the subset, in the order of their line numbers.
 
-    The subset is held as arrays, 16 bytes a photo (237 MB, twice while it is sorted), the metadata is read as a stream.
+    The subset is kept as arrays, 16 bytes a photo (237 MB, twice that while it is sorted); the metadata is streamed.
 
     Raises:
         UserError: if a line of either is wrong, they disagree on a photo, or the metadata lacks one.
     """
     if not source.metadata:
-        raise UserError("--config..metadata: is empty; yfcc15m needs yfcc100m_dataset, which has the texts")
+        raise UserError("--config..metadata: is empty; yfcc15m needs the texts of yfcc100m_dataset")
     wanted, photos = _read_subset(files(source))
     if not len(wanted):
         return
     place, target, last = 0, int(wanted[0]), -1
-    for uri in [file.uri for file in storage.glob(source.metadata)]:
+    for uri in [file.uri for file in patterns.glob(source.metadata)]:
         for number, line in read_raw_lines(uri):
             index = _index(line.partition(b"\t")[0], uri, number)
             if index <= last:
@@ -116,5 +116,5 @@ def _row(index: int, photo: int, line: str, where: str) -> Row:
 
 
 def clean(text: str) -> str:
-    """Returns a title or description as it is read by people: unquoted, without tags and addresses."""
+    """Returns a title or description as people read it: unquoted, without tags and addresses."""
     return _ADDRESSES.sub("", _TAGS.sub("", urllib.parse.unquote_plus(text))).strip()

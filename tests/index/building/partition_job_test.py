@@ -11,7 +11,7 @@ from index.building.partition_job import DealRows, Group
 from index.store import keys, routing, shard_store
 from pipelines import schemas
 from pipelines.errors import UserError
-from tests.index.world import DIM, KEY, World
+from tests.world import DIM, KEY, World
 
 METADATA = {"config_hash": "of-the-build"}
 
@@ -28,7 +28,7 @@ class Memory:
 def test_groups_are_runs_of_shards(rows):
     memory = Memory(rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition_job, "_GROUP_ROWS", 50)
+        patch.setattr(partition_job, "GROUP_ROWS", 50)
         made = partition_job.groups(memory)
     assert [shard for group in made for shard in group.memory_shards] == list(memory.shard_rows)
     assert [group.name for group in made] == [f"{i:05d}" for i in range(len(made))]
@@ -40,7 +40,7 @@ def test_groups_are_runs_of_shards(rows):
 
 
 def test_a_shard_that_is_too_large_is_a_group_of_its_own(monkeypatch):
-    monkeypatch.setattr(partition_job, "_GROUP_ROWS", 50)
+    monkeypatch.setattr(partition_job, "GROUP_ROWS", 50)
     made = partition_job.groups(Memory([10, 60, 10, 10]))
     assert [group.memory_shards for group in made] == [(0,), (10,), (20, 30)]
 
@@ -98,7 +98,7 @@ def test_shards_without_rows_get_no_file(world: World, tmp_path):
 
 
 def test_rows_are_written_in_groups_of_more_than_a_block(world: World, tmp_path, monkeypatch):
-    monkeypatch.setattr(partition_job, "_BUFFER_ROWS", 100)
+    monkeypatch.setattr(partition_job, "BUFFER_ROWS", 100)
     gave = dealt(world, tmp_path, routing.without_regions(2, DIM), [Group("00000", (0, 1, 2))])
     for name in gave:
         with schemas.open_parquet(partition_job.part_path(str(tmp_path), name, "00000"), ["id"]) as parquet:

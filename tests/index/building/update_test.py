@@ -12,7 +12,7 @@ from configs.base import Config, Neighbors
 from configs.base import Index as IndexConfig
 from index import build, neighbors
 from index.building import build_job, publication, rebuild, update
-from index.building.update import Difference
+from index.building.difference import Difference, compare
 from index.store import index_manifest, shard_store
 from index.store.lookup import Lookup
 from index.store.reader import Index
@@ -20,7 +20,7 @@ from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
-from tests.index.world import ChangingMemory, brute_force, digests, snapshot, unit, write_embeddings
+from tests.world import ChangingMemory, brute_force, digests, snapshot, unit, write_embeddings
 
 BEAM = ["--runner=FnApiRunner"]
 
@@ -31,8 +31,8 @@ class Line:
     def __init__(self, folder: pathlib.Path, rows: list[int], **fields: object) -> None:
         options = {"searcher": "exact", "shards": 2, "sharding": "hash", "k": 5, "max_queries": 60, **fields}
         self.config = Config(workdir=str(folder), index=IndexConfig(**options))
-        write_embeddings(self.config.queries_dir("val"), unit(80, seed=5), digests([f"val {i}" for i in range(80)]))
-        self.memory = ChangingMemory(self.config.memory_dir)
+        write_embeddings(self.config.places.queries("val"), unit(80, seed=5), digests([f"val {i}" for i in range(80)]))
+        self.memory = ChangingMemory(self.config.places.memory)
         for number, count in enumerate(rows):
             self.memory.put(number, count)
         self.memory.finish()
@@ -40,11 +40,11 @@ class Line:
 
     def update(self) -> tuple[dict, Difference]:
         self.memory.finish()
-        return update.run(self.config, Runner(BEAM))
+        return update.run(self.config.places, self.config.index, self.config.seed, Runner(BEAM))
 
     @property
     def index(self) -> Index:
-        return Index.open(self.config.index_dir)
+        return Index.open(self.config.places.index)
 
     def check(self, k: int = 9) -> None:
         """Every row that is used is found as brute force finds it, and no other."""
@@ -72,7 +72,7 @@ def test_rows_come_and_go(tmp_path):
     line.check()
     assert (facts["version"], facts["base"], facts["parent"]) == (2, 1, first.fingerprint)
     assert (facts["tombstones"], facts["rows"]) == (92, 58 + 45 + 29)
-    assert facts["memory"] == publication.memory_facts(Embeddings(line.config.memory_dir))
+    assert facts["memory"] == publication.memory_facts(Embeddings(line.config.places.memory))
     assert facts["base_memory"] == first.memory_snapshot
     assert [shard["is_delta"] for shard in facts["shards"]] == [False, False, True]
     assert line.index.search(unit(3, seed=1), 4).ids.shape == (3, 4)
@@ -108,8 +108,8 @@ def test_a_memory_that_only_grew_is_compared_without_reading_the_index(tmp_path,
     line.memory.put(2, 10)
     monkeypatch.setattr(shard_store, "read_names", lambda *_: pytest.fail("read"))
     line.memory.finish()
-    difference = update.compare(line.index, Embeddings(line.config.memory_dir))
-    assert not difference.gone and difference.added == 10
+    found = compare(line.index, Embeddings(line.config.places.memory))
+    assert not found.gone and found.added == 10
 
 
 def test_unchanged_memory_shards_are_not_read(tmp_path, monkeypatch):
@@ -153,10 +153,10 @@ def test_planned_shards_stay_until_the_index_is_built_anew(tmp_path, sharding):
     build.run(line.config, Runner(BEAM))
     assert line.index.facts == second
     # What a build has lost is built again only if its rows are all there.
-    os.unlink(storage.join(line.config.index_dir, "builds/00001/_done/shard-00001-of-00002.json"))
-    with pytest.raises(UserError, match="has lost shards of rows that have changed; run index.reindex --compact"):
+    os.unlink(storage.join(line.config.places.index, "builds/00001/_done/shard-00001-of-00002.json"))
+    with pytest.raises(UserError, match="has lost shards whose rows have changed; run index.reindex --compact"):
         build.run(line.config, Runner(BEAM))
-    rebuild.run(line.config, Runner(BEAM))
+    rebuild.run(line.config.places, line.config.index, line.config.seed, Runner(BEAM))
     third = line.index.facts
     assert third["regions"] == len(third["shards"]) == 4
     build.run(line.config, Runner(BEAM))
@@ -331,11 +331,11 @@ def test_patched_lists_of_scann_are_those_of_an_empty_folder(tmp_path, monkeypat
     ids, keys, images = line.memory.live
     own = np.r_[5:300:13]
     write_embeddings(
-        line.config.queries_dir("train"),
+        line.config.places.queries("train"),
         np.concatenate([unit(60, seed=8), keys[own]]),
         [*digests([f"train {i}" for i in range(60)]), *(images[place] for place in own)],
     )
-    neighbors.run(line.config, BEAM)
+    neighbors.run(line.config, Runner(BEAM))
     searched, search, folder = [], Lookup.search, tmp_path / "neighbors"
     monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
     for step in range(2):
@@ -344,11 +344,11 @@ def test_patched_lists_of_scann_are_those_of_an_empty_folder(tmp_path, monkeypat
         line.update()
         assert {shard["searcher"] for shard in line.index.facts["shards"]} == {"scann"}
         searched.clear()
-        neighbors.run(line.config, BEAM)
+        neighbors.run(line.config, Runner(BEAM))
         patched, lookups = snapshot(folder), sum(searched)
         folder.rename(tmp_path / "aside")
         searched.clear()
-        neighbors.run(line.config, BEAM)
+        neighbors.run(line.config, Runner(BEAM))
         assert snapshot(folder) == patched and 0 < lookups < sum(searched)
         shutil.rmtree(folder)
         (tmp_path / "aside").rename(folder)

@@ -5,7 +5,8 @@ from configs.base import Index
 from index.engines import exact
 from index.engines.exact import ExactSearcher
 from index.engines.searcher import ArrayKeys
-from tests.index.world import brute_force, unit
+from pipelines import nearest_neighbors
+from tests.world import brute_force, unit
 
 
 @pytest.mark.parametrize(("rows", "queries", "k"), [(300, 41, 7), (5, 3, 9), (1, 1, 1), (2000, 300, 64)])
@@ -24,9 +25,9 @@ def test_blocks_do_not_show(monkeypatch):
     keys, asked = unit(1000), unit(50, seed=1)
     keys[200:260] = keys[100]
     whole = ExactSearcher(keys).search(asked, 20)
-    monkeypatch.setattr(exact, "_KEY_BLOCK", 37)
-    monkeypatch.setattr(exact, "_QUERY_BLOCK", 7)
-    monkeypatch.setattr(exact, "_RESCORE_BYTES", 1000)
+    monkeypatch.setattr(nearest_neighbors, "KEY_BLOCK", 37)
+    monkeypatch.setattr(nearest_neighbors, "QUERY_BLOCK", 7)
+    monkeypatch.setattr(nearest_neighbors, "RESCORE_BYTES", 1000)
     cut = ExactSearcher(keys).search(asked, 20)
     np.testing.assert_array_equal(cut[0], whole[0])
     np.testing.assert_array_equal(cut[1], whole[1])

@@ -2,11 +2,11 @@ import numpy as np
 
 from benchmarks import index_data
 from index.engines import partitions
-from tests.index.world import unit
+from tests.world import unit
 
 
 def test_nearest_is_the_centre_at_the_least_distance(monkeypatch):
-    monkeypatch.setattr(partitions, "_BLOCK_ROWS", 37)
+    monkeypatch.setattr(partitions, "BLOCK_ROWS", 37)
     points, centres = unit(300), 1.5 * unit(20, seed=1)
     distances = ((points[:, None].astype(np.float64) - centres) ** 2).sum(-1)
     np.testing.assert_array_equal(partitions.nearest(points, centres), distances.argmin(1))
@@ -14,7 +14,7 @@ def test_nearest_is_the_centre_at_the_least_distance(monkeypatch):
 
 def test_of_many_centres_it_is_nearly_always_the_nearest_and_else_nearly_as_near():
     points = index_data.clustered(40_000, 0, 32)[0]
-    centres = partitions.fit(points, partitions._MIN_GROUPED, 2)
+    centres = partitions.fit(points, partitions.MIN_GROUPED, 2)
     distances = 2 - 2 * points @ centres.T
     found = partitions.nearest(points, centres)
     least, reached = distances.min(axis=1), distances[np.arange(len(points)), found]

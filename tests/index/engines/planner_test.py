@@ -84,8 +84,8 @@ def test_each_level_gets_the_cheapest_of_the_whole_grid(leaves, reorder):
     found = planner.frontier(measured, plan, rows, k, levels)
     grid = [
         Parameters(leaves_to_search, pre_reorder, k)
-        for leaves_to_search in planner._leaves_steps(plan.leaves)
-        for pre_reorder in planner._reorder_steps(rows, k)
+        for leaves_to_search in planner.leaves_steps(plan.leaves)
+        for pre_reorder in planner.reorder_steps(rows, k)
     ]
     assert len(measured.asked) == len(set(measured.asked)) < len(grid) / 3
     assert list(found) == list(levels)

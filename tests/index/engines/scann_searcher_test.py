@@ -18,7 +18,7 @@ from index.engines.planner import NO_TREE, Parameters, full_search, plan_shard
 from index.engines.searcher import ArrayKeys
 from index.measure.recall import recall_at_k
 from pipelines.errors import UserError
-from tests.index.world import brute_force, unit
+from tests.world import brute_force, unit
 
 ROWS, K = 3000, 10
 PLAN = scann_searcher.plan(ROWS, 33, Index(leaves=40, reorder="float32"))
@@ -122,14 +122,14 @@ def test_chunks_do_not_show_and_keys_are_in_the_partition_that_scann_would_choos
         (tmp_path / name).mkdir()
     scann_coder.write(ArrayKeys(keys), plan, str(tmp_path / "joined"))
     # Partitions a few at a time, too, do not show.
-    coder = scann_coder._Coder(keys, plan, str(tmp_path / "work"))
+    coder = scann_coder.Coder(keys, plan, str(tmp_path / "work"))
     whole = coder.code(keys)
-    coder._leaves_at_a_time = 7
+    coder.leaves_at_a_time = 7
     for name, part in coder.code(keys).items():
         np.testing.assert_array_equal(part, whole[name])
     coder.write_partitioner()
     np.save(tmp_path / "work" / "chunk.npy", keys)
-    assets = scann_coder._assets({**scann_coder._TRAINED, **scann_coder._CHUNK})
+    assets = scann_coder.assets_text({**scann_coder.TRAINED, **scann_coder.CHUNK})
     scann = scann_coder.library().scann_pybind.ScannNumpy(str(tmp_path / "work"), assets)
     scann.serialize(str(tmp_path / "coded"), True)
     for name in ("datapoint_to_token.npy", "hashed_dataset.npy", "bfloat16_dataset.npy"):
@@ -165,7 +165,7 @@ def test_built_in_chunks_it_finds_as_much_as_what_scann_builds_at_once(monkeypat
     scann = scann_coder.library()
     builder = scann.builder(keys, K, "dot_product")
     builder = builder.tree(plan.leaves, 1, training_sample_size=len(keys), min_partition_size=1)
-    builder = builder.score_ah(plan.dims_per_block, scann_coder._ANISOTROPIC_THRESHOLD)
+    builder = builder.score_ah(plan.dims_per_block, scann_coder.ANISOTROPIC_THRESHOLD)
     once = builder.reorder(K, quantize=scann.scann_builder.ReorderType.BFLOAT16).build()
     monkeypatch.setattr(searcher, "CHUNK_ROWS", 3000)
     chunked = scann_searcher.build(ArrayKeys(keys), plan)
@@ -212,13 +212,13 @@ def test_overlapping_builds_keep_standard_error():
     entered, left = threading.Event(), threading.Event()
 
     def other() -> None:
-        with scann_coder._quiet():
+        with scann_coder.quiet():
             entered.set()
             left.wait()
 
     thread = threading.Thread(target=other)
     try:
-        with scann_coder._quiet():
+        with scann_coder.quiet():
             thread.start()
             assert not entered.wait(0.1)
         left.set()
@@ -233,7 +233,7 @@ def test_overlapping_builds_keep_standard_error():
 def test_processor_without_avx(tmp_path, monkeypatch):
     info = tmp_path / "cpuinfo"
     info.write_text("processor\t: 0\nflags\t\t: fpu sse sse2 avxnot\nbugs\t\t: avx\n")
-    monkeypatch.setattr(scann_coder, "_CPU_INFO", str(info))
+    monkeypatch.setattr(scann_coder, "CPU_INFO", str(info))
     with pytest.raises(UserError, match="AVX.*--config.index.searcher=exact"):
         scann_searcher.build(ArrayKeys(unit(5)), NO_TREE)
     info.write_text("processor\t: 0\nflags\t\t: fpu sse sse2 avx\n")
@@ -242,20 +242,20 @@ def test_processor_without_avx(tmp_path, monkeypatch):
 
 def test_avx2_is_switched_on_where_there_is_any_and_finds_the_same(engine, tmp_path, monkeypatch):
     binding = scann_coder.library().scann_pybind.__file__
-    switch = ctypes.c_bool.in_dll(ctypes.CDLL(binding), scann_coder._AVX2_SWITCH)
+    switch = ctypes.c_bool.in_dll(ctypes.CDLL(binding), scann_coder.AVX2_SWITCH)
     tuned, queries, found = engine.with_parameters(Parameters(8, 20, K)), unit(200, dim=33, seed=1), {}
-    has_avx2 = {"avx2", "fma"} <= (scann_coder._processor_flags() or set())
+    has_avx2 = {"avx2", "fma"} <= (scann_coder.processor_flags() or set())
     for flags in ("avx", "avx avx2", "avx avx2 fma"):
         info = tmp_path / "cpuinfo"
         info.write_text(f"flags\t\t: fpu {flags}\n")
-        monkeypatch.setattr(scann_coder, "_CPU_INFO", str(info))
-        scann_coder._use_avx2.cache_clear()
+        monkeypatch.setattr(scann_coder, "CPU_INFO", str(info))
+        scann_coder.use_avx2.cache_clear()
         switch.value = False
         scann_coder.library()
         assert switch.value == ("fma" in flags)
         if not switch.value or has_avx2:
             found[switch.value] = tuned.search(queries, K)
-    scann_coder._use_avx2.cache_clear()
+    scann_coder.use_avx2.cache_clear()
     monkeypatch.undo()
     scann_coder.library()
     for (rows, scores), (others, other_scores) in itertools.combinations(found.values(), 2):

@@ -10,7 +10,7 @@ import pytest
 
 from index.engines.exact import ExactSearcher
 from index.engines.planner import NO_TREE
-from index.lists import layout, neighbor_job
+from index.lists import claim, neighbor_job
 from index.lists.patch import is_successor
 from index.store import index_manifest, shard_store
 from index.store.lookup import Lookup
@@ -19,7 +19,7 @@ from index.store.records import ShardRecord
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
-from tests.index.world import SPLITS, World, brute_force, snapshot, unit, write_embeddings
+from tests.world import SPLITS, World, brute_force, snapshot, unit, write_embeddings
 
 K = 7
 SHARDS = 6
@@ -35,7 +35,7 @@ class Living(World):
         for split in SPLITS:
             self.write_split(split)
         self.shards, self.gone = shards, np.empty(0, np.int64)
-        self._complete()
+        self.complete()
         return self
 
     @property
@@ -48,7 +48,7 @@ class Living(World):
         """Rows, in the global order, that can be found."""
         return (schemas.split_ids(self.ids)[0] < self.shards) & ~np.isin(self.ids, self.gone)
 
-    def _complete(self) -> None:
+    def complete(self) -> None:
         folder, drops = f"{self.folder}/memory", {}
         there = [marker for marker in self.markers.values() if marker.number < self.shards]
         for marker in there:
@@ -63,7 +63,7 @@ class Living(World):
         """Lets the memory grow to so many shards, takes rows away, and publishes the next version of the index."""
         index, old = Index.open(str(self.index)), self.live
         self.shards, self.gone = shards, np.union1d(self.gone, removed)
-        self._complete()
+        self.complete()
         number = index.version + 1
         build, build_hash = storage.join(str(self.index), shard_store.build_path(number)), f"{number:016d}"
         lists = shard_store.read_lists(str(self.index), index.shards[0])
@@ -155,7 +155,7 @@ def with_copies(folder: pathlib.Path, seed: int, rows: int = 240) -> Living:
     ],
 )
 def test_patched_lists_are_those_of_an_empty_folder(tmp_path, monkeypatch, seed, sharding, shards):
-    monkeypatch.setattr(layout, "_GROUP_ROWS", 32)
+    monkeypatch.setattr(claim, "GROUP_ROWS", 32)
     world, rng = with_copies(tmp_path, seed), np.random.default_rng(seed)
     flags = f"--config.index.sharding={sharding}", f"--config.index.shards={shards}"
     assert world.build(*flags) == 0 and world.neighbors() == 0
@@ -193,9 +193,7 @@ def test_unchanged_lists_are_searched_in_new_shards_only(tmp_path, monkeypatch):
     check_brute_force(world)
 
 
-@pytest.mark.parametrize(
-    "step", ["Route.process", "SearchShard._search", "MergeGroup._write_block", "GatherRows._gather"]
-)
+@pytest.mark.parametrize("step", ["Route.process", "SearchShard.search", "MergeGroup.write_block", "GatherRows.gather"])
 def test_stopped_patch_leaves_the_lists_before(tmp_path, monkeypatch, step):
     world = with_copies(tmp_path, 3)
     assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
@@ -244,7 +242,7 @@ def test_two_updates_and_a_stopped_patch_between(tmp_path, monkeypatch):
     world = with_copies(tmp_path, 5)
     assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
     world.update(4, world.ids[world.live][::11])
-    monkeypatch.setattr(neighbor_job.MergeGroup, "_merge", lambda *_: (_ for _ in ()).throw(UserError("stopped")))
+    monkeypatch.setattr(neighbor_job.MergeGroup, "merge", lambda *_: (_ for _ in ()).throw(UserError("stopped")))
     assert world.neighbors() == 2
     monkeypatch.undo()
     world.update(5, world.ids[world.live][::13])
@@ -295,7 +293,7 @@ def test_version_that_is_planned_is_searched(tmp_path, monkeypatch, capsys):
     assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
     right = snapshot(world.folder / "neighbors")
     shutil.rmtree(world.folder / "neighbors")
-    published, route = [], neighbor_job.Route._route
+    published, route = [], neighbor_job.Route.route
 
     def updated(self, group):
         if not published:
@@ -304,11 +302,11 @@ def test_version_that_is_planned_is_searched(tmp_path, monkeypatch, capsys):
             index_manifest.write(str(world.index), published[0] | {"version": 2}, {})
         return route(self, group)
 
-    monkeypatch.setattr(neighbor_job.Route, "_route", updated)
+    monkeypatch.setattr(neighbor_job.Route, "route", updated)
     assert world.neighbors() == 0
     assert snapshot(world.folder / "neighbors") == right
     shutil.rmtree(world.folder / "neighbors")
-    monkeypatch.setattr(neighbor_job.Route, "_route", lambda self, group: vanish() or route(self, group))
+    monkeypatch.setattr(neighbor_job.Route, "route", lambda self, group: vanish() or route(self, group))
 
     def vanish() -> None:
         index_manifest.write(str(world.index), published[0] | {"version": 3}, {})
@@ -322,14 +320,14 @@ def test_version_that_is_planned_is_searched(tmp_path, monkeypatch, capsys):
 def test_memory_that_changes_under_the_job_is_refused(tmp_path, monkeypatch, capsys):
     world = with_copies(tmp_path, 9)
     assert world.build("--config.index.sharding=hash") == 0
-    merge = neighbor_job.MergeGroup._merge
+    merge = neighbor_job.MergeGroup.merge
 
     def changed(self, group, shards):
         world.shards = 5
-        world._complete()
+        world.complete()
         return merge(self, group, shards)
 
-    monkeypatch.setattr(neighbor_job.MergeGroup, "_merge", changed)
+    monkeypatch.setattr(neighbor_job.MergeGroup, "merge", changed)
     assert world.neighbors() == 2
     assert (
         "memory: has changed while its neighbours were looked up; run index.neighbors again" in capsys.readouterr().err
@@ -344,6 +342,6 @@ def test_damaged_lists_are_not_patched(tmp_path, capsys):
     shutil.copy(version / "train-00001.parquet", version / "train-00000.parquet")
     world.update(4, world.ids[:2])
     assert world.neighbors() == 2
-    assert "train-00000.parquet: is damaged, it lists other queries; remove it" in capsys.readouterr().err
+    assert "train-00000.parquet: is damaged: it lists other queries; remove it" in capsys.readouterr().err
     (version / "train-00000.parquet").unlink()
     assert world.neighbors() == 0 and snapshot(world.folder / "neighbors") == world.anew()

@@ -15,7 +15,7 @@ from index.store.reader import Index
 from index.store.records import Found, Setting, ShardLists
 from pipelines import schemas
 from pipelines.errors import UserError
-from tests.index.world import World, brute_force, unit
+from tests.world import World, brute_force, unit
 
 
 def share(found: np.ndarray, right: np.ndarray) -> float:
@@ -69,7 +69,7 @@ def test_another_recall_is_another_point(built: World):
         assert point["recall"]["10"] >= recall
         assert not [p for p in facts["curve"] if p["recall"]["10"] >= recall and p["cost"] < point["cost"]]
     assert (cheap.level, cheap.probe) != (dear.level, dear.probe)
-    with pytest.raises(UserError, match="recall@10 of 1.01 is beyond this index, which reaches 0.9"):
+    with pytest.raises(UserError, match="recall@10 of 1.01 is out of reach for this index; its best is 0.9"):
         Index.open(str(built.index), recall=1.01)
 
 

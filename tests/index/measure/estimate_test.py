@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from configs.base import Index
+from configs.schema.search import PRECISIONS
 from index.engines import planner, scann_coder
 from index.engines.planner import NO_TREE
 from index.engines.searcher import ArrayKeys
 from index.measure import estimate
-from tests.index.world import unit
+from tests.world import unit
 
 
 def _bytes_on_disk(folder, rows):
@@ -17,7 +18,7 @@ def _bytes_on_disk(folder, rows):
     return sum(os.path.getsize(folder / name) for name in os.listdir(folder)) + (8 + 32) * rows
 
 
-@pytest.mark.parametrize("reorder", planner.PRECISIONS)
+@pytest.mark.parametrize("reorder", PRECISIONS)
 @pytest.mark.parametrize("changes", [{}, {"pca_dims": 32}])
 def test_bytes_on_disk_are_those_of_a_build(reorder, changes, tmp_path):
     rows, dim = 5000, 64

@@ -13,7 +13,7 @@ from index.measure.measurement import NEVER, Queries
 from index.store import keys
 from index.store.records import Found, ShardLists
 from pipelines.manifest import Embeddings
-from tests.index.world import DIM, KEY, World, brute_force, unit
+from tests.world import DIM, KEY, World, brute_force, unit
 
 
 def test_queries_are_drawn_without_replacement(world: World):
@@ -99,11 +99,11 @@ def test_exact_lists_are_those_of_brute_force(rows, chunk, depth, of_memory, see
 
 def test_shards_are_tuned_on_the_queries_nearest_to_them():
     nearness = np.array([8] * 90 + [2] * 60 + [4] * 60 + [NEVER] * 500)
-    assert measurement._nearest_queries(nearness).tolist() == list(range(90, 210))
+    assert measurement.nearest_queries(nearness).tolist() == list(range(90, 210))
     few = np.array([1] * 20 + [NEVER] * 30)
-    assert measurement._nearest_queries(few).tolist() == list(range(50))
-    assert measurement._nearest_queries(np.array([0] * 10, np.int64)).tolist() == list(range(10))
-    assert len(measurement._nearest_queries(nearness[:0])) == 0
+    assert measurement.nearest_queries(few).tolist() == list(range(50))
+    assert measurement.nearest_queries(np.array([0] * 10, np.int64)).tolist() == list(range(10))
+    assert len(measurement.nearest_queries(nearness[:0])) == 0
 
 
 def test_only_queries_that_may_visit_are_searched():

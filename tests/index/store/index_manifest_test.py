@@ -79,6 +79,6 @@ def test_folder_that_is_not_finished(tmp_path):
     for file in (None, "stage.json"):
         if file:
             manifest.claim(str(tmp_path), "index.build", {"seed": 0})
-        with pytest.raises(UserError, match="there is no finished index here; run index.build, it goes on"):
+        with pytest.raises(UserError, match="no finished index here; run index.build, which resumes where it stopped"):
             index_manifest.read(str(tmp_path))
     assert not index_manifest.exists(str(tmp_path))

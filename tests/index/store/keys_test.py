@@ -10,7 +10,7 @@ from index.store import keys
 from pipelines import schemas
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from tests.index.world import DIM, KEY, World, digests, unit, write_embeddings
+from tests.world import DIM, KEY, World, digests, unit, write_embeddings
 
 
 def test_streams_follow_the_global_row_order(world: World):

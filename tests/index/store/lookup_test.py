@@ -6,7 +6,7 @@ from index.engines.exact import ExactSearcher
 from index.store import lookup
 from index.store.lookup import Lookup
 from index.store.shard_store import Shard
-from tests.index.world import brute_force, digests, unit
+from tests.world import brute_force, digests, unit
 
 K = 7
 
@@ -75,7 +75,7 @@ def test_many_copies_of_an_image_are_searched_a_few_queries_at_a_time(monkeypatc
             searched.append((len(queries), k + more))
             return super().search(queries, k, more)
 
-    monkeypatch.setattr(lookup, "_LIST_ENTRIES", 600)
+    monkeypatch.setattr(lookup, "LIST_ENTRIES", 600)
     ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images, np.zeros(400, bool))).search(
         queries, K, own
     )

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.building import build_job, publication
+from index.building.claim import claim_build
 from index.engines.exact import ExactSearcher
 from index.engines.planner import NO_TREE, Parameters
 from index.store import index_manifest, reader, routing, shard_store
@@ -19,10 +20,10 @@ from index.store.reader import Index
 from index.store.records import Setting, ShardRecord
 from index.store.routing import Router
 from index.store.shard_store import Shard
-from pipelines import config_file, schemas, storage
+from pipelines import options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.runner import Runner
-from tests.index.world import DIM, KEY, World, brute_force, snapshot, unit
+from tests.world import DIM, KEY, World, brute_force, snapshot, unit
 
 SIZES = {"max_examples": 60, "deadline": None}
 IMAGES = np.array([bytes([i + 1]) * 32 for i in range(12)], "S32")
@@ -80,7 +81,7 @@ def layout(rows: int, regions: int, deltas: int, removed: float, seed: int) -> L
     index.__dict__["router"] = router
     for number in range(len(records)):
         mine = np.flatnonzero(owners == number)
-        index._loaded[number] = Lookup(Shard(ExactSearcher(keys[mine]), ids[mine], images[mine], gone[mine]))
+        index.loaded[number] = Lookup(Shard(ExactSearcher(keys[mine]), ids[mine], images[mine], gone[mine]))
     return Layout(keys, ids, images, owners, gone, is_delta, router, index)
 
 
@@ -134,12 +135,14 @@ def test_lists_are_padded_but_not_without_end():
     np.testing.assert_array_equal(hits.ids[:, :30], right.ids)
     assert hits.ids.shape == (4, 4096) and (hits.ids[:, 30:] == -1).all() and (hits.scores[:, 30:] == -np.inf).all()
     asked = []
-    for lookup in made.index._loaded.values():
+    for lookup in made.index.loaded.values():
         lookup.search = lambda q, k, own, search=lookup.search: asked.append(k) or search(q, k, own)
     made.index.search(queries, 4096)
     assert max(asked) == max(shard.rows for shard in made.index.shards)
     for k in (4097, 10**15, -1):
-        with pytest.raises(UserError, match=f"nowhere: has 30 rows, so lists cannot be {k:,} long; ask for fewer$"):
+        with pytest.raises(
+            UserError, match=f"nowhere: has 30 rows, so a list cannot have {k:,} entries; ask for fewer$"
+        ):
             made.index.search(queries, k)
 
 
@@ -172,7 +175,7 @@ def test_blocks_of_queries_do_not_matter(monkeypatch):
     made = layout(60, 4, 1, 0.1, 5)
     queries, own = integers(50, 6), IMAGES[np.arange(50) % len(IMAGES)]
     whole = made.index.search(queries, 6, own)
-    monkeypatch.setattr(reader, "_BLOCK_QUERIES", 7)
+    monkeypatch.setattr(reader, "BLOCK_QUERIES", 7)
     for left, right in zip(
         dataclasses.astuple(made.index.search(queries, 6, own)), dataclasses.astuple(whole), strict=True
     ):
@@ -181,7 +184,7 @@ def test_blocks_of_queries_do_not_matter(monkeypatch):
 
 @pytest.mark.parametrize("queries", [np.zeros((3, DIM + 1)), np.zeros(DIM), np.zeros((2, 2, DIM)), np.zeros((0, 1))])
 def test_queries_of_another_shape(queries):
-    with pytest.raises(UserError, match=r"nowhere: takes queries of the shape \[n, 12\], not \["):
+    with pytest.raises(UserError, match=r"nowhere: takes queries of shape \[n, 12\], not \["):
         layout(9, 1, 0, 0, 0).index.search(queries, 3)
 
 
@@ -237,12 +240,12 @@ def test_an_opened_index_goes_on_while_another_version_is_built(world: World):
     assert world.build() == 0
     opened, queries = Index.open(str(world.index)), unit(20, seed=4)
     right, before = Index.open(str(world.index)).search(queries, 9), snapshot(world.index)
-    config = config_file.load(str(world.config_file))
+    config = options.load(str(world.config_file))
     failed: list[BaseException] = []
 
     def build_again() -> None:
         try:
-            job = build_job.claim(config, number=2)
+            job = claim_build(config.places, config.index, config.seed, number=2)
             build_job.build_missing(job, Runner(["--runner=FnApiRunner"]))
             publication.publish(job)
         except BaseException as error:

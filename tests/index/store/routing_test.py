@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from index.store import routing
 from index.store.routing import PROBES, Router
-from tests.index.world import digests, unit
+from tests.world import digests, unit
 
 SIZES = {"max_examples": 40, "deadline": None}
 
@@ -123,9 +123,3 @@ def test_hash_of_digests_that_end_in_zero_bytes():
     router = routing.without_regions(5, 12)
     right = [int.from_bytes(image[:8], "big") % 5 for image in images]
     assert router.shard_of(np.empty((2, 12), np.float32), np.array(images, "S32")).tolist() == right
-
-
-def test_nearest_in_blocks():
-    keys, centroids = grid(20_000, 5, 0), grid(30, 5, 1)
-    np.testing.assert_array_equal(routing.nearest(keys, centroids), (keys @ centroids.T).argmax(1))
-    assert routing.nearest(keys[:0], centroids).shape == (0,)

@@ -10,7 +10,7 @@ from index.store import shard_store
 from index.store.reader import Index
 from pipelines import storage
 from pipelines.errors import UserError
-from tests.index.world import World, brute_force, snapshot, unit, without_rates
+from tests.world import World, brute_force, snapshot, unit, without_rates
 
 FLAGS = ["--config.index.shards=2", "--config.index.leaves=8"]
 FIRST = "builds/00001/shard-00000-of-00002"

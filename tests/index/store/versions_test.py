@@ -6,7 +6,7 @@ import sys
 
 from index.store import index_manifest, versions
 from index.store.reader import Index
-from tests.index.world import REPOSITORY, World, unit
+from tests.world import REPOSITORY, World, unit
 
 
 def publish(world: World, build: str) -> None:

@@ -35,10 +35,10 @@ def test_names_of_each_kind_of_text_are_read(tmp_path):
     path = tmp_path / "classes.parquet"
     vectors = _write(path)
     found = class_names.load(str(path), _ENCODERS, ("image", "text", "text_large"), ["a dog"])
-    assert sorted(found) == ["names_text", "names_text_large"]
+    assert sorted(found) == ["text", "text_large"]
     for kind in ("text", "text_large"):
         vector = vectors[f"value_{kind}"][:1].astype(np.float64)
-        np.testing.assert_allclose(found[f"names_{kind}"], vector / np.linalg.norm(vector), rtol=1e-6)
+        np.testing.assert_allclose(found[kind], vector / np.linalg.norm(vector), rtol=1e-6)
 
 
 def test_there_are_none_without_a_file_or_text_values(tmp_path):
@@ -51,7 +51,7 @@ def test_there_are_none_without_a_file_or_text_values(tmp_path):
 def test_a_kind_that_the_file_lacks_is_left_out(tmp_path):
     path = tmp_path / "classes.parquet"
     _write(path, columns=("value_text",))
-    assert list(class_names.load(str(path), _ENCODERS, ("text", "text_large"), _NAMES)) == ["names_text"]
+    assert list(class_names.load(str(path), _ENCODERS, ("text", "text_large"), _NAMES)) == ["text"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A memory in files: what is in them, what a batch gets, and that training sees no difference."""
+"""A memory in files: their contents, the rows of a batch, and that training gives the same results."""
 
 import dataclasses
 
@@ -38,13 +38,13 @@ def _standardized(x):
 def file(tmp_path_factory):
     """A file of several record batches, and what is in it."""
     path = str(tmp_path_factory.mktemp("rows") / "key.arrow")
-    rows = np.random.default_rng(0).normal(size=(2 * vectors._CHUNK_ROWS + 77, 5)).astype(np.float32)
+    rows = np.random.default_rng(0).normal(size=(2 * vectors.CHUNK_ROWS + 77, 5)).astype(np.float32)
     RowFile.write(path, rows, "float32")
     return RowFile(path, rows.shape, "float32"), _standardized(rows)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.sets(st.integers(0, 2 * vectors._CHUNK_ROWS + 76), min_size=1, max_size=40), st.integers(0, 3))
+@given(st.sets(st.integers(0, 2 * vectors.CHUNK_ROWS + 76), min_size=1, max_size=40), st.integers(0, 3))
 def test_rows_are_read_from_any_record_batch(file, rows, more):
     rows = np.array(sorted(rows))
     window = file[0].read(rows, len(rows) + more)
@@ -53,7 +53,7 @@ def test_rows_are_read_from_any_record_batch(file, rows, more):
 
 
 def test_the_first_and_last_row_of_each_record_batch(file):
-    size = vectors._CHUNK_ROWS
+    size = vectors.CHUNK_ROWS
     rows = np.array([0, size - 1, size, 2 * size - 1, 2 * size, 2 * size + 76])
     np.testing.assert_allclose(file[0].read(rows, 6), file[1][rows], atol=1e-5)
 
@@ -124,7 +124,7 @@ def test_a_file_that_is_not_made_whole_is_absent(tmp_path):
                 raise OSError("torn away")
             return np.asarray(self)[rows]
 
-    rows = np.zeros((vectors._CHUNK_ROWS + 1, 2), np.float32).view(Broken)
+    rows = np.zeros((vectors.CHUNK_ROWS + 1, 2), np.float32).view(Broken)
     with pytest.raises(OSError, match="torn away"):
         RowFile.write(str(tmp_path / "key.arrow"), rows, "float32")
     assert not list(tmp_path.iterdir())
@@ -137,5 +137,5 @@ def test_damaged_files_are_refused(tmp_path, damage):
     data = path.read_bytes()
     shape, dtype = {"rows": (7, 4), "width": (6, 3)}.get(damage, (6, 4)), "bfloat16" if damage == "dtype" else "float32"
     path.write_bytes({"cut": data[:-40], "noise": b"\7" * 100}.get(damage, data))
-    with pytest.raises(UserError, match=r"key.arrow: is no whole file of . rows of . \w+ values; remove it"):
+    with pytest.raises(UserError, match=r"key.arrow: is no complete file of . rows of . \w+ values; remove it"):
         RowFile(str(path), shape, dtype)

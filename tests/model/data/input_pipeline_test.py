@@ -15,7 +15,8 @@ from model.data import input_pipeline, sampling
 from model.data.input_pipeline import Augment, Draws, Images
 from pipelines.errors import UserError
 from pipelines.images.decode import ImagePreprocess, decode, prepare
-from tests.index import world
+from pipelines.sources.pictures import Pictures
+from tests import world
 
 ROWS, WIDTH, HEIGHT = 14, 120, 90
 PREPROCESS = ImagePreprocess(16, crop_fraction=0.875, resize="area")
@@ -34,7 +35,7 @@ def _ramp(number: int) -> bytes:
 
 @pytest.fixture
 def config(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """A split of two shards whose images lie in folders that are called as the shards."""
+    """A split of two shards whose images are in folders named after the shards."""
     monkeypatch.chdir(tmp_path)
     images = [_ramp(row) for row in range(ROWS)]
     for row, image in enumerate(images):
@@ -46,14 +47,19 @@ def config(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return Config(workdir="out", train_set=Source(format="image_list"), embed=Embed(max_image_pixels=1 << 20))
 
 
+def _images(config: Config, augment: Augment | None, preprocess: ImagePreprocess = PREPROCESS) -> Images:
+    read = Pictures(config.train_set, config.data, config.embed).read
+    return Images(config.places.queries("train"), read, config.embed.max_image_pixels, preprocess, augment)
+
+
 def _training(config: Config, begin: int, end: int, workers: int, augment: Augment = AUGMENT) -> list:
-    images, draws = Images(config, "train", PREPROCESS, augment), Draws(LABELS, "uniform", 5)
+    images, draws = _images(config, augment), Draws(LABELS, "uniform", 5)
     with input_pipeline.training(images, draws, 5, begin, end, 4, workers) as stream:
         return [(part.images.tobytes(), part.rows.tolist()) for part in stream]
 
 
 def test_evaluation_gives_the_pixels_that_were_embedded_in_order(config):
-    with input_pipeline.evaluation(Images(config, "train", PREPROCESS, None), 4, 0) as stream:
+    with input_pipeline.evaluation(_images(config, None), 4, 0) as stream:
         parts = list(stream)
     assert np.concatenate([part.rows for part in parts]).tolist() == [*range(ROWS), 0, 0]
     for part in parts:
@@ -63,7 +69,7 @@ def test_evaluation_gives_the_pixels_that_were_embedded_in_order(config):
 
 
 def test_without_crops_and_flips_training_sees_the_same_pixels(config):
-    plain, varied = (Images(config, "train", PREPROCESS, a) for a in (None, Augment(1.0, 2.0, False)))
+    plain, varied = (_images(config, a) for a in (None, Augment(1.0, 2.0, False)))
     for row in range(ROWS):
         rng = np.random.default_rng(row)
         np.testing.assert_array_equal(varied.load(row, rng), plain.load(row, rng))
@@ -96,7 +102,7 @@ def test_any_number_of_workers_gives_the_same_bytes(config):
 
 def test_crops_have_the_area_and_aspect_that_are_asked_for(config):
     preprocess = ImagePreprocess(64)
-    images = Images(config, "train", preprocess, Augment(0.25, 1.5, True))
+    images = _images(config, Augment(0.25, 1.5, True), preprocess)
     shares, aspects, mirrored, places = [], [], 0, []
     for number in range(300):
         pixels = images.load(3, np.random.default_rng((1, number))).astype(np.float64)
@@ -120,7 +126,7 @@ def test_a_picture_that_no_crop_fits_gives_its_central_square(config):
     image = Image.new("RGB", shape)
     image.paste((255, 0, 0), (490, 0, 510, 20))
     picture = decode(_png(image), 1 << 20)
-    pixels = input_pipeline._random_crop(picture, 8, Augment(0.9, 1.2, False), np.random.default_rng(0))
+    pixels = input_pipeline.random_crop(picture, 8, Augment(0.9, 1.2, False), np.random.default_rng(0))
     # The filter looks a little over the edge.
     assert (pixels[:, 1:-1] == (255, 0, 0)).all()
 
@@ -143,7 +149,7 @@ def test_an_image_that_is_another_now_is_named_with_its_row(config, workers):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_said(config):
-    images, draws = Images(config, "train", PREPROCESS, AUGMENT), Draws(LABELS, "uniform", 5)
+    images, draws = _images(config, AUGMENT), Draws(LABELS, "uniform", 5)
     with input_pipeline.training(images, draws, 5, 0, 10_000, 4, 2) as stream:
         assert len(list(itertools.islice(stream, 3))) == 3
         multiprocessing.active_children()[0].kill()

@@ -11,7 +11,7 @@ from model.data import datasets, memories
 from model.data.memories import Memory
 from pipelines import options
 from pipelines.errors import UserError
-from tests.index.world import World, brute_force
+from tests.world import World, brute_force
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def config(world):
 
 @pytest.fixture(scope="module")
 def task(config):
-    return datasets.load(config)
+    return datasets.load(config.places, config.train)
 
 
 @given(st.integers(0, 1000), st.integers(1, 300), st.integers(1, 12), st.integers(1, 9))
@@ -54,8 +54,8 @@ def test_search_finds_what_brute_force_finds(seed, queries, keys, k):
 
 
 def test_the_whole_memory_gives_the_lists_of_the_exact_index(config, task):
-    memory = memories.load(config, ("text",))
-    again = memories.retrieve(config, task, memory, 7, exclude_same_image=True)
+    memory = memories.load(config.places.memory, ("text",))
+    again = memories.retrieve(config.places, task, memory, 7, exclude_same_image=True)
     for name, split in task.splits.items():
         mine = again.splits[name]
         np.testing.assert_array_equal(mine.mask, split.mask)
@@ -66,35 +66,35 @@ def test_the_whole_memory_gives_the_lists_of_the_exact_index(config, task):
 
 
 def test_an_image_retrieves_itself_only_where_that_is_not_excluded(config, task, world):
-    memory = memories.load(config, ("text",))
+    memory = memories.load(config.places.memory, ("text",))
     own = [number for number in range(len(memory)) if memory.images[number] == world.query_images["train"][3]]
     assert own == [5, 7]
-    left_out = memories.retrieve(config, task, memory, 7, exclude_same_image=True).splits["train"]
+    left_out = memories.retrieve(config.places, task, memory, 7, exclude_same_image=True).splits["train"]
     assert not np.isin(left_out.neighbors[3], own).any()
-    kept = memories.retrieve(config, task, memory, 7, exclude_same_image=False).splits["train"]
+    kept = memories.retrieve(config.places, task, memory, 7, exclude_same_image=False).splits["train"]
     assert kept.neighbors[3, :2].tolist() == own and kept.scores[3, 0] == pytest.approx(1)
 
 
 def test_a_memory_smaller_than_the_lists_pads_them(config, task):
-    memory = memories.load(config, ("text",)).take(np.arange(3))
-    split = memories.retrieve(config, task, memory, 7, True).splits["val"]
+    memory = memories.load(config.places.memory, ("text",)).take(np.arange(3))
+    split = memories.retrieve(config.places, task, memory, 7, True).splits["val"]
     assert split.mask.sum(1).tolist() == [3] * 60
     assert (split.neighbors[~split.mask] == 0).all() and (split.scores[~split.mask] == 0).all()
     with pytest.raises(UserError, match="has no rows"):
-        memories.retrieve(config, task, memory.take(np.arange(0)), 7, True)
+        memories.retrieve(config.places, task, memory.take(np.arange(0)), 7, True)
 
 
 def _named(task):
     names = np.eye(5, 3, dtype=np.float32)
-    return dataclasses.replace(task, classes={**task.classes, "names_text": names}, class_names=list("abcde"))
+    return dataclasses.replace(task, name_vectors={"text": names}, class_names=list("abcde"))
 
 
 def test_the_training_set_as_memory_leaves_an_images_own_entry_out(config, task, world):
     task = _named(task)
-    memory = memories.of_training_set(config, task)
+    memory = memories.of_training_set(config.places, task)
     assert memory.captions.tolist() == ["abcde"[i % 5] for i in range(70)]
     np.testing.assert_array_equal(memory.values["text"], np.eye(5, 3)[np.arange(70) % 5])
-    found = memories.retrieve(config, task, memory, 4, True)
+    found = memories.retrieve(config.places, task, memory, 4, True)
     rows, _ = brute_force(world.queries["train"], world.queries["train"], 5)
     for i, row in enumerate(rows):
         assert found.splits["train"].neighbors[i].tolist() == [j for j in row if j != i][:4]
@@ -103,7 +103,10 @@ def test_the_training_set_as_memory_leaves_an_images_own_entry_out(config, task,
 
 
 def test_joined_memories_are_both(config, task):
-    memory, images = memories.load(config, ("text",)), memories.of_training_set(config, _named(task))
+    memory, images = (
+        memories.load(config.places.memory, ("text",)),
+        memories.of_training_set(config.places, _named(task)),
+    )
     both = memory.join(images)
     assert len(both) == len(memory) + 70 and both.values["text"].shape == (len(both), 3)
     np.testing.assert_array_equal(both.take(np.arange(len(memory), len(both))).keys, images.keys)
@@ -115,15 +118,15 @@ def test_joined_memories_are_both(config, task):
 
 def test_refusals(config, task, monkeypatch):
     with pytest.raises(UserError, match="names of the classes are not embedded"):
-        memories.of_training_set(config, dataclasses.replace(task, classes={}))
+        memories.of_training_set(config.places, dataclasses.replace(task, name_vectors={}))
     both = dataclasses.replace(_named(task), values={"text": task.values["text"], "image": task.values["text"]})
     with pytest.raises(UserError, match="set --config.train.values=text"):
-        memories.of_training_set(config, both)
+        memories.of_training_set(config.places, both)
     with pytest.raises(UserError, match="has no 'value_image' vectors"):
-        memories.load(config, ("image",))
+        memories.load(config.places.memory, ("image",))
     monkeypatch.setattr(memories, "MAX_ROWS", 399)
     with pytest.raises(UserError, match="has 400 rows; .* at most 399"):
-        memories.load(config, ("text",))
+        memories.load(config.places.memory, ("text",))
 
 
 def test_rows_are_taken_with_all_their_columns():

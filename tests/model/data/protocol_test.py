@@ -37,20 +37,24 @@ def _marker(number, config_hash, rows, rejected=0):
 
 
 def _lose(config, split, rejected):
-    folder = config.queries_dir(split)
+    folder = config.places.queries(split)
     config_hash = json.load(open(f"{folder}/complete.json"))["config_hash"]
     _marker(1, config_hash, 6, rejected).write(folder)
 
 
+def _check(config, counts):
+    protocol.check(config.places, config.protocol, config.queries, config.train, counts)
+
+
 def _refused(config, counts=_COUNTS):
     with pytest.raises(UserError) as caught:
-        protocol.check(config, counts)
+        _check(config, counts)
     return str(caught.value)
 
 
 def test_what_is_as_published_passes_and_nothing_is_lost(config):
-    protocol.check(config, _COUNTS)
-    assert protocol.lost_rows(config) == {}
+    _check(config, _COUNTS)
+    assert protocol.lost_rows(config.places) == {}
 
 
 @pytest.mark.parametrize(
@@ -65,17 +69,17 @@ def test_a_wrong_list_is_named_with_what_to_do(config, split, published, words):
     changed = dataclasses.replace(_PROTOCOL, **{f"{split}_rows": published})
     sentence = _refused(dataclasses.replace(config, protocol=changed))
     assert sentence.startswith(words)
-    assert f"or set --config.protocol.{split}_rows={_ROWS[split]} to take it as it is" in sentence
+    assert f"or set --config.protocol.{split}_rows={_ROWS[split]} to use it as it is" in sentence
 
 
 def test_images_that_could_not_be_read_are_no_wrong_list_but_are_told(config):
     _lose(config, "test", 2)
     _lose(config, "train", 3)
     # One of the classes lost its place in its group, one is gone: what is missing explains it.
-    protocol.check(config, np.array([150, 101, 100, 50, 20, 19, 19]))
-    assert protocol.lost_rows(config) == {
-        "train": f"3 of 462 images could not be used and do not count, see {config.queries_dir('train')}/_rejects",
-        "test": f"2 of 24 images could not be used and do not count, see {config.queries_dir('test')}/_rejects",
+    _check(config, np.array([150, 101, 100, 50, 20, 19, 19]))
+    assert protocol.lost_rows(config.places) == {
+        "train": f"3 of 462 images could not be used and do not count, see {config.places.queries('train')}/_rejects",
+        "test": f"2 of 24 images could not be used and do not count, see {config.places.queries('test')}/_rejects",
     }
 
 
@@ -97,10 +101,8 @@ def test_classes_and_groups_are_counted(config):
 def test_the_other_convention_counts_the_bounds_to_the_outer_groups(config):
     oltr = dataclasses.replace(config, train=Train(shots="oltr"))
     assert "has 3/1/4 many-" in _refused(oltr)
-    protocol.check(
-        dataclasses.replace(oltr, protocol=dataclasses.replace(_PROTOCOL, classes_per_group=(3, 1, 4))), _COUNTS
-    )
+    _check(dataclasses.replace(oltr, protocol=dataclasses.replace(_PROTOCOL, classes_per_group=(3, 1, 4))), _COUNTS)
 
 
 def test_a_config_without_a_protocol_checks_nothing(config):
-    protocol.check(dataclasses.replace(config, protocol=Protocol()), np.array([1]))
+    _check(dataclasses.replace(config, protocol=Protocol()), np.array([1]))

@@ -11,7 +11,7 @@ def _rows(count):
 
 @pytest.mark.parametrize("count", [0, 1, 5000])
 def test_rows_are_standardized_chunk_by_chunk(monkeypatch, count):
-    monkeypatch.setattr("model.data.vectors._CHUNK_ROWS", 999)
+    monkeypatch.setattr("model.data.vectors.CHUNK_ROWS", 999)
     rows = _rows(count).astype(np.float64)
     wanted = (rows - rows.mean(1, keepdims=True)) / rows.std(1, keepdims=True)
     found = tables.standardized(_rows(count), "float32")
@@ -26,5 +26,5 @@ def test_bfloat16_is_the_rounded_float32():
 
 @pytest.mark.skipif(jax.local_device_count() > 1, reason="each device has its own copy")
 def test_a_table_is_taken_without_a_copy():
-    table = tables._empty((1000, 24), "float32")
+    table = tables.aligned_empty((1000, 24), "float32")
     assert parallel.replicate(table).unsafe_buffer_pointer() == table.ctypes.data

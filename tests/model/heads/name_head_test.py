@@ -14,6 +14,7 @@ from model.data.batch import Batch
 from model.data.datasets import Split, Task
 from model.heads import registry
 from model.prepare import name_prior
+from model.prepare.name_prior import NamePrior
 from model.training import preparation
 from pipelines.errors import UserError
 
@@ -40,17 +41,16 @@ def _case(seed: int = 0):
     mask[1, 2:] = False
     mask[2] = False
     values = {"text": jnp.asarray(_standardize(rng.normal(size=(_B, _K, _V))), jnp.float32)}
-    classes = {"names_text": normal(_C, _V), "name_whitening": normal(_D + 1, _D), "name_means": normal(_C, _D)}
+    known = NamePrior(normal(_C, _V), normal(_D + 1, _D), normal(_C, _D))
     scores = jnp.asarray(rng.uniform(size=(_B, _K)), jnp.float32)
-    batch = Batch(normal(_B, _D), normal(_B, _K, _D), values, scores, jnp.asarray(mask), classes)
+    batch = Batch(normal(_B, _D), normal(_B, _K, _D), values, scores, jnp.asarray(mask), known)
     head = registry.build("mam_names", Train(names=_NAMES), _C, batch)
     return batch, head, registry.init(head, batch, 0)
 
 
 def _expected(batch: Batch, params: dict) -> tuple[np.ndarray, np.ndarray]:
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    facts = ("names_text", "name_whitening", "name_means")
-    names, whitening, means = (np.asarray(batch.classes[name], np.float64) for name in facts)
+    names, whitening, means = (np.asarray(part, np.float64) for part in batch.prepared)
     logits, weights = np.zeros((_B, _C)), np.zeros((_B, _K))
     for b in range(_B):
         y = np.append(_standardize(batch.queries[b]), 1) @ whitening
@@ -90,7 +90,7 @@ def test_the_head_is_what_numpy_says():
     logits, weights = _expected(batch, params)
     np.testing.assert_allclose(output.logits, logits, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(output.weights, weights, rtol=2e-5, atol=1e-6)
-    whitened = np.column_stack([_standardize(batch.queries), np.ones(_B)]) @ np.asarray(batch.classes["name_whitening"])
+    whitened = np.column_stack([_standardize(batch.queries), np.ones(_B)]) @ np.asarray(batch.prepared.whitening)
     np.testing.assert_allclose(output.features, whitened, rtol=1e-4, atol=1e-5)
 
 
@@ -139,14 +139,14 @@ def test_shares_of_classes_and_of_none_make_one(cosines, temperature, threshold)
 def test_the_prior_is_discriminant_analysis_with_what_captions_say(monkeypatch):
     rng = np.random.default_rng(0)
     keys, texts, names = (rng.normal(size=shape).astype(np.float32) for shape in ((_M, _D), (_M, _V), (_C, _V)))
-    monkeypatch.setattr(name_prior, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(name_prior, "BLOCK_ROWS", 16)
     whitening, means = name_prior.fit(keys, texts, names, _NAMES)
     x = _standardize(keys)
     shares = np.stack([_posterior(text, names, _NAMES.temperature, _NAMES.threshold) for text in texts])
     covariance = np.cov(x.T, bias=True)
     covariance += _NAMES.ridge * np.trace(covariance) / _D * np.eye(_D)
     average = np.stack(
-        [(share[:, None] * (x - x.mean(0))).sum(0) / (share.sum() + name_prior._ROWS_OF_NONE) for share in shares.T]
+        [(share[:, None] * (x - x.mean(0))).sum(0) / (share.sum() + name_prior.ROWS_OF_NONE) for share in shares.T]
     )
     query = _standardize(rng.normal(size=_D))
     y = np.append(query, 1) @ whitening
@@ -168,7 +168,7 @@ def test_the_mean_of_a_class_that_no_caption_names_is_that_of_all():
     np.testing.assert_allclose(means, 0, atol=1e-4)
 
 
-def _task(classes: dict[str, np.ndarray]) -> Task:
+def _task(name_vectors: dict[str, np.ndarray]) -> Task:
     rng = np.random.default_rng(0)
     neighbors = np.array([[0, 2, 5], [5, 7, 0]], np.int32)
     mask = np.array([[True, True, True], [True, True, False]])
@@ -187,24 +187,24 @@ def _task(classes: dict[str, np.ndarray]) -> Task:
         values={"text": rng.normal(size=(9, _V)).astype(np.float32)},
         class_counts=np.array([1, 1]),
         class_names=["a", "b"],
-        classes=classes,
+        name_vectors=name_vectors,
         fingerprint="",
     )
 
 
 def test_the_prior_reads_only_what_training_images_retrieved():
     names = np.random.default_rng(1).normal(size=(2, _V)).astype(np.float32)
-    task = _task({"names_text": names})
-    found = preparation.prepare(task, Train(heads=("mam_names",))).classes
+    task = _task({"text": names})
+    found = preparation.prepare(task, Train(heads=("mam_names",))).prepared["mam_names"]
     rows = [0, 2, 5, 7]
     whitening, means = name_prior.fit(task.keys[rows], task.values["text"][rows], names, Names())
-    np.testing.assert_array_equal(found["name_whitening"], whitening)
-    np.testing.assert_array_equal(found["name_means"], means)
+    np.testing.assert_array_equal(found.whitening, whitening)
+    np.testing.assert_array_equal(found.means, means)
     keys = task.keys.copy()
     keys[[1, 3, 4, 6, 8]] += 1
     same = preparation.prepare(dataclasses.replace(task, keys=keys), Train(heads=("mam_names",)))
-    np.testing.assert_array_equal(same.classes["name_means"], means)
-    assert "name_means" not in preparation.prepare(task, Train(heads=("mam",))).classes
+    np.testing.assert_array_equal(same.prepared["mam_names"].means, means)
+    assert not preparation.prepare(task, Train(heads=("mam",))).prepared
 
 
 def test_missing_names_are_worded():

@@ -4,34 +4,53 @@ import numpy as np
 import pytest
 
 from configs.base import Train
+from configs.schema import training
 from model.data.batch import Batch
 from model.heads import registry
 from model.heads.linear import dropout, thin
+from model.prepare.class_bank import Bank
+from model.prepare.name_prior import NamePrior
+from pipelines.errors import UserError
 
-_RETRIEVAL = ("mean_knn", "mam", "mam_names", "rac")
 
-
-def _batch(b=4, k=6, d=16, seed=0):
+def _batch(head="mam", b=4, k=6, d=16, seed=0):
     rng = np.random.default_rng(seed)
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     values = {"text": normal(b, k, 12), "image": normal(b, k, 10)}
-    classes = {"bank_text": normal(7, 5, 12), "bank_mask": jnp.asarray(rng.random((7, 5)) < 0.8)}
-    batch = Batch(normal(b, d), normal(b, k, d), values, normal(b, k), jnp.ones((b, k), bool), classes)
-    names = {"names_text": normal(7, 12), "name_whitening": normal(d + 1, d), "name_means": normal(7, d)}
-    return batch._replace(classes=classes | names)
+    bank = Bank(normal(7, 5, 12), jnp.asarray(rng.random((7, 5)) < 0.8))
+    batch = Batch(normal(b, d), normal(b, k, d), values, normal(b, k), jnp.ones((b, k), bool))
+    known = NamePrior(normal(7, 12), normal(d + 1, d), normal(7, d))
+    return batch._replace(prepared={"vl_ltr": bank, "mam_names": known}.get(head))
 
 
 def test_mlp_has_the_parameters_of_mam():
-    train = Train(attention_dim=8)
     batch = _batch()
-    counts = {name: registry.count_parameters(registry.build(name, train, 7, batch), batch) for name in registry.HEADS}
+
+    def count(name, **settings):
+        head = registry.build(name, Train(attention_dim=8, **settings), 7, batch)
+        return registry.count_parameters(head, batch)
+
+    counts = {name: count(name) for name in ("linear", "mlp", "mean_knn", "mam")}
     assert abs(counts["mlp"] - counts["mam"]) <= batch.queries.shape[-1] + 1
     assert counts["linear"] < counts["mean_knn"] < counts["mam"]
+    # Where values start changes no shape, and nothing need be prepared to count.
+    assert count("mlp", value_scale=1.0) == counts["mlp"]
+
+
+def test_the_config_knows_the_same_heads():
+    assert tuple(registry.HEADS) == training.HEADS
+    assert {name for name, head in registry.HEADS.items() if head.needs_text} == set(training.TEXT_HEADS)
+    assert all(head.name == name for name, head in registry.HEADS.items())
+
+
+def test_an_unknown_head_is_refused():
+    with pytest.raises(UserError, match="no head 'mum'; did you mean 'mam'"):
+        registry.build("mum", Train(), 7, _batch())
 
 
 @pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in ("mam_names", "vl_ltr")])
 def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
-    batch = _batch()
+    batch = _batch(name)
     head = registry.build(name, Train(attention_dim=8), 7, batch)
     params = registry.init(head, batch, 0)
     logits = head.apply({"params": params}, batch, 0.0, None).logits
@@ -42,18 +61,18 @@ def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
 
 
 def test_only_retrieval_heads_read_the_memory():
-    batch = _batch()
     for name in registry.HEADS:
+        batch = _batch(name)
         head = registry.build(name, Train(attention_dim=8), 7, batch)
-        shapes = jax.eval_shape(lambda h=head: registry.init(h, batch, 0))
+        shapes = jax.eval_shape(lambda h=head, b=batch: registry.init(h, b, 0))
         rng = np.random.default_rng(1)
         params = jax.tree.map(lambda s, rng=rng: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
         logits, features, weights, _ = head.apply({"params": params}, batch, 0.0, None)
         moved = batch._replace(values=jax.tree.map(lambda v: v * jnp.arange(v.shape[1])[:, None], batch.values))
         other = head.apply({"params": params}, moved, 0.0, None).logits
-        assert (not np.allclose(logits, other)) == (name in _RETRIEVAL)
+        assert (not np.allclose(logits, other)) == registry.HEADS[name].needs_neighbors
         assert features.shape == (4, 16)
-        assert weights.shape == ((4, 6) if name in _RETRIEVAL else (4, 0))
+        assert weights.shape == ((4, 6) if registry.HEADS[name].needs_neighbors else (4, 0))
 
 
 def test_dropout_keeps_the_mean_and_drops_its_share():
@@ -84,9 +103,9 @@ def test_random_k_keeps_the_first_of_each_list_as_many_as_it_draws():
     assert thin(batch, 0.5, True, None) is batch
 
 
-@pytest.mark.parametrize("name", _RETRIEVAL)
+@pytest.mark.parametrize("name", [name for name, head in registry.HEADS.items() if head.needs_neighbors])
 def test_random_k_acts_while_training_only(name):
-    batch = _batch(b=50)
+    batch = _batch(name, b=50)
     head = registry.build(name, Train(random_k=True, attention_dim=8), 7, batch)
     params = registry.init(head, batch, 0)
     kept = thin(batch, 0.0, True, jax.random.key(3)).mask

@@ -9,6 +9,7 @@ from model import objectives
 from model.data.batch import Batch
 from model.heads import registry
 from model.objectives.base import Facts, Step
+from model.prepare.class_bank import Bank
 
 _B, _D, _V, _C, _S = 5, 8, 6, 4, 3
 
@@ -22,8 +23,8 @@ def _case():
     # Sentences come standardized.
     bank = rng.normal(size=(_C, _S, _V))
     bank = (bank - bank.mean(-1, keepdims=True)) / bank.std(-1, keepdims=True)
-    classes = {"bank_text": jnp.asarray(bank, jnp.float32), "bank_mask": jnp.asarray(mask)}
-    batch = Batch(normal(_B, _D), normal(_B, 2, _D), {}, normal(_B, 2), jnp.ones((_B, 2), bool), classes)
+    bank = Bank(jnp.asarray(bank, jnp.float32), jnp.asarray(mask))
+    batch = Batch(normal(_B, _D), normal(_B, 2, _D), {}, normal(_B, 2), jnp.ones((_B, 2), bool), bank)
     head = registry.build("vl_ltr", Train(vl_ltr_width=2.0), _C, batch)
     return batch, head, registry.init(head, batch, 0), normal
 
@@ -34,7 +35,7 @@ def _standardize(x: np.ndarray) -> np.ndarray:
 
 def _expected(batch: Batch, params: dict) -> tuple[np.ndarray, np.ndarray]:
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    bank, mask = np.asarray(batch.classes["bank_text"], np.float64), np.asarray(batch.classes["bank_mask"])
+    bank, mask = np.asarray(batch.prepared.texts, np.float64), np.asarray(batch.prepared.mask)
     visual, linguistic = np.zeros((_B, _C)), np.zeros((_B, _C))
     for b in range(_B):
         q = _standardize(np.asarray(batch.queries[b], np.float64))

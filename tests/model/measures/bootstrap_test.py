@@ -30,7 +30,7 @@ def test_blocks_do_not_show(monkeypatch):
     rng = np.random.default_rng(0)
     args = rng.random((2, 30)), rng.integers(3, size=30), np.array(["many", "few", "few"])
     whole = bootstrap.resample(*args, resamples=20, seed=1)
-    monkeypatch.setattr(bootstrap, "_BLOCK_ENTRIES", 7 * 30)
+    monkeypatch.setattr(bootstrap, "BLOCK_ENTRIES", 7 * 30)
     parts = bootstrap.resample(*args, resamples=20, seed=1)
     for column, values in whole.items():
         np.testing.assert_array_equal(parts[column], values)

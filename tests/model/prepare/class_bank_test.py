@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,10 +41,10 @@ def test_names_come_first_and_texts_are_standardized():
     task = Task({"train": split}, np.arange(9), texts, {"text": texts}, np.full(3, 10), ["a", "b", "c"], {}, "f")
     rows, mask = class_bank.rows(split, 3, 4)
     standardized = lambda x: (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)  # noqa: E731
-    bare = class_bank.extend(task, 4).classes
-    np.testing.assert_allclose(bare["bank_text"], standardized(texts[rows]), atol=1e-4)
-    np.testing.assert_array_equal(bare["bank_mask"], mask)
-    named = class_bank.extend(Task(**{**task.__dict__, "classes": {"names_text": names}}), 4).classes
-    np.testing.assert_allclose(named["bank_text"][:, 0], standardized(names), atol=1e-4)
-    np.testing.assert_array_equal(named["bank_text"][:, 1:], bare["bank_text"])
-    assert named["bank_mask"][:, 0].all() and named.keys() == {"names_text", "bank_text", "bank_mask"}
+    bare = class_bank.make(task, 4)
+    np.testing.assert_allclose(bare.texts, standardized(texts[rows]), atol=1e-4)
+    np.testing.assert_array_equal(bare.mask, mask)
+    named = class_bank.make(dataclasses.replace(task, name_vectors={"text": names}), 4)
+    np.testing.assert_allclose(named.texts[:, 0], standardized(names), atol=1e-4)
+    np.testing.assert_array_equal(named.texts[:, 1:], bare.texts)
+    assert named.mask[:, 0].all()

@@ -47,7 +47,7 @@ class _InFiles(Column):
 
 
 @pytest.mark.parametrize("in_files", [(False, True), (True, False), (True, True)])
-def test_what_lies_in_files_gives_the_same(in_files):
+def test_rows_in_files_give_the_same(in_files):
     task = small_task()
     both = task.keys, task.values["text"]
     vectors = [_InFiles(None, "", x) if there else x for x, there in zip(both, in_files, strict=True)]
@@ -56,7 +56,7 @@ def test_what_lies_in_files_gives_the_same(in_files):
 
 @pytest.mark.parametrize("chunk_rows", [7, 1000])
 def test_the_regression_is_that_of_the_named_rows(monkeypatch, chunk_rows):
-    monkeypatch.setattr("model.data.vectors._CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr("model.data.vectors.CHUNK_ROWS", chunk_rows)
     task = small_task()
     found = value_start.fit(task.keys, task.values["text"], _ROWS)
     np.testing.assert_allclose(found, _wanted(task.keys[_ROWS], task.values["text"][_ROWS]), atol=1e-3)
@@ -74,7 +74,7 @@ def test_values_that_say_what_the_key_is_predict_it():
     assert np.square(got).mean() == pytest.approx(1, abs=1e-4)
 
 
-def test_values_that_are_all_alike_or_that_nothing_retrieved_bring_nothing():
+def test_values_that_are_all_alike_or_not_retrieved_predict_nothing():
     task = small_task()
     alike = np.repeat(task.values["text"][:1], len(task.keys), 0)
     for values, rows in ((alike, _ROWS), (task.values["text"], _ROWS[:1]), (task.values["text"], _ROWS[:0])):
@@ -82,7 +82,7 @@ def test_values_that_are_all_alike_or_that_nothing_retrieved_bring_nothing():
 
 
 @pytest.mark.parametrize(("num_heads", "value_dim"), [(1, 16), (2, 40)])
-def test_attention_starts_by_bringing_what_the_mean_of_the_values_predicts(num_heads, value_dim):
+def test_attention_starts_at_the_key_that_the_mean_value_predicts(num_heads, value_dim):
     rng = np.random.default_rng(1)
     z, scores = rng.normal(size=(5, 24)), rng.uniform(size=(5, 7))
     values = {"text": rng.normal(size=(5, 7, 16))}
@@ -104,7 +104,7 @@ def test_layers_and_kinds_share_the_scale(head, layers):
     task = dataclasses.replace(task, values={**task.values, "image": task.keys[:, ::-1].copy()})
     train = Train(heads=(head,), value_scale=3.0, layers=layers, similarity="whitened", attention_dim=0)
     task = preparation.prepare(task, train)
-    batch = tables.load(task)["train"].gather(np.arange(6))
+    batch = tables.load(task)["train"].gather(np.arange(6), head)
     built = registry.build(head, train, 4, batch)
     params = registry.init(built, batch, 0)
     features = built.apply({"params": params}, batch, 0.0, None).features
@@ -115,19 +115,26 @@ def test_layers_and_kinds_share_the_scale(head, layers):
     z = np.asarray(batch.queries, np.float64)
     for kind, values in batch.values.items():
         pooled = np.einsum("bk,bkv->bv", weights, values)
-        start = task.classes[value_start.of_kind(kind)]
+        start = task.prepared[head].predicted[kind]
         z = z + 1.5 * (pooled @ start[:-1] + start[-1])
     np.testing.assert_allclose(features, _layer_norm(z), atol=2e-3)
 
 
-def test_made_only_for_heads_and_scales_that_read_it():
+def test_it_is_prepared_only_for_heads_and_scales_that_read_it():
     task = small_task()
     read = (Train(heads=("mam",), value_scale=1.0), Train(heads=("mean_knn",), space=("value_scale=0|2.5",)))
     unread = (Train(heads=("mam",)), Train(heads=("linear", "rac"), value_scale=1.0))
-    assert all("start_text" in preparation.prepare(task, train).classes for train in read)
-    assert not any("start_text" in preparation.prepare(task, train).classes for train in unread)
+    for train in read:
+        (name,) = train.heads
+        assert list(preparation.prepare(task, train).prepared[name].predicted) == ["text"]
+    assert not any(preparation.prepare(task, train).prepared for train in unread)
 
 
-def test_scores_are_left_to_heads_that_read_none():
+def test_heads_with_the_same_preparation_share_it():
+    prepared = preparation.prepare(small_task(), Train(heads=("mam", "linear", "mean_knn"), value_scale=1.0)).prepared
+    assert list(prepared) == ["mam", "mean_knn"] and prepared["mam"] is prepared["mean_knn"]
+
+
+def test_scores_stay_for_heads_that_read_none():
     task = small_task()
     assert preparation.prepare(task, Train(heads=("linear", "mlp"), similarity="whitened")) is task

@@ -40,8 +40,8 @@ def _wanted(task, split):
 @pytest.mark.parametrize("chunk_rows", [7, 1000])
 @pytest.mark.parametrize("entries", [5, 1 << 14])
 def test_scores_are_cosines_of_white_vectors(monkeypatch, chunk_rows, entries):
-    monkeypatch.setattr("model.data.vectors._CHUNK_ROWS", chunk_rows)
-    monkeypatch.setattr(whitening, "_BLOCK_ENTRIES", entries)
+    monkeypatch.setattr("model.data.vectors.CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(whitening, "BLOCK_ENTRIES", entries)
     task = _padded_task()
     scored = whitening.rescore(task)
     for name, split in task.splits.items():

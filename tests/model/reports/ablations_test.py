@@ -7,17 +7,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from configs.base import Config
 from model.reports import ablations
 from model.reports.ablations import VARY, Base
 from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
-from tests.index.world import World
+from tests.world import World
 
 _DROPPED = 20
 
 
 def _drop(world: World) -> None:
-    """Drops the first rows of the first shard for leakage but for one, and completes the folder anew."""
+    """Drops the first rows of the first shard for leakage but for one, and completes the folder again."""
     folder = f"{world.folder}/memory"
     _, whole = manifest.read_complete(folder, "pipelines.embed")
     reasons = ["leakage"] * (_DROPPED - 1) + ["opt_out"]
@@ -51,9 +52,13 @@ def config(world):
     return options.parse([f"--config={world.config_file}", *flags], "")[0]
 
 
+def _base(config: Config) -> Base:
+    return Base(config.places, config.train, config.seed, config.neighbors.exclude_same_image)
+
+
 @pytest.fixture(scope="module")
 def base(config) -> Base:
-    return Base(config)
+    return _base(config)
 
 
 def test_k_is_the_first_of_each_list(base):
@@ -82,7 +87,7 @@ def test_k_is_the_first_of_each_list(base):
 )
 def test_settings_change_alone(base, name, text, field, value):
     point = VARY[name].point(base, text)
-    assert point.train == dataclasses.replace(base.config.train, **{field: value})
+    assert point.train == dataclasses.replace(base.train, **{field: value})
     np.testing.assert_array_equal(point.task.splits["val"].neighbors, base.task().splits["val"].neighbors)
 
 
@@ -145,7 +150,7 @@ def test_the_leakage_filter_off_lets_copies_in_but_not_a_querys_own_bytes(base):
         ("memory_size", "1/0", "must be a number, such as 2 or 1/2"),
         ("noise", "much", "must be a number"),
         ("memory", "nmed", "no such memory; did you mean 'named'?, or url:"),
-        ("memory", "url:(", "is no regular expression"),
+        ("memory", "url:(", "is not a regular expression"),
         ("memory", "url:x", "this memory has no rows"),
         ("memory", "train", "names of the classes are not embedded"),
         ("leakage", "of", "did you mean 'off'"),
@@ -162,5 +167,24 @@ def test_without_dropped_copies_there_is_no_filter_to_vary(tmp_path):
     world = World(pathlib.Path(tmp_path), rows=60).write()
     assert world.build() == 0 and world.neighbors() == 0
     config = options.parse([f"--config={world.config_file}", "--config.train.values=text"], "")[0]
-    with pytest.raises(UserError, match="no rows that were dropped for it"):
-        VARY["leakage"].point(Base(config), "off")
+    with pytest.raises(UserError, match="no rows of the memory were dropped for leakage"):
+        VARY["leakage"].point(_base(config), "off")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "nothing of this name can be varied; known are k, values"),
+        ("layer=1", "did you mean 'layers'"),
+        ("k=1,2,1", "names a value twice"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_refused(text, sentence):
+    with pytest.raises(UserError) as error:
+        ablations.parse(text)
+    assert sentence in str(error.value)
+
+
+def test_flags_are_parsed():
+    assert ablations.parse("k") == ("k", ())
+    assert ablations.parse("memory=named, url:/f[0-9]") == ("memory", ("named", "url:/f[0-9]"))

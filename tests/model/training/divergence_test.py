@@ -1,4 +1,4 @@
-"""Runs whose loss is no longer a number: the step, the cause, and what is left."""
+"""Runs that diverge: the step, the cause, and the checkpoint."""
 
 import dataclasses
 import json

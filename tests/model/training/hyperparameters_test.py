@@ -72,7 +72,7 @@ def test_random_draws_do_not_look_at_results():
 
 
 def test_optuna_goes_where_results_are_good():
-    """With a peak at one corner, its mean over the later proposals lies above that of the grid."""
+    """With a peak at one corner, its mean over the later proposals is above that of the grid."""
 
     def value(point):
         return 0.5 + 0.1 * _TRAIN.learning_rates.index(point["learning_rate"]) - 0.05 * (point["dropout"] > 0)
@@ -103,11 +103,11 @@ def test_words_of_a_point():
     [
         (
             {"search": "random", "trials": 91},
-            "--config.train.trials=91: must be at most 90, the settings that there are",
+            "--config.train.trials=91: must be at most 90, the number of settings",
         ),
         (
             {"trials": 5},
-            "--config.train.trials=5: a grid has 90 settings and tries all; take --config.train.search=random",
+            "--config.train.trials=5: a grid has 90 settings and tries all; use --config.train.search=random",
         ),
         ({"space": ("similarity_scal=1|2",)}, "no field 'similarity_scal'; did you mean 'similarity_scale'?"),
         ({"space": ("heads=mam|mlp",)}, "heads cannot be an axis; name another field of train, each once"),

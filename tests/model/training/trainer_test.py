@@ -65,7 +65,7 @@ def test_bfloat16_follows_float32_with_float32_parameters(trained):
 @pytest.mark.slow
 def test_eight_devices_have_the_curve_of_one(trained):
     code = (
-        "import json, jax; from tests.model import trainer_test as t; trainer, losses = t._losses();"
+        "import json, jax; from tests.model.training import trainer_test as t; trainer, losses = t._losses();"
         "state = trainer.start(0); near = trainer.data['train'].neighbors;"
         "print(json.dumps([jax.device_count(), len(near.sharding.device_set), trainer.compilations, losses.tolist(),"
         "trainer.accuracy(state.params, 'test')['all']]))"

@@ -1,8 +1,8 @@
-"""The trials of a head with runs that are made up: budgets, choice, and what is never done twice."""
+"""The trials of a head with simulated runs: budgets, choice, and that no run is repeated."""
 
 import pytest
 
-from configs.base import Config, Train
+from configs.base import Train
 from model.training import hyperparameters, train_loop, trials
 from pipelines import manifest, storage
 from pipelines.errors import UserError
@@ -34,11 +34,11 @@ def world(tmp_path, monkeypatch):
         reached = staticmethod(lambda setting, trainer: setting.learning_rate)
 
         def runs(self, head="mam", **changes):
-            config = Config(workdir=str(tmp_path), train=hyperparameters.with_fields(_TRAIN, changes))
+            train = hyperparameters.with_fields(_TRAIN, changes)
             folder = str(tmp_path / "runs")
             manifest.claim(folder, "model.train", {})
-            total = hyperparameters.budget(config.train) + len(config.train.seeds)
-            return trials.Runs(head, config, None, {}, folder, trials.Progress(self.stage, total))
+            total = hyperparameters.budget(train) + len(train.seeds)
+            return trials.Runs(head, train, 0, None, {}, folder, trials.Progress(self.stage, total))
 
     world = World()
     world.made = []
@@ -81,13 +81,13 @@ def test_trials_are_on_val_with_the_seed_of_the_config_and_the_best_is_run_on_te
     chosen = runs.choose(runs.trials())
     assert [made[1:] for made in world.made] == [("val", 0)] * 8
     assert chosen.point == {"similarity_scale": 20.0, "learning_rate": 0.2, "weight_decay": 0.0, "dropout": 0.0}
-    assert storage.read_json(f"{runs._folder}/chosen.json") == {
+    assert storage.read_json(f"{runs.folder}/chosen.json") == {
         "number": chosen.number,
         "point": chosen.point,
         "val_accuracy": pytest.approx(0.4),
         "trials": 8,
     }
-    assert storage.read_json(f"{runs._folder}/trial-{chosen.number}/trial.json")["point"] == chosen.point
+    assert storage.read_json(f"{runs.folder}/trial-{chosen.number}/trial.json")["point"] == chosen.point
     runs.seed(chosen, 7)
     assert world.made[-1] == ("seed-7", "test", 7)
     assert world.stage.shares[-1] == pytest.approx(0.9)
@@ -112,7 +112,7 @@ def test_what_diverged_is_not_chosen(world):
 
 
 @pytest.mark.parametrize("kind", ["random", "optuna"])
-def test_a_search_that_was_stopped_goes_on_as_it_would_have(world, kind):
+def test_interrupted_tuning_resumes_with_the_same_trials(world, kind):
     whole = world.runs("whole", search=kind, trials=6).trials()
     made = len(world.made)
 
@@ -137,14 +137,14 @@ def test_a_search_that_was_stopped_goes_on_as_it_would_have(world, kind):
 def test_once_chosen_no_other_setting_sees_test(world):
     runs = world.runs()
     runs.choose(runs.trials())
-    number = storage.read_json(f"{runs._folder}/chosen.json")["number"]
-    storage.write_json(f"{runs._folder}/trial-{number}/result.json", {"head": "mam", "accuracy": {"all": 0.0}})
+    number = storage.read_json(f"{runs.folder}/chosen.json")["number"]
+    storage.write_json(f"{runs.folder}/trial-{number}/result.json", {"head": "mam", "accuracy": {"all": 0.0}})
     again = world.runs()
     with pytest.raises(UserError, match="is of a setting that was chosen from other trials, number was"):
         again.choose(again.trials())
 
 
-def test_results_of_another_search_are_refused(world):
+def test_results_of_other_trials_are_refused(world):
     world.runs().trials()
-    with pytest.raises(UserError, match="trial-0/trial.json: is of another search, point was"):
+    with pytest.raises(UserError, match="trial-0/trial.json: is of other trials, point was"):
         world.runs(learning_rates=(0.3, 0.4)).trials()

@@ -133,7 +133,7 @@ def test_too_large_members_and_tarballs_are_refused(tmp_path: pathlib.Path, monk
     path.write_bytes(_tarball({"package/a": b"0" * 1000, "package/b": b"0" * 1000}))
     with pytest.raises(UserError, match="package/a holds 1000 bytes, more than 999"):
         npm_packages.read_members(path, lambda name: True, 999)
-    monkeypatch.setattr(npm_packages, "_MAX_UNPACKED_BYTES", 1999)
+    monkeypatch.setattr(npm_packages, "MAX_UNPACKED_BYTES", 1999)
     with pytest.raises(UserError, match="unpacks to more than 1999 bytes"):
         npm_packages.read_members(path, lambda name: False, 5000)
 

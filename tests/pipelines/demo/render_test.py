@@ -51,7 +51,7 @@ def test_processes_give_the_bytes_of_one_process_in_order(monkeypatch: pytest.Mo
     done: list[int] = []
     alone = list(render.render_all(tasks, 32, done.append))
     assert done == list(range(41))
-    monkeypatch.setattr(render, "_POOL_MIN_DRAWINGS", 40)
+    monkeypatch.setattr(render, "POOL_MIN_DRAWINGS", 40)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert list(render.render_all(tasks, 32, done.append)) == alone
     assert len(set(alone)) == 40

@@ -54,7 +54,7 @@ def test_names_are_the_mean_of_their_synonyms(named, encoders, capsys):
     np.testing.assert_allclose(schemas.to_matrix(table["value_text"]), expected, atol=1e-5)
 
 
-def test_they_are_made_anew_only_if_names_or_encoder_change(named):
+def test_they_are_embedded_again_only_if_names_or_encoder_change(named):
     named.embed()
     path = _path(named)
     before, first = os.stat(path).st_mtime_ns, open(path, "rb").read()
@@ -68,7 +68,7 @@ def test_they_are_made_anew_only_if_names_or_encoder_change(named):
     assert open(path, "rb").read() == first
 
 
-def test_a_damaged_file_is_made_anew(named):
+def test_a_damaged_file_is_written_again(named):
     named.embed()
     path = _path(named)
     whole = open(path, "rb").read()
@@ -100,7 +100,7 @@ def test_a_missing_file_is_told_before_anything_is_embedded(named, capsys):
 def test_names_that_are_no_text_are_told(tmp_path):
     (tmp_path / "names.txt").write_bytes(b"a\n\xff\xfe\n")
     with pytest.raises(UserError, match="line 2: is not UTF-8"):
-        class_names.read(Config(data=str(tmp_path), class_names="names.txt"))
+        class_names.read(Config(data=str(tmp_path), class_names="names.txt").places)
 
 
 @pytest.mark.parametrize(
@@ -113,5 +113,5 @@ def test_names_that_are_no_text_are_told(tmp_path):
         ("", [""]),
     ],
 )
-def test_synonyms(name, texts):
-    assert class_names.synonyms(name) == texts
+def test_phrases(name, texts):
+    assert class_names.phrases(name) == texts

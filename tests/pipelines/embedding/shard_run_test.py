@@ -1,4 +1,4 @@
-"""Shards one after another: what becomes of single rows, and of the shards beside one that fails."""
+"""Shards one after another: single rows, and the shards beside one that fails."""
 
 import hashlib
 import json
@@ -12,7 +12,8 @@ from pipelines import manifest, schemas, storage
 from pipelines.embedding import shard_run
 from pipelines.embedding.inference import ShardJob, Tools
 from pipelines.embedding.shard_run import ShardLine
-from pipelines.encoders.handles import EncoderSet, EncoderSpec
+from pipelines.encoders.handles import EncoderSpec
+from pipelines.encoders.loaded import EncoderSet
 from pipelines.errors import UserError
 from pipelines.filtering.opt_out import OptOut
 from pipelines.filtering.row_filters import RowFilters
@@ -47,7 +48,7 @@ def _embed(tmp_path, monkeypatch, items, filters=None, listed=(), is_memory=True
     return marker, *(schemas.read(f"{tmp_path}/{f}x.parquet", columns).to_pylist() for f, columns in read.items())
 
 
-def test_vectors_that_a_source_brings_are_rows_without_an_image(tmp_path, monkeypatch):
+def test_vectors_of_a_source_are_rows_without_an_image(tmp_path, monkeypatch):
     marker, rows, _, _ = _embed(tmp_path, monkeypatch, [_sample(i, (i, 1.0)) for i in range(5)])
     assert (marker.rows_in, marker.rows_out) == (5, 5)
     assert [row["id"] for row in rows] == [(3 << 40) | i for i in range(5)]
@@ -57,7 +58,7 @@ def test_vectors_that_a_source_brings_are_rows_without_an_image(tmp_path, monkey
     assert json.loads(rows[2]["metadata"])["similarity"] == 0.2
 
 
-def test_rows_balance_and_others_are_listed_in_the_order_of_the_source(tmp_path, monkeypatch):
+def test_rows_balance_and_unused_rows_are_listed_in_the_order_of_the_source(tmp_path, monkeypatch):
     items = [
         _sample(0),
         Reject("1", "read", "MissingImage", "gone", retryable=True),
@@ -141,7 +142,7 @@ def test_the_next_shard_begins_before_the_last_batch_of_this_one_is_done(tmp_pat
 
     class Waiting(shard_run.BatchEmbedder):
         def __call__(self, items):
-            assert self._job.shard.number or begun.wait(10)
+            assert self.job.shard.number or begun.wait(10)
             begun.set()
             return super().__call__(items)
 
@@ -153,10 +154,10 @@ def test_the_next_shard_begins_before_the_last_batch_of_this_one_is_done(tmp_pat
     assert sorted(manifest.read_markers(str(tmp_path), "h")) == ["s0", "s1"]
 
 
-def test_where_one_shard_fails_those_under_way_leave_nothing_and_are_done_again(tmp_path, monkeypatch):
+def test_if_a_shard_fails_unfinished_shards_leave_nothing_and_are_done_again(tmp_path, monkeypatch):
     class Failing(shard_run.BatchEmbedder):
         def __call__(self, items):
-            if self._job.shard.number == 3:
+            if self.job.shard.number == 3:
                 raise OSError("no space left")
             return super().__call__(items)
 
@@ -164,7 +165,7 @@ def test_where_one_shard_fails_those_under_way_leave_nothing_and_are_done_again(
     contents = [[_sample(i) for i in range(7)] for _ in range(5)]
     monkeypatch.setattr(shard_run, "BatchEmbedder", Failing)
     line, jobs = _line(monkeypatch, tmp_path, contents)
-    with pytest.raises(UserError, match="s3.tar: no space left; run the same command again"):
+    with pytest.raises(UserError, match="s3.tar: no space left; fix that and run the same command again"):
         for job in jobs:
             line.add(job)
     assert sorted(manifest.read_markers(str(tmp_path), "h")) == ["s0", "s1", "s2"]

@@ -202,8 +202,8 @@ def test_headers_that_lie_are_refused(augreg, path, data, sentence):
 def test_a_large_declared_total_is_refused_before_it_is_read(augreg, path, monkeypatch):
     _save(path, augreg)
     vit_checkpoint.load(str(path))
-    monkeypatch.setattr(vit_checkpoint, "_MAX_BYTES", 50_000)
-    monkeypatch.setattr(vit_checkpoint, "_read_array", None)
+    monkeypatch.setattr(vit_checkpoint, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(np.lib.format, "read_array", None)
     _refused(path, "its arrays have .* bytes, the limit is 50,000")
 
 

@@ -376,8 +376,8 @@ def test_bytes_do_not_depend_on_the_order_or_the_blocks(tmp_path, monkeypatch):
     assert all(result.totals.values())
     other.shards = dataclasses.replace(other.shards, shards=other.shards.shards[::-1])
     monkeypatch.setattr(selection, "BLOCK_ROWS", 7)
-    monkeypatch.setattr("pipelines.filtering.similarity._ROW_BLOCK", 3)
-    monkeypatch.setattr("pipelines.filtering.similarity._KEY_BLOCK", 5)
+    monkeypatch.setattr("pipelines.filtering.similarity.ROW_BLOCK", 3)
+    monkeypatch.setattr("pipelines.filtering.similarity.KEY_BLOCK", 5)
     assert other.select(EVERY, "--runner=DirectRunner") == result
     assert other.bytes() == world.bytes()
 
@@ -411,8 +411,7 @@ def test_killed_job_is_made_again_with_the_same_bytes(tmp_path):
     world.select(EVERY)
     code = f"""
         import pathlib
-        from tests.pipelines import selection_test
-        from pipelines import selection_job, storage
+        from tests.pipelines.filtering import selection_test
         world = selection_test._planted(pathlib.Path({str(tmp_path / "b")!r}))
         world.select(selection_test.EVERY)
     """

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines import nearest_neighbors
 from pipelines.filtering import similarity
 from pipelines.filtering.similarity import NONE
 
@@ -61,7 +62,7 @@ def test_best_matches_equal_brute_force_whatever_the_blocks(n, m, kinds, thresho
     rows = _vectors(n, 8, seed, kinds).astype(dtype)
     keys = rows if earlier_only else _vectors(m, 8, seed + (seed % 2), kinds).astype(dtype)
     row, key = np.divmod(np.arange(len(rows) * len(keys)), max(len(keys), 1))
-    # The pairs' own cosines, so that rows that differ in the last bit are told apart as they should be.
+    # The pairs' own cosines, so that rows that differ in the last bit are distinguished.
     scores = similarity.cosines(rows, keys, row, key).reshape(len(rows), len(keys))
     scores[scores < np.float32(threshold)] = -np.inf
     if earlier_only:
@@ -70,8 +71,8 @@ def test_best_matches_equal_brute_force_whatever_the_blocks(n, m, kinds, thresho
     right = np.where(np.isinf(best), NONE, scores.argmax(axis=1) if len(keys) else NONE)
     with pytest.MonkeyPatch.context() as patch:
         for row_block, key_block in ((1024, 4096), (3, 5), (7, 2)):
-            patch.setattr(similarity, "_ROW_BLOCK", row_block)
-            patch.setattr(similarity, "_KEY_BLOCK", key_block)
+            patch.setattr(similarity, "ROW_BLOCK", row_block)
+            patch.setattr(similarity, "KEY_BLOCK", key_block)
             found, cosine = similarity.best_matches(rows, keys, threshold, earlier_only)
             np.testing.assert_array_equal(found, right)
             np.testing.assert_array_equal(cosine, best)
@@ -86,8 +87,8 @@ def test_nearest_equal_a_stable_sort_whatever_the_blocks(n, m, kinds, seed):
     right = np.argsort(-scores, axis=1, kind="stable")[:, :2]
     with pytest.MonkeyPatch.context() as patch:
         for row_block, key_block in ((1024, 4096), (3, 5), (7, 1)):
-            patch.setattr(similarity, "_ROW_BLOCK", row_block)
-            patch.setattr(similarity, "_KEY_BLOCK", key_block)
+            patch.setattr(nearest_neighbors, "QUERY_BLOCK", row_block)
+            patch.setattr(nearest_neighbors, "KEY_BLOCK", key_block)
             np.testing.assert_array_equal(similarity.nearest(rows, keys, 2), right)
 
 

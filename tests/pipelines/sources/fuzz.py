@@ -1,10 +1,10 @@
-"""Reads what nobody wrote: files of every format with bytes changed, in a process that may die of it.
+"""Fuzzes the readers: files of every format with changed bytes, in a process that may crash.
 
     python -m tests.pipelines.sources.fuzz FORMAT SECS SEED FOLDER
 
-Whatever the bytes, only samples, rejects, filtered rows and `UserError` may come out, in bounded time and memory. The
-files of the case at hand lie in FOLDER/case: what is there after a crash is what crashed it. A new format is one entry
-of `FORMATS`.
+For any bytes, a reader may only yield samples, rejects and filtered rows, or raise a `UserError`, in bounded time and
+memory. FOLDER/case contains the files of the current case, so after a crash it contains those that caused it. A new
+format is one entry of `FORMATS`.
 """
 
 import dataclasses
@@ -45,12 +45,12 @@ Files = dict[str, bytes]
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """What is fuzzed of a format.
+    """How a format is fuzzed.
 
     Attributes:
-        source: of the files, paths relative to their folder.
+        source: of the files, with paths relative to their folder.
         seeds: makes whole files, by name, of several kinds.
-        repair: makes checksums right again, so that what lies behind them is reached, too.
+        repair: corrects checksums, so that the code behind their checks is reached, too.
     """
 
     source: Source

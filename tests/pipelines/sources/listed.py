@@ -28,7 +28,7 @@ def write_images(root: pathlib.Path, *names: str) -> dict[str, bytes]:
 
 
 def plan(root: pathlib.Path | str, source: Source, embed: Embed = EMBED) -> list[sources.InputShard]:
-    """Plans a source; its listings lie in the folder `listings`."""
+    """Plans a source; its listings are in the folder `listings`."""
     return sources.plan(source, str(root), embed, f"{root}/listings")
 
 

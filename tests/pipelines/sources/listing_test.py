@@ -250,5 +250,3 @@ def test_planning_errors(tmp_path):
         plan(tmp_path, dataclasses.replace(_SOURCE, path="nothing.txt"))
     with pytest.raises(UserError, match="matches no file"):
         plan(tmp_path, dataclasses.replace(_SOURCE, path="*.txt"))
-    with pytest.raises(UserError, match="did you mean 'image_list'"):
-        plan(tmp_path, dataclasses.replace(_SOURCE, format="image_lst"))

@@ -1,34 +1,88 @@
+"""Images that are read again: found, and refused as at the first reading."""
+
 import base64
 import io
+import os
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs.base import Config, Source
+from configs.base import Embed, Source
 from pipelines.errors import UserError
 from pipelines.sources import pictures
+from pipelines.sources.pictures import Pictures
 from tests.pipelines import tiny_encoders as tiny
+
+_LISTED = Source(format="image_list", path="list.txt", image_root="images")
 
 
 def test_a_row_s_picture_is_found_again(tmp_path):
-    config = Config(data=str(tmp_path), memory=Source(path="pairs/*.tar"))
     tiny.write_tar(tmp_path / "pairs/0.tar", [("a", tiny.image_bytes(1), "x"), ("b", tiny.image_bytes(2), "y")])
     container = f"{tmp_path}/pairs/0.tar"
-    found = pictures.load(config, config.memory, container, "b.jpg")
+    memory = Pictures(Source(path="pairs/*.tar"), str(tmp_path), Embed())
     right = Image.open(io.BytesIO(tiny.image_bytes(2)))
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(right))
+    np.testing.assert_array_equal(np.asarray(memory.load(container, "b.jpg")), np.asarray(right))
     with pytest.raises(UserError, match=f"{container}, c.jpg: is not there; the file has changed since"):
-        pictures.load(config, config.memory, container, "c.jpg")
+        memory.load(container, "c.jpg")
 
 
 def test_a_picture_that_is_none_any_more(tmp_path):
-    config = Config(data=str(tmp_path), memory=Source(format="image_list", path="list.txt", image_root="images"))
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").write_bytes(b"no image")
     folder = f"{tmp_path}/images"
     with pytest.raises(UserError, match=f"{folder}, a.png: .*; it has changed since it was embedded"):
-        pictures.load(config, config.memory, folder, "a.png")
+        Pictures(_LISTED, str(tmp_path), Embed()).load(folder, "a.png")
+
+
+def test_what_is_refused_at_first_is_refused_again(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (images / "x.jpg").write_bytes(b"in folder")
+    with zipfile.ZipFile(images / "0.zip", "w") as archive:
+        archive.writestr("a/x.jpg", b"in zip")
+    os.symlink(tmp_path / "secret.jpg", images / "link.jpg")
+    os.mkfifo(images / "pipe.jpg")
+    listed = Pictures(_LISTED, str(tmp_path), Embed(max_image_bytes=100))
+    assert listed.read(str(images), "x.jpg") == b"in folder"
+    assert listed.read(str(images), "0.zip/a/x.jpg") == b"in zip"
+    refused = {
+        "../secret.jpg": "the path leaves the image root",
+        f"{tmp_path}/secret.jpg": "the path leaves the image root",
+        "link.jpg": "a link that leaves the image root",
+        "pipe.jpg": "is a folder, pipe or device",
+        f"file://{tmp_path}/secret.jpg": "must begin with one of",
+        "0.zip/y.jpg": "has no member 'y.jpg'",
+        "gone.jpg": "No such file",
+    }
+    for member, sentence in refused.items():
+        with pytest.raises(UserError, match=f"{images}, {member}: .*{sentence}"):
+            listed.read(str(images), member)
+    small = Pictures(_LISTED, str(tmp_path), Embed(max_image_bytes=3))
+    for member in ("x.jpg", "0.zip/a/x.jpg"):
+        with pytest.raises(UserError, match="larger than 3 bytes"):
+            small.read(str(images), member)
+
+
+def test_a_url_is_downloaded_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.sources.web.download", lambda url, limit: f"{url} {limit}".encode())
+    table = Pictures(Source(format="table", path="t.csv"), str(tmp_path), Embed(max_image_bytes=7))
+    assert table.read(str(tmp_path), "https://a.example/x.jpg") == b"https://a.example/x.jpg 7"
+
+
+def test_a_file_of_the_user_may_be_anywhere(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"in folder")
+    with zipfile.ZipFile(tmp_path / "0.zip", "w") as archive:
+        archive.writestr("a/x.jpg", b"in zip")
+    assert pictures.read_file(f"{tmp_path}/x.jpg", 9) == b"in folder"
+    assert pictures.read_file(f"{tmp_path}/0.zip/a/x.jpg", 6) == b"in zip"
+    for member in ("x.jpg", "0.zip/a/x.jpg"):
+        with pytest.raises(UserError, match=f"{tmp_path}/{member}: is larger than 3 bytes"):
+            pictures.read_file(f"{tmp_path}/{member}", 3)
+    with pytest.raises(UserError, match="y.jpg: no such file"):
+        pictures.read_file(f"{tmp_path}/y.jpg", 3)
 
 
 @pytest.mark.parametrize(("size", "shown"), [((400, 100), (200, 50)), ((30, 300), (20, 200)), ((40, 20), (40, 20))])

@@ -11,8 +11,6 @@ def test_mistakes_of_a_source_are_worded(tmp_path):
 
     with pytest.raises(UserError, match="matches no file"):
         plan(Source(path="*.tar"))
-    with pytest.raises(UserError, match="did you mean 'img2dataset'"):
-        plan(Source(format="img2datset", path="*.tar"))
     with pytest.raises(UserError, match="image_list: its fields have no names"):
         plan(Source(format="image_list", path="x.txt", fields=("caption=text",)))
     with pytest.raises(UserError, match="img2dataset: takes no class names"):

@@ -19,5 +19,5 @@ def test_bfloat16_as_others_round():
     import ml_dtypes
 
     vectors = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
-    _, nearest = proof._bfloat16(vectors)
+    _, nearest = proof.bfloat16_forms(vectors)
     np.testing.assert_array_equal(nearest, vectors.astype(ml_dtypes.bfloat16).view(np.uint16))

@@ -299,7 +299,7 @@ def test_a_large_member_is_passed_over_in_little_memory(tmp_path):
 
 
 def test_bombs_end_in_bounded_time_and_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.stream._FREE_BYTES", 16 << 20)
+    monkeypatch.setattr("pipelines.sources.stream.FREE_BYTES", 16 << 20)
     packer = zstandard.ZstdCompressor().compressobj()
     header = _header("0.jpg", b"0", 8 << 30, p124=b"\x80" + bytes(6) + (8 << 30).to_bytes(5, "big"))
     bomb = packer.compress(header) + b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()

@@ -132,8 +132,8 @@ def test_messages_are_those_that_protobuf_reads(features):
     for name, values in features.items():
         kind = {bytes: "bytes_list", int: "int64_list", float: "float_list"}[type(values[0]) if values else bytes]
         getattr(example.features.feature[name], kind).value.extend(values)
-    found = tfrecord._features(example.SerializeToString())
-    assert {name: list(tfrecord._values(feature)) for name, feature in found.items()} == features
+    found = tfrecord.parse_example(example.SerializeToString())
+    assert {name: list(tfrecord.feature_values(feature)) for name, feature in found.items()} == features
 
 
 def test_loads_no_tensorflow():

@@ -117,7 +117,7 @@ def test_what_fields_name_must_be_there(tmp_path):
 
 
 def test_there_is_no_image_to_show(tmp_path):
-    with pytest.raises(UserError, match="holds vectors, there are no images"):
+    with pytest.raises(UserError, match="contains vectors, so there are no images"):
         sources.read_image(Source("vectors"), "x.npy", "0", _EMBED)
 
 

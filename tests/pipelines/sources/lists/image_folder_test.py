@@ -88,5 +88,5 @@ def test_a_name_that_is_no_text_is_worded(tmp_path):
     (tmp_path / "photos").mkdir()
     with open(os.fsencode(tmp_path / "photos") + b"/\xff.jpg", "wb") as file:
         file.write(image(0))
-    with pytest.raises(UserError, match=r"names '\\udcff.jpg', which is no UTF-8 text; rename it"):
+    with pytest.raises(UserError, match=r"names '\\udcff.jpg', which is not UTF-8 text; rename it"):
         plan(tmp_path, _SOURCE)

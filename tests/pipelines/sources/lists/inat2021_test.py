@@ -43,7 +43,7 @@ _NAMES = [f"train_mini/0000{i}_Animalia/{i}.jpg" for i in range(3)]
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("block", [512, 1 << 20])
 def test_images_with_their_category(tmp_path, monkeypatch, indent, block):
-    monkeypatch.setattr(text, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(text, "BLOCK_BYTES", block)
     images = write_images(tmp_path, *_NAMES)
     (tmp_path / "train_mini.json").write_text(json.dumps(_data(_NAMES), indent=indent))
     common = {"supercategory": "Birds", "rights_holder": "Zoë", "date": "2018-05-01 12:00:00+00:00"}

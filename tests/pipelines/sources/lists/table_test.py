@@ -183,8 +183,8 @@ def test_images_are_downloaded_in_order(tmp_path, server):
 
 
 def test_downloads_that_fail_become_rejects(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(web, "_WAIT_SECS", 1.5)
-    monkeypatch.setattr(web, "_DOWNLOAD_SECS", 0.3)
+    monkeypatch.setattr(web, "WAIT_SECS", 1.5)
+    monkeypatch.setattr(web, "DOWNLOAD_SECS", 0.3)
     answers = {
         f"{server}/gone": ("MissingImage", "the server answers 404 Not Found", False),
         f"{server}/forbidden": ("HttpError", "the server answers 403 Forbidden", False),

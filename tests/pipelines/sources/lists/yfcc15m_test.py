@@ -124,5 +124,5 @@ def test_what_is_wrong_is_named(tmp_path, subset, dataset, sentence):
 
 def test_metadata_must_be_named(tmp_path):
     _write(tmp_path)
-    with pytest.raises(UserError, match="yfcc15m needs yfcc100m_dataset"):
+    with pytest.raises(UserError, match="yfcc15m needs the texts of yfcc100m_dataset"):
         plan(tmp_path, Source(**{**vars(_SOURCE), "metadata": ""}))

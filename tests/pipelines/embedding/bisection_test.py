@@ -1,9 +1,9 @@
-"""Which inputs are guilty of a batch that fails."""
+"""Which inputs of a batch the encoder fails on."""
 
 import numpy as np
 import pytest
 
-from pipelines.embedding.inference import encode_or_bisect
+from pipelines.embedding import bisection
 from pipelines.errors import UserError
 
 
@@ -21,16 +21,16 @@ class Fragile:
 
 
 @pytest.mark.parametrize("bad", [(), (0,), (7,), (2, 3), (0, 2, 4, 6)])
-def test_a_failing_batch_is_halved_to_the_guilty_and_the_others_keep_their_places(bad):
-    encoder, guilty = Fragile(*bad), {}
-    matrix = encode_or_bisect(encoder, list(range(8)), 8, guilty)
-    assert sorted(guilty) == sorted(bad)
-    assert all(kind == "RuntimeError" and f"[{place}]" in message for place, (kind, message) in guilty.items())
+def test_a_failing_batch_is_halved_down_to_single_inputs_and_the_others_keep_their_places(bad):
+    encoder = Fragile(*bad)
+    matrix, failed = bisection.encode(encoder, list(range(8)), 8)
+    assert sorted(failed) == sorted(bad)
+    assert all(kind == "RuntimeError" and f"[{place}]" in message for place, (kind, message) in failed.items())
     for place in set(range(8)) - set(bad):
         np.testing.assert_array_equal(matrix[place], [place, place])
     assert encoder.calls <= 1 + 8 * max(len(bad), 0) and matrix.shape == (8, 2)
 
 
-def test_an_encoder_that_fails_on_everything_is_not_the_images_fault():
-    with pytest.raises(UserError, match="fails on every one of 3 inputs"):
-        encode_or_bisect(Fragile(1, 2, 3), [1, 2, 3], 3, {})
+def test_an_encoder_that_fails_on_every_input_fails_the_job():
+    with pytest.raises(UserError, match=r"fails on every one of 3 inputs \(RuntimeError: cannot take"):
+        bisection.encode(Fragile(1, 2, 3), [1, 2, 3], 3)

@@ -1,4 +1,4 @@
-"""A small world with known answers: embedding folders written through the contracts, and commands run on them."""
+"""A small world with known answers, for tests of all packages: embedding folders, and commands that run on them."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ DIM = 12
 KEY = EncoderInfo("key-encoder", DIM, True, "float32")
 TEXT = EncoderInfo("text-encoder", 3, True, "float32")
 SPLITS = {"train": 70, "val": 60, "test": 33}
-REPOSITORY = pathlib.Path(__file__).parents[2]
+REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
 def unit(rows: int, dim: int = DIM, seed: int = 0, clusters: int = 15) -> np.ndarray:
@@ -58,7 +58,7 @@ def write_embeddings(
 
 
 def claim(folder: str, key: EncoderInfo = KEY) -> str:
-    """Takes a folder for embeddings of `key` and `TEXT` and returns its config hash."""
+    """Claims a folder for embeddings of `key` and `TEXT`, and returns its config hash."""
     infos = {role: dataclasses.asdict(info) for role, info in {"key": key, "value_text": TEXT}.items()}
     return manifest.claim(folder, "pipelines.embed", {"encoders": infos})
 
@@ -72,7 +72,7 @@ def write_shard(
     images: list[bytes],
     key: EncoderInfo = KEY,
 ) -> Marker:
-    """Writes one shard of rows that are called by their place, and its marker."""
+    """Writes one shard of rows, named by their place, and its marker."""
     schema, n = schemas.embeddings({"key": key.dim, "value_text": TEXT.dim}, "float32"), len(place)
     arrays = {
         "id": pa.array(schemas.make_id(number, np.arange(n)), pa.int64()),
@@ -112,7 +112,7 @@ def write_shard(
 
 
 class ChangingMemory:
-    """A memory whose shards come, change and go, and whose rows are dropped: the truth that an index must mirror.
+    """A memory whose shards are added, changed and removed, and whose rows are dropped; an index must mirror it.
 
     Attributes:
         shards: keys `[n, DIM]` and images of each shard, by number.
@@ -126,7 +126,7 @@ class ChangingMemory:
         self.dropped: set[int] = set()
 
     def put(self, number: int, rows: int) -> None:
-        """Adds a shard of rows that nobody has seen, or puts it in the place of the one of that number."""
+        """Adds a shard of new rows, or replaces the one of that number."""
         self._serial += 1
         self.dropped -= set(self.ids(number).tolist())
         keys = unit(rows, seed=1000 + self._serial)
@@ -135,7 +135,7 @@ class ChangingMemory:
         self._markers[number] = write_shard(self._folder, claim(self._folder), number, place, *self.shards[number])
 
     def take(self, number: int) -> None:
-        """Takes a shard out."""
+        """Removes a shard."""
         self.dropped -= set(self.ids(number).tolist())
         del self.shards[number], self._markers[number]
 
@@ -153,7 +153,7 @@ class ChangingMemory:
         return ids[used], keys[used], [image for image, is_used in zip(images, used, strict=True) if is_used]
 
     def finish(self) -> None:
-        """Makes the folder whole."""
+        """Finishes the folder."""
         config_hash, drops = claim(self._folder), {}
         for number, marker in self._markers.items():
             ids = np.array(sorted(self.dropped & set(self.ids(number).tolist())), np.int64)
@@ -192,7 +192,7 @@ class World:
         write_embeddings(f"{self.folder}/queries/{split}", queries, images, shards=2, **options)
 
     def copy(self, folder: pathlib.Path, *without: str) -> "World":
-        """Returns one with the same files, but for the folders `without`, at a place of its own."""
+        """Returns a world with the same files, except the folders `without`, in a folder of its own."""
         copy = World(folder)
         for name in {"queries", "neighbors", "index", "memory"} - set(without):
             (folder / name).symlink_to(self.folder / name)
@@ -230,10 +230,10 @@ class World:
 
 
 def snapshot(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the digest of every file below a folder but for those that differ from run to run.
+    """Returns the digest of every file below a folder, without what differs from run to run.
 
-    These are the markers of the index and the rates in its manifest, which are of seconds, and the config, which holds
-    the work folder.
+    Left out are the markers of the index and the rates in its manifest, which contain timings, and the config, which
+    contains the work folder.
     """
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {
@@ -244,7 +244,7 @@ def snapshot(folder: pathlib.Path) -> dict[str, str]:
 
 
 def without_rates(name: str, data: bytes) -> bytes:
-    """Returns the bytes of a file, those of a manifest of an index without what was timed."""
+    """Returns the bytes of a file; those of an index's manifest without its timings."""
     if name != "manifest.json":
         return data
     return json.dumps({field: value for field, value in json.loads(data).items() if field != "rates"}).encode()

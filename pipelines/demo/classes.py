@@ -1,16 +1,16 @@
-"""Decides what becomes of each emoji: which classes there are, who is in which split, and the captions.
+"""Decides the use of each emoji: the classes, the split of each image, and the captions.
 
 Nothing here reads or writes a file. Decisions:
 
-- A class is a Unicode subgroup of which the query style draws at least 5 emoji, no two of them the same drawing. The
-  sizes keep their natural long tail.
-- The memory holds everything its styles draw, also of subgroups that are no class, as a web crawl would.
-- Country flags get no special treatment: they are in the memory, and the largest of the many-shot classes where the
-  query style draws them. Noto's package does not, so with the default query style they are only distractors.
-- Training takes half of the largest class and a share that falls with the cube root of the size of the others, at least
-  2; validation takes a tenth, at least 1; the test set all the rest. The tail of the training set is so steeper than
-  nature's, and rare classes, whose accuracies count as much as the others', have images enough to measure them.
-- Captions are made of Unicode's name and keywords alone, never of the subgroup.
+- A class is a Unicode subgroup of which the query style draws at least 5 emoji with different drawings. The sizes keep
+  their natural long tail.
+- The memory holds everything that its styles draw, also of subgroups that are not a class, as a web crawl would.
+- Country flags get no special treatment: they are in the memory, and are the largest many-shot class if the query style
+  draws them. Noto's package does not, so with the default query style they are only distractors.
+- Training takes half of the largest class, and of smaller classes a share that falls with the cube root of their size,
+  at least 2 images; validation takes a tenth, at least 1; the test set takes the rest. So the tail of the training set
+  is steeper than the natural one, and rare classes, whose accuracies count as much, have enough images to measure them.
+- Captions consist of Unicode's name and keywords, never of the subgroup.
 - Every choice is a rank by a hash of the seed and the emoji, so it depends on neither order nor Python version.
 """
 
@@ -32,12 +32,12 @@ _MAX_TAGS = 5
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImage:
-    """A labelled image to be.
+    """A labelled image that is to be rendered.
 
     Attributes:
         path: under the image root.
         split: one of `SPLITS`.
-        label: of its class.
+        label: its class.
         drawing: what to render.
     """
 
@@ -60,7 +60,7 @@ def choose_classes(
     Args:
         catalogue: all emoji.
         drawings: the query style's, by code points.
-        max_emoji: how many emoji to take at most, 0 or at least `2 * MIN_CLASS_EMOJI`. A cut takes about a tenth as
+        max_emoji: the most emoji to take, at least `2 * MIN_CLASS_EMOJI`, or 0 for all. A cut takes about a tenth as
             many classes, evenly spread over the ranks of size, and shrinks them in proportion.
         seed: shuffles each class.
 
@@ -79,7 +79,7 @@ def choose_classes(
             classes[emoji.subgroup].append(emoji)
     sizes = {name: len(members) for name, members in classes.items() if len(members) >= MIN_CLASS_EMOJI}
     if len(sizes) < 2:
-        raise UserError("the query style draws too few emoji for two classes; take another query style")
+        raise UserError("--config.corpus.query_style: draws too few emoji for two classes; choose another style")
     if max_emoji:
         sizes = _cut(sizes, max_emoji)
     return {
@@ -102,7 +102,7 @@ def _cut(sizes: Mapping[str, int], max_emoji: int) -> dict[str, int]:
 def label_images(
     classes: Mapping[str, Sequence[Emoji]], drawings: Mapping[str, Drawing], seed: int
 ) -> list[LabelledImage]:
-    """Deals the emoji of each class out to the splits; every split gets one, and the list is shuffled."""
+    """Distributes the emoji of each class over the splits, at least one to each, and shuffles the list."""
     images = []
     largest = max(map(len, classes.values()))
     for label, (name, members) in enumerate(classes.items()):
@@ -116,7 +116,7 @@ def label_images(
 
 
 def caption(style: str, emoji: Emoji, seed: int) -> str:
-    """Returns what a page would say about the picture: the name, mostly with some of the keywords."""
+    """Returns a text as a page would have it for the picture: the name, mostly with some of the keywords."""
     draw = rank(seed, "caption", style, emoji.codepoints)
     forms = STYLES[style].captions
     form = forms[draw[0] % len(forms)]

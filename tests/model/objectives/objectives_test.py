@@ -27,7 +27,7 @@ def _forward(head, batch: Batch, rng) -> Output:
 def _start(train: Train, seed: int = 0):
     rng = np.random.default_rng(seed)
     queries = jnp.asarray(rng.normal(size=(_B, _D)), jnp.float32)
-    batch = Batch(queries, jnp.zeros((_B, 0, _D)), {}, jnp.zeros((_B, 0)), jnp.zeros((_B, 0), bool), {})
+    batch = Batch(queries, jnp.zeros((_B, 0, _D)), {}, jnp.zeros((_B, 0)), jnp.zeros((_B, 0), bool))
     head = jax.jit(lambda batch: _HEAD.init(jax.random.key(0), batch, 0.0, None)["params"])(batch)
     objective = objectives.build(train, Facts(_COUNTS, queries, np.asarray(_LABELS)))
     own, state = jax.jit(objective.init)(jax.random.key(1), head, _forward(head, batch, None))

@@ -1,0 +1,133 @@
+"""Prepares a build: checks its inputs, claims the folders, and draws the measuring queries and the cells of space."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from configs.base import Index as IndexConfig
+from configs.base import Places
+from index.building.build_job import QUERIES_FILE, BuildJob
+from index.measure import estimate, measurement
+from index.store import index_manifest, keys, limits, routing, shard_store
+from index.store.reader import ROUTER_FILE
+from pipelines import manifest, schemas, storage
+from pipelines.errors import UserError
+from pipelines.manifest import Embeddings
+
+# Memory shards that the cells are trained on: a sample of the rows of each, so that few files are read.
+SAMPLED_SHARDS = 256
+
+
+def identity_of(memory: Embeddings, index: IndexConfig, seed: int) -> dict[str, Any]:
+    """Returns what identifies an index, apart from the rows of its memory."""
+    return {"key_encoder": dataclasses.asdict(memory.encoder("key")), "seed": seed} | dataclasses.asdict(index)
+
+
+def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0) -> BuildJob:
+    """Checks the inputs, claims the index folder, and draws queries and cells for a build.
+
+    Args:
+        places: of memory, queries and index.
+        index: config of the index.
+        seed: for drawing queries and cells.
+        number: of the build; 0 for the base of the published index, or the first build.
+
+    Raises:
+        UserError: if the memory is missing or empty or has changed since the index was built, the queries are from
+            another encoder, the config is impossible, or the folder belongs to another configuration.
+    """
+    memory = Embeddings(places.memory)
+    _check(index, memory)
+    source = _measured_on(places.queries("val"), memory)
+    keys.require_same_encoder(memory.encoder("key"), source, places.index)
+    config_hash = manifest.claim(places.index, index_manifest.STAGE, identity_of(memory, index, seed))
+    storage.write_json(storage.join(places.index, "config.json"), places.config)
+    number, base = _base_of(places.index, memory, number)
+    folder = storage.join(places.index, shard_store.build_path(number))
+    identity = {"index": config_hash, **_inputs(memory, source, base)}
+    if not base and manifest.is_claimed_by_another(folder, index_manifest.STAGE, identity):
+        # A build of an older memory was killed here.
+        storage.remove(folder)
+    build_hash = manifest.claim(folder, index_manifest.STAGE, identity)
+    # A published index keeps its number of shards, even if the memory has grown since and would get more.
+    shards = base["regions"] if base else estimate.choose_shards(index, memory.rows, memory.encoder("key").dim)
+    job = BuildJob(
+        index=places.index,
+        number=number,
+        memory=memory.folder,
+        config=index,
+        seed=seed,
+        shards=shards,
+        is_delta=False,
+        queries=storage.join(folder, QUERIES_FILE),
+        router=storage.join(folder, ROUTER_FILE) if index.sharding == "routed" and shards > 1 else "",
+        config_hash=config_hash,
+        build_hash=build_hash,
+    )
+    if identity["memory"] != memory.snapshot and len(job.done()) < len(job.names):
+        raise UserError(f"{folder}: has lost shards whose rows have changed; run index.reindex --compact")
+    _draw(job, memory, source)
+    return job
+
+
+def _check(index: IndexConfig, memory: Embeddings) -> None:
+    if not memory.rows:
+        raise UserError(f"{memory.folder}: has no rows to index; its source is empty or all rows were rejected")
+    limits.at_most_rows("index.shards", index.shards, memory.rows)
+    limits.at_most_rows("index.k", index.k, memory.rows)
+
+
+def _measured_on(val: str, memory: Embeddings) -> Embeddings:
+    """Returns the val split, or the memory if the split is not embedded or has no rows."""
+    if not storage.exists(storage.join(val, manifest.COMPLETE_FILE)):
+        return memory
+    split = Embeddings(val)
+    return split if split.rows else memory
+
+
+def _base_of(index: str, memory: Embeddings, number: int) -> tuple[int, Mapping[str, Any] | None]:
+    """Returns the number of the build, and the published manifest if this build is its base.
+
+    Args:
+        index: folder of the index.
+        memory: as it is now.
+        number: of the build; 0 to choose.
+
+    Raises:
+        UserError: if the number is to be chosen and the published index is of an older memory.
+    """
+    published = index_manifest.read(index) if index_manifest.exists(index) else None
+    if not published:
+        return number or 1, None
+    if not number and published["memory"]["snapshot"] != memory.snapshot:
+        raise UserError(f"{memory.folder}: has changed since {index} was built; run index.reindex")
+    number = number or published["base"]
+    return number, published if published["base"] == number else None
+
+
+def _inputs(memory: Embeddings, source: Embeddings, base: Mapping[str, Any] | None) -> dict[str, str]:
+    """Returns the snapshots of the rows that are indexed and of those that are searched for to measure it."""
+    indexed = base["base_memory"] if base else memory.snapshot
+    return {"memory": indexed, "measured_on": indexed if source.folder == memory.folder else source.snapshot}
+
+
+def _draw(job: BuildJob, memory: Embeddings, source: Embeddings) -> None:
+    """Draws the measuring queries and the cells, unless their files exist."""
+    if not storage.exists(job.queries):
+        is_memory = source.folder == memory.folder
+        drawn = measurement.draw_queries(source, is_memory, job.config.max_queries, job.seed)
+        schemas.write(job.queries, drawn.to_table(), job.metadata)
+    if job.router and not storage.exists(job.router):
+        router = routing.fit(_sample(memory, job.shards), job.shards, job.seed)
+        schemas.write(job.router, router.to_table(), job.metadata)
+
+
+def _sample(memory: Embeddings, shards: int) -> np.ndarray:
+    """Returns keys from evenly spread memory shards to cut space by, from at least as many as index shards."""
+    numbers = [shard for shard, count in memory.shard_rows.items() if count]
+    most = max(SAMPLED_SHARDS, shards)
+    drawn = [numbers[i] for i in np.unique(np.arange(most) * len(numbers) // most)]
+    each = -(-routing.sample_rows(shards) // len(drawn))
+    return np.concatenate([keys.of_memory(memory, (shard,)).sample(each) for shard in drawn])

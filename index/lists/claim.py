@@ -1,0 +1,135 @@
+"""Prepares the look-up of neighbours: checks its inputs, claims the folder, and cuts the queries into groups."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+from configs.base import Neighbors, Places
+from index.lists import layout, patch
+from index.lists.layout import STAGE, Block, Group, NeighborJob
+from index.store import keys, limits
+from index.store.reader import Index
+from pipelines import manifest, schemas, storage
+from pipelines.errors import UserError
+from pipelines.manifest import Embeddings
+
+# Limits of a group of queries: rows, bytes of their keys, and entries of their lists.
+GROUP_ROWS, _GROUP_BYTES, _GROUP_ENTRIES = 1 << 18, 1 << 28, 1 << 23
+# Entries of the lists' identity that may differ after an update of the memory.
+_UPDATED = {"memory", "index", "own_sets"}
+
+
+def claim_lists(places: Places, wanted: Neighbors, sources: Collection[str]) -> NeighborJob:
+    """Checks that memory, index and queries belong together, and claims the folder of the lists.
+
+    Existing lists of an earlier version of the same index are not touched.
+
+    Args:
+        places: of memory, index, queries and lists.
+        wanted: config of the lists.
+        sources: splits that the config names a source for; others are looked up if they are embedded.
+
+    Raises:
+        UserError: if an earlier stage is unfinished or belongs to something else, or the config is impossible.
+    """
+    memory, index = Embeddings(places.memory), Index.open(places.index)
+    limits.at_most_rows("neighbors.k", wanted.k, memory.rows)
+    if index.memory_snapshot != memory.snapshot:
+        raise UserError(f"{index.folder}: is an index of another memory than {memory.folder} is now; run index.reindex")
+    queries = _open_queries(places, index, sources)
+    identity = {
+        **dataclasses.asdict(wanted),
+        "memory": memory.snapshot,
+        "index": index.fingerprint,
+        "own_sets": _own_sets(memory, queries),
+        "queries": {split: embeddings.snapshot for split, embeddings in queries.items()},
+        "encoders": {role: dataclasses.asdict(info) for role, info in memory.encoders.items()},
+    }
+    previous = _claim_folder(places.neighbors, identity, index)
+    home = layout.home(places.neighbors, index.fingerprint)
+    config_hash = manifest.claim(home, STAGE, identity)
+    storage.write_json(storage.join(places.neighbors, "config.json"), places.config)
+    layout.write_index_facts(home, index.facts)
+    rows = group_rows(index.key_encoder.dim, wanted.k)
+    return NeighborJob(
+        folder=places.neighbors,
+        memory=memory.folder,
+        index=index.folder,
+        version=index.fingerprint,
+        queries={split: embeddings.folder for split, embeddings in queries.items()},
+        snapshots={embeddings.folder: embeddings.snapshot for embeddings in (memory, *queries.values())},
+        k=wanted.k,
+        exclude_same_image=wanted.exclude_same_image,
+        own_sets=tuple(identity["own_sets"]),
+        groups=tuple(group for split, q in queries.items() for group in _groups(split, q, wanted.block_rows, rows)),
+        config_hash=config_hash,
+        previous=previous,
+        is_direct=len(index.shards) == 1 and not previous,
+    )
+
+
+def group_rows(dim: int, k: int) -> int:
+    """Returns how many queries a group may have, for keys of width `dim` and lists of length `k`."""
+    return max(1, min(GROUP_ROWS, _GROUP_BYTES // (4 * dim), _GROUP_ENTRIES // k))
+
+
+def _open_queries(places: Places, index: Index, sources: Collection[str]) -> dict[str, Embeddings]:
+    queries = {
+        split: Embeddings(places.queries(split))
+        for split in ("train", "val", "test")
+        if split in sources or storage.exists(places.queries(split))
+    }
+    if not queries:
+        raise UserError("--config.train_set.path: is empty, as are val_set and test_set; name images to look up")
+    for embeddings in queries.values():
+        keys.require_same_encoder(index.key_encoder, embeddings, index.folder)
+    if not any(embeddings.rows for embeddings in queries.values()):
+        raise UserError(f"{', '.join(e.folder for e in queries.values())}: have no queries to look up")
+    return queries
+
+
+def _groups(split: str, queries: Embeddings, block_rows: int, most: int) -> list[Group]:
+    """Cuts a split into blocks of `block_rows` rows of a shard, and groups of at most `most` rows."""
+    spans = [
+        (shard, begin, min(begin + block_rows, rows))
+        for shard, rows in queries.shard_rows.items()
+        for begin in range(0, rows, block_rows)
+    ]
+    dealt: list[list[Block]] = []
+    for number, span in enumerate(spans):
+        block = Block(f"{split}-{number:05d}", split, *span)
+        if not dealt or sum(other.rows for other in dealt[-1]) + block.rows > most:
+            dealt.append([])
+        dealt[-1].append(block)
+    return [Group(f"{split}-{number:05d}", split, tuple(blocks)) for number, blocks in enumerate(dealt)]
+
+
+def _own_sets(memory: Embeddings, queries: dict[str, Embeddings]) -> list[str]:
+    """Returns the splits whose images are the memory."""
+    source = memory.identity.get("source", memory.snapshot)
+    return [
+        split
+        for split, embeddings in queries.items()
+        if embeddings.snapshot == memory.snapshot or embeddings.identity.get("source") == source
+    ]
+
+
+def _claim_folder(folder: str, identity: dict[str, Any], index: Index) -> str:
+    """Claims a folder that is free, ours, or of an earlier version of the index; returns the version to patch."""
+    path = storage.join(folder, manifest.STAGE_FILE)
+    theirs = storage.read_json(path) if storage.exists(path) else {}
+    if theirs.get("index", index.fingerprint) != index.fingerprint:
+        old = layout.home(folder, theirs["index"])
+        facts = layout.read_index_facts(old) if storage.exists(layout.index_facts_path(old)) else {}
+        ours = {"schema_version": schemas.SCHEMA_VERSION, "stage": STAGE, **identity}
+        is_same = _settings(theirs) == _settings(ours)
+        if is_same and facts.get("config_hash") == index.facts["config_hash"]:
+            is_whole = layout.is_complete(folder, manifest.fingerprint(theirs))
+            is_usable = is_whole and theirs["own_sets"] == identity["own_sets"]
+            return theirs["index"] if is_usable and patch.is_successor(index.facts, facts) else ""
+    manifest.claim(folder, STAGE, identity)
+    return ""
+
+
+def _settings(identity: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in identity.items() if name not in _UPDATED}

@@ -1,0 +1,146 @@
+"""What a search asks for: the vector of an image, of a text or of a row of the memory.
+
+Images are embedded as the memory's keys were, texts by an encoder that shares the keys' space, if the config has one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from configs.base import Embed, Encoders
+from index.store.keys import COLUMNS
+from index.store.reader import Index
+from pipelines import schemas
+from pipelines.encoders import handles, loaded
+from pipelines.encoders.handles import EncoderSpec
+from pipelines.errors import UserError
+from pipelines.images import decode
+from pipelines.manifest import Embeddings
+from pipelines.schemas import unit_keys
+from pipelines.sources import pictures
+
+# Returns the picture of a row by its `source_shard` and `member`; a `UserError` if it cannot be read.
+Load = Callable[[str, str], Image.Image]
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """What is searched for.
+
+    Attributes:
+        title: its name for people.
+        vector: float32 `[d]`.
+        picture: its picture, if it has one.
+        own_id: the memory row that it is; -1 for none.
+    """
+
+    title: str
+    vector: np.ndarray
+    picture: Image.Image | None = None
+    own_id: int = -1
+
+
+def key_encoder(encoders: Encoders, index: Index) -> EncoderSpec:
+    """Returns the encoder of an index's keys.
+
+    Raises:
+        UserError: if the config has another one.
+    """
+    known = index.key_encoder
+    if encoders.key.startswith(handles.PRECOMPUTED):
+        spec = handles.precomputed(encoders.key, known.dim, encoders.dtype, encoders.normalize)
+    else:
+        spec = handles.resolve(encoders.key, encoders.dtype, encoders.normalize, encoders.crop_fraction)
+    if (spec.info.fingerprint, spec.info.dim) != (known.fingerprint, known.dim):
+        raise UserError(
+            f"--config.encoders.key={encoders.key}: its fingerprint is {spec.info.fingerprint}, but the keys of "
+            f"{index.folder} are from {known.fingerprint}; name the encoder that the memory was embedded with"
+        )
+    return spec
+
+
+def of_image(path: str, encoders: Encoders, embed: Embed, index: Index) -> Query:
+    """Embeds an image file.
+
+    Args:
+        path: of the file.
+        encoders: config of the encoders.
+        embed: limits of an image.
+        index: that is searched.
+
+    Raises:
+        UserError: if the file is not an image, or there is no encoder for images.
+    """
+    spec = key_encoder(encoders, index)
+    if spec.kind == "precomputed":
+        raise UserError(f"--image: the keys are {spec.handle}, which has no encoder for images; use --id")
+    data = pictures.read_file(path, embed.max_image_bytes)
+    encoder = loaded.ImageEncoder(spec)
+    try:
+        picture = decode.decode(data, embed.max_image_pixels, [encoder.preprocess])
+    except decode.DecodeError as error:
+        raise UserError(f"{path}: {error}") from error
+    vectors = encoder.encode([decode.prepare(picture, encoder.preprocess)], embed.batch_size)
+    return Query(path, vectors[0], picture.image)
+
+
+def of_text(text: str, encoders: Encoders, embed: Embed, index: Index) -> Query:
+    """Embeds a text.
+
+    Args:
+        text: what to search for.
+        encoders: config of the encoders.
+        embed: batch size.
+        index: that is searched.
+
+    Raises:
+        UserError: if no text encoder shares the space of the keys.
+    """
+    spec = _text_encoder(encoders, key_encoder(encoders, index))
+    if spec.info.dim != index.key_encoder.dim:
+        raise UserError(
+            f"encoder {spec.handle!r}: gives {spec.info.dim} values, but the keys of its space {spec.space!r} have "
+            f"{index.key_encoder.dim}; correct 'space' in one of the two descriptions"
+        )
+    return Query(f'"{text}"', loaded.TextEncoder(spec).encode([text], embed.batch_size)[0])
+
+
+def _text_encoder(encoders: Encoders, key: EncoderSpec) -> EncoderSpec:
+    """Returns the text encoder that shares the space of the key encoder."""
+    texts = [handle for handle, kind in handles.columns(encoders).values() if kind == "text"]
+    for handle in texts if key.space else ():
+        spec = handles.resolve(handle, encoders.dtype)
+        if spec.space == key.space:
+            return spec
+    space = f"space {key.space!r}" if key.space else "which names no space"
+    raise UserError(
+        f"--text: no text encoder shares the space of the key encoder {key.handle} ({space}); "
+        f"--config.encoders.value_text has {', '.join(texts) or 'none'} (docs/encoders.md, 'space')"
+    )
+
+
+def of_row(id_: int, memory: Embeddings, load: Load) -> Query:
+    """Reads the key of a memory row.
+
+    Args:
+        id_: of the row.
+        memory: that has it.
+        load: reads its picture; without one the row is still searched for.
+
+    Raises:
+        UserError: if there is no such row.
+    """
+    shard = int(schemas.split_ids(np.array([id_]))[0][0])
+    table = memory.read(shard, [*COLUMNS, "source_shard", "member"]) if shard in memory.shard_rows else None
+    places = np.flatnonzero(table["id"].to_numpy() == id_).tolist() if table else []
+    if table is None or not places:
+        raise UserError(f"--id={id_}: {memory.folder} has no such row; take an id that a search shows")
+    row = table.slice(places[0], 1)
+    vector = unit_keys(row["key"], memory.encoder("key"), f"{memory.folder}, shard {shard}")[0]
+    try:
+        picture = load(row["source_shard"][0].as_py(), row["member"][0].as_py())
+    except UserError:
+        picture = None
+    return Query(f"row {id_}", vector, picture, id_)

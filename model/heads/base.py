@@ -1,0 +1,52 @@
+"""What a head is: a Flax module that turns a batch into logits, and the record that the registry lists it by."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from configs.base import Train
+from model.data.batch import Batch
+from model.data.datasets import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """One kind of head. `model.heads.registry` lists all of them.
+
+    The module that `build` returns is called as `module(batch, rate, rng)` and returns an `Output` with logits
+    `[B, C]`: `batch` has B queries `[B, D]` and their K neighbours `[B, K, ..]` (`model.data.batch.Batch`), `rate` is
+    the dropout of the classifier's input, and `rng` the key of a training step, None for a prediction.
+
+    Attributes:
+        name: its name in `train.heads`.
+        build: `(train, num_classes, batch)` to the module for C classes; the batch has the shapes to come.
+        needs_neighbors: whether it reads keys, values or scores of the neighbours. If not, they need not be gathered.
+        needs_text: whether it reads text values, so that `train.values` must contain `text`.
+        attends: whether it learns how much each neighbour counts, so that its weights `[B, K]` are worth a picture.
+        prepare: `(task, train)` to the arrays that it needs besides lists and memory, a NamedTuple; None for nothing.
+            It is called once before the first step, and its result is `batch.prepared`. Heads with the same function
+            share the result.
+        check: `(task, train)`, called before `prepare`; raises a `UserError` if the head cannot learn the task.
+    """
+
+    name: str
+    build: Callable[[Train, int, Batch], nn.Module]
+    needs_neighbors: bool
+    needs_text: bool
+    attends: bool = False
+    prepare: Callable[[Task, Train], Any] | None = None
+    check: Callable[[Task, Train], None] | None = None
+
+
+def init(head: nn.Module, batch: Batch, seed: jax.Array | int) -> dict:
+    """Returns the first parameters of a head for batches of this shape."""
+    return head.init(jax.random.key(seed), batch, 0.0, None)["params"]
+
+
+def count_parameters(head: nn.Module, batch: Batch) -> int:
+    """Returns the number of parameters, without making them."""
+    shapes = jax.eval_shape(lambda b: init(head, b, 0), batch)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

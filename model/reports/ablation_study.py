@@ -1,0 +1,151 @@
+"""Trains the heads at each value of an ablation, and shows the results as a table and as a plot.
+
+`ablations` knows what can be varied; `model.ablate` is the command.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from configs.base import Train
+from model.data import tables
+from model.reports import ablations, plot
+from model.reports.ablations import Base, Point
+from model.reports.grid import Grid
+from model.reports.result_tables import percent
+from model.reports.results import COLUMNS, spread
+from model.training import preparation, run_files, trials
+from model.training.trials import Progress, Trial
+from pipelines import manifest, storage
+from pipelines.errors import UserError
+from pipelines.progress import Stage
+
+_INSTEAD = ", which chooses the settings, or give --sweep"
+
+
+def _is_varied(head: str) -> bool:
+    """Whether a head depends on anything that varies; if not, one point stands for all values.
+
+    `mlp` has the size of the attention, and the bank of `vl_ltr` comes from the lists.
+    """
+    return head != "linear"
+
+
+def _folder(base: Base, vary: str, value: str, head: str, train: Train, chosen: Any) -> str:
+    """Claims the folder of one head at one value; its name depends on everything that decides its bytes."""
+    identity = {
+        "neighbors": base.lists.fingerprint,
+        "seed": base.seed,
+        "train": run_files.settings(train),
+        "exclude_same_image": base.exclude_same_image,
+        "vary": vary if _is_varied(head) else "",
+        "value": value if _is_varied(head) else "",
+        "head": head,
+        "chosen": chosen,
+    }
+    folder = storage.join(base.places.workdir, "ablations", "runs", manifest.fingerprint(identity)[:8])
+    manifest.claim(folder, "model.ablate", identity)
+    return folder
+
+
+def _results(
+    base: Base, vary: str, value: str, point: Point, chosen: dict[str, Any], progress: Progress
+) -> list[dict[str, Any]]:
+    """Trains all heads at one value and returns the results of each run."""
+    train, rows = base.train, []
+    task = preparation.prepare(point.task, point.train)
+    data = tables.load(task, train.dtype)
+    for head in train.heads:
+        of_head = point.train if _is_varied(head) else train
+        folder = _folder(base, vary, value, head, of_head, chosen.get(head))
+        runs = trials.Runs(head, of_head, base.seed, task, data, folder, progress)
+        if chosen:
+            setting = Trial(chosen[head]["number"], chosen[head]["point"], {})
+        else:
+            setting = runs.choose(runs.trials())
+        if vary in setting.point:
+            raise UserError(
+                f"--vary={vary}: is an axis of --config.train.space, which would override it; remove it there"
+            )
+        for seed in train.seeds:
+            result = runs.seed(setting, seed)
+            # A finished run needs no checkpoints, and there are many runs.
+            storage.remove(storage.join(run_files.of_seed(folder, head, seed), "checkpoints"))
+            accuracy = {column: result["accuracy"].get(column) for column in COLUMNS}
+            rows.append({"method": head, "seed": seed, **accuracy, "val": result["val_accuracy"]["all"]})
+    return rows
+
+
+def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage) -> dict[str, Any]:
+    """Trains the remaining runs and returns the contents of the JSON file.
+
+    Args:
+        base: the configuration that is varied.
+        vary: a name of `ablations.VARY`.
+        values: to compare; empty for the default ones.
+        sweep: whether each value gets trials of its own.
+        stage: shows the progress.
+
+    Returns:
+        `vary`, `title`, `scale`, `note`, `sweep`, and `points`: `value`, `rows` of the memory, `neighbors` (mean length
+        of the lists of test), `methods` as `results.spread` returns them, and the `runs` behind them.
+
+    Raises:
+        UserError: if a value makes no sense, or an earlier stage has not run.
+    """
+    train, variation = base.train, ablations.VARY[vary]
+    trials.check(base.places, train)
+    if train.table != "device":
+        raise UserError(f"--config.train.table={train.table}: ablations change the memory; use device")
+    values = tuple(values) or ablations.default_values(vary, base)
+    frozen = run_files.identity(base.places, base.seed, train, base.lists.fingerprint).folder
+    chosen = {} if sweep else {head: run_files.chosen(frozen, head, _INSTEAD) for head in train.heads}
+    count = trials.count(train) if sweep else len(train.heads) * len(train.seeds)
+    progress, points = Progress(stage, len(values) * count), []
+    for value in values:
+        point = variation.point(base, value)
+        runs = _results(base, vary, value, point, chosen, progress)
+        points.append(
+            {
+                "value": value,
+                "rows": point.rows,
+                "neighbors": float(point.task.splits["test"].mask.sum(axis=1).mean()),
+                "methods": spread(runs),
+                "runs": runs,
+            }
+        )
+    about = {"title": variation.title, "scale": variation.scale, "note": variation.note}
+    return {"vary": vary, **about, "sweep": sweep, "points": points}
+
+
+def grid(found: dict[str, Any]) -> Grid:
+    """Returns the table of an ablation: overall and few-shot accuracy of each head at each value."""
+    heads = list(found["points"][0]["methods"])
+    return Grid(
+        f"Test accuracy, % (overall / few-shot), by {found['title']}. {found['note']}".strip(),
+        (found["title"], "memory rows", "neighbours", *heads),
+        [
+            (
+                point["value"],
+                f"{point['rows']:,}",
+                f"{point['neighbors']:.1f}",
+                *(f"{percent(of['all'])} / {percent(of['few'])}" for of in point["methods"].values()),
+            )
+            for point in found["points"]
+        ],
+    )
+
+
+def _percents(mean: float | None, std: float | None) -> tuple[float | None, float | None]:
+    return None if mean is None else 100 * mean, None if std is None else 100 * std
+
+
+def draw(path: str, found: dict[str, Any]) -> None:
+    """Writes the plot of an ablation, see `plot.draw`."""
+    points = found["points"]
+    panels = {
+        name: {head: [_percents(**point["methods"][head][column]) for point in points] for head in points[0]["methods"]}
+        for name, column in (("all test images, %", "all"), ("few-shot classes, %", "few"))
+        if any(of[column]["mean"] is not None for point in points for of in point["methods"].values())
+    }
+    values = [point["value"] for point in points]
+    plot.draw(path, f"Test accuracy by {found['title']}", found["title"], found["scale"], values, panels)

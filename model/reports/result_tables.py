@@ -1,0 +1,85 @@
+"""The tables of `results.json`: accuracies, differences, and how well attention filters."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configs.schema.training import SHOTS
+from model.measures import metrics
+from model.reports.grid import Grid
+from model.reports.results import COLUMNS
+from pipelines.progress import duration
+
+
+def percent(figure: Mapping[str, float | None]) -> str:
+    """Returns mean and standard deviation of a fraction in percent: `53.4 ± 0.3`, or `-` for none."""
+    if figure["mean"] is None:
+        return "-"
+    return f"{100 * figure['mean']:.1f}" + (f" ± {100 * figure['std']:.1f}" if figure["std"] is not None else "")
+
+
+def grids(results: Mapping[str, Any]) -> list[Grid]:
+    """Returns all tables of the results.
+
+    Args:
+        results: from `results.evaluate`.
+    """
+    methods = results["methods"]
+    shown = [_accuracies(methods)]
+    shown += [grid for shots in SHOTS if shots != results["shots"] and (grid := _other_groups(methods, shots))]
+    references = dict.fromkeys(row["reference"] for row in results["differences"])
+    shown += [_differences(results, reference) for reference in references]
+    return [*shown, _filter_quality(results["filter"])] if results["filter"] else shown
+
+
+def _accuracies(methods: Mapping[str, Any]) -> Grid:
+    return Grid(
+        "Test accuracy, %, mean ± standard deviation over seeds; ECE: expected calibration error",
+        ("method", *COLUMNS, "top-5", "ECE", "train"),
+        [
+            (
+                name,
+                *(percent(figures[column]) for column in (*COLUMNS, "top5", "ece")),
+                duration(figures["train_secs"]["mean"]),
+            )
+            for name, figures in methods.items()
+        ],
+    )
+
+
+def _other_groups(methods: Mapping[str, Any], shots: str) -> Grid | None:
+    """Returns the groups by another convention; None if they are the same."""
+    columns = {group: f"{group}_{shots}" for group in metrics.GROUPS}
+    if all(figures[column] == figures[group] for figures in methods.values() for group, column in columns.items()):
+        return None
+    rows = [(name, *(percent(figures[column]) for column in columns.values())) for name, figures in methods.items()]
+    return Grid(f"The groups by the {shots} convention", ("method", *metrics.GROUPS), rows)
+
+
+def _differences(results: Mapping[str, Any], reference: str) -> Grid:
+    cells: dict[str, dict[str, str]] = {}
+    for row in [row for row in results["differences"] if row["reference"] == reference]:
+        difference, low, high = (100 * row[name] for name in ("difference", "low", "high"))
+        cells.setdefault(row["method"], {})[row["column"]] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+    level = results["bootstrap"]["level"]
+    return Grid(
+        f"Points over {reference}, with {level:.0%} paired bootstrap intervals over test images",
+        ("method", *COLUMNS),
+        [(name, *(mine.get(column, "-") for column in COLUMNS)) for name, mine in cells.items()],
+    )
+
+
+def _filter_quality(found: Mapping[str, Any]) -> Grid:
+    def cells(figures: Mapping[str, float | None], names: Sequence[str]) -> tuple[str, ...]:
+        return tuple("-" if figures.get(name) is None else f"{figures[name]:.3f}" for name in names)
+
+    columns = ("share", "mass", "mass_over_share", "mass_over_share_per_query", "auc", "auc_pooled")
+    lists = found["lists"]
+    return Grid(
+        f"Relevant neighbours: {lists['share']:.1%} of all, in the lists of "
+        f"{lists['queries_with_relevant']:,} of {lists['queries']:,} test images",
+        ("weights", "share", "mass", "mass / share", "per query", "AUC", "pooled AUC"),
+        [
+            (f"the cosine alone, times {lists['scale']:g}", *cells(lists, columns)),
+            *((name, *cells(figures, columns)) for name, figures in found["methods"].items()),
+        ],
+    )

@@ -1,0 +1,210 @@
+"""Opens the output folders of the memory and the splits: who they belong to, and which shards are still to be done.
+
+What happens to a shard is up to `shard_run`, the pipeline to `job`, which rows are used to `pipelines.filtering`.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from configs.base import Filters, Source
+from pipelines import manifest, schemas, sources, storage
+from pipelines.embedding.request import MEMORY, Request
+from pipelines.encoders.handles import EncoderSpec
+from pipelines.errors import UserError
+from pipelines.filtering.selection import MemoryShard, MemoryShards
+from pipelines.manifest import Marker
+from pipelines.sources import InputShard
+from pipelines.upkeep import compaction
+
+_STAGE = "pipelines.embed"
+_INPUTS_FILE = "inputs.json"
+_LISTINGS = "_inputs"
+# Filters that decide which rows are embedded; the others are applied to embedded rows.
+_ROW_FILTERS = ("min_side", "max_aspect", "min_caption_chars", "max_caption_chars", "metadata")
+# Fields of a source that are newer than the first folders: part of the identity only where they choose among rows.
+_LATER_FIELDS = ("classes", "part", "part_seed")
+
+
+@dataclasses.dataclass
+class Folder:
+    """One output folder: the memory or a split."""
+
+    name: str
+    path: str
+    config_hash: str
+    encoders: dict[str, EncoderSpec]
+    shards: list[InputShard]
+    done: dict[str, Marker]
+    attempts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether this is the memory, which is filtered, and not a split, which is not."""
+        return self.name == MEMORY
+
+    @property
+    def markers(self) -> list[Marker]:
+        """The markers of all shards, in their order; every shard must be done."""
+        return [self.done[shard.name] for shard in self.shards]
+
+    @property
+    def pending(self) -> list[InputShard]:
+        """The shards that are not done."""
+        return [shard for shard in self.shards if shard.name not in self.done]
+
+    def forget_changed(self) -> None:
+        """Removes the markers of shards whose input has changed since they were embedded."""
+        for shard in self.shards:
+            marker = self.done.get(shard.name)
+            if marker and (marker.size_bytes, marker.etag) != (shard.size_bytes, shard.etag):
+                self._forget(shard.name)
+
+    def retry(self) -> None:
+        """Removes the markers of shards with rejected rows that may be readable now."""
+        for name in [name for name, marker in self.done.items() if marker.retryable]:
+            self.attempts[name] = self.done[name].attempt + 1
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        storage.remove(storage.join(self.path, manifest.MARKERS, f"{name}.json"))
+        del self.done[name]
+
+    def shards_done(self) -> MemoryShards:
+        """Returns the shards, all of which must be done, as `selection` takes them."""
+        shards = tuple(MemoryShard(m.number, m.name, m.rows_out, m.output_sha256) for m in self.markers)
+        return MemoryShards(self.path, self.config_hash, self.encoders["key"].info, shards)
+
+    def refresh(self) -> None:
+        """Reads the markers on storage; those without an output do not count."""
+        outputs = {storage.name(path) for path in storage.files(self.path, ".parquet")}
+        markers = manifest.read_markers(self.path, self.config_hash, known=self.done)
+        self.done = {name: marker for name, marker in markers.items() if f"{name}.parquet" in outputs}
+
+
+def open_all(request: Request, specs: Mapping[str, EncoderSpec], retry_rejects: bool) -> list[Folder]:
+    """Claims the output folders of the memory (all columns) and of the splits (keys only), the memory first.
+
+    Args:
+        request: names the sources and the folders.
+        specs: of each vector column.
+        retry_rejects: whether to embed shards again whose rejected rows may be readable now.
+
+    Raises:
+        UserError: if a source cannot be listed, its list is not that of the protocol, or a folder is another config's.
+    """
+    columns = {name: dict(specs) if name == MEMORY else {"key": specs["key"]} for name in request.sources}
+    folders = [_open(name, request, columns[name]) for name in request.sources]
+    for folder in folders:
+        if retry_rejects:
+            folder.retry()
+        if folder.pending:
+            storage.remove(storage.join(folder.path, manifest.COMPLETE_FILE))
+    return folders
+
+
+def _open(name: str, request: Request, specs: dict[str, EncoderSpec]) -> Folder:
+    path, source = request.folder(name), sources.resolve(request.sources[name], request.places.data)
+    identity = _identity(name, source, request, specs)
+    listings = storage.join(path, _LISTINGS)
+    manifest.check_claim(path, _STAGE, identity)
+    storage.remove_temporaries(path)
+    # Listed before the folder is claimed: a source that is missing claims nothing.
+    shards = sources.plan(request.sources[name], request.places.data, request.embed, listings)
+    _check_rows(name, source.path, sum(shard.rows for shard in shards), request)
+    config_hash = manifest.claim(path, _STAGE, identity)
+    storage.write_json(storage.join(path, "config.json"), request.places.config)
+    wanted = {storage.name(shard.listing) for shard in shards}
+    for listing in storage.files(listings, ".parquet"):
+        if storage.name(listing) not in wanted:
+            storage.remove(listing)
+    compaction.finish(path)
+    folder = Folder(name, path, config_hash, specs, _numbered(path, shards), {})
+    folder.refresh()
+    folder.forget_changed()
+    return folder
+
+
+def _identity(name: str, source: Source, request: Request, specs: Mapping[str, EncoderSpec]) -> dict[str, Any]:
+    """Returns everything that decides the bytes of a folder; its source has whole paths."""
+    return {
+        "source": _described(source),
+        "encoders": {column: dataclasses.asdict(spec.info) for column, spec in specs.items()},
+        "filters": _row_filters(request.filters) if name == MEMORY else {},
+        "batch_size": request.embed.batch_size,
+        "list_shard_rows": request.embed.list_shard_rows,
+        "max_image_bytes": request.embed.max_image_bytes,
+        "max_image_pixels": request.embed.max_image_pixels,
+    }
+
+
+def _row_filters(filters: Filters) -> dict[str, object]:
+    return {name: getattr(filters, name) for name in _ROW_FILTERS}
+
+
+def _described(source: Source) -> dict[str, object]:
+    fields = dataclasses.asdict(source)
+    return {name: value for name, value in fields.items() if name not in _LATER_FIELDS or source.part or value}
+
+
+def _check_rows(name: str, path: str, listed: int, request: Request) -> None:
+    """Raises a `UserError` if a list is not that of the protocol, before hours are spent on it."""
+    wanted = 0 if name == MEMORY else getattr(request.protocol, f"{name}_rows")
+    if wanted and listed != wanted:
+        raise UserError(
+            f"{path}: names {listed:,} images for {name}, {abs(wanted - listed):,} "
+            f"{'fewer' if listed < wanted else 'more'} than the {wanted:,} of the protocol; get the published list, or "
+            f"set --config.protocol.{name}_rows={listed} to use this one"
+        )
+
+
+def _numbered(path: str, shards: list[InputShard]) -> list[InputShard]:
+    """Returns the shards with their numbers; a name keeps the number it first got, since ids are made of it."""
+    file = storage.join(path, _INPUTS_FILE)
+    names: list[str] = storage.read_json(file) if storage.exists(file) else []
+    known = set(names)
+    names += [shard.name for shard in shards if shard.name not in known]
+    storage.write_json(file, names)
+    numbers = {name: number for number, name in enumerate(names)}
+    return [dataclasses.replace(shard, number=numbers[shard.name]) for shard in shards]
+
+
+def check_rejects(folder: Folder, max_share: float) -> None:
+    """Checks that enough rows of a folder were embedded; every shard must be done.
+
+    Filtered rows are no fault of the source, but a folder without a row is of no use either.
+
+    Raises:
+        UserError: with the most frequent reasons, if more than `max_share` of the rows were rejected or none is left.
+    """
+    markers = folder.markers
+    total, kept = sum(m.rows_in for m in markers), sum(m.rows_out for m in markers)
+    rejected = sum(m.rows_rejected for m in markers)
+    if not total:
+        raise UserError(f"{folder.path}: its source holds no image; check the source's path")
+    if not kept and not rejected:
+        raise UserError(f"{folder.path}: every row was filtered ({_top(_filtered(markers))}); check --config.filters")
+    if kept and rejected <= max_share * total:
+        return
+    limit = f"more than --config.embed.max_rejects_share={max_share}" if kept else "and no row is left"
+    raise UserError(
+        f"{folder.path}: {rejected:,} of {total:,} rows rejected ({_top(_rejected(folder.path, markers))}), {limit}; "
+        f"see {storage.join(folder.path, manifest.REJECTS)}"
+    )
+
+
+def _filtered(markers: list[Marker]) -> Counter[str]:
+    return sum((Counter(marker.filtered) for marker in markers), Counter())
+
+
+def _rejected(path: str, markers: list[Marker]) -> Counter[str]:
+    files = [storage.join(path, manifest.REJECTS, f"{m.name}.parquet") for m in markers if m.rows_rejected]
+    table = pa.concat_tables([schemas.read(file, ["error_type"]) for file in files])
+    return Counter(table["error_type"].to_pylist())
+
+
+def _top(counts: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common(3))

@@ -1,0 +1,105 @@
+"""Loaded encoders: a model as a function of a batch of images or texts that returns vectors.
+
+`handles` resolves what is loaded here; `saved_model` and `vit` call the models.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.encoders import model_files, saved_model
+from pipelines.encoders.handles import EncoderSpec
+from pipelines.errors import UserError
+from pipelines.images.decode import ImagePreprocess
+
+_TEXT_LENGTH_STEP = 8
+
+
+def finish(vectors: np.ndarray, spec: EncoderSpec) -> np.ndarray:
+    """Checks the width of vectors `[n, dim]` and scales them to unit length if the spec says so; float32."""
+    if vectors.ndim != 2 or vectors.shape[1] != spec.info.dim:
+        raise UserError(
+            f"encoder {spec.handle!r}: gives {list(vectors.shape[1:])}, its description says [{spec.info.dim}]"
+        )
+    vectors = vectors.astype(np.float32, copy=False)
+    if spec.info.normalized:
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return vectors
+
+
+class ImageEncoder:
+    """A loaded image encoder."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        """Loads the model."""
+        self.preprocess = ImagePreprocess(**spec.description["preprocess"])
+        self._spec = spec
+        if spec.model.endswith(".npz"):
+            from pipelines.encoders import vit, vit_checkpoint
+
+            self._model: Callable[..., Any] = vit.VitEncoder(*vit_checkpoint.load(spec.model), self.preprocess.size)
+        else:
+            self._model = saved_model.load(model_files.local_folder(spec.model), spec.description)
+
+    def encode(self, images: Sequence[np.ndarray | None], batch_size: int) -> np.ndarray:
+        """Encodes at most `batch_size` images uint8 `[size, size, 3]` to vectors `[n, dim]` float32.
+
+        A short batch is padded and None is a black image, so that the graph sees one shape and a row's bits do not
+        depend on the number of other rows.
+        """
+        size = self.preprocess.size
+        batch = np.zeros((batch_size, size, size, 3), np.uint8)
+        for row, image in enumerate(images):
+            if image is not None:
+                batch[row] = image
+        return finish(self._model(self.preprocess.scale(batch))[: len(images)], self._spec)
+
+
+class TextEncoder:
+    """A loaded text encoder, with its tokenizer if it takes token ids."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        """Loads the SavedModel and its tokenizer, if it has one."""
+        folder, preprocess = model_files.local_folder(spec.model), spec.description["preprocess"]
+        self._tokenizer = None
+        if preprocess:
+            import tokenizers
+
+            path = folder / preprocess["tokenizer"]
+            try:
+                self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            except Exception as error:
+                # The library has no exception of its own.
+                raise UserError(f"{path}: is not a tokenizer ({error})") from error
+            self._tokenizer.enable_truncation(preprocess["max_tokens"])
+            self._tokenizer.enable_padding(pad_to_multiple_of=_TEXT_LENGTH_STEP)
+        self._spec, self._model = spec, saved_model.load(folder, spec.description)
+
+    def encode(self, texts: Sequence[str | None], batch_size: int) -> np.ndarray:
+        """Encodes at most `batch_size` texts to vectors `[n, dim]` float32; None is an empty text."""
+        batch = [text or "" for text in texts] + [""] * (batch_size - len(texts))
+        if self._tokenizer is None:
+            import tensorflow as tf
+
+            return finish(self._model(tf.constant(batch))[: len(texts)], self._spec)
+        encodings = self._tokenizer.encode_batch(batch)
+        tokens = np.array([e.ids for e in encodings], np.int32)
+        mask = np.array([e.attention_mask for e in encodings], np.int32)
+        return finish(self._model(tokens, mask)[: len(texts)], self._spec)
+
+
+class EncoderSet:
+    """The loaded encoders of all columns; an encoder of several columns is loaded, and run, once.
+
+    Attributes:
+        columns: the loaded encoder of each column.
+    """
+
+    def __init__(self, specs: Mapping[str, EncoderSpec]) -> None:
+        """Loads each encoder; vectors that a source provides need none."""
+        loaded: dict[str, ImageEncoder | TextEncoder] = {}
+        for spec in specs.values():
+            if spec.kind != "precomputed" and spec.handle not in loaded:
+                loaded[spec.handle] = ImageEncoder(spec) if spec.kind == "image" else TextEncoder(spec)
+        self.columns = {column: loaded[spec.handle] for column, spec in specs.items() if spec.handle in loaded}

@@ -1,0 +1,216 @@
+"""Nearest-neighbour lists and exact search, with NumPy only; results do not depend on how the work is cut.
+
+A product of two float32 matrices rounds a score differently with the shapes it is cut into. Here it only proposes
+candidates. Their scores are summed again in float64, so a list depends on its query and the keys alone: not on the
+size of a block, the number of shards or the number of threads. Equal scores are ordered by id.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+QUERY_BLOCK = 256
+KEY_BLOCK = 16_384
+RESCORE_BYTES = 64 << 20
+# Scores float32 `[c]` of the pairs (queries[query], keys[key]), from queries, keys, query and key.
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def top_k(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Orders lists by descending score, ties by ascending id, and cuts or pads them to `k`.
+
+    Args:
+        ids: `[Q, m]` int64; a negative id is padding.
+        scores: `[Q, m]` float32; one that is not finite is padding.
+        k: length of the result.
+
+    Returns:
+        ids `[Q, k]` int64 padded with -1, and scores `[Q, k]` float32 padded with -inf.
+    """
+    padding = (ids < 0) | ~np.isfinite(scores)
+    ids = np.where(padding, np.int64(-1), ids)
+    scores = np.where(padding, np.float32(-np.inf), scores)
+    if (short := k - ids.shape[1]) > 0:
+        ids = np.pad(ids, ((0, 0), (0, short)), constant_values=-1)
+        scores = np.pad(scores, ((0, 0), (0, short)), constant_values=-np.inf)
+    # Most lists are in order, or made of a few that are, which a stable sort takes in one pass; few of them have ties.
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+    tied = ((scores[:, 1:] == scores[:, :-1]) & (ids[:, 1:] < ids[:, :-1])).any(axis=1)
+    order = np.lexsort((ids[tied], -scores[tied]), axis=-1)
+    ids[tied] = np.take_along_axis(ids[tied], order, 1)
+    return ids[:, :k], scores[:, :k]
+
+
+def merge(lists: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the `k` best of several lists of the same queries, each `(ids [Q, m], scores [Q, m])`, as `top_k`.
+
+    No id may be in two lists. The result depends neither on the order of the lists nor on merging some of them first.
+    """
+    return top_k(np.concatenate([ids for ids, _ in lists], 1), np.concatenate([scores for _, scores in lists], 1), k)
+
+
+def leave_out(ids: np.ndarray, scores: np.ndarray, unwanted: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the `k` best of lists `[Q, m]` without the entries where `unwanted` `[Q, m]` is true, as `top_k`."""
+    return top_k(np.where(unwanted, -1, ids), scores, k)
+
+
+class BestLists:
+    """The best of the lists that queries are given one after another, in any order.
+
+    No id may be given to a query twice.
+
+    Attributes:
+        ids: int64 `[Q, k]`, ordered and padded as by `top_k`.
+        scores: float32 `[Q, k]`.
+    """
+
+    def __init__(self, queries: int, k: int) -> None:
+        """Begins with lists of padding."""
+        self.ids, self.scores = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
+
+    def add(self, ids: np.ndarray, scores: np.ndarray, places: np.ndarray | slice = slice(None)) -> None:
+        """Takes lists `[q, m]` of the queries at some places, none of which is named twice."""
+        lists = [(ids, scores)]
+        if (self.ids[places, :1] >= 0).any():
+            lists.append((self.ids[places], self.scores[places]))
+        self.ids[places], self.scores[places] = merge(lists, self.ids.shape[1])
+
+
+def dot_products(queries: np.ndarray, keys: np.ndarray, query: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Returns the dot products float32 `[c]` of pairs `(queries[query], keys[key])`, summed in float64."""
+    scores = np.empty(len(query), np.float32)
+    step = max(1, RESCORE_BYTES // (8 * max(1, keys.shape[1])))
+    for i in range(0, len(query), step):
+        products = queries[query[i : i + step]].astype(np.float64) * keys[key[i : i + step]]
+        scores[i : i + step] = products.sum(axis=1)
+    return scores
+
+
+def largest_norm(keys: np.ndarray) -> float:
+    """Returns the length of the longest of float32 vectors `[n, d]`; 0 for none."""
+    return float(np.linalg.norm(keys, axis=1).max(initial=0.0))
+
+
+def rounding_slack(queries: np.ndarray, largest: float) -> np.ndarray:
+    """Returns twice the worst rounding error of float32 dot products, `[Q]`.
+
+    Args:
+        queries: float32 `[Q, d]`.
+        largest: `largest_norm` of the keys.
+    """
+    return 2 * queries.shape[1] * np.finfo(np.float32).eps * largest * np.linalg.norm(queries, axis=1)
+
+
+def search(
+    queries: np.ndarray,
+    keys: np.ndarray,
+    k: int,
+    slack: np.ndarray | None = None,
+    score: Score = dot_products,
+    hidden: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the `k` keys of the highest scores for each query, ties by row.
+
+    Memory beside the result is bounded by the blocks, whatever n and Q are.
+
+    Args:
+        queries: float32 `[Q, d]`.
+        keys: float32 `[n, d]`.
+        k: length of the lists, at least 1.
+        slack: float `[Q]`, twice the largest difference between a query's scores and its float32 dot products; by
+            default `rounding_slack`.
+        score: the scores that decide; dot products by default.
+        hidden: int64 `[P, 2]`, ascending pairs of a query and a key that are left out.
+
+    Returns:
+        Rows int64 `[Q, k]` and scores float32 `[Q, k]`, ordered and padded as by `top_k`.
+    """
+    slack = rounding_slack(queries, largest_norm(keys)) if slack is None else slack
+    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    for begin in range(0, len(queries), QUERY_BLOCK):
+        end = min(begin + QUERY_BLOCK, len(queries))
+        best = BestLists(end - begin, k)
+        pairs = None
+        if hidden is not None:
+            pairs = hidden[slice(*np.searchsorted(hidden[:, 0], [begin, end]))] - (begin, 0)
+        for first in range(0, len(keys), KEY_BLOCK):
+            block = keys[first : first + KEY_BLOCK]
+            query, key = _candidates(queries[begin:end], block, k, best.scores[:, -1], slack[begin:end], first, pairs)
+            found = score(queries[begin:end], block, query, key)
+            best.add(*_as_lists(query, first + key, found, end - begin, k))
+        rows[begin:end], scores[begin:end] = best.ids, best.scores
+    return rows, scores
+
+
+def _candidates(
+    queries: np.ndarray,
+    keys: np.ndarray,
+    k: int,
+    worst: np.ndarray,
+    slack: np.ndarray,
+    first: int,
+    hidden: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pairs of a query and a key of a block that may belong to a list, by query, then key.
+
+    Args:
+        queries: float32 `[q, d]`.
+        keys: float32 `[m, d]`.
+        k: length of the lists.
+        worst: float32 `[q]`, last score of each list so far; -inf while it is not full.
+        slack: of each query, `[q]`.
+        first: number of the block's first key.
+        hidden: pairs of a query of this block and the number of a key.
+    """
+    rough = queries @ keys.T
+    if hidden is not None:
+        inside = hidden[(hidden[:, 1] >= first) & (hidden[:, 1] < first + len(keys))]
+        rough[inside[:, 0], inside[:, 1] - first] = -np.inf
+    if not np.isfinite(worst).all() and k < len(keys):
+        worst = np.maximum(worst, np.partition(rough, len(keys) - k, axis=1)[:, len(keys) - k])
+    # In one dimension the few pairs that are true are found much faster.
+    query, key = np.divmod(np.flatnonzero(rough >= (worst - slack)[:, None]), len(keys))
+    if hidden is None:
+        return query, key
+    is_shown = rough[query, key] > -np.inf
+    return query[is_shown], key[is_shown]
+
+
+def _as_lists(
+    query: np.ndarray, rows: np.ndarray, scores: np.ndarray, num_queries: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turns candidates `[c]` of ascending query into lists of the `k` best of each query, `[Q, <= k]`, padded."""
+    order = np.lexsort((rows, -scores, query))
+    query, rows, scores = query[order], rows[order], scores[order]
+    place = np.arange(len(query)) - np.searchsorted(query, query)
+    kept = place < k
+    width = int(place[kept].max(initial=-1)) + 1
+    ids, values = np.full((num_queries, width), -1, np.int64), np.full((num_queries, width), -np.inf, np.float32)
+    ids[query[kept], place[kept]], values[query[kept], place[kept]] = rows[kept], scores[kept]
+    return ids, values
+
+
+def nearest_centres(
+    points: np.ndarray, centres: np.ndarray, penalties: np.ndarray | None = None, block_rows: int = 8192
+) -> np.ndarray:
+    """Returns the centre of the highest dot product with each point, less the centre's penalty; the first of ties.
+
+    With half the squared length of each centre as its penalty that is the centre at the least distance.
+
+    Args:
+        points: float32 `[n, d]`.
+        centres: float32 `[c, d]`.
+        penalties: float32 `[c]`, or none.
+        block_rows: points at a time; products, and so near ties, round differently with it.
+
+    Returns:
+        int64 `[n]`.
+    """
+    nearest = np.empty(len(points), np.int64)
+    for begin in range(0, len(points), block_rows):
+        products = points[begin : begin + block_rows] @ centres.T
+        if penalties is not None:
+            products -= penalties
+        nearest[begin : begin + block_rows] = products.argmax(axis=1)
+    return nearest
