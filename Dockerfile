@@ -18,7 +18,7 @@ ENV WEB_MEMORY_CACHE=/opt/web-memory/cache TF_CPP_MIN_LOG_LEVEL=3
 WORKDIR /opt/web-memory/source
 
 COPY constraints.txt ./
-COPY setup.py pyproject.toml README.md LICENSE web_memory.py ./
+COPY setup.py pyproject.toml README.md LICENSE web_memory.py web_memory_names.py ./
 COPY configs configs
 COPY index index
 COPY model model

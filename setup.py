@@ -14,7 +14,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["configs*", "index*", "model*", "pipelines*"]),
-    py_modules=["web_memory"],
+    py_modules=["web_memory", "web_memory_names"],
     entry_points={"console_scripts": ["web-memory = web_memory:main"]},
     install_requires=[
         "apache-beam>=2.77",

@@ -1,18 +1,14 @@
 """The console script: `web-memory STAGE --config=FILE [flags]`, the same as `python -m PACKAGE.STAGE`.
 
-Several stages are joined by commas (`train,report`); `run` stands for the whole line. It also says which of our
-packages a file or folder of the working directory hides (docs/adr/0019-installed-package.md). Nothing but the standard
-library is imported until a stage is chosen.
+Several stages are joined by commas (`train,report`); `run` stands for the whole line. Nothing but the standard library
+is imported until a stage is chosen.
 """
 
 import importlib
-import importlib.util
-import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
 
-PACKAGES = ("configs", "pipelines", "index", "model")
 # In the order of the line.
 STAGES = {
     "demo_corpus": ("pipelines", "make the demo's images"),
@@ -33,26 +29,6 @@ STAGES = {
 _EMBEDDED, _TRAINED = ("embed", "build", "neighbors"), ("train", "report")
 _RUN = "run every stage in order, resuming the work that is left"
 _USAGE = "usage: web-memory STAGE --config=FILE [--config.FIELD=VALUE ..] [flags]"
-
-
-def check_names(package_file: str) -> None:
-    """Checks that our packages are found beside each other; each of them calls this when it is imported.
-
-    Raises:
-        ImportError: if a file or folder elsewhere on the path hides one; `python -m` ends in that sentence instead.
-    """
-    root = pathlib.Path(package_file).resolve().parents[1]
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        place = pathlib.Path(spec.origin).resolve() if spec and spec.origin else None
-        if place is None or root in place.parents:
-            continue
-        hiding = place.parent if place.name == "__init__.py" else place
-        sentence = f"{hiding} hides the package {name!r} of web-memory; rename it, or run web-memory STAGE instead"
-        if sys.argv[:1] == ["-m"]:
-            print(f"error: {sentence}", file=sys.stderr)
-            raise SystemExit(2)
-        raise ImportError(sentence)
 
 
 def _help() -> str:

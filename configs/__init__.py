@@ -1,5 +1,5 @@
 """Experiments: each module has `get_config()` and says in its docstring how to run it and what to expect."""
 
-import web_memory
+import web_memory_names
 
-web_memory.check_names(__file__)
+web_memory_names.check(__file__)

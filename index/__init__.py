@@ -11,14 +11,14 @@ command stays quick.
 
 from typing import TYPE_CHECKING, Any
 
-import web_memory
+import web_memory_names
 
 if TYPE_CHECKING:
     from index.store.reader import Hits, Index
 
 __all__ = ["Hits", "Index"]
 
-web_memory.check_names(__file__)
+web_memory_names.check(__file__)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Builds the index over the memory's keys: `python -m index.build --config=configs/demo.py [--runner=..]`.
+"""Builds the index over the memory's keys: `web-memory build --config=configs/demo.py [--runner=..]`.
 
 Cuts the memory into shards, builds each as a work item of a Beam job, tunes the search to the target recall, and
 reports the recall on other queries. Unknown flags go to Beam. If the command is interrupted, run it again: it resumes

@@ -1,4 +1,4 @@
-"""Looks up the neighbours of all queries: `python -m index.neighbors --config=configs/demo.py [--runner=..]`.
+"""Looks up the neighbours of all queries: `web-memory neighbors --config=configs/demo.py [--runner=..]`.
 
 Writes a list of the k nearest memory rows for every labelled image, and each row that some list names once, with its
 values. Unknown flags go to Beam. If the command is interrupted, run it again: it resumes. After an update of the index

@@ -1,4 +1,4 @@
-"""Estimates the size and cost of an index, before any work: `python -m index.plan --config=configs/demo.py`.
+"""Estimates the size and cost of an index, before any work: `web-memory plan --config=configs/demo.py`.
 
 Builds and searches a small shard of a sample of the memory on this machine. Refuses a recall that cannot be reached,
 and a build that takes more memory than `--config.index.memory_gb`. `index.build` uses the same planner.

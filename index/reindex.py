@@ -1,4 +1,4 @@
-"""Updates memory and index to their sources: `python -m index.reindex --config=.. [--remove=FILE] [--compact]`.
+"""Updates memory and index to their sources: `web-memory reindex --config=.. [--remove=FILE] [--compact]`.
 
 Embeds new images, leaves out removed ones, and publishes the next version of the index beside the one in use. Other
 encoders get a generation of their own, which replaces the old one when it is complete. Unknown flags go to Beam. If the

@@ -1,8 +1,8 @@
-"""Shows the memory rows nearest to an image, a text or a row of the memory: `python -m index.search`.
+"""Shows the memory rows nearest to an image, a text or a row of the memory: `web-memory search`.
 
-    python -m index.search --config=configs/demo.py --image=x.jpg
-    python -m index.search --config=configs/demo.py --text="a red bird" --k=20
-    python -m index.search --config=configs/demo.py --id=1099511627783 --html=page.html
+    web-memory search --config=configs/demo.py --image=x.jpg
+    web-memory search --config=configs/demo.py --text="a red bird" --k=20
+    web-memory search --config=configs/demo.py --id=1099511627783 --html=page.html
 
 Images are embedded as the memory's keys were, texts by an encoder that shares their space, if the config has one.
 """
@@ -46,7 +46,7 @@ def run(config: Config, image: str, text: str, id: int, k: int, html: str) -> No
         raise UserError(f"--k={k}: must be at least 1")
     index, memory = Index.open(config.places.index), Embeddings(config.places.memory)
     if memory.snapshot != index.memory_snapshot:
-        raise UserError(f"{memory.folder}: has changed since {index.folder} was built; run index.reindex")
+        raise UserError(f"{memory.folder}: has changed since {index.folder} was built; run web-memory reindex")
     load = pictures.Pictures(config.memory, config.places.data, config.embed).load
     if image:
         query = queries.of_image(image, config.encoders, config.embed, index)

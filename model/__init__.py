@@ -1,5 +1,5 @@
 """Learns from precomputed neighbour lists: the memory attention module, its baselines, its trainer."""
 
-import web_memory
+import web_memory_names
 
-web_memory.check_names(__file__)
+web_memory_names.check(__file__)

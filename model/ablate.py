@@ -1,4 +1,4 @@
-"""Varies one thing and trains the heads at each value: `python -m model.ablate --config=.. --vary=k[=8,16,32]`.
+"""Varies one thing and trains the heads at each value: `web-memory ablate --config=.. --vary=k[=8,16,32]`.
 
 Each head has the setting that `model.train` chose with this configuration, or, with `--sweep`, the best of the same
 trials at each value. Figures are of test and choose nothing; to choose a value, read those of val. If the command is

@@ -1,4 +1,4 @@
-"""Compares the trained heads: `python -m model.evaluate --config=configs/demo.py [--markdown]`.
+"""Compares the trained heads: `web-memory evaluate --config=configs/demo.py [--markdown]`.
 
 Prints accuracies over seeds, paired differences with their intervals, and how well attention filters; writes
 `results.json` below the workdir. It trains nothing. See `model.report` for pictures and an HTML page.

@@ -1,4 +1,4 @@
-"""Fine-tunes the query encoder together with a head: `python -m model.finetune --config=configs/x.py`.
+"""Fine-tunes the query encoder together with a head: `web-memory finetune --config=configs/x.py`.
 
 It starts from the frozen runs of `model.train`. The encoder of the keys must be the `.npz` of a Vision Transformer;
 neighbour lists, keys and values stay as they are. If there is more than one setting, each is run once from the frozen

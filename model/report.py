@@ -1,4 +1,4 @@
-"""Shows the results of the trained heads: `python -m model.report --config=configs/demo.py`.
+"""Shows the results of the trained heads: `web-memory report --config=configs/demo.py`.
 
 Prints the tables of `evaluate` and writes below the workdir its `results.json`, `gallery.png` and an HTML page with
 both, `report.html`. It trains nothing.

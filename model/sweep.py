@@ -1,4 +1,4 @@
-"""Runs the trials of every head on val and shows them: `python -m model.sweep --config=configs/demo.py`.
+"""Runs the trials of every head on val and shows them: `web-memory sweep --config=configs/demo.py`.
 
 No run reads the test split. `model.train` uses these trials and continues with the seeds.
 """
@@ -37,7 +37,7 @@ def run(config: Config) -> None:
         tuning.grid(of_head, name).show()
         best = trials.best_of(of_head)
         say(f"best: trial {best.number}, {hyperparameters.words(best.point)}, val {best.value:.3f}")
-    say(f"output {folder}; run model.train to continue with the seeds")
+    say(f"output {folder}; run web-memory train to continue with the seeds")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Trains the heads on precomputed neighbour lists: `python -m model.train --config=configs/demo.py`.
+"""Trains the heads on precomputed neighbour lists: `web-memory train --config=configs/demo.py`.
 
 Each head has the same number of trials, measured on val only; the best setting is then run once for each seed and
 measured on test. If the command is interrupted, run it again: it resumes from the last checkpoint.

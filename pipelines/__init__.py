@@ -1,5 +1,5 @@
 """Streams image-text shards through encoders into Parquet; owns the contracts that index and model read."""
 
-import web_memory
+import web_memory_names
 
-web_memory.check_names(__file__)
+web_memory_names.check(__file__)

@@ -12,3 +12,8 @@ def nearest(wrong: str, right: Sequence[str]) -> str:
     """Returns `did you mean 'x'?` with the nearest right name, or all of them if none is near."""
     found = difflib.get_close_matches(wrong, right, n=1, cutoff=0.5)
     return f"did you mean {found[0]!r}?" if found else f"known are {', '.join(sorted(right))}"
+
+
+def command(stage: str) -> str:
+    """Returns the command of a stage as users type it: `index.build` is `web-memory build`."""
+    return f"web-memory {stage.rpartition('.')[2]}"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import schemas, storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, command
 from pipelines.schemas import EncoderInfo
 
 STAGE_FILE = "stage.json"
@@ -141,7 +141,7 @@ def read_marker(folder: str, shard: str, config_hash: str) -> Marker | None:
         marker = Marker(**storage.read_json(path))
     except TypeError as error:
         raise UserError(
-            f"{path}: is not a marker of this version ({error}); remove it and run pipelines.embed again"
+            f"{path}: is not a marker of this version ({error}); remove it and run web-memory embed again"
         ) from error
     if marker.config_hash != config_hash:
         raise UserError(f"{path}: belongs to configuration {marker.config_hash}, not {config_hash}; remove the folder")
@@ -213,12 +213,14 @@ def read_complete(folder: str, stage: str) -> tuple[dict[str, Any], dict[str, An
     """
     stage_path, complete_path = storage.join(folder, STAGE_FILE), storage.join(folder, COMPLETE_FILE)
     if not storage.exists(stage_path):
-        raise UserError(f"{folder}: does not exist yet; run {stage} first")
+        raise UserError(f"{folder}: does not exist yet; run {command(stage)} first")
     if not storage.exists(complete_path):
-        raise UserError(f"{folder}: is not finished; run {stage} again, it resumes")
+        raise UserError(f"{folder}: is not finished; run {command(stage)} again, it resumes")
     identity, whole = storage.read_json(stage_path), storage.read_json(complete_path)
     if whole.get("config_hash") != fingerprint(identity):
-        raise UserError(f"{complete_path}: belongs to another configuration than {STAGE_FILE}; run {stage} again")
+        raise UserError(
+            f"{complete_path}: belongs to another configuration than {STAGE_FILE}; run {command(stage)} again"
+        )
     return identity, whole
 
 
@@ -277,13 +279,15 @@ class Embeddings:
         wanted = columns if "id" in columns or kept == stored else ["id", *columns]
         table = schemas.read(path, wanted, {"config_hash": self._config_hash})
         if table.num_rows != stored:
-            raise UserError(f"{path}: has {table.num_rows} rows, not {stored}; remove it and run pipelines.embed again")
+            raise UserError(
+                f"{path}: has {table.num_rows} rows, not {stored}; remove it and run web-memory embed again"
+            )
         if kept == stored:
             return table
         drops = storage.join(self.folder, DROPPED, f"{entry['name']}.parquet")
         out = schemas.read(drops, ["id", "reason"] if also else ["id"], {"config_hash": self._config_hash})
         if pc.sum(pc.is_in(table["id"], value_set=out["id"].combine_chunks())).as_py() != stored - kept:
-            raise UserError(f"{drops}: does not list {stored - kept} rows of {path}; run pipelines.embed again")
+            raise UserError(f"{drops}: does not list {stored - kept} rows of {path}; run web-memory embed again")
         if also:
             out = out.filter(pc.invert(pc.is_in(out["reason"], value_set=pa.array(also, pa.string()))))
         return table.filter(pc.invert(pc.is_in(table["id"], value_set=out["id"].combine_chunks()))).select(columns)
@@ -350,7 +354,7 @@ class Neighbors:
     @staticmethod
     def _check_rows(path: str, rows: int, expected: int) -> None:
         if rows != expected:
-            raise UserError(f"{path}: has {rows} rows, not {expected}; run index.neighbors again")
+            raise UserError(f"{path}: has {rows} rows, not {expected}; run web-memory neighbors again")
 
     def _read(self, group: str, schema: pa.Schema) -> pa.Table:
         if group not in self.files:

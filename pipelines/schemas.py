@@ -152,11 +152,11 @@ def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str)
     """
     keys = to_matrix(column).astype(np.float32)
     if keys.shape[1] != info.dim:
-        raise UserError(f"{where}: its keys have {keys.shape[1]} values, not {info.dim}; run pipelines.embed again")
+        raise UserError(f"{where}: its keys have {keys.shape[1]} values, not {info.dim}; run web-memory embed again")
     finite = np.isfinite(keys).all(axis=1)
     if not finite.all():
         raise UserError(
-            f"{where}: row {int(np.argmin(finite))} has a key that is not finite; run pipelines.embed again"
+            f"{where}: row {int(np.argmin(finite))} has a key that is not finite; run web-memory embed again"
         )
     if not info.normalized:
         keys /= np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), np.finfo(np.float32).tiny)

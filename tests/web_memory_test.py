@@ -48,7 +48,7 @@ def test_several_stages_stop_at_the_first_that_fails(tmp_path, capsys):
     config = tmp_path / "mine.py"
     config.write_text(f"from configs.base import Config\ndef get_config(): return Config(workdir={str(tmp_path)!r})")
     assert web_memory.main(["plan,train", f"--config={config}"]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}/memory: does not exist yet; run pipelines.embed first\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/memory: does not exist yet; run web-memory embed first\n"
 
 
 @pytest.mark.parametrize("hidden", ["configs.py", "configs/__init__.py", "model.py"])

@@ -47,6 +47,7 @@ def test_what_is_copied_is_there_and_is_what_setup_needs():
         "LICENSE",
         "constraints.txt",
         "web_memory.py",
+        "web_memory_names.py",
     } == set(_copied())
     ignored = (ROOT / ".dockerignore").read_text().split("\n")
     assert "*" in ignored and {line[1:] for line in ignored if line.startswith("!")} == set(_copied())

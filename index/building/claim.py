@@ -67,7 +67,7 @@ def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0) 
         build_hash=build_hash,
     )
     if identity["memory"] != memory.snapshot and len(job.done()) < len(job.names):
-        raise UserError(f"{folder}: has lost shards whose rows have changed; run index.reindex --compact")
+        raise UserError(f"{folder}: has lost shards whose rows have changed; run web-memory reindex --compact")
     _draw(job, memory, source)
     return job
 
@@ -102,7 +102,7 @@ def _base_of(index: str, memory: Embeddings, number: int) -> tuple[int, Mapping[
     if not published:
         return number or 1, None
     if not number and published["memory"]["snapshot"] != memory.snapshot:
-        raise UserError(f"{memory.folder}: has changed since {index} was built; run index.reindex")
+        raise UserError(f"{memory.folder}: has changed since {index} was built; run web-memory reindex")
     number = number or published["base"]
     return number, published if published["base"] == number else None
 

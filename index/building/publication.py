@@ -19,7 +19,7 @@ from index.store import index_manifest, shard_store
 from index.store.records import Point, ShardRecord, setting_at
 from index.store.routing import Router
 from pipelines import storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, command
 from pipelines.manifest import Embeddings
 
 
@@ -50,12 +50,12 @@ def published(job: BuildJob) -> dict[str, Any] | None:
         return None
     facts = index_manifest.read(job.index)
     for file, known in facts["files"].items():
-        shard_store.check_file(storage.join(job.index, file), known, f"run {index_manifest.STAGE} again")
+        shard_store.check_file(storage.join(job.index, file), known, f"run {command(index_manifest.STAGE)} again")
     for shard in facts["shards"]:
         for file, known in shard["files"].items():
             uri = storage.join(job.index, shard["path"], file)
             if not storage.exists(uri) or storage.size_bytes(uri) != known["bytes"]:
-                raise UserError(f"{uri}: is missing or truncated; run index.reindex --compact to rebuild")
+                raise UserError(f"{uri}: is missing or truncated; run web-memory reindex --compact to rebuild")
     return facts
 
 

@@ -58,7 +58,7 @@ def run(places: Places, index: IndexConfig, seed: int, runner: Runner) -> tuple[
     if (rows := before.rows - difference.removed + difference.added) != memory.rows:
         raise UserError(
             f"{before.folder}: would hold {rows:,} rows, but {memory.folder} has {memory.rows:,}; "
-            "run index.reindex --compact to rebuild"
+            "run web-memory reindex --compact to rebuild"
         )
     job = _claim(before, memory, difference, index, seed)
     done = _build_deltas(job, memory, difference, runner)

@@ -35,7 +35,9 @@ def claim_lists(places: Places, wanted: Neighbors, sources: Collection[str]) -> 
     memory, index = Embeddings(places.memory), Index.open(places.index)
     limits.at_most_rows("neighbors.k", wanted.k, memory.rows)
     if index.memory_snapshot != memory.snapshot:
-        raise UserError(f"{index.folder}: is an index of another memory than {memory.folder} is now; run index.reindex")
+        raise UserError(
+            f"{index.folder}: is an index of another memory than {memory.folder} is now; run web-memory reindex"
+        )
     queries = _open_queries(places, index, sources)
     identity = {
         **dataclasses.asdict(wanted),

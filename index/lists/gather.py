@@ -59,5 +59,5 @@ class GatherRows(beam.DoFn):
                 return
         raise UserError(
             f"{self._job.index}: names rows that shard {shard} of {self._job.memory} does not have; "
-            "run index.reindex --compact to rebuild"
+            "run web-memory reindex --compact to rebuild"
         )

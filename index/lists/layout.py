@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from index.store.reader import Index
 from pipelines import manifest, schemas, storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, command
 from pipelines.manifest import Embeddings
 
 STAGE = "index.neighbors"
@@ -116,7 +116,7 @@ class NeighborJob:
         """Opens the memory or a split; a `UserError` if it has changed since the job was planned."""
         embeddings = Embeddings(folder)
         if embeddings.snapshot != self.snapshots[folder]:
-            raise UserError(f"{folder}: has changed while its neighbours were looked up; run {STAGE} again")
+            raise UserError(f"{folder}: has changed while its neighbours were looked up; run {command(STAGE)} again")
         return embeddings
 
     def read_queries(self, group: Group, columns: list[str]) -> Iterator[tuple[Block, pa.Table]]:
@@ -164,7 +164,7 @@ class NeighborJob:
         path = storage.join(home(self.folder, self.previous), f"{name}.parquet")
         lists = schemas.read(path, schemas.neighbors(self.k).names)
         if not lists["query_id"].equals(query_ids):
-            raise UserError(f"{path}: is damaged: it lists other queries; remove it and run {STAGE} again")
+            raise UserError(f"{path}: is damaged: it lists other queries; remove it and run {command(STAGE)} again")
         return lists
 
     def previous_facts(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _tombstones(
     uri = storage.join(folder, known[0]) if known else ""
     if not known or not storage.exists(uri):
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, "S32")
-    shard_store.check_file(uri, known[1], "run index.neighbors again, or index.build if that does not help")
+    shard_store.check_file(uri, known[1], "run web-memory neighbors again, or web-memory build if that does not help")
     table = schemas.read(uri, TOMBSTONES.names)
     shards = np.array([numbers[path] for path in table["shard"].to_pylist()], np.int64)
     rows = (shards << schemas.ROW_BITS) | table["row"].to_numpy()

@@ -11,7 +11,7 @@ from index.store import keys
 from index.store.lookup import Lookup
 from index.store.reader import Index
 from pipelines import schemas
-from pipelines.errors import UserError
+from pipelines.errors import UserError, command
 
 # Queries that are read and searched at a time: enough for all threads of a search.
 BATCH_ROWS = 16_384
@@ -35,7 +35,7 @@ class Step(beam.DoFn):
             if Index.open(self._job.index).fingerprint == self._job.version:
                 raise
             raise UserError(
-                f"{self._job.index}: was updated while neighbours were looked up; run {STAGE} again"
+                f"{self._job.index}: was updated while neighbours were looked up; run {command(STAGE)} again"
             ) from error
 
     def _vectors(self, block: Block, rows: pa.Table) -> np.ndarray:

@@ -41,7 +41,7 @@ def read(memory: Embeddings, ids: np.ndarray) -> list[dict[str, Any]]:
             wanted = table.take(np.flatnonzero(np.isin(table["id"].to_numpy(), ids)))
             rows |= {row["id"]: row for row in wanted.to_pylist()}
     if missing := [id_ for id_ in ids.tolist() if id_ not in rows]:
-        raise UserError(f"{memory.folder}: has no row {missing[0]}, which the index found; run index.build again")
+        raise UserError(f"{memory.folder}: has no row {missing[0]}, which the index found; run web-memory build again")
     return [rows[id_] for id_ in ids.tolist()]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines import manifest, schemas, storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, command
 
 FILE = "manifest.json"
 STAGE = "index.build"
@@ -43,16 +43,16 @@ def read(folder: str) -> dict[str, Any]:
     """
     path, stage_path = storage.join(folder, FILE), storage.join(folder, manifest.STAGE_FILE)
     if not storage.exists(path) or not storage.exists(stage_path):
-        raise UserError(f"{folder}: there is no finished index here; run {STAGE}, which resumes where it stopped")
+        raise UserError(f"{folder}: there is no finished index here; run {command(STAGE)}, it resumes where it stopped")
     facts, identity = storage.read_json(path), storage.read_json(stage_path)
     try:
         contents = {name: value for name, value in facts.items() if name not in ("fingerprint", "rates")}
         if facts["fingerprint"] != manifest.fingerprint(contents):
-            raise UserError(f"{path}: is damaged; remove it and run {STAGE} again")
+            raise UserError(f"{path}: is damaged; remove it and run {command(STAGE)} again")
         if facts["config_hash"] != manifest.fingerprint(identity):
-            raise UserError(f"{path}: belongs to another index than {manifest.STAGE_FILE}; run {STAGE} again")
+            raise UserError(f"{path}: belongs to another index than {manifest.STAGE_FILE}; run {command(STAGE)} again")
         if facts["schema_version"] != schemas.SCHEMA_VERSION:
-            raise UserError(f"{path}: is of schema_version {facts['schema_version']}; run {STAGE} again")
+            raise UserError(f"{path}: is of schema_version {facts['schema_version']}; run {command(STAGE)} again")
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is not a manifest of this version ({error}); run {STAGE} again") from error
+        raise UserError(f"{path}: is not a manifest of this version ({error}); run {command(STAGE)} again") from error
     return dict(facts)

@@ -24,7 +24,7 @@ from index.store.records import Point, ShardRecord
 from index.store.routing import Router
 from index.store.shard_store import Shard
 from pipelines import schemas, storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, command
 from pipelines.nearest_neighbors import BestLists
 from pipelines.schemas import EncoderInfo
 
@@ -89,7 +89,8 @@ class Index:
             self.regions: int = facts["regions"]
         except (KeyError, TypeError) as error:
             path = storage.join(folder, index_manifest.FILE)
-            raise UserError(f"{path}: is not a manifest of this version ({error}); run index.build again") from error
+            again = f"run {command(index_manifest.STAGE)} again"
+            raise UserError(f"{path}: is not a manifest of this version ({error}); {again}") from error
         self.loaded: dict[int, Lookup] = {}
         self._shares: list[IO[bytes]] = []
 
@@ -140,7 +141,7 @@ class Index:
     def _checked(self, name: str) -> str:
         path = next(path for path in self._files if storage.name(path) == name)
         uri = storage.join(self.folder, path)
-        shard_store.check_file(uri, self._files[path], f"run {index_manifest.STAGE} again")
+        shard_store.check_file(uri, self._files[path], f"run {command(index_manifest.STAGE)} again")
         return uri
 
     @property

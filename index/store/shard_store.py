@@ -36,11 +36,12 @@ from index.engines.searcher import Searcher
 from index.store import index_manifest
 from index.store.records import ShardLists, ShardRecord
 from pipelines import manifest, schemas, storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, command
 from pipelines.schemas import content_keys
 
 BUILDS = "builds"
-_REMEDY = f"run {index_manifest.STAGE} again, which builds the missing files"
+_AGAIN = f"run {command(index_manifest.STAGE)} again"
+_REMEDY = f"{_AGAIN}, which builds the missing files"
 _ROWS_FILE, _EXACT_FILE, _FOUND_FILE = "rows.parquet", "exact.parquet", "found.parquet"
 _ROWS_SCHEMA = pa.schema(
     [pa.field("id", pa.int64(), nullable=False), pa.field("content_key", pa.binary(32), nullable=False)]
@@ -162,11 +163,9 @@ def read_marker(build: str, name: str, build_hash: str) -> tuple[ShardRecord, di
     try:
         record, secs = ShardRecord.from_json(marker["shard"]), marker["secs"]
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: is not a marker of this version ({error}); remove it and run {index_manifest.STAGE} again"
-        ) from error
+        raise UserError(f"{path}: is not a marker of this version ({error}); remove it and {_AGAIN}") from error
     if record.build_hash != build_hash:
-        raise UserError(f"{path}: belongs to another index; remove it and run {index_manifest.STAGE} again")
+        raise UserError(f"{path}: belongs to another index; remove it and {_AGAIN}")
     for file, facts in record.files.items():
         uri = storage.join(build, name, file)
         if not storage.exists(uri) or storage.size_bytes(uri) != facts["bytes"]:

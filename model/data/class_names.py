@@ -11,7 +11,7 @@ from pipelines.errors import UserError
 from pipelines.schemas import EncoderInfo
 
 _COLUMN = "value_text"
-_REMEDY = "run pipelines.embed again, which embeds the names again and nothing else"
+_REMEDY = "run web-memory embed again, which embeds the names again and nothing else"
 _SMALLEST_LENGTH = 1e-12
 
 

@@ -19,7 +19,7 @@ from pipelines import schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
 
-_AGAIN = "run index.neighbors again"
+_AGAIN = "run web-memory neighbors again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _read_queries(name: str, folder: str, lists: Neighbors) -> pa.Table:
     if ours != theirs:
         raise UserError(
             f"{lists.folder}: its keys are of another encoder than those of {folder} (fingerprint {theirs} against "
-            f"{ours}); embed both with one encoder and run index.build and index.neighbors again"
+            f"{ours}); embed both with one encoder and run web-memory build and web-memory neighbors again"
         )
     if embeddings.snapshot != lists.query_snapshots.get(name):
         raise UserError(f"{lists.folder}: was made from other queries than {folder} holds now; {_AGAIN}")
@@ -159,7 +159,7 @@ def load(places: Places, train: Train) -> Task:
     if train.k > lists.k:
         raise UserError(
             f"--config.train.k={train.k}: the lists of {lists.folder} hold {lists.k} neighbours; "
-            "use fewer, or run index.neighbors with more"
+            "use fewer, or run web-memory neighbors with more"
         )
     columns = {kind: f"value_{kind}" for kind in train.values}
     for kind, column in columns.items():

@@ -86,7 +86,7 @@ class Images:
         data = self._read(container, member)
         if hashlib.sha256(data).digest() != content_key:
             raise UserError(
-                f"{container}, {member}: has changed since it was embedded (row {row}); run pipelines.embed again"
+                f"{container}, {member}: has changed since it was embedded (row {row}); run web-memory embed again"
             )
         augment = self._augment
         wanted = self._preprocess
@@ -96,7 +96,7 @@ class Images:
         try:
             picture = decode(data, self._max_pixels, [wanted])
         except DecodeError as error:
-            raise UserError(f"{container}, {member}: {error} (row {row}); run pipelines.embed again") from error
+            raise UserError(f"{container}, {member}: {error} (row {row}); run web-memory embed again") from error
         if not augment:
             return prepare(picture, self._preprocess)
         crops = augment.min_area < 1

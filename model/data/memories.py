@@ -105,7 +105,7 @@ def of_training_set(places: Places, task: Task) -> Memory:
     if kinds != ("text",):
         raise UserError("the training set as memory has class names as values; set --config.train.values=text")
     if "text" not in task.name_vectors:
-        raise UserError("the names of the classes are not embedded; set --config.class_names and run pipelines.embed")
+        raise UserError("the names of the classes are not embedded; set --config.class_names and run web-memory embed")
     return Memory(
         ids=-1 - np.arange(len(train.labels)),
         images=images(places.queries("train")),

@@ -14,7 +14,7 @@ from model.measures import metrics
 from pipelines import manifest, storage
 from pipelines.errors import UserError
 
-_REMEDY = "get the published list and run pipelines.embed again"
+_REMEDY = "get the published list and run web-memory embed again"
 
 
 def _rows(places: Places, split: str) -> tuple[int, int]:

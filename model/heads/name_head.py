@@ -71,7 +71,7 @@ def check(task: Task, train: Train) -> None:
     if "text" not in task.name_vectors:
         raise UserError(
             "--config.train.heads: mam_names reads the names of the classes and none are embedded; set "
-            "--config.class_names and run pipelines.embed again with a text encoder"
+            "--config.class_names and run web-memory embed again with a text encoder"
         )
 
 

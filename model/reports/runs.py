@@ -117,10 +117,12 @@ def load_run(head: str, seed: int, place: str, ids: np.ndarray) -> Run:
     """
     result = storage.join(place, run_files.RESULT)
     if not storage.exists(result):
-        raise UserError(f"{result}: does not exist; run model.train with this configuration first")
+        raise UserError(f"{result}: does not exist; run web-memory train with this configuration first")
     path = storage.join(place, run_files.PREDICTIONS)
     table = schemas.read(path, ["query_id", "top_classes", "probabilities"])
     if not np.array_equal(table["query_id"].to_numpy(), ids):
-        raise UserError(f"{path}: has other test images than the neighbour lists; remove {place} and run model.train")
+        raise UserError(
+            f"{path}: has other test images than the neighbour lists; remove {place} and run web-memory train"
+        )
     classes, probabilities = schemas.to_matrix(table["top_classes"]), schemas.to_matrix(table["probabilities"])
     return Run(head, seed, storage.read_json(result), classes, probabilities, path)

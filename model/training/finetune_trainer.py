@@ -75,7 +75,7 @@ def restore_frozen(folder: str, state: State) -> State:
         UserError: if the run is not finished, or its checkpoint cannot be read.
     """
     if not run_files.is_done(folder):
-        raise UserError(f"{folder}: holds no finished run; run model.train with this configuration first")
+        raise UserError(f"{folder}: holds no finished run; run web-memory train with this configuration first")
     local = pathlib.Path(folder).absolute()
     with ocp.CheckpointManager(local / "checkpoints") as checkpoints:
         return train_loop.restore(checkpoints, local, state)

@@ -77,7 +77,7 @@ def chosen(folder: str, head: str, instead: str = "") -> dict[str, Any]:
     """
     path = storage.join(folder, head, CHOSEN)
     if not storage.exists(path):
-        raise UserError(f"{path}: does not exist; run model.train with this configuration first{instead}")
+        raise UserError(f"{path}: does not exist; run web-memory train with this configuration first{instead}")
     return storage.read_json(path)
 
 

@@ -70,7 +70,7 @@ class MemoryShards:
                 rows += batch.num_rows
                 yield batch
         if rows != shard.rows:
-            raise UserError(f"{path}: has {rows} rows, not {shard.rows}; remove it and run pipelines.embed again")
+            raise UserError(f"{path}: has {rows} rows, not {shard.rows}; remove it and run web-memory embed again")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,12 +239,12 @@ def read(memory_folder: str) -> Selection:
     try:
         contents = {name: part for name, part in value.items() if name != "fingerprint"}
         if value["fingerprint"] != manifest.fingerprint(contents):
-            raise UserError(f"{path}: is damaged; remove it and run pipelines.embed again")
+            raise UserError(f"{path}: is damaged; remove it and run web-memory embed again")
         shards = tuple(DroppedShard(**shard) for shard in value["shards"])
         examples = tuple(Example(**example) for example in value["examples"])
         totals = {reason: value["totals"][reason] for reason in REASONS if reason in value["totals"]}
         return Selection(value["identity"], totals, shards, examples, value["fingerprint"])
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: is not a selection of this version ({error}); remove it and run pipelines.embed again"
+            f"{path}: is not a selection of this version ({error}); remove it and run web-memory embed again"
         ) from error

@@ -44,7 +44,7 @@ def delete_removed(memory: str) -> int:
         is_removed = np.array([reason == REMOVED for reason in dropped["reason"].to_pylist()], bool)
         marker = manifest.read_marker(memory, shard.name, config_hash)
         if marker is None:
-            raise UserError(f"{memory}: shard {shard.name} has no marker; run pipelines.embed again")
+            raise UserError(f"{memory}: shard {shard.name} has no marker; run web-memory embed again")
         _rewrite(memory, marker, dropped["id"].to_numpy()[is_removed])
         deleted += int(is_removed.sum())
     if deleted:

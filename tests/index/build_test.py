@@ -261,7 +261,7 @@ def test_memory_that_changed_is_left_to_reindexing(world: World, capsys):
     shutil.rmtree(world.folder / "memory")
     shutil.copytree(other.folder / "memory", world.folder / "memory")
     assert world.build() == 2
-    assert f"memory: has changed since {world.index} was built; run index.reindex" in capsys.readouterr().err
+    assert f"memory: has changed since {world.index} was built; run web-memory reindex" in capsys.readouterr().err
     assert snapshot(world.index) == before
 
 
@@ -325,7 +325,7 @@ def test_other_config_in_the_same_folder(world: World, capsys):
 def test_memory_that_is_not_finished(world: World, capsys):
     pathlib.Path(world.folder / "memory" / "complete.json").unlink()
     assert world.build() == 2
-    assert "is not finished; run pipelines.embed again" in capsys.readouterr().err
+    assert "is not finished; run web-memory embed again" in capsys.readouterr().err
 
 
 def test_worker_s_error_comes_out_as_its_sentence(world: World, capsys):

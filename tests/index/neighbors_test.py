@@ -405,7 +405,7 @@ def test_what_does_not_belong_together(indexed: World, capsys):
     assert "is an index from another encoder than the queries in" in capsys.readouterr().err
     shutil.rmtree(indexed.folder / "queries" / "test")
     assert indexed.neighbors("--config.test_set.path=list.txt") == 2
-    assert "queries/test: does not exist yet; run pipelines.embed first" in capsys.readouterr().err
+    assert "queries/test: does not exist yet; run web-memory embed first" in capsys.readouterr().err
     complete = indexed.folder / "memory" / "complete.json"
     facts = json.loads(complete.read_text())
     complete.write_text(json.dumps(facts | {"snapshot": "0123456789abcdef"}))
@@ -415,7 +415,7 @@ def test_what_does_not_belong_together(indexed: World, capsys):
 
 def test_wrong_commands(world: World, capsys):
     assert world.neighbors() == 2
-    assert "there is no finished index here; run index.build" in capsys.readouterr().err
+    assert "there is no finished index here; run web-memory build" in capsys.readouterr().err
     assert world.build(HASH) == 0 and world.neighbors("--no_such_flag=1") == 2
     assert "--no_such_flag=1: unknown flag" in capsys.readouterr().err
     for k, limit in ((0, "at least 1"), (401, "at most 400, the rows of the memory")):

@@ -297,7 +297,7 @@ def test_a_damaged_index_is_mended_by_a_compaction(line, capsys):
     assert line.run() == 2
     assert "rows.parquet: is missing" in capsys.readouterr().err
     assert build.main([f"--config={line.config_file}", *BEAM]) == 2
-    assert "run index.reindex" in capsys.readouterr().err
+    assert "run web-memory reindex" in capsys.readouterr().err
     assert line.run("--compact") == 0
     line.check()
 

@@ -40,7 +40,7 @@ def _found(world: World, name: str) -> dict:
 @pytest.mark.slow
 def test_every_value_is_trained_once_with_the_chosen_setting(world, capsys):
     assert ablate.main(_argv(world, "--vary=k=2,5")) == 2
-    assert "chosen.json: does not exist; run model.train with this configuration first" in capsys.readouterr().err
+    assert "chosen.json: does not exist; run web-memory train with this configuration first" in capsys.readouterr().err
     assert train.main(_argv(world)) == 0
     capsys.readouterr()
     assert ablate.main(_argv(world, "--vary=k=2,7")) == 0

@@ -179,7 +179,7 @@ def test_a_grid_has_a_cell_for_each_column():
 def test_a_run_that_is_missing_or_of_other_images_is_refused(world, capsys):
     _write_runs(world)
     assert evaluate.main(_argv(world, "--config.train.seeds=0,1,2")) == 2
-    assert "linear/seed-2/result.json: does not exist; run model.train" in capsys.readouterr().err
+    assert "linear/seed-2/result.json: does not exist; run web-memory train" in capsys.readouterr().err
     (path,) = world.folder.glob("runs/*/mam/seed-1/predictions.parquet")
     table = schemas.read(str(path), ["query_id", "top_classes", "probabilities"])
     schemas.write(str(path), table.slice(1), {})

@@ -312,7 +312,7 @@ def test_refusals_are_one_sentence(world, trained, capsys):
         ({"finetune__steps": 0}, "--config.finetune.steps=0: must be at least 1"),
         ({"finetune__min_area": 0}, "min_area=0.0: must be above 0 and at most 1"),
         ({"finetune__learning_rates": ""}, "must hold at least one value"),
-        ({"train__steps": 7}, "run model.train with this configuration first"),
+        ({"train__steps": 7}, "run web-memory train with this configuration first"),
     ]
     for changes, sentence in cases:
         assert finetune.main(_argv(world, **changes)) == 2, sentence

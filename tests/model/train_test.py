@@ -251,7 +251,7 @@ def test_refusals_are_one_sentence(world, capsys):
         ({"train__k": "8"}, "train.k=8: the lists of"),
         ({"train__heads": "rac", "train__values": "image"}, "values=image: rac reads texts; add text"),
         ({"train__loss": "ncr", "train__ncr.neighbors": "16"}, "neighbors=16: must be less than batch"),
-        ({"workdir": str(world.folder / "nowhere")}, "run index.neighbors first"),
+        ({"workdir": str(world.folder / "nowhere")}, "run web-memory neighbors first"),
     ]
     for changes, sentence in cases:
         assert train.main(_argv(world, **changes)) == 2, sentence

@@ -136,10 +136,10 @@ def test_rows_that_were_dropped_for_a_reason_can_be_read_all_the_same(folder):
 
 
 def test_unfinished_folders_are_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="run pipelines.embed first"):
+    with pytest.raises(UserError, match="run web-memory embed first"):
         Embeddings(str(tmp_path / "nowhere"))
     storage.remove(f"{folder}/complete.json")
-    with pytest.raises(UserError, match="is not finished; run pipelines.embed again"):
+    with pytest.raises(UserError, match="is not finished; run web-memory embed again"):
         Embeddings(folder)
 
 

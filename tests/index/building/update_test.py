@@ -154,7 +154,7 @@ def test_planned_shards_stay_until_the_index_is_built_anew(tmp_path, sharding):
     assert line.index.facts == second
     # What a build has lost is built again only if its rows are all there.
     os.unlink(storage.join(line.config.places.index, "builds/00001/_done/shard-00001-of-00002.json"))
-    with pytest.raises(UserError, match="has lost shards whose rows have changed; run index.reindex --compact"):
+    with pytest.raises(UserError, match="has lost shards whose rows have changed; run web-memory reindex --compact"):
         build.run(line.config, Runner(BEAM))
     rebuild.run(line.config.places, line.config.index, line.config.seed, Runner(BEAM))
     third = line.index.facts

@@ -232,7 +232,7 @@ def test_stopped_between_the_two_last_files(tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "write_json", stopped)
     assert world.neighbors() == 2
-    with pytest.raises(UserError, match="belongs to another configuration than stage.json; run index.neighbors again"):
+    with pytest.raises(UserError, match="another configuration than stage.json; run web-memory neighbors again"):
         world.lists()
     monkeypatch.undo()
     assert world.neighbors() == 0 and snapshot(folder) == world.anew()
@@ -314,7 +314,7 @@ def test_version_that_is_planned_is_searched(tmp_path, monkeypatch, capsys):
 
     capsys.readouterr()
     assert world.neighbors() == 2
-    assert "was updated while neighbours were looked up; run index.neighbors again" in capsys.readouterr().err
+    assert "was updated while neighbours were looked up; run web-memory neighbors again" in capsys.readouterr().err
 
 
 def test_memory_that_changes_under_the_job_is_refused(tmp_path, monkeypatch, capsys):
@@ -329,9 +329,7 @@ def test_memory_that_changes_under_the_job_is_refused(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(neighbor_job.MergeGroup, "merge", changed)
     assert world.neighbors() == 2
-    assert (
-        "memory: has changed while its neighbours were looked up; run index.neighbors again" in capsys.readouterr().err
-    )
+    assert "has changed while its neighbours were looked up; run web-memory neighbors again" in capsys.readouterr().err
     assert not (world.folder / "neighbors" / "complete.json").exists()
 
 

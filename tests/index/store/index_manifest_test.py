@@ -39,7 +39,7 @@ def test_changed_or_lost_field(written, field):
     path = folder / "manifest.json"
     for value in (7, None, [{"rows": 5}]):
         path.write_text(json.dumps({**whole, field: value}))
-        with pytest.raises(UserError, match="manifest.json: is damaged; remove it and run index.build again"):
+        with pytest.raises(UserError, match="manifest.json: is damaged; remove it and run web-memory build again"):
             index_manifest.read(str(folder))
     path.write_text(json.dumps({name: value for name, value in whole.items() if name != field}))
     with pytest.raises(UserError, match="manifest.json: is damaged"):
@@ -71,7 +71,7 @@ def test_manifest_of_another_index(written):
 def test_manifest_of_another_version(written):
     folder, whole = written
     rewritten(folder, whole, schema_version=1)
-    with pytest.raises(UserError, match="is of schema_version 1; run index.build again"):
+    with pytest.raises(UserError, match="is of schema_version 1; run web-memory build again"):
         index_manifest.read(str(folder))
 
 
@@ -79,6 +79,6 @@ def test_folder_that_is_not_finished(tmp_path):
     for file in (None, "stage.json"):
         if file:
             manifest.claim(str(tmp_path), "index.build", {"seed": 0})
-        with pytest.raises(UserError, match="no finished index here; run index.build, which resumes where it stopped"):
+        with pytest.raises(UserError, match="no finished index here; run web-memory build, it resumes"):
             index_manifest.read(str(tmp_path))
     assert not index_manifest.exists(str(tmp_path))

@@ -64,7 +64,7 @@ def refused(folder: pathlib.Path) -> str:
     with pytest.raises(UserError) as error:
         use_all(folder)
     sentence = str(error.value)
-    assert "\n" not in sentence and ("again" in sentence or "run index.build" in sentence)
+    assert "\n" not in sentence and ("again" in sentence or "run web-memory build" in sentence)
     return sentence
 
 
@@ -154,7 +154,7 @@ def test_every_file_of_another_index_is_refused(others, copied: pathlib.Path):
 def test_whole_shard_of_another_index(others, copied: pathlib.Path):
     shutil.rmtree(copied / FIRST)
     shutil.copytree(others[0] / FIRST, copied / FIRST)
-    assert "is damaged; remove it and run index.build again" in refused(copied)
+    assert "is damaged; remove it and run web-memory build again" in refused(copied)
 
 
 @pytest.mark.parametrize("file", ["router.parquet", "queries.parquet", "shard-00001-of-00002/rows.parquet"])
@@ -166,7 +166,7 @@ def test_index_build_mends_what_is_removed(built: World, file: str, capsys):
     if file == "queries.parquet":
         flip(path, 0.5)
         assert built.build(*flags) == 2
-        assert f"{path}: is damaged; remove it and run index.build again" in capsys.readouterr().err
+        assert f"{path}: is damaged; remove it and run web-memory build again" in capsys.readouterr().err
     path.unlink()
     assert built.build(*flags) == 0
     assert snapshot(built.index) == whole
@@ -180,7 +180,7 @@ def test_marker_that_is_broken_or_of_another_build(built: World, tmp_path):
     build_hash = marker["shard"]["build_hash"]
     record, secs = shard_store.read_marker(build, name, build_hash)
     assert record == Index.open(str(built.index)).shards[0] and set(secs) == {"build", "tune", "exact", "search"}
-    with pytest.raises(UserError, match="belongs to another index; remove it and run index.build again"):
+    with pytest.raises(UserError, match="belongs to another index; remove it and run web-memory build again"):
         shard_store.read_marker(build, name, "another")
     for broken in ({}, [], {"shard": {}, "secs": {}}, {**marker, "shard": {**marker["shard"], "more": 1}}):
         path.write_text(json.dumps(broken))
