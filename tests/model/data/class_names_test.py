@@ -57,7 +57,7 @@ def test_a_kind_that_the_file_lacks_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("written", "wanted", "sentence"),
     [
-        ({"fingerprints": {"value_text": "t5"}}, _NAMES, "its value_text are of encoder t5, .* of text; run web-memory embed"),
+        ({"fingerprints": {"value_text": "t5"}}, _NAMES, "its value_text are of encoder t5, .* of text; run web-m"),
         ({"names": ["a dog", "a cow"]}, _NAMES, "holds other class names than --config.class_names; run web-memory"),
         ({}, [*_NAMES, "a cow"], "holds other class names"),
     ],
