@@ -18,9 +18,9 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 
-from pipelines import runner, worker_process
+from pipelines import worker_process
 from pipelines.errors import UserError
-from pipelines.progress import Stage
+from pipelines.runner import Runner
 from tests import world as index_world
 from tests.pipelines import tiny_encoders as tiny
 from tests.pipelines.embed_test import World, encoders  # noqa: F401  a fixture
@@ -103,9 +103,10 @@ def test_a_mistake_found_in_a_dask_worker_is_one_sentence(tmp_path, cluster):
     def build(pipeline):
         _ = pipeline | beam.Create([1, 3]) | beam.Reshuffle() | beam.ParDo(_Refuse())
 
-    with Stage("test", "numbers", str(tmp_path)) as stage:
+    runner = Runner(_dask(cluster))
+    with runner.stage("test", "numbers", str(tmp_path)):
         with pytest.raises(UserError, match=r"^shard [13]: is odd; take another$"):
-            runner.run(build, _dask(cluster), stage, lambda: (0.5, 1))
+            runner.run(build, lambda: (0.5, 1))
 
 
 def test_dask_goes_on_when_a_worker_is_killed(large_world, cluster):
