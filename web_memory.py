@@ -68,8 +68,7 @@ def _run(argv: Sequence[str]) -> int:
     try:
         config, _, beam = options.parse(argv, f"{_RUN[0].upper()}{_RUN[1:]}.")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return options.failed(str(error))
     # Flags that are not ours are for Beam.
     ours = [arg for arg in argv if arg not in beam]
     corpus = ["demo_corpus"] if isinstance(config, DemoConfig) else []

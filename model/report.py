@@ -21,7 +21,7 @@ def run(config: Config) -> None:
     Raises:
         UserError: if a run is missing.
     """
-    from model.data import datasets
+    from model.data import protocol
     from model.reports import gallery, report_page, runs
     from model.training import run_files
     from pipelines.sources.pictures import Pictures
@@ -30,7 +30,7 @@ def run(config: Config) -> None:
     results, path = reached.write(places, config.seed, train, config.finetune)
     written, picture = [path], ""
     if head := gallery.choose_head(train.heads):
-        task, seed = datasets.load(places, train), train.seeds[0]
+        task, seed = protocol.load(places, config.protocol, config.queries, train), train.seeds[0]
         drawn = runs.load_run(head, seed, run_files.of_seed(results["runs"], head, seed), task.splits["test"].ids)
         load = [Pictures(source, config.data, config.embed).load for source in (config.test_set, config.memory)]
         written.append(storage.join(places.workdir, "gallery.png"))

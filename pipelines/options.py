@@ -86,6 +86,8 @@ def parse(
     parser = _parser(description, switches or {}, values or {})
     overrides = [arg for arg in argv if arg.startswith(_OVERRIDE)]
     known, rest = parser.parse_known_args([arg for arg in argv if not arg.startswith(_OVERRIDE)])
+    # Before anything can be wrong, so that every error has this form.
+    _set_log_format(known.log_format)
     if known.version:
         print(f"web-memory {version()}")
         raise SystemExit(0)
@@ -98,7 +100,6 @@ def parse(
     if not known.config:
         raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
     fields.check(config)
-    _set_log_format(known.log_format)
     return config, _chosen(known, switches or {}, values or {}), rest
 
 
@@ -205,16 +206,17 @@ def main(
         else:
             run(resolved, **chosen)
     except UserError as error:
-        return _failed(str(error))
+        return failed(str(error))
     except OSError as error:
-        return _failed(f"{error.filename or 'the system'}: {error.strerror or error}")
+        return failed(f"{error.filename or 'the system'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
 
 
-def _failed(sentence: str) -> int:
+def failed(sentence: str) -> int:
+    """Prints the sentence that a command fails with, and returns its exit code."""
     from pipelines import progress
 
     progress.error(sentence)

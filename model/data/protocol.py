@@ -10,6 +10,8 @@ import numpy as np
 
 from configs.base import Places, Protocol, Source, Train
 from configs.schema.data import SPLITS
+from model.data import datasets
+from model.data.datasets import Task
 from model.measures import metrics
 from pipelines import manifest, storage
 from pipelines.errors import UserError
@@ -35,6 +37,13 @@ def lost_rows(places: Places) -> dict[str, str]:
             folder = storage.join(places.queries(split), manifest.REJECTS)
             lines[split] = f"{lost:,} of {listed:,} images could not be used and do not count, see {folder}"
     return lines
+
+
+def load(places: Places, expected: Protocol, sources: Mapping[str, Source], train: Train) -> Task:
+    """Loads the task of a configuration and compares it with a protocol; arguments and errors as those of `check`."""
+    task = datasets.load(places, train)
+    check(places, expected, sources, train, task.class_counts)
+    return task
 
 
 def check(

@@ -204,3 +204,5 @@ def test_what_the_trainer_writes_is_what_is_read(world, monkeypatch, capsys):
     assert (world.folder / "gallery.png").read_text() == "drawn"
     assert "data:image/png;base64,ZHJhd24=" in (world.folder / "report.html").read_text()
     assert "recall@5 of the index" in capsys.readouterr().out
+    assert report.main([*flags, "--config.protocol.train_rows=1000000"]) == 2
+    assert "than the 1,000,000 of the protocol" in capsys.readouterr().err

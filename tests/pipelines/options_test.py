@@ -1,10 +1,11 @@
 import dataclasses
+import json
 import pathlib
 
 import pytest
 
 from configs.base import Config
-from pipelines import fields, options
+from pipelines import fields, options, progress
 from pipelines.errors import UserError
 
 
@@ -140,6 +141,14 @@ def test_a_wrong_field_of_any_stage_is_said_before_any_work(capsys):
     argv = ["--config=configs/demo.py", "--config.train.heads=mma"]
     assert options.main(lambda config: pytest.fail("began"), "embed", argv) == 2
     assert capsys.readouterr().err == "error: --config.train.heads=mma: unknown; did you mean 'mam'?\n"
+
+
+def test_every_error_has_the_form_that_was_asked_for(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "as_json", False)
+    argv = ["--config=configs/demo.py", "--log_format=json", "--config.train.heads=mma"]
+    assert options.main(_fails, "embed", argv) == 2
+    event = {"event": "error", "text": "--config.train.heads=mma: unknown; did you mean 'mam'?"}
+    assert json.loads(capsys.readouterr().err) == event
 
 
 def test_help_of_one_group(capsys):
