@@ -157,9 +157,9 @@ def _compact(line: _Line) -> None:
 
 def _purge(places: "Places") -> list[str]:
     """Deletes unused builds of the index and all other generations; returns those that are still being read."""
-    from index.store import index_manifest, versions
+    from index.store import index_manifest, shard_store, versions
 
-    held = [storage.join(places.index, "builds", name) for name in versions.purge(places.index)]
+    held = [storage.join(places.index, shard_store.BUILDS, name) for name in versions.purge(places.index)]
     for name, paths in generation.others(places).items():
         index = places.in_generation(name).index
         if index_manifest.exists(index) and versions.is_held(index):

@@ -39,7 +39,7 @@ def run(config: Config) -> None:
         UserError: if the frozen runs do not exist, the encoder is another, an image has changed, or a setting is
             wrong.
     """
-    from model.data import datasets, parallel, protocol, tables
+    from model.data import parallel, protocol, tables
     from model.data.input_pipeline import Images
     from model.training import finetune_runs, hyperparameters, preparation, query_encoder, trials
     from model.training.finetune_trainer import FinetuneTrainer
@@ -58,14 +58,13 @@ def run(config: Config) -> None:
                 places.queries(split), read[split], config.embed.max_image_pixels, encoder.preprocess, augment
             )
 
-        task = datasets.load(places, train)
-        protocol.check(places, config.protocol, config.queries, train, task.class_counts)
+        task = protocol.load(places, config.protocol, config.queries, train)
         task = preparation.prepare(task, train)
         frozen = run_files.identity(places, config.seed, train, task.fingerprint)
         point = run_files.chosen(frozen.folder, settings.head)["point"]
         folder, identity = run_files.finetune_identity(frozen, train.seeds, settings)
         config_hash = manifest.claim(folder, run_files.FINETUNE, identity)
-        storage.write_json(storage.join(folder, "config.json"), places.config)
+        manifest.write_config(folder, places.config)
 
         runs = finetune_runs.FinetuneRuns(folder, finetune_runs.settings(settings, point), train.seeds, settings, stage)
         stage.worked = not runs.is_done()

@@ -17,7 +17,7 @@ def run(config: Config) -> None:
     Raises:
         UserError: if an earlier stage has not finished, a setting is wrong, or all trials of a head diverged.
     """
-    from model.data import datasets, protocol
+    from model.data import protocol
     from model.reports import tuning
     from model.training import hyperparameters, trials
 
@@ -26,8 +26,7 @@ def run(config: Config) -> None:
     # The lock of the training, since both write the same folders.
     with Stage("train", "steps", places.workdir) as stage:
         stage.worked = False
-        task = datasets.load(places, train)
-        protocol.check(places, config.protocol, config.queries, train, task.class_counts)
+        task = protocol.load(places, config.protocol, config.queries, train)
         task, data, folder = trials.open_runs(places, seed, train, task, ("train", "val"))
         progress = trials.Progress(stage, trials.count(train, seeds=False))
         tried = {}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from configs.base import Config
+from configs.schema.data import SPLITS
 from model.training import run_files
 from pipelines import options
 from pipelines.progress import Stage, duration, summary
@@ -23,16 +24,15 @@ def run(config: Config) -> None:
     Raises:
         UserError: if an earlier stage has not finished, a setting is wrong, or a run diverged.
     """
-    from model.data import datasets, host_tables, protocol
+    from model.data import host_tables, protocol
     from model.measures import metrics
     from model.training import trials
 
     places, train, seed = config.places, config.train, config.seed
     trials.check(places, train)
     with Stage("train", "steps", places.workdir) as stage:
-        task = datasets.load(places, train)
-        protocol.check(places, config.protocol, config.queries, train, task.class_counts)
-        task, data, folder = trials.open_runs(places, seed, train, task, ("train", "val", "test"))
+        task = protocol.load(places, config.protocol, config.queries, train)
+        task, data, folder = trials.open_runs(places, seed, train, task, SPLITS)
         last = [run_files.of_seed(folder, name, seed) for name in train.heads for seed in train.seeds]
         stage.worked = not all(map(run_files.is_done, last))
         progress = trials.Progress(stage, trials.count(train))

@@ -89,11 +89,8 @@ def check(section: Any, prefix: str = "") -> None:
     """
     for leaf in leaves(section, prefix):
         _check(leaf)
-    for name, problem in _problems(section, prefix):
-        owner, _, last = name.rpartition(".")
-        value = getattr(_at(section, owner.removeprefix(prefix.rstrip(".")).lstrip(".")), last)
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        raise UserError(f"--config.{name}={shown}: {problem}")
+    for leaf, problem in _problems(section, prefix):
+        raise UserError(f"--config.{leaf.name}={leaf.shown}: {problem}")
 
 
 def _check(leaf: Leaf) -> None:
@@ -111,19 +108,14 @@ def _check(leaf: Leaf) -> None:
         raise UserError(f"{flag}={leaf.shown}: must be {field.span}")
 
 
-def _problems(section: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yields the fields that do not fit the others, by their whole names, inner sections first."""
+def _problems(section: Any, prefix: str) -> Iterator[tuple[Leaf, str]]:
+    """Yields the fields that do not fit the others, and why, inner sections first."""
     for field in dataclasses.fields(section):
         if dataclasses.is_dataclass(value := getattr(section, field.name)):
             yield from _problems(value, f"{prefix}{field.name}.")
     if hasattr(section, "problems"):
-        yield from ((f"{prefix}{name}", problem) for name, problem in section.problems())
-
-
-def _at(section: Any, path: str) -> Any:
-    for name in path.split(".") if path else ():
-        section = getattr(section, name)
-    return section
+        known = {leaf.name: leaf for leaf in leaves(section, prefix)}
+        yield from ((known[f"{prefix}{name}"], problem) for name, problem in section.problems())
 
 
 def groups(config: Config) -> dict[str, Any]:

@@ -77,6 +77,11 @@ def claim(folder: str, stage: str, identity: Mapping[str, Any]) -> str:
     return fingerprint(ours)
 
 
+def write_config(folder: str, config: Mapping[str, Any]) -> None:
+    """Writes the whole config beside the outputs of a folder, for people to read; no stage reads it."""
+    storage.write_json(storage.join(folder, "config.json"), config)
+
+
 @dataclasses.dataclass(frozen=True)
 class Marker:
     """Says that an input shard is done; written last. Rows balance: in = out + rejected + filtered.

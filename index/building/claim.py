@@ -43,7 +43,7 @@ def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0) 
     source = _measured_on(places.queries("val"), memory)
     keys.require_same_encoder(memory.encoder("key"), source, places.index)
     config_hash = manifest.claim(places.index, index_manifest.STAGE, identity_of(memory, index, seed))
-    storage.write_json(storage.join(places.index, "config.json"), places.config)
+    manifest.write_config(places.index, places.config)
     number, base = _base_of(places.index, memory, number)
     folder = storage.join(places.index, shard_store.build_path(number))
     identity = {"index": config_hash, **_inputs(memory, source, base)}

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from configs.base import Neighbors, Places
+from configs.schema.data import SPLITS
 from index.lists import layout, patch
 from index.lists.layout import STAGE, Block, Group, NeighborJob
 from index.store import keys, limits
@@ -50,7 +51,7 @@ def claim_lists(places: Places, wanted: Neighbors, sources: Collection[str]) -> 
     previous = _claim_folder(places.neighbors, identity, index)
     home = layout.home(places.neighbors, index.fingerprint)
     config_hash = manifest.claim(home, STAGE, identity)
-    storage.write_json(storage.join(places.neighbors, "config.json"), places.config)
+    manifest.write_config(places.neighbors, places.config)
     layout.write_index_facts(home, index.facts)
     rows = group_rows(index.key_encoder.dim, wanted.k)
     return NeighborJob(
@@ -78,7 +79,7 @@ def group_rows(dim: int, k: int) -> int:
 def _open_queries(places: Places, index: Index, sources: Collection[str]) -> dict[str, Embeddings]:
     queries = {
         split: Embeddings(places.queries(split))
-        for split in ("train", "val", "test")
+        for split in SPLITS
         if split in sources or storage.exists(places.queries(split))
     }
     if not queries:

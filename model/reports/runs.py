@@ -115,9 +115,7 @@ def load_run(head: str, seed: int, place: str, ids: np.ndarray) -> Run:
     Raises:
         UserError: if it is missing, or has other test images.
     """
-    result = storage.join(place, run_files.RESULT)
-    if not storage.exists(result):
-        raise UserError(f"{result}: does not exist; run web-memory train with this configuration first")
+    result = run_files.read(storage.join(place, run_files.RESULT))
     path = storage.join(place, run_files.PREDICTIONS)
     table = schemas.read(path, ["query_id", "top_classes", "probabilities"])
     if not np.array_equal(table["query_id"].to_numpy(), ids):
@@ -125,4 +123,4 @@ def load_run(head: str, seed: int, place: str, ids: np.ndarray) -> Run:
             f"{path}: has other test images than the neighbour lists; remove {place} and run web-memory train"
         )
     classes, probabilities = schemas.to_matrix(table["top_classes"]), schemas.to_matrix(table["probabilities"])
-    return Run(head, seed, storage.read_json(result), classes, probabilities, path)
+    return Run(head, seed, result, classes, probabilities, path)

@@ -75,7 +75,11 @@ def chosen(folder: str, head: str, instead: str = "") -> dict[str, Any]:
     Raises:
         UserError: if nothing is chosen yet.
     """
-    path = storage.join(folder, head, CHOSEN)
+    return read(storage.join(folder, head, CHOSEN), instead)
+
+
+def read(path: str, instead: str = "") -> dict[str, Any]:
+    """Reads a JSON file of a run; arguments and errors as those of `chosen`."""
     if not storage.exists(path):
         raise UserError(f"{path}: does not exist; run web-memory train with this configuration first{instead}")
     return storage.read_json(path)

@@ -54,7 +54,7 @@ def open_runs(
     """
     folder, identity = run_files.identity(places, seed, train, task.fingerprint)
     manifest.claim(folder, "model.train", identity)
-    storage.write_json(storage.join(folder, "config.json"), places.config)
+    manifest.write_config(folder, places.config)
     seen = {name: task.splits[name] for name in splits}
     task = preparation.prepare(dataclasses.replace(task, splits=seen), train)
     if train.table == "host":

@@ -24,7 +24,6 @@ from pipelines.demo.styles import STYLES, Drawing, Emoji
 from pipelines.errors import UserError
 
 MIN_CLASS_EMOJI = 5
-SPLITS = ("train", "val", "test")
 
 _EMOJI_PER_CLASS = 10
 _MAX_TAGS = 5
@@ -36,7 +35,7 @@ class LabelledImage:
 
     Attributes:
         path: under the image root.
-        split: one of `SPLITS`.
+        split: one of `configs.schema.data.SPLITS`.
         label: its class.
         drawing: what to render.
     """

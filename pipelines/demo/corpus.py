@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from configs.base import Corpus
+from configs.schema.data import SPLITS
 from pipelines.demo import classes, img2dataset_writer, npm_packages, render, styles
-from pipelines.demo.classes import MIN_CLASS_EMOJI, SPLITS, LabelledImage
+from pipelines.demo.classes import MIN_CLASS_EMOJI, LabelledImage
 from pipelines.demo.img2dataset_writer import Pair
 from pipelines.demo.styles import STYLES, Drawing, Emoji
 from pipelines.errors import UserError

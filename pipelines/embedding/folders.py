@@ -116,7 +116,7 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec]) -> Folder:
     shards = sources.plan(request.sources[name], request.places.data, request.embed, listings)
     _check_rows(name, source.path, sum(shard.rows for shard in shards), request)
     config_hash = manifest.claim(path, _STAGE, identity)
-    storage.write_json(storage.join(path, "config.json"), request.places.config)
+    manifest.write_config(path, request.places.config)
     wanted = {storage.name(shard.listing) for shard in shards}
     for listing in storage.files(listings, ".parquet"):
         if storage.name(listing) not in wanted:

@@ -26,7 +26,6 @@ FIELDS = {
     "label": ("label",),
     "url": ("url", "URL"),
 }
-_OTHERS = ("caption", "label", "url")
 _BATCH_ROWS = 8
 _MAX_DEPTH = 8
 _MAX_COLUMNS = 4096

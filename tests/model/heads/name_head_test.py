@@ -44,7 +44,7 @@ def _case(seed: int = 0):
     known = NamePrior(normal(_C, _V), normal(_D + 1, _D), normal(_C, _D))
     scores = jnp.asarray(rng.uniform(size=(_B, _K)), jnp.float32)
     batch = Batch(normal(_B, _D), normal(_B, _K, _D), values, scores, jnp.asarray(mask), known)
-    head = registry.build("mam_names", Train(names=_NAMES), _C, batch)
+    head = registry.get("mam_names").build(Train(names=_NAMES), _C, batch)
     return batch, head, registry.init(head, batch, 0)
 
 

@@ -18,7 +18,7 @@ def _case(**settings):
     mask = rng.random((_B, _K)) < 0.7
     mask[0] = False
     batch = Batch(normal(_B, _D), normal(_B, _K, _D), {"text": normal(_B, _K, _V)}, normal(_B, _K), jnp.asarray(mask))
-    head = registry.build("rac", Train(similarity_scale=3.0, **settings), _C, batch)
+    head = registry.get("rac").build(Train(similarity_scale=3.0, **settings), _C, batch)
     params = jax.tree.map(lambda p: normal(*p.shape), registry.init(head, batch, 0))
     return batch, head, params
 

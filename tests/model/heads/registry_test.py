@@ -27,7 +27,7 @@ def test_mlp_has_the_parameters_of_mam():
     batch = _batch()
 
     def count(name, **settings):
-        head = registry.build(name, Train(attention_dim=8, **settings), 7, batch)
+        head = registry.get(name).build(Train(attention_dim=8, **settings), 7, batch)
         return registry.count_parameters(head, batch)
 
     counts = {name: count(name) for name in ("linear", "mlp", "mean_knn", "mam")}
@@ -45,13 +45,13 @@ def test_the_config_knows_the_same_heads():
 
 def test_an_unknown_head_is_refused():
     with pytest.raises(UserError, match="no head 'mum'; did you mean 'mam'"):
-        registry.build("mum", Train(), 7, _batch())
+        registry.get("mum").build(Train(), 7, _batch())
 
 
 @pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in ("mam_names", "vl_ltr")])
 def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
     batch = _batch(name)
-    head = registry.build(name, Train(attention_dim=8), 7, batch)
+    head = registry.get(name).build(Train(attention_dim=8), 7, batch)
     params = registry.init(head, batch, 0)
     logits = head.apply({"params": params}, batch, 0.0, None).logits
     classifier = params.get("classifier") or params["Linear_0"]["classifier"]
@@ -63,7 +63,7 @@ def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
 def test_only_retrieval_heads_read_the_memory():
     for name in registry.HEADS:
         batch = _batch(name)
-        head = registry.build(name, Train(attention_dim=8), 7, batch)
+        head = registry.get(name).build(Train(attention_dim=8), 7, batch)
         shapes = jax.eval_shape(lambda h=head, b=batch: registry.init(h, b, 0))
         rng = np.random.default_rng(1)
         params = jax.tree.map(lambda s, rng=rng: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
@@ -85,7 +85,7 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
 
 def test_neighbour_dropout_leaves_out_its_share_while_training_only():
     batch = _batch(b=200, k=50)
-    head = registry.build("mean_knn", Train(neighbor_dropout=0.25), 7, batch)
+    head = registry.get("mean_knn").build(Train(neighbor_dropout=0.25), 7, batch)
     params = registry.init(head, batch, 0)
     weights = head.apply({"params": params}, batch, 0.0, jax.random.key(0)).weights
     assert abs(float((weights == 0).mean()) - 0.25) < 0.02
@@ -106,7 +106,7 @@ def test_random_k_keeps_the_first_of_each_list_as_many_as_it_draws():
 @pytest.mark.parametrize("name", [name for name, head in registry.HEADS.items() if head.needs_neighbors])
 def test_random_k_acts_while_training_only(name):
     batch = _batch(name, b=50)
-    head = registry.build(name, Train(random_k=True, attention_dim=8), 7, batch)
+    head = registry.get(name).build(Train(random_k=True, attention_dim=8), 7, batch)
     params = registry.init(head, batch, 0)
     kept = thin(batch, 0.0, True, jax.random.key(3)).mask
     weights = head.apply({"params": params}, batch, 0.0, jax.random.key(3)).weights

@@ -25,7 +25,7 @@ def _case():
     bank = (bank - bank.mean(-1, keepdims=True)) / bank.std(-1, keepdims=True)
     bank = Bank(jnp.asarray(bank, jnp.float32), jnp.asarray(mask))
     batch = Batch(normal(_B, _D), normal(_B, 2, _D), {}, normal(_B, 2), jnp.ones((_B, 2), bool), bank)
-    head = registry.build("vl_ltr", Train(vl_ltr_width=2.0), _C, batch)
+    head = registry.get("vl_ltr").build(Train(vl_ltr_width=2.0), _C, batch)
     return batch, head, registry.init(head, batch, 0), normal
 
 

@@ -105,7 +105,7 @@ def test_layers_and_kinds_share_the_scale(head, layers):
     train = Train(heads=(head,), value_scale=3.0, layers=layers, similarity="whitened", attention_dim=0)
     task = preparation.prepare(task, train)
     batch = tables.load(task)["train"].gather(np.arange(6), head)
-    built = registry.build(head, train, 4, batch)
+    built = registry.get(head).build(train, 4, batch)
     params = registry.init(built, batch, 0)
     features = built.apply({"params": params}, batch, 0.0, None).features
     weights = np.full(batch.scores.shape, 1 / 8)
