@@ -165,12 +165,19 @@ def build_missing(job: BuildJob, runner: Runner) -> int:
     """
     done = job.done()
     missing = [number for number, name in enumerate(job.names) if name not in done]
-    if not missing:
-        return 0
+    storage.remove_temporaries(job.folder)
+    if missing:
+        _build(job, missing, runner)
+    # Also those of a command that was killed after its last shard.
+    storage.remove(storage.join(job.folder, partition_job.PARTS))
+    return len(missing)
+
+
+def _build(job: BuildJob, missing: Sequence[int], runner: Runner) -> None:
+    """Runs the Beam job that builds shards by their numbers."""
     # A marker must not stand for a damaged shard.
     for number in missing:
         storage.remove(shard_store.marker_path(job.folder, job.names[number]))
-    storage.remove_temporaries(job.folder)
     memory = Embeddings(job.memory)
     dealt = partition_job.groups(memory) if job.shards > 1 and not job.is_delta else []
 
@@ -196,5 +203,3 @@ def build_missing(job: BuildJob, runner: Runner) -> int:
         return 0.2 * max(read, built) + 0.8 * built, round(built * memory.rows)
 
     runner.run(build, measure)
-    storage.remove(storage.join(job.folder, partition_job.PARTS))
-    return len(missing)
