@@ -43,7 +43,7 @@ def _has_no_alpha(image: Image.Image) -> bool:
 
 
 def _low_bytes(encoded: Bare) -> Image.Image:
-    """Returns the low bytes of a PNG of 16-bit colours; Pillow's modes have 8 bits, so it decodes only the high ones."""
+    """Returns the low bytes of a PNG of 16-bit colours, of which Pillow decodes only the high ones."""
     with Image.open(io.BytesIO(encoded.data), formats=("PNG",)) as image:
         # What is the low byte of these samples is the high one of samples with the other order of bytes.
         image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]

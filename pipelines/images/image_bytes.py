@@ -7,7 +7,7 @@ is painted before its size is known. So Pillow sees no metadata.
 
 import re
 
-from pipelines.images import animations, orientation, png_bytes
+from pipelines.images import animations, bitfields, orientation, png_bytes
 from pipelines.images.bare import Bare
 
 _JPEG_SCAN = 0xDA
@@ -21,10 +21,10 @@ _MAX_EXIF_BLOCKS = 16
 
 
 def bare(data: bytes) -> Bare:
-    """Returns a JPEG, PNG, GIF or WebP with only what its first frame needs, and other bytes unchanged.
+    """Returns a JPEG, PNG, GIF, WebP or BMP with only what its first frame needs, and other bytes unchanged.
 
     Raises:
-        IndexError: if the bytes end within a GIF's structure.
+        IndexError, ValueError, struct.error: if the structure is broken.
     """
     if data.startswith(b"\xff\xd8"):
         return _jpeg(data)
@@ -34,11 +34,14 @@ def bare(data: bytes) -> Bare:
         return animations.gif(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return animations.webp(data)
+    if data.startswith(b"BM"):
+        return Bare(bitfields.plain(data))
     return Bare(data)
 
 
 def _jpeg(data: bytes) -> Bare:
-    kept, exif, xmp, place = [data[:2]], [], b"", 2
+    exif: list[bytes] = []
+    kept, xmp, place = [data[:2]], b"", 2
     while 0 <= (place := data.find(b"\xff", place)) <= len(data) - 4:
         marker = data[place + 1]
         if marker == _JPEG_SCAN:

@@ -16,10 +16,10 @@ _IN_XMP = re.compile(rb'tiff:Orientation(="|>)([0-9])')
 
 
 def find(blocks: Sequence[bytes], xmp: bytes = b"") -> int:
-    """Returns the orientation, 1 to 8, that the first block of EXIF states that states any, otherwise that of the XMP.
+    """Returns the orientation, 1 to 8, of the first block of EXIF that states one, otherwise that of the XMP.
 
     Args:
-        blocks: of EXIF, with or without `Exif\\0\\0` before each.
+        blocks: of EXIF, with or without the mark of EXIF before each.
         xmp: a packet of XMP; empty for none.
     """
     stated = next((value for block in blocks if (value := _in_exif(block)) is not None), None)

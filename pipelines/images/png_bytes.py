@@ -22,7 +22,8 @@ _MAX_TEXT_BYTES = 1 << 17
 
 def bare(data: bytes) -> Bare:
     """Returns the chunks that the pixels need."""
-    kept, exif, texts, hidden = [SIGNATURE], b"", {}, None
+    kept, exif, hidden = [SIGNATURE], b"", None
+    texts: dict[bytes, tuple[bytes, bytes]] = {}
     place, kind, color, depth = len(SIGNATURE), b"", -1, 8
     seen_pixels = False
     while place < len(data) and kind != b"IEND":
