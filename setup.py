@@ -57,6 +57,7 @@ setup(
             "pytest",
             "pytest-cov",
             "pytest-xdist",
+            "pyvips[binary]>=3.2",
             "ruff",
             "scikit-image",
             "wheel",

@@ -12,13 +12,17 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from pipelines.images import image_bytes
+from pipelines.images import colors, image_bytes
+from pipelines.images.bare import Bare
 
 # `decode` bounds the pixels itself, by the limit in the config.
 Image.MAX_IMAGE_PIXELS = None
 
 _MAX_SIDE, _MAX_RESIZED_SIDE = 4096, 1 << 20
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# More pixels than this are decoded only if the encoded image has a byte for each so many of them. Otherwise a picture
+# of one colour, some hundred bytes, could take the memory of the largest photograph.
+_FREE_PIXELS, _PIXELS_PER_BYTE = 1 << 23, 1000
 # Each scan of a progressive JPEG visits all pixels, at about 1 ns each, and may need no more than 150 bytes of data.
 _MAX_SCANNED_PIXELS = 4_000_000_000
 # A JPEG is decoded at 1/8, 1/4 or 1/2 if each side then has this many times the pixels that the encoders resize to.
@@ -159,33 +163,45 @@ def decode(data: bytes, max_pixels: int, preprocesses: Iterable[ImagePreprocess]
         raise DecodeError("CannotDecode", f"{type(error).__name__}: {error}") from error
 
 
-def _decode(encoded: image_bytes.Bare, max_pixels: int, resized_sides: list[int]) -> Picture:
-    with Image.open(io.BytesIO(encoded.data), formats=_FORMATS) as image:
-        width, height = image.size
-        _check_cost(image, encoded.scans, max_pixels)
-        covered = _reduce(image, resized_sides)
-        image.load()
-        # The EXIF of a JPEG or PNG was removed from the data; that of a WebP is here.
-        orientation = max(encoded.orientation, image_bytes.orientation(image.info.get("exif", b"")))
-        upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-    if orientation >= 5:
+def _decode(encoded: Bare, max_pixels: int, resized_sides: list[int]) -> Picture:
+    rgb, (width, height), covered = _pixels(encoded, max_pixels, resized_sides)
+    turn = encoded.orientation
+    upright = rgb.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else rgb
+    if turn >= 5:
         width, height, covered = height, width, covered[::-1]
     # Turning may move the last lines or columns to the front.
-    left = upright.width - covered[0] if orientation in (2, 3, 6, 7) else 0.0
-    top = upright.height - covered[1] if orientation in (3, 4, 7, 8) else 0.0
-    return Picture(_to_rgb(upright), width, height, (left, top, left + covered[0], top + covered[1]))
+    left = upright.width - covered[0] if turn in (2, 3, 6, 7) else 0.0
+    top = upright.height - covered[1] if turn in (3, 4, 7, 8) else 0.0
+    return Picture(upright, width, height, (left, top, left + covered[0], top + covered[1]))
 
 
-def _check_cost(image: ImageFile.ImageFile, scans: int, max_pixels: int) -> None:
+def _pixels(
+    encoded: Bare, max_pixels: int, resized_sides: list[int]
+) -> tuple[Image.Image, tuple[int, int], tuple[float, float]]:
+    """Returns the image as it is stored in RGB, its size at full scale, and the part that the picture covers."""
+    with Image.open(io.BytesIO(encoded.data), formats=_FORMATS) as image:
+        size = encoded.canvas or image.size
+        _check_cost(image, encoded, max_pixels)
+        covered = _reduce(image, resized_sides)
+        image.load()
+        return colors.to_rgb(image, encoded), size, encoded.canvas or covered
+
+
+def _check_cost(image: ImageFile.ImageFile, encoded: Bare, max_pixels: int) -> None:
     """Raises a `DecodeError` if decoding would take too much memory or time."""
-    width, height = image.size
-    if width * height > max_pixels:
-        raise DecodeError("TooManyPixels", f"{width} x {height}, the limit is {max_pixels:,} pixels")
-    if scans * width * height > _MAX_SCANNED_PIXELS:
-        raise DecodeError("TooManyScans", f"{scans} scans of {width} x {height} pixels")
     if image.tile and image.tile[0].codec_name == "bmp_rle":
         # One skip of this code, 4 bytes, may fill 255 rows of any width.
         raise DecodeError("CannotDecode", "is a run-length encoded BMP, which is not supported")
+    width, height = (max(sides) for sides in zip(image.size, encoded.canvas or image.size, strict=True))
+    pixels, size = width * height, len(encoded.data)
+    if pixels > max_pixels:
+        raise DecodeError("TooManyPixels", f"{width} x {height}, the limit is {max_pixels:,} pixels")
+    if pixels > max(_FREE_PIXELS, _PIXELS_PER_BYTE * size):
+        said = f"{width} x {height} from {size:,} bytes of data"
+        limit = f"above {_FREE_PIXELS:,} pixels, the limit is {_PIXELS_PER_BYTE:,} pixels for each byte"
+        raise DecodeError("TooManyPixels", f"{said}; {limit}")
+    if encoded.scans * pixels > _MAX_SCANNED_PIXELS:
+        raise DecodeError("TooManyScans", f"{encoded.scans} scans of {width} x {height} pixels")
 
 
 def _reduce(image: ImageFile.ImageFile, resized_sides: list[int]) -> tuple[float, float]:
@@ -197,16 +213,6 @@ def _reduce(image: ImageFile.ImageFile, resized_sides: list[int]) -> tuple[float
         if scale > 1 and (reduced := image.draft(None, (width // scale, height // scale))):
             return reduced[1][2:]
     return image.size
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit greys at 255 instead of scaling them.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    # `convert` copies even if there is nothing to convert.
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def prepare(picture: Picture, preprocess: ImagePreprocess) -> np.ndarray:
