@@ -25,6 +25,8 @@ def run(config: Config, markdown: bool) -> None:
             print(grid.markdown())
         else:
             grid.show()
+    for warning in found["warnings"]:
+        say(f"warning: {warning}")
     if not markdown:
         say(f"wrote {path}")
 

@@ -48,6 +48,8 @@ def run(config: Config) -> None:
         file.write(page.encode())
     for grid in grids:
         grid.show()
+    for warning in results["warnings"]:
+        say(f"warning: {warning}")
     for fact in facts:
         say(fact)
     say("wrote " + ", ".join(written))

@@ -25,7 +25,7 @@ def run(config: Config) -> None:
         UserError: if an earlier stage has not finished, a setting is wrong, or a run diverged.
     """
     from model.data import host_tables, protocol
-    from model.measures import metrics
+    from model.measures import metrics, plausibility
     from model.training import trials
 
     places, train, seed = config.places, config.train, config.seed
@@ -36,7 +36,7 @@ def run(config: Config) -> None:
         last = [run_files.of_seed(folder, name, seed) for name in train.heads for seed in train.seeds]
         stage.worked = not all(map(run_files.is_done, last))
         progress = trials.Progress(stage, trials.count(train))
-        lines, rates = {}, []
+        lines, rates, reached = {}, [], {}
         for name in train.heads:
             runs = trials.Runs(name, train, seed, task, data, folder, progress)
             tried = runs.trials()
@@ -44,13 +44,17 @@ def run(config: Config) -> None:
             results = [runs.seed(chosen, seed) for seed in train.seeds]
             rates += [result["reading"] for result in results if "reading" in result]
             lines[name] = _line(chosen, tried)
+            test = sum(result["accuracy"]["all"] for result in results) / len(results)
+            reached[name] = plausibility.Reached(chosen.value, test)
         groups = metrics.shot_groups(task.class_counts, train.many_over, train.few_under, train.shots)
+        doubts = plausibility.warnings(reached, task.splits["val"].labels, len(task.splits["test"].labels))
         summary(
             f"train: {trials.count(train)} runs in {duration(stage.secs)}",
             {
                 **lines,
                 "classes": ", ".join(f"{int((groups == group).sum())} {group}-shot" for group in metrics.GROUPS),
                 **protocol.lost_rows(places),
+                **({"warning": "; ".join(doubts)} if doubts else {}),
                 **({"memory was read at": host_tables.words(rates)} if rates else {}),
                 "output": folder,
             },

@@ -23,6 +23,8 @@ MARKERS = "_done"
 REJECTS = "_rejects"
 FILTERED = "_filtered"
 DROPPED = "_dropped"
+# Field of the identity of a folder whose labels were names: the name of each label, from 0.
+CLASSES = "classes"
 
 
 def fingerprint(value: Any) -> str:
@@ -103,6 +105,7 @@ class Marker:
         filtered: number of filtered rows by filter.
         retryable: rejected rows that another attempt may be able to read.
         attempt: 1, or more after retries.
+        unknown_classes: rows with vectors and without a label, because the training set does not have their class.
     """
 
     number: int
@@ -121,6 +124,7 @@ class Marker:
     filtered: dict[str, int] = dataclasses.field(default_factory=dict)
     retryable: int = 0
     attempt: int = 1
+    unknown_classes: int = 0
 
     def write(self, folder: str) -> None:
         """Writes the marker; a `ValueError` if its rows do not balance."""
@@ -247,6 +251,11 @@ class Embeddings:
         self.snapshot: str = whole["snapshot"]
         self._config_hash: str = whole["config_hash"]
         self._shards: dict[int, dict[str, Any]] = {shard["number"]: shard for shard in whole["shards"]}
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the labels, from 0, if the source has names for labels; otherwise nothing."""
+        return list(self.identity.get(CLASSES, ()))
 
     @property
     def shard_rows(self) -> dict[int, int]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from configs.base import Places
 from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
+from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo
 
 _COLUMN = "value_text"
@@ -16,14 +17,30 @@ _SMALLEST_LENGTH = 1e-12
 
 
 def read(places: Places, classes: int) -> list[str]:
-    """Returns the names of the classes from the config's file; a `UserError` if there are too few."""
-    if not places.class_names:
+    """Returns the names of the classes: the config's, otherwise those that the training set was embedded with.
+
+    Args:
+        places: of the file of class names and of the embedded training set.
+        classes: how many there are; without any names they are called by their numbers.
+
+    Raises:
+        UserError: if there are too few names.
+    """
+    names, path = known(places)
+    if not names:
         return [f"class {label}" for label in range(classes)]
-    path = storage.join(places.data, places.class_names)
-    names = class_names.read(path)
     if len(names) < classes:
         raise UserError(f"{path}: names {len(names)} classes, the labels go up to {classes - 1}")
     return names
+
+
+def known(places: Places) -> tuple[list[str], str]:
+    """Returns the names of the classes, if there are any, and the file or folder that they are from."""
+    if places.class_names:
+        path = storage.join(places.data, places.class_names)
+        return class_names.read(path), path
+    folder = places.queries("train")
+    return Embeddings(folder).class_names, folder
 
 
 def load(

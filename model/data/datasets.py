@@ -5,7 +5,7 @@ they are needed.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,8 +130,8 @@ def _check_index(folder: str, lists: Neighbors) -> None:
         )
 
 
-def _count_classes(splits: Mapping[str, Split]) -> np.ndarray:
-    """Returns the number of training images of each class, int64 `[C]`."""
+def _count_classes(splits: Mapping[str, Split], names: Sequence[str]) -> np.ndarray:
+    """Returns the number of training images of each class, int64 `[C]`; `names` are those that are known."""
     classes = 1 + max(int(split.labels.max()) for split in splits.values())
     labels = splits["train"].labels
     if classes > len(labels):
@@ -139,9 +139,14 @@ def _count_classes(splits: Mapping[str, Split]) -> np.ndarray:
     counts = np.bincount(labels, minlength=classes)
     if not counts.all():
         raise UserError(
-            f"class {int(np.argmin(counts))} has no training image; every label up to {classes - 1} needs one"
+            f"class {_shown(int(np.argmin(counts)), names)} has no training image; every label up to {classes - 1} "
+            "needs one"
         )
     return counts
+
+
+def _shown(label: int, names: Sequence[str]) -> str:
+    return f"{label} ({names[label]!r})" if label < len(names) else str(label)
 
 
 def load(places: Places, train: Train) -> Task:
@@ -168,7 +173,8 @@ def load(places: Places, train: Train) -> Task:
     memory_ids = lists.memory(["id"])["id"].to_numpy()
     k = train.k or lists.k
     splits = {name: _load_split(name, places.queries(name), k, lists, memory_ids) for name in SPLITS}
-    counts = _count_classes(splits)
+    named, _ = class_names.known(places)
+    counts = _count_classes(splits, named)
     names = class_names.read(places, len(counts))
     return Task(
         splits=splits,
@@ -177,8 +183,6 @@ def load(places: Places, train: Train) -> Task:
         values={kind: Column(lists, column) for kind, column in columns.items()},
         class_counts=counts,
         class_names=names,
-        name_vectors=class_names.load(places.classes, lists.encoders, train.values, names)
-        if places.class_names
-        else {},
+        name_vectors=class_names.load(places.classes, lists.encoders, train.values, names) if named else {},
         fingerprint=lists.fingerprint,
     )

@@ -39,7 +39,8 @@ _PAGE = """<!doctype html>
 <h1>{{ title }}</h1>
 <p>{% for name, color in colors.items() %}
 <span class="key"><i style="background: {{ color }}"></i>{{ name }}</span>{% endfor %}</p>
-<section>
+{% for warning in warnings %}<p role="alert"><strong>Warning:</strong> {{ warning }}</p>
+{% endfor %}<section>
 <h2>Test accuracy by shots, %</h2>
 <svg width="{{ bars.width }}" height="{{ bars.height }}" role="img" aria-label="test accuracy by shots">
 {% for bar in bars.bars %}<rect x="{{ bar.x }}" y="{{ bar.y }}" width="{{ bar.width }}" height="{{ bar.height }}"
@@ -145,6 +146,7 @@ def render(results: Mapping[str, Any], grids: Sequence[Grid], curves: Sequence[C
     return environment.from_string(_PAGE).render(
         title="Web Memory: results",
         colors=colors,
+        warnings=results.get("warnings", ()),
         bars=_bars(methods, colors),
         grids=grids,
         curves=[plot for plot in plots if plot],

@@ -12,12 +12,15 @@ import pyarrow as pa
 
 from configs.base import Filters, Source
 from pipelines import manifest, schemas, sources, storage
+from pipelines.embedding import classes
+from pipelines.embedding.classes import Classes
 from pipelines.embedding.request import MEMORY, Request
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.errors import UserError
 from pipelines.filtering.selection import MemoryShard, MemoryShards
 from pipelines.manifest import Marker
 from pipelines.sources import InputShard
+from pipelines.sources.labels import Labels
 from pipelines.upkeep import compaction
 
 _STAGE = "pipelines.embed"
@@ -39,6 +42,7 @@ class Folder:
     encoders: dict[str, EncoderSpec]
     shards: list[InputShard]
     done: dict[str, Marker]
+    labels: Labels | None = None
     attempts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -85,19 +89,20 @@ class Folder:
         self.done = {name: marker for name, marker in markers.items() if f"{name}.parquet" in outputs}
 
 
-def open_all(request: Request, specs: Mapping[str, EncoderSpec], retry_rejects: bool) -> list[Folder]:
+def open_all(request: Request, specs: Mapping[str, EncoderSpec], named: Classes, retry_rejects: bool) -> list[Folder]:
     """Claims the output folders of the memory (all columns) and of the splits (keys only), the memory first.
 
     Args:
         request: names the sources and the folders.
         specs: of each vector column.
+        named: the label space of the request.
         retry_rejects: whether to embed shards again whose rejected rows may be readable now.
 
     Raises:
         UserError: if a source cannot be listed, its list is not that of the protocol, or a folder is another config's.
     """
     columns = {name: dict(specs) if name == MEMORY else {"key": specs["key"]} for name in request.sources}
-    folders = [_open(name, request, columns[name]) for name in request.sources]
+    folders = [_open(name, request, columns[name], named) for name in request.sources]
     for folder in folders:
         if retry_rejects:
             folder.retry()
@@ -106,14 +111,19 @@ def open_all(request: Request, specs: Mapping[str, EncoderSpec], retry_rejects: 
     return folders
 
 
-def _open(name: str, request: Request, specs: dict[str, EncoderSpec]) -> Folder:
+def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Classes) -> Folder:
     path, source = request.folder(name), sources.resolve(request.sources[name], request.places.data)
-    identity = _identity(name, source, request, specs)
+    identity = {**_identity(name, source, request, specs), **named.identity(name)}
     listings = storage.join(path, _LISTINGS)
+    classes.check_stored(path, identity.get(manifest.CLASSES, ()))
     manifest.check_claim(path, _STAGE, identity)
     storage.remove_temporaries(path)
     # Listed before the folder is claimed: a source that is missing claims nothing.
-    shards = sources.plan(request.sources[name], request.places.data, request.embed, listings)
+    counts: Counter[Any] = Counter()
+    shards = sources.plan(
+        request.sources[name], request.places.data, request.embed, listings, named.of_planning(name), counts
+    )
+    named.check_numbers(name, source, counts)
     _check_rows(name, source.path, sum(shard.rows for shard in shards), request)
     config_hash = manifest.claim(path, _STAGE, identity)
     manifest.write_config(path, request.places.config)
@@ -122,7 +132,8 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec]) -> Folder:
         if storage.name(listing) not in wanted:
             storage.remove(listing)
     compaction.finish(path)
-    folder = Folder(name, path, config_hash, specs, _numbered(path, shards), {})
+    labels = named.of_reading(name, source)
+    folder = Folder(name, path, config_hash, specs, _numbered(path, shards), {}, labels)
     folder.refresh()
     folder.forget_changed()
     return folder
@@ -147,6 +158,8 @@ def _row_filters(filters: Filters) -> dict[str, object]:
 
 def _described(source: Source) -> dict[str, object]:
     fields = dataclasses.asdict(source)
+    if source.class_level == 1:
+        del fields["class_level"]
     return {name: value for name, value in fields.items() if name not in _LATER_FIELDS or source.part or value}
 
 

@@ -20,6 +20,7 @@ from pipelines.filtering.opt_out import OptOut
 from pipelines.filtering.row_filters import RowFilters
 from pipelines.images.decode import DecodeError, ImagePreprocess, decode, prepare
 from pipelines.sources import Filtered, InputShard, Reject, Sample
+from pipelines.sources.labels import Labels
 from pipelines.sources.sample import stated_digest
 
 Unused = Reject | Filtered
@@ -58,11 +59,19 @@ class ShardJob:
 
 @dataclasses.dataclass(frozen=True)
 class Tools:
-    """What a process loads once and its threads share."""
+    """What a process loads once and its threads share.
+
+    Attributes:
+        encoders: of all columns.
+        filters: of the memory.
+        opt_out: of the memory; None for none.
+        labels: how names of classes become labels, by output folder; folders whose labels are numbers are missing.
+    """
 
     encoders: EncoderSet
     filters: RowFilters
     opt_out: OptOut | None
+    labels: Mapping[str, Labels] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

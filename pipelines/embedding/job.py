@@ -22,6 +22,7 @@ from pipelines.filtering.row_filters import RowFilters
 from pipelines.manifest import Marker
 from pipelines.runner import Runner
 from pipelines.sources import InputShard
+from pipelines.sources.labels import Labels
 
 _ROWS_PER_BYTE = 1 / 16_384
 
@@ -46,13 +47,14 @@ def run(
         UserError: as a worker raised it, or if outputs of the workers are missing.
     """
     jobs = _jobs(folders)
+    labels = {folder.path: folder.labels for folder in folders if folder.labels}
 
     def build(pipeline: beam.Pipeline) -> None:
         _ = (
             pipeline
             | "Shards" >> beam.Create(jobs)
             | "Spread" >> beam.Reshuffle()
-            | "Embed" >> beam.ParDo(EmbedShard(dict(encoders), embed, filters, runner.processes))
+            | "Embed" >> beam.ParDo(EmbedShard(dict(encoders), embed, filters, runner.processes, labels))
         )
 
     runner.run(build, functools.partial(_measure, folders))
@@ -67,7 +69,14 @@ class EmbedShard(beam.DoFn):
         embed: batch size and limits.
     """
 
-    def __init__(self, encoders: dict[str, EncoderSpec], embed: Embed, filters: Filters, processes: int) -> None:
+    def __init__(
+        self,
+        encoders: dict[str, EncoderSpec],
+        embed: Embed,
+        filters: Filters,
+        processes: int,
+        labels: Mapping[str, Labels],
+    ) -> None:
         """Keeps what workers need.
 
         Args:
@@ -75,8 +84,10 @@ class EmbedShard(beam.DoFn):
             embed: batch size and limits.
             filters: of the memory.
             processes: workers on each machine, which share its cores.
+            labels: of each folder whose labels are names.
         """
         self.encoders, self.embed, self._filters, self._processes = encoders, embed, filters, processes
+        self._labels = labels
         self._shared = Shared()
 
     def start_bundle(self) -> None:
@@ -99,7 +110,7 @@ class EmbedShard(beam.DoFn):
         one_thread_a_call(self._threads())
         keep_freed_memory()
         opt_out = OptOut.load(self._filters.opt_out) if self._filters.opt_out else None
-        return Tools(EncoderSet(self.encoders), RowFilters(self._filters), opt_out)
+        return Tools(EncoderSet(self.encoders), RowFilters(self._filters), opt_out, self._labels)
 
 
 def _jobs(folders: Sequence[Folder]) -> list[ShardJob]:

@@ -37,7 +37,9 @@ class ShardRun:
         self.job, self._embed = job, embed
         self.embedder = BatchEmbedder(job, tools, embed)
         self._begin = time.monotonic()
-        self._rows_in = self._rows = 0
+        self._rows_in = self._rows = self._unknown_classes = 0
+        # Here, not in the job: the names of many classes would travel with every shard.
+        self._shard = dataclasses.replace(job.shard, labels=tools.labels.get(job.folder))
         self._unused: list[tuple[int, Unused]] = []
         self._waiting: list[pa.Table] = []
         self._output = storage.join(job.folder, f"{job.shard.name}.parquet")
@@ -49,7 +51,7 @@ class ShardRun:
             self._files = stack.pop_all()
 
     def _wanted(self) -> Iterator[Item]:
-        for item in sources.read(self.job.shard, self._embed):
+        for item in sources.read(self._shard, self._embed):
             place, self._rows_in = self._rows_in, self._rows_in + 1
             unused = self.embedder.unwanted(item) if isinstance(item, Sample) else item
             if unused:
@@ -74,6 +76,7 @@ class ShardRun:
         if batch.rows:
             self._waiting.append(_to_table(batch, self.job.shard, self._rows, self._schema))
             self._rows += len(batch.rows)
+            self._unknown_classes += sum(row.sample.unknown_class for row in batch.rows)
         if sum(table.num_rows for table in self._waiting) >= schemas.ROW_GROUP_ROWS:
             self._write_waiting()
         in_flight[self._output] += len(batch.rows) + len(batch.unused)
@@ -104,6 +107,7 @@ class ShardRun:
             filtered=dict(collections.Counter(row.filter for row in filtered)),
             retryable=sum(reject.retryable for reject in rejects),
             attempt=job.attempt,
+            unknown_classes=self._unknown_classes,
             output_sha256=storage.sha256(self._output),
             config_hash=job.config_hash,
             run_id=job.run_id,

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from pipelines.embedding import class_names, columns, completion, folders
+from pipelines.embedding import class_names, classes, columns, completion, folders
 from pipelines.embedding.folders import Folder
 from pipelines.embedding.request import Request
 from pipelines.encoders.handles import EncoderSpec
@@ -33,7 +33,9 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
     with runner.stage("embed", "images", request.places.workdir) as stage:
         names = class_names.read(request.places)
         encoders = columns.resolve(request)
-        opened = folders.open_all(request, encoders, retry_rejects)
+        named = classes.agree(request)
+        compared = classes.check_class_names(request, named, names)
+        opened = folders.open_all(request, encoders, named, retry_rejects)
         pending = sum(len(folder.pending) for folder in opened)
         stage.worked = pending > 0
         if pending:
@@ -43,14 +45,18 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
         for folder in opened:
             folders.check_rejects(folder, request.embed.max_rejects_share)
         chosen = completion.complete(opened, request, runner)
-        classes = class_names.write(names, encoders, request.places.classes, request.embed.batch_size)
+        embedded = class_names.write(
+            names or list(named.names), encoders, request.places.classes, request.embed.batch_size
+        )
         markers = [marker for folder in opened for marker in folder.markers]
         rows = sum(marker.rows_out for marker in markers)
         summary(
             f"embed: {rows:,} rows in {duration(stage.secs)}" if pending else "embed: already done",
             {
                 **_row_lines(opened),
-                **({"class names": f"{classes:,}, in {request.places.classes}"} if classes else {}),
+                **_class_lines(request, opened, named),
+                **({"class names": f"{embedded:,}, in {request.places.classes}"} if embedded else {}),
+                **({"class names differ": compared} if compared else {}),
                 **_unused_lines(markers, chosen, bool(request.filters.leakage)),
                 "shards": f"{len(markers)}, of which {len(markers) - pending} were already done",
                 "encoders": _encoders_line(encoders),
@@ -61,6 +67,12 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
 
 def _row_lines(opened: Sequence[Folder]) -> dict[str, str]:
     return {folder.name: f"{sum(marker.rows_out for marker in folder.markers):,} rows" for folder in opened}
+
+
+def _class_lines(request: Request, opened: Sequence[Folder], named: classes.Classes) -> dict[str, str]:
+    splits = {folder.name: folder.path for folder in opened if not folder.is_memory}
+    unknown = sum(marker.unknown_classes for folder in opened if folder.is_memory for marker in folder.markers)
+    return classes.lines(splits, named, unknown)
 
 
 def _encoders_line(encoders: Mapping[str, EncoderSpec]) -> str:

@@ -9,15 +9,19 @@ import contextlib
 import dataclasses
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.sources import listing, parts, patterns
+from pipelines.sources import listing, naming, patterns
 from pipelines.sources.files import parquet, tar, tfrecord, vectors
 from pipelines.sources.images import Images
+from pipelines.sources.labels import Labels, LabelSpace
 from pipelines.sources.lists import image_folder, image_list, inat2021, table, webvision, yfcc15m
+from pipelines.sources.naming import Naming
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample
 from pipelines.sources.web import Unreadable
 
@@ -48,15 +52,19 @@ class Container:
     Attributes:
         read: yields the samples of a file.
         siblings: names the files that are read with a file if they exist.
+        labels: yields the labels of a file, if there is a quicker way than to read its samples.
+        declared: returns the names that a file gives to its labels, if its format has any.
     """
 
     read: Reader
     siblings: Callable[[Source, storage.Found], list[str]] = lambda source, file: []
+    labels: Callable[[InputShard], Iterator[Any]] | None = None
+    declared: Callable[[InputShard], tuple[str, ...]] | None = None
 
 
 CONTAINERS = {
     "img2dataset": Container(tar.read, _with_table),
-    "img2dataset_parquet": Container(parquet.read),
+    "img2dataset_parquet": Container(parquet.read, labels=parquet.label_values, declared=parquet.class_label),
     "tfrecord": Container(tfrecord.read),
     "vectors": Container(vectors.read, vectors.siblings),
 }
@@ -68,6 +76,14 @@ LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {
     "webvision": webvision.rows,
     "yfcc15m": yfcc15m.rows,
 }
+# Lists that say by themselves how their classes are called.
+_NAMINGS: dict[str, Callable[[Source], Naming | None]] = {
+    "image_folder": image_folder.naming,
+    "inat2021": inat2021.naming,
+    "table": table.naming,
+}
+# Lists whose labels may be names.
+_NAMED_LABELS = {"image_list", "table"}
 
 
 def resolve(source: Source, data: str) -> Source:
@@ -88,7 +104,60 @@ def brought_dims(source: Source) -> dict[str, int]:
     return vectors.dims(source) if source.format == "vectors" else {}
 
 
-def plan(source: Source, data: str, embed: Embed, folder: str) -> list[InputShard]:
+def find_names(source: Source, data: str, embed: Embed, is_memory: bool = False) -> Naming | None:
+    """Returns how a source names its classes; None if its labels are numbers, or it has none.
+
+    Lists are read once more for this; of files of samples all labels are read if the first of them is a name, but of
+    a memory's only a few.
+
+    Args:
+        source: as the config has it.
+        data: folder that its paths are relative to.
+        embed: the limits on sizes.
+        is_memory: whether it is a memory, which may have classes that nothing is known of.
+
+    Raises:
+        UserError: as `plan`, or if names and numbers are mixed.
+    """
+    whole = resolve(source, data)
+    _check_fields(whole)
+    if whole.format in CONTAINERS:
+        return _names_in_files(whole, embed, is_memory)
+    declared = _NAMINGS[whole.format](whole) if whole.format in _NAMINGS else None
+    if declared or whole.format not in _NAMED_LABELS:
+        return declared
+    return naming.of_rows(whole, functools.partial(LISTS[whole.format], whole))
+
+
+def _names_in_files(source: Source, embed: Embed, is_memory: bool) -> Naming | None:
+    container = CONTAINERS[source.format]
+    shards = _plan_files(source, container)
+    if is_memory and source.format == "img2dataset":
+        # The whole of the table beside a tar would have to be read for the few labels that are looked at.
+        shards = [dataclasses.replace(shard, siblings=()) for shard in shards]
+    values = container.labels or functools.partial(naming.read_labels, container.read, embed=embed)
+    of_first = container.declared(shards[0]) if container.declared else ()
+    if container.declared and of_first:
+        same = naming.same_in_all((shard.uri, container.declared(shard)) for shard in shards)
+        return Naming(same, Counter() if is_memory else naming.count_declared(same, shards, values), declared=True)
+    return naming.of_shards(source.path, shards, values, not is_memory)
+
+
+def label_space(found: Naming, source: Source, data: str) -> LabelSpace:
+    """Returns the label space that a training set defines, from its naming."""
+    whole = resolve(source, data)
+    rows = functools.partial(LISTS[whole.format], whole) if whole.format in LISTS else None
+    return naming.space(found, whole, rows)
+
+
+def plan(
+    source: Source,
+    data: str,
+    embed: Embed,
+    folder: str,
+    labels: Labels | None = None,
+    counts: Counter[Any] | None = None,
+) -> list[InputShard]:
     """Returns the shards of a source, in a fixed order, not yet numbered.
 
     Args:
@@ -96,21 +165,32 @@ def plan(source: Source, data: str, embed: Embed, folder: str) -> list[InputShar
         data: folder that its paths are relative to.
         embed: number of listed rows in a shard.
         folder: to write the rows of lists to.
+        labels: how the names of its classes become labels; by default a list numbers its own.
+        counts: is given the rows of each label of a list.
 
     Raises:
-        UserError: if a field does not fit the format, nothing is found, or a list is wrong.
+        UserError: if a field does not fit the format, nothing is found, a list is wrong, or a split has a class that
+            the label space lacks.
     """
     whole = resolve(source, data)
+    _check_fields(whole)
+    if source.format in CONTAINERS:
+        return _plan_files(whole, CONTAINERS[source.format])
+    if labels is None and (found := find_names(source, data, embed)):
+        labels = Labels(label_space(found, source, data), found.names if found.declared else (), found.names)
+    rows = naming.numbered(whole, functools.partial(LISTS[source.format], whole), labels)
+    return listing.plan(whole, rows, folder, embed, counts)
+
+
+def _check_fields(source: Source) -> None:
     if source.fields and source.format not in _NAMED_FIELDS:
         raise UserError(f"source format {source.format}: its fields have no names; leave 'fields' empty")
     if source.class_names and source.format not in LISTS:
         raise UserError(f"source format {source.format}: takes no class names; leave 'class_names' empty")
-    if source.format in CONTAINERS:
-        if source.classes or source.part:
-            raise UserError(f"source format {source.format}: is not a list; leave 'classes' and 'part' empty")
-        return _plan_files(whole, CONTAINERS[source.format])
-    rows = functools.partial(LISTS[source.format], whole)
-    return listing.plan(whole, parts.chosen(whole, rows), folder, embed)
+    if source.class_level != 1 and source.format != "image_folder":
+        raise UserError(f"source format {source.format}: has no folders that are classes; leave 'class_level' at 1")
+    if source.format in CONTAINERS and (source.classes or source.part):
+        raise UserError(f"source format {source.format}: is not a list; leave 'classes' and 'part' empty")
 
 
 def _plan_files(source: Source, container: Container) -> list[InputShard]:

@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -25,7 +26,8 @@ from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
 from pipelines.sources import patterns
 from pipelines.sources.images import Images, leaves_root, split_zip
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, to_sample
+from pipelines.sources.labels import Labels
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, to_labelled_sample
 from pipelines.sources.web import Unreadable
 
 _SCHEMA = pa.schema(
@@ -65,7 +67,9 @@ def stem(source: Source) -> str:
     return re.sub(r"[\W_]+", "_", names, flags=re.ASCII).strip("_")[:100] or source.format
 
 
-def plan(source: Source, rows: Iterator[Row], folder: str, embed: Embed) -> list[InputShard]:
+def plan(
+    source: Source, rows: Iterator[Row], folder: str, embed: Embed, counts: Counter[Any] | None = None
+) -> list[InputShard]:
     """Splits rows into shards of `embed.list_shard_rows` and writes the rows of each to `folder`.
 
     Args:
@@ -73,6 +77,7 @@ def plan(source: Source, rows: Iterator[Row], folder: str, embed: Embed) -> list
         rows: in their order.
         folder: of the listings.
         embed: number of rows in a shard.
+        counts: is given the rows of each label.
 
     Raises:
         UserError: if there is no row, or one cannot be written.
@@ -80,13 +85,21 @@ def plan(source: Source, rows: Iterator[Row], folder: str, embed: Embed) -> list
     if source.class_names:
         names = class_names.read(source.class_names)
         rows = (_with_class_name(row, names, source.class_names) for row in rows)
-    parts = iter(lambda: list(itertools.islice(rows, embed.list_shard_rows)), [])
+    parts: Iterator[list[Row]] = iter(lambda: list(itertools.islice(rows, embed.list_shard_rows)), [])
+    if counts is not None:
+        parts = _counted(parts, counts)
     named = ((f"{stem(source)}-{number:05d}", part) for number, part in enumerate(parts))
     written = {storage.name(path) for path in storage.files(folder, ".parquet")}
     shards = list(_in_order(functools.partial(_shard, source, folder, written), named, _PLAN_THREADS))
     if not shards:
         raise UserError(f"{source.path}: is empty, it names no image")
     return shards
+
+
+def _counted(parts: Iterator[list[Row]], counts: Counter[Any]) -> Iterator[list[Row]]:
+    for part in parts:
+        counts.update(row.fields.get("label") for row in part)
+        yield part
 
 
 def _in_order(function: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterator[_R]:
@@ -103,7 +116,7 @@ def _in_order(function: Callable[[_T], _R], items: Iterable[_T], threads: int) -
 
 def _with_class_name(row: Row, names: list[str], uri: str) -> Row:
     label = row.fields.get("label")
-    if label is None or row.fields.get("caption"):
+    if not isinstance(label, int) or row.fields.get("caption"):
         return row
     if not 0 <= label < len(names):
         raise UserError(f"{uri}: names {len(names)} classes, {row.member} has label {label}")
@@ -150,15 +163,16 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     table = schemas.read(shard.listing, _SCHEMA.names)
     rows = [Row(row["member"], json.loads(row["fields"]), row["is_url"]) for row in table.to_pylist()]
     with contextlib.ExitStack() as stack:
-        read_row = functools.partial(_read_row, Images(shard.source.image_root, embed.max_image_bytes, stack))
+        images = Images(shard.source.image_root, embed.max_image_bytes, stack)
+        read_row = functools.partial(_read_row, images, shard.labels)
         # Downloads run in parallel; zips are for one thread.
         urls = rows and all(row.is_url for row in rows)
         yield from _in_order(read_row, rows, _DOWNLOADS) if urls else map(read_row, rows)
 
 
-def _read_row(images: Images, row: Row) -> Sample | Reject | Filtered:
+def _read_row(images: Images, labels: Labels | None, row: Row) -> Sample | Reject | Filtered:
     try:
         image = images.fetch(row.member) if row.is_url else images.read(row.member)
     except Unreadable as error:
         return Reject(row.member, "read", error.error_type, str(error), error.retryable)
-    return to_sample(row.member, image, row.fields)
+    return to_labelled_sample(row.member, image, row.fields, labels)

@@ -12,6 +12,7 @@ import numpy as np
 
 from configs.base import Source
 from pipelines.errors import UserError, nearest
+from pipelines.sources.labels import Labels, UnknownClass
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_LABEL = (1 << 31) - 1
@@ -34,6 +35,7 @@ class InputShard:
         listing: Parquet file of the rows of a list; empty for a file of samples.
         siblings: files beside `uri` that are read with it.
         number: upper part of the ids of its rows.
+        labels: how names of classes in the file become labels; None if a label must be a number.
     """
 
     source: Source
@@ -45,6 +47,7 @@ class InputShard:
     listing: str = ""
     siblings: tuple[str, ...] = ()
     number: int = -1
+    labels: Labels | None = None
 
     @property
     def container(self) -> str:
@@ -64,6 +67,7 @@ class Sample:
         url: where the image came from.
         metadata: the source's other fields, as JSON values.
         vectors: embeddings that the source provides, float32 or float16 `[D]` for each column.
+        unknown_class: whether it has no label because the training set does not have its class.
     """
 
     member: str
@@ -73,6 +77,7 @@ class Sample:
     url: str | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     vectors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    unknown_class: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +190,30 @@ def to_sample(
     if size > MAX_TEXT_BYTES:
         return Reject(member, "read", "TooLarge", f"its texts have {size:,} bytes, the limit is {MAX_TEXT_BYTES:,}")
     return Sample(member, image, (caption or "").strip() or None, label, url, metadata, vectors or {})
+
+
+def to_labelled_sample(
+    member: str,
+    image: bytes,
+    fields: Mapping[str, Any],
+    found: Labels | None,
+    vectors: Mapping[str, np.ndarray] | None = None,
+) -> Sample | Reject | Filtered:
+    """Makes a sample as `to_sample` does; `found` says which number a name in `label` is.
+
+    A memory's row of a class that the training set does not have keeps the name in its metadata, as `class`.
+    """
+    label = fields.get("label")
+    if found is None or label is None:
+        return to_sample(member, image, fields, vectors)
+    try:
+        number = found.number(label)
+    except UnknownClass as error:
+        return Reject(member, "read", "UnknownClass", str(error))
+    if number is not None:
+        return to_sample(member, image, {**fields, "label": number}, vectors)
+    sample = to_sample(member, image, {"class": label, **fields, "label": None}, vectors)
+    return dataclasses.replace(sample, unknown_class=True) if isinstance(sample, Sample) else sample
 
 
 def _is_label(label: object) -> bool:

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError, nearest
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_sample
+from pipelines.sources import naming
+from pipelines.sources.labels import Labels
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_labelled_sample
 from pipelines.sources.stream import open_stored
 
 # `image` is bytes, or a struct with `bytes`, as HuggingFace has it.
@@ -200,22 +202,24 @@ class _Columns:
         leaf: path of its bytes.
         fields: names of the other columns.
         names: the names that each of our fields may have.
+        labels: how names of classes become labels.
     """
 
     image: str
     leaf: str
     fields: list[str]
     names: Mapping[str, tuple[str, ...]]
+    labels: Labels | None
 
 
-def _choose(schema: pa.Schema, source: Source, uri: str) -> _Columns:
+def _choose(schema: pa.Schema, source: Source, uri: str, labels: Labels | None) -> _Columns:
     """Returns the columns to read; errors as `read`, and a `BrokenParquet` if the images are not bytes."""
     names = field_names(source, FIELDS)
     image = _choose_image(schema, names.pop("image"), uri)
     fields = readable_columns(schema, {name for theirs in names.values() for name in theirs})
     check_names(source, names, fields, uri)
     leaf = f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image
-    return _Columns(image, leaf, [name for name in fields if name != image], names)
+    return _Columns(image, leaf, [name for name in fields if name != image], names, labels)
 
 
 def _choose_image(schema: pa.Schema, names: tuple[str, ...], uri: str) -> str:
@@ -251,7 +255,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     """
     try:
         with open_table(shard.uri) as table:
-            columns = _choose(table.schema, shard.source, shard.uri)
+            columns = _choose(table.schema, shard.source, shard.uri, shard.labels)
             if sum(table.group_rows) > table.size_bytes:
                 # Empty rows take no bytes, and rejecting each of them would take days.
                 raise BrokenParquet(f"its footer claims {sum(table.group_rows):,} rows in {table.size_bytes:,} bytes")
@@ -288,10 +292,32 @@ def _read_row(
         return Reject(member, "read", "BadValue", str(error))
     if image is not None and image.size > limit:
         return Reject(member, "read", "TooLarge", f"has {image.size:,} bytes, the limit is {limit:,}")
-    sample = to_sample(member, b"" if image is None else image.to_pybytes(), fields)
+    sample = to_labelled_sample(member, b"" if image is None else image.to_pybytes(), fields, columns.labels)
     if image is None and isinstance(sample, Sample):
         return Reject(member, "read", "MissingImage", f"column {columns.image!r} is empty")
     return sample
+
+
+def label_values(shard: InputShard) -> Iterator[Any]:
+    """Yields the labels of a Parquet file as they are, reading no other column; of a damaged group only some."""
+    names = field_names(shard.source, FIELDS)["label"]
+    with contextlib.suppress(BrokenParquet), open_table(shard.uri) as table:
+        columns = [name for name in readable_columns(table.schema, names) if name in names]
+        if sum(table.group_rows) > table.size_bytes or not columns:
+            return
+        for group in range(len(table.group_rows)):
+            with contextlib.suppress(BrokenParquet, ValueError):
+                for batch in table.batches(group, columns):
+                    for row in range(len(batch)):
+                        found = rename(row_values(batch, row, columns), {"label": names})["label"]
+                        yield found.decode() if isinstance(found, bytes) else found
+
+
+def class_label(shard: InputShard) -> tuple[str, ...]:
+    """Returns the names that a file's own metadata gives to its labels; nothing without any."""
+    with contextlib.suppress(BrokenParquet), open_table(shard.uri) as table:
+        return naming.class_label(table.schema, field_names(shard.source, FIELDS)["label"])
+    return ()
 
 
 def read_sibling(uri: str) -> dict[str, dict[str, Any]]:

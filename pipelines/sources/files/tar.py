@@ -21,7 +21,7 @@ from pipelines.sources.sample import (
     Sample,
     field_names,
     rename,
-    to_sample,
+    to_labelled_sample,
 )
 from pipelines.sources.stream import BrokenStream, Stream
 
@@ -47,7 +47,7 @@ class _Pairs:
     """Collects members into groups, and joins each group to a sample."""
 
     def __init__(self, shard: InputShard, embed: Embed) -> None:
-        self._names = field_names(shard.source, FIELDS)
+        self._names, self._labels = field_names(shard.source, FIELDS), shard.labels
         self._table = parquet.read_sibling(shard.siblings[0]) if shard.siblings else {}
         images, texts = self._names["image"], [n for our in ("caption", "label", "url") for n in self._names[our]]
         self._limits = dict.fromkeys([*texts, "json"], MAX_TEXT_BYTES) | dict.fromkeys(images, embed.max_image_bytes)
@@ -108,7 +108,7 @@ class _Pairs:
         except UnicodeDecodeError as error:
             return Reject(name, "read", "CaptionNotUtf8", str(error))
         ours = rename({**fields, **texts}, self._names)
-        return to_sample(name, data, {**ours, "label": _label(ours["label"])})
+        return to_labelled_sample(name, data, {**ours, "label": _label(ours["label"])}, self._labels)
 
     def _texts(self, members: Mapping[str, tuple[str, bytes]]) -> dict[str, str]:
         others = {"json", *self._names["image"]}

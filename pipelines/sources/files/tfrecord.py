@@ -13,6 +13,7 @@ import google_crc32c
 
 from configs.base import Embed
 from pipelines.errors import UserError, nearest
+from pipelines.sources.labels import Labels
 from pipelines.sources.sample import (
     MAX_TEXT_BYTES,
     Filtered,
@@ -21,7 +22,7 @@ from pipelines.sources.sample import (
     Sample,
     field_names,
     rename,
-    to_sample,
+    to_labelled_sample,
 )
 from pipelines.sources.stream import BrokenStream, Stream
 
@@ -197,7 +198,11 @@ def _plain(feature: memoryview) -> Any:
 
 
 def _read_record(
-    member: str, features: Mapping[str, memoryview], names: Mapping[str, tuple[str, ...]], limit: int
+    member: str,
+    features: Mapping[str, memoryview],
+    names: Mapping[str, tuple[str, ...]],
+    limit: int,
+    labels: Labels | None,
 ) -> Sample | Reject | Filtered:
     image = next((name for name in names["image"] if name in features), None)
     if image is None:
@@ -210,7 +215,8 @@ def _read_record(
         return Reject(member, "read", "TooLarge", f"has {len(encoded):,} bytes, the limit is {limit:,}")
     if broken := _broken_caption(features, others, names["caption"]):
         return Reject(member, "read", "CaptionNotUtf8", f"feature {broken} is no text, or too long")
-    return to_sample(member, encoded, rename(others, {our: names[our] for our in ("caption", "label", "url")}))
+    fields = rename(others, {our: names[our] for our in ("caption", "label", "url")})
+    return to_labelled_sample(member, encoded, fields, labels)
 
 
 def _broken_caption(
@@ -240,7 +246,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
                     try:
                         features = parse_example(record)
                         missing -= features.keys()
-                        yield _read_record(str(number), features, names, embed.max_image_bytes)
+                        yield _read_record(str(number), features, names, embed.max_image_bytes, shard.labels)
                     except _BrokenExample as error:
                         yield Reject(str(number), "read", "BrokenRecord", f"is no tf.train.Example: {error}")
                 number += 1

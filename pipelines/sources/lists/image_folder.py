@@ -1,35 +1,147 @@
 """A folder of images with a folder for each class, as `torchvision.datasets.ImageFolder` reads it.
 
-`root/cat/x.jpg` and `root/cat/deeper/y.jpg` are of class `cat`; labels number the class folders in the order of their
-names, from 0. The class's name is the caption, so that such a folder is a memory with texts, unless the source has
-`class_names`; it is also in the metadata, as `class`. Images in the root itself have neither label nor caption.
+`root/cat/x.jpg` and `root/cat/deeper/y.jpg` are of class `cat`; with `class_level=2` the latter is of `cat/deeper`, and
+with `class_level=0` an image is of the class of the folder that it is in. The class's name is the caption, so that such
+a folder is a memory with texts, unless the source has `class_names`; it is also in the metadata, as `class`. Images in
+the root itself have neither label nor caption. `naming` says how names are numbered.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from configs.base import Source
 from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.sources import labels
 from pipelines.sources.listing import Row
+from pipelines.sources.naming import Naming
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# Folders that systems and programs leave beside the user's own, in lower case; hidden ones are system folders, too.
+_SYSTEM = re.compile(
+    r"\..*|@eadir|@tmp|@recycle|@recently-snapshot|#recycle|#snapshot|__macosx|__pycache__|\$recycle\.bin|recycler"
+    r"|system volume information|lost\+found|found\.\d+|network trash folder|temporary items"
+)
+_MOST_NAMED = 5
+
+
+def is_system_folder(name: str) -> bool:
+    """Tells whether a folder is not the user's own: `@eaDir`, `__MACOSX`, `.thumbnails` and their like."""
+    return bool(_SYSTEM.fullmatch(name.lower()))
 
 
 def rows(source: Source) -> Iterator[Row]:
-    """Yields a row for each image: those of the root, then class by class, in the order of their names.
+    """Yields a row for each image: those of the root, then folder by folder, in the order of their names.
 
-    Files without the suffix of an image, and names that begin with a dot, are skipped. A folder that is a link is not
-    entered; it is yielded itself, so that it becomes a reject.
+    The label is the class's name. Files without the suffix of an image, names that begin with a dot, and system folders
+    are skipped. A folder that is a link is not entered; it is yielded itself, so that it becomes a reject.
+
+    Raises:
+        UserError: if an image is in no folder of the level that the source says.
     """
-    entries = [entry for entry in storage.entries(source.image_root) if not entry.name.startswith(".")]
-    classes = [entry for entry in entries if entry.kind != "file"]
+    entries = _wanted(storage.entries(source.image_root))
     yield from (Row(entry.name) for entry in entries if entry.kind == "file" and is_image(entry.name))
-    for label, entry in enumerate(classes):
-        fields: dict[str, Any] = {"label": label, "class": entry.name}
-        if not source.class_names:
-            fields["caption"] = entry.name
-        paths = [entry.name] if entry.kind == "link" else _images(source.image_root, entry.name)
-        yield from (Row(path, fields) for path in paths)
+    for top in (entry for entry in entries if entry.kind != "file"):
+        known: dict[str, dict[str, Any]] = {}
+        for path in [top.name] if top.kind == "link" else _images(source.image_root, top.name):
+            folder = path.rpartition("/")[0] or path
+            if folder not in known:
+                known[folder] = _fields(source, folder)
+            yield Row(path, known[folder])
+
+
+def _fields(source: Source, folder: str) -> dict[str, Any]:
+    """Returns label, class and caption of the images in a folder."""
+    parts = folder.split("/")
+    if len(parts) < source.class_level:
+        raise UserError(
+            f"{source.path}: {folder} has images, but class_level={source.class_level} takes the folders of that level "
+            "below the path for classes; with class_level=0 the class is the folder that an image is in"
+        )
+    name = "/".join(parts[: source.class_level or None])
+    fields: dict[str, Any] = {"label": name, "class": name}
+    if not source.class_names:
+        fields["caption"] = name
+    return fields
+
+
+def naming(source: Source) -> Naming:
+    """Returns the classes of a folder, in the order of their names, with the number of their images.
+
+    Folders without images are among the names. The notes say which level was taken and what has no number.
+    """
+    survey = _Survey(source)
+    names = {labels.normal(entry.name) for entry in survey.tops} if source.class_level == 1 else set()
+    return Naming(
+        tuple(sorted({*survey.counts, *names})),
+        survey.counts,
+        notes=tuple(survey.notes(sorted(names - survey.counts.keys()))),
+        passed_over=survey.system,
+    )
+
+
+class _Survey:
+    """What one walk through a folder finds.
+
+    Attributes:
+        tops: folders of the first level.
+        counts: images of each class.
+        system: system folders by name, which are not entered.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.counts: Counter[str] = Counter()
+        self.system: Counter[str] = Counter()
+        # Images of each folder, by its path.
+        self._images: Counter[str] = Counter()
+        entries = self._entries("")
+        self.tops = [entry for entry in entries if entry.kind == "folder"]
+        for entry in entries:
+            if entry.kind == "link":
+                self.counts[labels.normal(_fields(source, entry.name)["label"])] += 1
+            elif entry.kind == "folder":
+                self._walk(entry.name)
+
+    def _entries(self, folder: str) -> list[storage.Entry]:
+        found = storage.entries(storage.join(self._source.image_root, folder))
+        self.system.update(entry.name for entry in found if entry.kind == "folder" and is_system_folder(entry.name))
+        return _wanted(found)
+
+    def _walk(self, folder: str) -> None:
+        entries = self._entries(folder)
+        images = sum(entry.kind == "link" or (entry.kind == "file" and is_image(entry.name)) for entry in entries)
+        if images:
+            self._images[folder] = images
+            self.counts[labels.normal(_fields(self._source, folder)["label"])] += images
+        for entry in entries:
+            if entry.kind == "folder":
+                self._walk(f"{folder}/{entry.name}")
+
+    def notes(self, empty: list[str]) -> Iterator[str]:
+        """Yields what the person should know; `empty` are the class folders without images."""
+        if empty:
+            shown = ", ".join(empty[:_MOST_NAMED]) + (", .." if len(empty) > _MOST_NAMED else "")
+            yield f"{len(empty):,} class folders have no image and get no number: {shown}"
+        if self._source.class_level == 1 and (nested := self._nested()):
+            yield (
+                f"the classes are the folders of the first level, but {len(nested):,} of these have no images of "
+                f"their own, only in several folders below, such as {nested[0]}; if those are the classes, set "
+                "class_level to their level, or to 0 for the folder that an image is in"
+            )
+
+    def _nested(self) -> list[str]:
+        """Returns for each class whose images are all in two or more folders below its own one of these."""
+        below: dict[str, list[str]] = {}
+        for folder in self._images:
+            below.setdefault(folder.partition("/")[0], []).append(folder)
+        return [
+            folders[0]
+            for top, folders in below.items()
+            if top not in folders and len({folder.split("/")[1] for folder in folders}) > 1
+        ]
 
 
 def is_image(name: str) -> bool:
@@ -37,11 +149,18 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def _wanted(entries: list[storage.Entry]) -> list[storage.Entry]:
+    """Returns what a folder holds, without hidden files and system folders."""
+    return [
+        entry
+        for entry in entries
+        if not entry.name.startswith(".") and (entry.kind == "file" or not is_system_folder(entry.name))
+    ]
+
+
 def _images(root: str, folder: str) -> Iterator[str]:
-    for entry in storage.entries(storage.join(root, folder)):
+    for entry in _wanted(storage.entries(storage.join(root, folder))):
         path = f"{folder}/{entry.name}"
-        if entry.name.startswith("."):
-            continue
         if entry.kind == "folder":
             yield from _images(root, path)
         elif entry.kind == "link" or is_image(entry.name):

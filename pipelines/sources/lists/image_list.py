@@ -1,4 +1,4 @@
-"""Lists of lines `relative/path label`: ImageNet-LT, Places-LT and any other.
+"""Lists of lines `relative/path label`: ImageNet-LT, Places-LT and any other. A label is a number or a class's name.
 
 The images of Places365 are published in several layouts, and the lists of Places-LT use more than one of them:
 
@@ -22,11 +22,13 @@ from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.sources.images import leaves_root
+from pipelines.sources.labels import is_name
 from pipelines.sources.listing import Row
 from pipelines.sources.sample import MAX_LABEL
 from pipelines.sources.text import files, read_lines
 
 _PROBED_ROWS = 20
+_NAMED = re.compile(r"(?P<path>.+?\.(?:jpe?g|png|webp|gif|bmp|tiff?))[ \t]+(?P<name>.+)", re.IGNORECASE)
 _STYLES = (
     re.compile(r"(?:places365_standard/)?(?P<split>train|val)/(?P<flat>[^/]+)/(?P<file>[^/]+)"),
     re.compile(r"(?:data_(?:256|large)(?:_standard)?/|/)[a-z]/(?P<nested>[^/]+(?:/[^/]+)?)/(?P<file>[^/]+)"),
@@ -42,18 +44,27 @@ _PLAIN = (
 )
 
 
-def parse_line(uri: str, number: int, line: str) -> Row:
-    """Returns the row of a line `relative/path label`; a `UserError` names a line that is something else."""
+def parse_line(uri: str, number: int, line: str, names: bool = False) -> Row:
+    """Returns the row of a line `relative/path label`; a `UserError` names a line that is something else.
+
+    Args:
+        uri: of the list.
+        number: of the line.
+        line: without its end.
+        names: whether a label may be a name; the path must then end as that of an image.
+    """
     path, _, label = line.rpartition(" ")
+    if names and (named := _NAMED.fullmatch(line)) and is_name(named["name"]):
+        return Row(named["path"], {"label": named["name"].strip()})
     if not path or not (label.isascii() and label.isdigit()) or len(label) > 10 or int(label) > MAX_LABEL:
         raise UserError(f"{uri}, line {number}: must be `relative/path label`, found {line[:80]!r}")
     return Row(path, {"label": int(label)})
 
 
-def parse(uri: str) -> Iterator[Row]:
-    """Yields the rows of a list, and checks every line."""
+def parse(uri: str, names: bool = False) -> Iterator[Row]:
+    """Yields the rows of a list, and checks every line; `names` as of `parse_line`."""
     for number, line in read_lines(uri):
-        yield parse_line(uri, number, line)
+        yield parse_line(uri, number, line, names)
 
 
 def rows(source: Source) -> Iterator[Row]:
@@ -64,7 +75,7 @@ def rows(source: Source) -> Iterator[Row]:
             known layout.
     """
     for uri in files(source):
-        listed = parse(uri)
+        listed = parse(uri, names=True)
         first = list(itertools.islice(listed, _PROBED_ROWS))
         place = _style(uri, [row.member for row in first], source.image_root)
         for row in itertools.chain(first, listed):

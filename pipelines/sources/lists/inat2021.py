@@ -1,12 +1,14 @@
 """iNaturalist 2021: `train.json`, `train_mini.json`, `val.json`, in the style of COCO; images below `image_root`.
 
-The label is the category's id, from 0; the caption is `common name (Scientific name)`, or the latter alone. The
-metadata are the image's own fields (date, place, rights holder), the name of its licence, and the category's names. The
-files are read twice, as streams, because images come first in them and categories last.
+The label is the category's place among the ids, which is the id itself where these are 0, 1, 2, ..; the caption is
+`common name (Scientific name)`, or the latter alone. The metadata are the image's own fields (date, place, rights
+holder), the name of its licence, and the category's names. The files are read more than once, as streams, because
+images come first in them and categories last.
 """
 
 import array
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,9 @@ import numpy as np
 
 from configs.base import Source
 from pipelines.errors import UserError
+from pipelines.sources.labels import normal
 from pipelines.sources.listing import Row
+from pipelines.sources.naming import Naming, same_in_all
 from pipelines.sources.sample import MAX_LABEL
 from pipelines.sources.text import files, read_json_arrays
 
@@ -39,19 +43,34 @@ def rows(source: Source) -> Iterator[Row]:
                 break
 
 
+def naming(source: Source) -> Naming | None:
+    """Returns the scientific names of the categories, in the order of their ids; None if one has no name.
+
+    Raises:
+        UserError: as `rows`, or if two files have different categories.
+    """
+    tables = [(uri, _Tables(uri)) for uri in files(source)]
+    found = same_in_all((uri, table.names) for uri, table in tables)
+    if not found:
+        return None
+    numbers = sum((table.counts for _, table in tables), Counter[int]())
+    return Naming(found, Counter({found[number]: count for number, count in numbers.items()}), declared=True)
+
+
 class _Tables:
     """The categories of a file's images, and the names of categories and licences."""
 
     def __init__(self, uri: str) -> None:
         self.categories: list[dict[str, Any]] = []
+        numbers: dict[int, dict[str, Any]] = {}
         self.licenses: dict[Any, Any] = {}
         images, labels = array.array("q"), array.array("q")
         for name, index, entry in read_json_arrays(uri):
             where = f"{uri}, entry {index} of {name!r}"
             if name == "categories":
-                if _number(entry, "id", where) != index:
-                    raise UserError(f"{where}: has id {entry['id']}; ids must be 0, 1, 2, ..")
-                self.categories.append({key: entry.get(key) for key in _CATEGORY_NAMES})
+                if (number := _number(entry, "id", where)) in numbers:
+                    raise UserError(f"{where}: has the id {number} of an earlier category")
+                numbers[number] = {key: entry.get(key) for key in _CATEGORY_NAMES}
             elif name == "annotations":
                 images.append(_number(entry, "image_id", where))
                 labels.append(_number(entry, "category_id", where))
@@ -65,9 +84,23 @@ class _Tables:
         twice = self._images[1:][np.diff(self._images) == 0]
         if len(twice):
             raise UserError(f"{uri}: image {twice[0]} has more than one entry in 'annotations'")
-        unknown = self._labels[self._labels >= len(self.categories)]
+        known = np.array(sorted(numbers), np.int64)
+        self.categories = [numbers[number] for number in sorted(numbers)]
+        unknown = self._labels[~np.isin(self._labels, known)]
         if len(unknown):
             raise UserError(f"{uri}: 'annotations' has category_id {unknown[0]}, which 'categories' lacks")
+        self._labels = np.searchsorted(known, self._labels)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes, the first of label 0; nothing if one has none."""
+        found = [category["name"] or category["common_name"] for category in self.categories]
+        return tuple(map(normal, found)) if all(isinstance(name, str) for name in found) else ()
+
+    @property
+    def counts(self) -> Counter[int]:
+        """Images of each label."""
+        return Counter(self._labels.tolist())
 
     def label(self, image: int, where: str) -> int:
         place = int(np.searchsorted(self._images, image))

@@ -2,8 +2,8 @@
 
 The source's `fields` name the columns: `path=`, `url=`, `caption=`, `label=`; by default they have these names or a few
 common ones. A number names a column of a CSV or TSV without a header, from 0 (`url=0`). If there is a column of paths,
-images are read below the image root and the URL is only recorded; otherwise they are downloaded. All other columns
-except those of bytes are metadata.
+images are read below the image root and the URL is only recorded; otherwise they are downloaded. A label is a number or
+the name of a class. All other columns except those of bytes are metadata.
 
 CSV has quotes as in RFC 4180; TSV has none: a line is a row. Each run that needs the images downloads them again; use
 img2dataset for large tables.
@@ -12,6 +12,7 @@ img2dataset for large tables.
 import csv
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,9 @@ import pyarrow.parquet as pq
 from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.sources.labels import is_name
 from pipelines.sources.listing import Row
+from pipelines.sources.naming import Naming, class_label, same_in_all
 from pipelines.sources.sample import MAX_LABEL, field_names
 from pipelines.sources.text import decode_line, files, read_raw_lines
 
@@ -43,9 +46,12 @@ def rows(source: Source) -> Iterator[Row]:
     names = field_names(source, _FIELDS)
     explicit = {entry.partition("=")[0] for entry in source.fields}
     for uri in files(source):
-        parquet = storage.name(uri).endswith((".parquet", ".pq"))
-        for where, values in _read_parquet(uri) if parquet else _read_text(uri, names):
+        for where, values in _read_parquet(uri) if _is_parquet(uri) else _read_text(uri, names):
             yield _row(where, values, names, explicit)
+
+
+def _is_parquet(uri: str) -> bool:
+    return storage.name(uri).endswith((".parquet", ".pq"))
 
 
 def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -137,9 +143,34 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _label(value: Any, where: str) -> int | None:
-    if value is None:
-        return None
+def naming(source: Source) -> Naming | None:
+    """Returns the names that Parquet tables themselves give to their labels; None if they give none.
+
+    Raises:
+        UserError: if two tables give different names, or one cannot be read.
+    """
+    columns = field_names(source, _FIELDS)["label"]
+    found = same_in_all((uri, class_label(_schema(uri), columns)) for uri in files(source) if _is_parquet(uri))
+    return Naming(found, _count_declared(source, found), declared=True) if found else None
+
+
+def _count_declared(source: Source, names: tuple[str, ...]) -> Counter[str]:
+    numbers = Counter(row.fields.get("label") for row in rows(source))
+    return Counter({name: numbers[number] for number, name in enumerate(names) if numbers[number]})
+
+
+def _schema(uri: str) -> pa.Schema:
+    with storage.open_read(uri) as file:
+        try:
+            return pq.read_schema(file)
+        except storage.BROKEN_PARQUET as error:
+            problem = " ".join(str(error).split())
+            raise UserError(f"{uri}: is not a whole Parquet file ({problem}); remove it or repair it") from error
+
+
+def _label(value: Any, where: str) -> int | str | None:
+    if value is None or is_name(value):
+        return value
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
         value = int(value)
     # Pandas stores a column of whole numbers with missing values as floats.
