@@ -27,6 +27,9 @@ class Source:
     metadata: str = option("", "Second file of formats that need one.")
     class_names: str = option("", "File with one class name a line, the caption of rows with a label and no caption.")
     fields: tuple[str, ...] = option((), "Names of fields, ours=theirs: `image=jpg`, `caption=txt`, `label=cls`.")
+    caption_number: int = option(
+        0, "Which text of a list of captions is the caption, from 0; 0 takes the first that is not blank.", at_least=0
+    )
     classes: int = option(0, "For lists with labels, reads only the first so many classes; 0 reads all.", at_least=0)
     part: tuple[float, ...] = option(
         (),

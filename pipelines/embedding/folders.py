@@ -26,7 +26,7 @@ _LISTINGS = "_inputs"
 # Filters that decide which rows are embedded; the others are applied to embedded rows.
 _ROW_FILTERS = ("min_side", "max_aspect", "min_caption_chars", "max_caption_chars", "metadata")
 # Fields of a source that are newer than the first folders: part of the identity only where they choose among rows.
-_LATER_FIELDS = ("classes", "part", "part_seed")
+_LATER_FIELDS = ("classes", "part", "part_seed", "caption_number")
 
 
 @dataclasses.dataclass

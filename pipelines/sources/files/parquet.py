@@ -7,6 +7,7 @@ list of any length; they can also encode a value that many rows share, so batche
 import collections
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from typing import IO, Any
 
@@ -33,6 +34,11 @@ _BUFFER_BYTES = 1 << 20
 _MAX_WHOLE_BYTES = 128 << 20
 _MAX_FOOTER_BYTES = 64 << 20
 _MAX_TABLE_BYTES = 256 << 20
+_KEY = "key"
+_MAX_DIGITS = 80
+# If none of so many keys of a tar is in its table, none will be.
+_ENOUGH_KEYS = 1000
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 # EXIF is large and personal.
 _UNREAD = {"exif"}
 
@@ -142,11 +148,30 @@ def open_table(uri: str) -> Iterator[Table]:
 
 def row_values(batch: pa.RecordBatch, row: int, columns: list[str]) -> dict[str, Any]:
     """Returns some fields of a row; a `ValueError` if one does not fit its type, such as text that is not UTF-8."""
+    return {name: _value(batch.column(batch.schema.get_field_index(name))[row]) for name in columns}
+
+
+def _value(scalar: pa.Scalar) -> Any:
     try:
-        return {name: batch.column(batch.schema.get_field_index(name))[row].as_py() for name in columns}
+        return scalar.as_py()
     # An unknown time zone is a LookupError, a time out of range an ArithmeticError.
     except (ValueError, LookupError, ArithmeticError, TypeError, pa.ArrowException) as error:
+        if pa.types.is_temporal(scalar.type) and not isinstance(error, LookupError):
+            return _time_text(scalar)
         raise ValueError(str(error)) from error
+
+
+def _time_text(scalar: pa.Scalar) -> str:
+    """Returns a time that Python has no type for as text: in nanoseconds, or beyond the year 9999.
+
+    A time with a zone is stored in UTC, which is what the Z says.
+    """
+    kind, zone = scalar.type, ""
+    if pa.types.is_timestamp(kind) and kind.tz:
+        kind, zone = pa.timestamp(kind.unit), "Z"
+    text = "" if pa.types.is_duration(kind) else pa.scalar(scalar.value, kind).cast(pa.string()).as_py()
+    # Arrow writes "<value out of range: 5>".
+    return f"{scalar.value} {kind}" if text.startswith("<") or not text else f"{text}{zone}"
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -196,12 +221,14 @@ class _Columns:
     """The columns of a table that are read.
 
     Attributes:
+        source: that the table is of.
         image: name of the column of images.
         leaf: path of its bytes.
         fields: names of the other columns.
         names: the names that each of our fields may have.
     """
 
+    source: Source
     image: str
     leaf: str
     fields: list[str]
@@ -215,7 +242,7 @@ def _choose(schema: pa.Schema, source: Source, uri: str) -> _Columns:
     fields = readable_columns(schema, {name for theirs in names.values() for name in theirs})
     check_names(source, names, fields, uri)
     leaf = f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image
-    return _Columns(image, leaf, [name for name in fields if name != image], names)
+    return _Columns(source, image, leaf, [name for name in fields if name != image], names)
 
 
 def _choose_image(schema: pa.Schema, names: tuple[str, ...], uri: str) -> str:
@@ -288,32 +315,90 @@ def _read_row(
         return Reject(member, "read", "BadValue", str(error))
     if image is not None and image.size > limit:
         return Reject(member, "read", "TooLarge", f"has {image.size:,} bytes, the limit is {limit:,}")
-    sample = to_sample(member, b"" if image is None else image.to_pybytes(), fields)
+    sample = to_sample(columns.source, member, b"" if image is None else image.to_pybytes(), fields)
     if image is None and isinstance(sample, Sample):
         return Reject(member, "read", "MissingImage", f"column {columns.image!r} is empty")
     return sample
 
 
-def read_sibling(uri: str) -> dict[str, dict[str, Any]]:
-    """Returns the rows of an img2dataset table by their key.
+class Sibling:
+    """The table beside a tar: its rows by key, and how many keys of the tar have one.
 
-    Raises:
-        UserError: if it is not a whole Parquet file, has no keys, or would not fit into memory.
+    A column of numbers is compared with the tar's keys as numbers, since zeros before them are lost there.
     """
-    rows: dict[str, dict[str, Any]] = {}
-    size = 0
-    try:
-        with open_table(uri) as table:
-            columns = readable_columns(table.schema)
-            if "key" not in columns:
-                raise UserError(f"{uri}: has no column 'key' to join it with its tar; remove it or repair it")
-            for batch in (batch for group in range(len(table.group_rows)) for batch in table.batches(group, columns)):
-                for number in range(len(batch)):
-                    row = row_values(batch, number, columns)
+
+    def __init__(self, uri: str) -> None:
+        """Reads the table.
+
+        Raises:
+            UserError: if it is not a whole Parquet file, has no keys, or would not fit into memory.
+        """
+        self._uri, self._asked, self._found, self._missing = uri, 0, 0, ""
+        self._rows: dict[str | int, dict[str, Any] | ValueError] = {}
+        try:
+            with open_table(uri) as table:
+                self._read(table)
+        except (BrokenParquet, ValueError) as error:
+            raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or repair it") from error
+
+    def _read(self, table: Table) -> None:
+        columns = readable_columns(table.schema, {_KEY})
+        if _KEY not in columns:
+            raise UserError(f"{self._uri}: has no column 'key' to join it with its tar; remove it or repair it")
+        kind = table.schema.field(_KEY).type
+        self._by_number = any(is_kind(kind) for is_kind in _NUMBERS)
+        others, size = [name for name in columns if name != _KEY], 0
+        for batch in (batch for group in range(len(table.group_rows)) for batch in table.batches(group, columns)):
+            for number in range(len(batch)):
+                key = self._key(row_values(batch, number, [_KEY])[_KEY])
+                if key is None:
+                    continue
+                try:
+                    row: dict[str, Any] | ValueError = row_values(batch, number, others)
                     size += sum(len(value) if isinstance(value, str) else 64 for value in row.values())
-                    if size > _MAX_TABLE_BYTES:
-                        raise UserError(f"{uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; split it")
-                    rows[str(row["key"])] = row
-    except (BrokenParquet, ValueError) as error:
-        raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or repair it") from error
-    return rows
+                except ValueError as error:
+                    row = error
+                if size > _MAX_TABLE_BYTES:
+                    raise UserError(f"{self._uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; split it")
+                self._rows[key] = row
+
+    def _key(self, value: Any) -> str | int | None:
+        """Returns a key as it is looked up; None for a row without one."""
+        if not self._by_number:
+            return value.decode() if isinstance(value, bytes) else None if value is None else str(value)
+        try:
+            return int(value) if value == int(value) else None
+        except (TypeError, ValueError, OverflowError):
+            return None
+
+    def row(self, key: str) -> dict[str, Any]:
+        """Returns the row of a key of the tar, empty if there is none.
+
+        Raises:
+            ValueError: if the row has a value that does not fit its type.
+            UserError: as `check`, if none of the tar's first keys has a row.
+        """
+        row: dict[str, Any] | ValueError | None
+        if self._by_number:
+            row = self._rows.get(int(key)) if key.isascii() and key.isdigit() and len(key) <= _MAX_DIGITS else None
+        else:
+            row = self._rows.get(key)
+        self._asked += 1
+        if row is None:
+            self._missing = self._missing or key
+            if self._asked == _ENOUGH_KEYS:
+                self.check(most_missing=1)
+            return {}
+        self._found += 1
+        if isinstance(row, ValueError):
+            raise row
+        return row
+
+    def check(self, most_missing: float = 0.5) -> None:
+        """Raises a `UserError` if the table is not of its tar: if this share of the keys, or more, has no row."""
+        if self._asked and self._asked - self._found >= max(most_missing * self._asked, 1):
+            first = ", ".join(repr(key) for key in itertools.islice(self._rows, 2))[:200] or "none"
+            raise UserError(
+                f"{self._uri}: has rows for {self._found:,} of {self._asked:,} keys of its tar; the tar has "
+                f"{self._missing[:80]!r}, the table's first keys are {first}; repair its column 'key' or remove it"
+            )

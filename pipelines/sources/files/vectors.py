@@ -172,7 +172,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
                 said = ", ".join(f"{name} has {count:,} rows" for name, count in counts.items())
                 yield Reject("", "read", "RowsDisagree", f"the rows do not belong together: {said}")
                 return
-            yield from _rows(arrays, texts, next(iter(counts.values())))
+            yield from _rows(shard.source, arrays, texts, next(iter(counts.values())))
     except (BrokenStream, BrokenParquet) as error:
         yield Reject("", "read", "BrokenVectors", str(error))
 
@@ -193,7 +193,7 @@ def _texts(table: parquet.Table, uri: str, source: Source) -> Iterator[dict[str,
 
 
 def _rows(
-    arrays: Mapping[str, _Array], texts: Iterator[dict[str, Any] | ValueError], rows: int
+    source: Source, arrays: Mapping[str, _Array], texts: Iterator[dict[str, Any] | ValueError], rows: int
 ) -> Iterator[Sample | Reject | Filtered]:
     for first in range(0, rows, _BLOCK_ROWS):
         expected = min(_BLOCK_ROWS, rows - first)
@@ -213,7 +213,7 @@ def _rows(
             elif not finite[row]:
                 yield Reject(member, "read", "BadVector", "has numbers that are not finite")
             else:
-                yield to_sample(member, b"", fields, {ours: block[row] for ours, block in blocks.items()})
+                yield to_sample(source, member, b"", fields, {ours: block[row] for ours, block in blocks.items()})
         if found < expected:
             message = f"rows {first + found:,} to {rows - 1:,} are missing: the file ends early"
             yield Reject(str(first + found), "read", "TruncatedVectors", message)
