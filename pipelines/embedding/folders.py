@@ -5,7 +5,7 @@ What happens to a shard is up to `shard_run`, the pipeline to `job`, which rows 
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from pipelines import manifest, schemas, sources, storage
 from pipelines.embedding.request import MEMORY, Request
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.errors import UserError
+from pipelines.filtering.conditions import remarks
 from pipelines.filtering.selection import MemoryShard, MemoryShards
 from pipelines.manifest import Marker
 from pipelines.sources import InputShard
@@ -172,21 +173,27 @@ def _numbered(path: str, shards: list[InputShard]) -> list[InputShard]:
     return [dataclasses.replace(shard, number=numbers[shard.name]) for shard in shards]
 
 
-def check_rejects(folder: Folder, max_share: float) -> None:
+def check_rejects(folder: Folder, max_share: float, conditions: Sequence[str] = ()) -> None:
     """Checks that enough rows of a folder were embedded; every shard must be done.
 
     Filtered rows are no fault of the source, but a folder without a row is of no use either.
+
+    Args:
+        folder: that is checked.
+        max_share: of its rows may be rejected.
+        conditions: on the metadata of its rows.
 
     Raises:
         UserError: with the most frequent reasons, if more than `max_share` of the rows were rejected or none is left.
     """
     markers = folder.markers
     total, kept = sum(m.rows_in for m in markers), sum(m.rows_out for m in markers)
-    rejected = sum(m.rows_rejected for m in markers)
+    rejected, filtered = sum(m.rows_rejected for m in markers), filtered_by(markers)
     if not total:
         raise UserError(f"{folder.path}: its source holds no image; check the source's path")
-    if not kept and not rejected:
-        raise UserError(f"{folder.path}: every row was filtered ({_top(_filtered(markers))}); check --config.filters")
+    if not kept and filtered.total() >= rejected:
+        said = "; ".join([*remarks(conditions, filtered, kept), "check --config.filters"])
+        raise UserError(f"{folder.path}: every row was filtered{_but(rejected)} ({_top(filtered)}); {said}")
     if kept and rejected <= max_share * total:
         return
     limit = f"more than --config.embed.max_rejects_share={max_share}" if kept else "and no row is left"
@@ -196,7 +203,12 @@ def check_rejects(folder: Folder, max_share: float) -> None:
     )
 
 
-def _filtered(markers: list[Marker]) -> Counter[str]:
+def _but(rejected: int) -> str:
+    return f" or, {rejected:,} of them, rejected" if rejected else ""
+
+
+def filtered_by(markers: Sequence[Marker]) -> Counter[str]:
+    """Returns how many rows were filtered, by filter."""
     return sum((Counter(marker.filtered) for marker in markers), Counter())
 
 

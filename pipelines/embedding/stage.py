@@ -4,13 +4,13 @@ Both the command `embed` and `index.reindex` run it.
 """
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pipelines.embedding import class_names, columns, completion, folders
 from pipelines.embedding.folders import Folder
 from pipelines.embedding.request import Request
 from pipelines.encoders.handles import EncoderSpec
+from pipelines.filtering.conditions import remarks
 from pipelines.filtering.dropped import REMOVED
 from pipelines.filtering.selection import Selection
 from pipelines.manifest import Marker
@@ -41,7 +41,8 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
 
             job.run(opened, encoders, request.embed, request.filters, runner)
         for folder in opened:
-            folders.check_rejects(folder, request.embed.max_rejects_share)
+            conditions = request.filters.metadata if folder.is_memory else ()
+            folders.check_rejects(folder, request.embed.max_rejects_share, conditions)
         chosen = completion.complete(opened, request, runner)
         classes = class_names.write(names, encoders, request.places.classes, request.embed.batch_size)
         markers = [marker for folder in opened for marker in folder.markers]
@@ -52,11 +53,19 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
                 **_row_lines(opened),
                 **({"class names": f"{classes:,}, in {request.places.classes}"} if classes else {}),
                 **_unused_lines(markers, chosen, bool(request.filters.leakage)),
+                **_condition_lines(opened[0], request.filters.metadata),
                 "shards": f"{len(markers)}, of which {len(markers) - pending} were already done",
                 "encoders": _encoders_line(encoders),
                 "output": request.places.workdir,
             },
         )
+
+
+def _condition_lines(memory: Folder, conditions: Sequence[str]) -> dict[str, str]:
+    """Returns what the summary says of conditions on the metadata that change nothing."""
+    kept = sum(marker.rows_out for marker in memory.markers)
+    found = remarks(conditions, folders.filtered_by(memory.markers), kept)
+    return {"conditions": "; ".join(found)} if found else {}
 
 
 def _row_lines(opened: Sequence[Folder]) -> dict[str, str]:
@@ -70,7 +79,7 @@ def _encoders_line(encoders: Mapping[str, EncoderSpec]) -> str:
 def _unused_lines(markers: Sequence[Marker], chosen: Selection, checks_leakage: bool) -> dict[str, str]:
     """Returns what the summary says of rows that are not used: rejected, filtered, dropped and removed."""
     rejected, retryable = sum(m.rows_rejected for m in markers), sum(m.retryable for m in markers)
-    filtered: Counter[str] = sum((Counter(marker.filtered) for marker in markers), Counter())
+    filtered = folders.filtered_by(markers)
     dropped = dict(chosen.totals)
     # A compaction moves removed rows from the selection to the markers.
     removed = filtered.pop(REMOVED, 0) + dropped.pop(REMOVED, 0)

@@ -9,13 +9,13 @@ import contextlib
 import io
 import itertools
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from configs.base import Embed, Source
-from pipelines import storage
+from pipelines import schemas, storage
 from pipelines.errors import UserError
 from pipelines.sources import patterns
 from pipelines.sources.files import parquet
@@ -192,6 +192,15 @@ def _texts(table: parquet.Table, uri: str, source: Source) -> Iterator[dict[str,
                     yield error
 
 
+def _unusable(blocks: Iterable[np.ndarray]) -> dict[int, str]:
+    """Returns what is wrong with the rows of arrays that cannot be used."""
+    found: dict[int, str] = {}
+    for zero, broken in map(schemas.unusable, blocks):
+        found |= dict.fromkeys(zero, "is zero, or so short that its direction is lost")
+        found |= dict.fromkeys(broken, "has numbers that are not finite")
+    return found
+
+
 def _rows(
     source: Source, arrays: Mapping[str, _Array], texts: Iterator[dict[str, Any] | ValueError], rows: int
 ) -> Iterator[Sample | Reject | Filtered]:
@@ -199,7 +208,7 @@ def _rows(
         expected = min(_BLOCK_ROWS, rows - first)
         blocks = {ours: array.read(expected) for ours, array in arrays.items()}
         found = min(len(block) for block in blocks.values())
-        finite = np.all([np.isfinite(block[:found]).all(axis=1) for block in blocks.values()], axis=0)
+        bad = _unusable([block[:found] for block in blocks.values()])
         for row in range(found):
             member = str(first + row)
             try:
@@ -210,8 +219,8 @@ def _rows(
                 return
             if isinstance(fields, ValueError):
                 yield Reject(member, "read", "BadValue", str(fields))
-            elif not finite[row]:
-                yield Reject(member, "read", "BadVector", "has numbers that are not finite")
+            elif row in bad:
+                yield Reject(member, "read", "BadVector", bad[row])
             else:
                 yield to_sample(source, member, b"", fields, {ours: block[row] for ours, block in blocks.items()})
         if found < expected:
