@@ -141,7 +141,7 @@ class Condition:
         if not isinstance(found, int | float | decimal.Decimal):
             return None
         number = self.values[0].number
-        return number and _ORDER[self.operator](found, number.beside(found))
+        return None if number is None else _ORDER[self.operator](found, number.beside(found))
 
     def _equal(self, found: Any) -> bool | None:
         answers = [value.equals(found) for value in self.values]

@@ -194,7 +194,13 @@ def is_missing(value: Any) -> bool:
 def _shown(value: Any) -> str:
     if isinstance(value, str | int | float | decimal.Decimal):
         return repr(str(value)[:_MAX_SHOWN_CHARS])
-    return f"a list of {len(value)} values" if isinstance(value, list | tuple) else f"of type {type(value).__name__}"
+    return f"a list of {len(value)} values" if isinstance(value, list | tuple) else _kind(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"an object with the fields {', '.join(map(str, value))[:_MAX_SHOWN_CHARS]}"
+    return f"of type {type(value).__name__}"
 
 
 def _single(value: Any) -> Any:
@@ -243,7 +249,7 @@ def caption_of(value: Any, number: int = 0) -> str | None:
     for text in texts:
         if not isinstance(text, str | None):
             inside = " in a list" if isinstance(value, list | tuple) else ""
-            raise ValueError(f"caption is of type {type(text).__name__}{inside}, not a text")
+            raise ValueError(f"caption is {_kind(text)}{inside}, not a text")
     if number >= max(len(texts), 1):
         raise ValueError(f"has {len(texts)} captions, so there is none of number {number}, counted from 0")
     stripped = [(text or "").strip() or None for text in texts]

@@ -206,6 +206,17 @@ def readable_columns(schema: pa.Schema, own: Collection[str] = ()) -> list[str]:
     ]
 
 
+def check_single(schema: pa.Schema, names: Mapping[str, tuple[str, ...]], uri: str) -> None:
+    """Raises a `UserError` if the column of one of our fields holds lists, which would be null without a word."""
+    for our, theirs in names.items():
+        found = next((name for name in theirs if name in schema.names), "")
+        if schema.names.count(found) == 1 and not _is_single(schema.field(found).type):
+            raise UserError(
+                f"{uri}: column {found!r}, the {our}, is of type {schema.field(found).type}; make it a column of "
+                f"single values, or name another by --config..fields={our}=.."
+            )
+
+
 def check_names(source: Source, names: Mapping[str, tuple[str, ...]], columns: list[str], uri: str) -> None:
     """Raises a `UserError` with the nearest column if one that the source's `fields` name is missing."""
     chosen = {entry.partition("=")[0] for entry in source.fields}
@@ -241,6 +252,7 @@ def _choose(schema: pa.Schema, source: Source, uri: str) -> _Columns:
     image = _choose_image(schema, names.pop("image"), uri)
     fields = readable_columns(schema, {name for theirs in names.values() for name in theirs})
     check_names(source, names, fields, uri)
+    check_single(schema, names, uri)
     leaf = f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image
     return _Columns(source, image, leaf, [name for name in fields if name != image], names)
 
@@ -354,13 +366,14 @@ class Sibling:
                 if key is None:
                     continue
                 try:
-                    row: dict[str, Any] | ValueError = row_values(batch, number, others)
-                    size += sum(len(value) if isinstance(value, str) else 64 for value in row.values())
+                    values = row_values(batch, number, others)
                 except ValueError as error:
-                    row = error
+                    self._rows[key] = error
+                    continue
+                size += sum(len(value) if isinstance(value, str) else 64 for value in values.values())
                 if size > _MAX_TABLE_BYTES:
                     raise UserError(f"{self._uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; split it")
-                self._rows[key] = row
+                self._rows[key] = values
 
     def _key(self, value: Any) -> str | int | None:
         """Returns a key as it is looked up; None for a row without one."""

@@ -183,6 +183,7 @@ def _texts(table: parquet.Table, uri: str, source: Source) -> Iterator[dict[str,
     names = {ours: theirs for ours, theirs in whole.items() if ours in FIELDS}
     columns = parquet.readable_columns(table.schema)
     parquet.check_names(source, names, columns, uri)
+    parquet.check_single(table.schema, names, uri)
     for group in range(len(table.group_rows)):
         for batch in table.batches(group, columns):
             for row in range(len(batch)):

@@ -11,6 +11,7 @@ that others have; the first one says whether the table is of paths or of URLs.
 Each run that needs the images downloads them again; use img2dataset for large tables.
 """
 
+import ast
 import contextlib
 import csv
 import itertools
@@ -37,6 +38,8 @@ _FIELDS = {
     "label": ("label",),
 }
 _BATCH_ROWS = 512
+# `["a dog", "one dog"]`, or `['a dog']`, which pandas writes.
+_LIST = re.compile(r"""\[\s*(["']).*\1\s*\]""", re.DOTALL)
 _JSON_LINES = re.compile(r"\.(jsonl|ndjson|jsonlines)(\.|$)", re.IGNORECASE)
 
 
@@ -170,10 +173,23 @@ def _row(where: str, values: Mapping[str, Any], found: Mapping[str, str], is_url
     if not isinstance(member, str | None):
         return Row("", problem=f"{where}: {found['url' if is_url else 'path']!r} is {str(member)[:80]!r}, not a text")
     ours.pop("path", None)
+    ours |= {"caption": _texts(ours["caption"])} if "caption" in ours else {}
     # What is no label is left as it is, and makes the row a reject.
     with contextlib.suppress(ValueError):
         ours |= {"label": label_of(ours["label"])} if "label" in ours else {}
     return Row(member or "", {**metadata, **ours}, is_url)
+
+
+def _texts(caption: Any) -> Any:
+    """Returns the texts of a cell with a list of them, as JSON and Python write it; any other caption as it is."""
+    if not isinstance(caption, str) or not _LIST.fullmatch(caption.strip()):
+        return caption
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            texts = parse(caption.strip())
+            if isinstance(texts, list) and all(isinstance(text, str | None) for text in texts):
+                return texts
+    return caption
 
 
 def _find_columns(
