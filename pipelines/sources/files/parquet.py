@@ -1,13 +1,12 @@
 """Parquet files with the image bytes in a column: img2dataset's `parquet` output, HuggingFace's, or any other.
 
-The tables beside tars and vectors are read here, too. Columns of lists are not read, because a few bytes can encode a
-list of any length; they can also encode a value that many rows share, so batches are small.
+The tables beside vectors are read here, too; `siblings` has those beside tars. Columns of lists are not read, because a
+few bytes can encode a list of any length; they can also encode a value that many rows share, so batches are small.
 """
 
 import collections
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Collection, Iterator, Mapping
 from typing import IO, Any
 
@@ -33,12 +32,6 @@ _MAX_COLUMNS = 4096
 _BUFFER_BYTES = 1 << 20
 _MAX_WHOLE_BYTES = 128 << 20
 _MAX_FOOTER_BYTES = 64 << 20
-_MAX_TABLE_BYTES = 256 << 20
-_KEY = "key"
-_MAX_DIGITS = 80
-# If none of so many keys of a tar is in its table, none will be.
-_ENOUGH_KEYS = 1000
-_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 # EXIF is large and personal.
 _UNREAD = {"exif"}
 
@@ -158,7 +151,7 @@ def _value(scalar: pa.Scalar) -> Any:
     except (ValueError, LookupError, ArithmeticError, TypeError, pa.ArrowException) as error:
         if pa.types.is_temporal(scalar.type) and not isinstance(error, LookupError):
             return _time_text(scalar)
-        raise ValueError(str(error)) from error
+        raise ValueError(f"a value of type {scalar.type} cannot be read ({error})") from error
 
 
 def _time_text(scalar: pa.Scalar) -> str:
@@ -331,87 +324,3 @@ def _read_row(
     if image is None and isinstance(sample, Sample):
         return Reject(member, "read", "MissingImage", f"column {columns.image!r} is empty")
     return sample
-
-
-class Sibling:
-    """The table beside a tar: its rows by key, and how many keys of the tar have one.
-
-    A column of numbers is compared with the tar's keys as numbers, since zeros before them are lost there.
-    """
-
-    def __init__(self, uri: str) -> None:
-        """Reads the table.
-
-        Raises:
-            UserError: if it is not a whole Parquet file, has no keys, or would not fit into memory.
-        """
-        self._uri, self._asked, self._found, self._missing = uri, 0, 0, ""
-        self._rows: dict[str | int, dict[str, Any] | ValueError] = {}
-        try:
-            with open_table(uri) as table:
-                self._read(table)
-        except (BrokenParquet, ValueError) as error:
-            raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or repair it") from error
-
-    def _read(self, table: Table) -> None:
-        columns = readable_columns(table.schema, {_KEY})
-        if _KEY not in columns:
-            raise UserError(f"{self._uri}: has no column 'key' to join it with its tar; remove it or repair it")
-        kind = table.schema.field(_KEY).type
-        self._by_number = any(is_kind(kind) for is_kind in _NUMBERS)
-        others, size = [name for name in columns if name != _KEY], 0
-        for batch in (batch for group in range(len(table.group_rows)) for batch in table.batches(group, columns)):
-            for number in range(len(batch)):
-                key = self._key(row_values(batch, number, [_KEY])[_KEY])
-                if key is None:
-                    continue
-                try:
-                    values = row_values(batch, number, others)
-                except ValueError as error:
-                    self._rows[key] = error
-                    continue
-                size += sum(len(value) if isinstance(value, str) else 64 for value in values.values())
-                if size > _MAX_TABLE_BYTES:
-                    raise UserError(f"{self._uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; split it")
-                self._rows[key] = values
-
-    def _key(self, value: Any) -> str | int | None:
-        """Returns a key as it is looked up; None for a row without one."""
-        if not self._by_number:
-            return value.decode() if isinstance(value, bytes) else None if value is None else str(value)
-        try:
-            return int(value) if value == int(value) else None
-        except (TypeError, ValueError, OverflowError):
-            return None
-
-    def row(self, key: str) -> dict[str, Any]:
-        """Returns the row of a key of the tar, empty if there is none.
-
-        Raises:
-            ValueError: if the row has a value that does not fit its type.
-            UserError: as `check`, if none of the tar's first keys has a row.
-        """
-        row: dict[str, Any] | ValueError | None
-        if self._by_number:
-            row = self._rows.get(int(key)) if key.isascii() and key.isdigit() and len(key) <= _MAX_DIGITS else None
-        else:
-            row = self._rows.get(key)
-        self._asked += 1
-        if row is None:
-            self._missing = self._missing or key
-            if self._asked == _ENOUGH_KEYS:
-                self.check(most_missing=1)
-            return {}
-        self._found += 1
-        if isinstance(row, ValueError):
-            raise row
-        return row
-
-    def check(self, most_missing: float = 0.5) -> None:
-        """Raises a `UserError` if the table is not of its tar: if this share of the keys, or more, has no row."""
-        if self._asked and self._asked - self._found >= max(most_missing * self._asked, 1):
-            first = ", ".join(repr(key) for key in itertools.islice(self._rows, 2))[:200] or "none"
-            raise UserError(
-                f"{self._uri}: has rows for {self._found:,} of {self._asked:,} keys of its tar; the tar has "
-                f"{self._missing[:80]!r}, the table's first keys are {first}; repair its column 'key' or remove it"
-            )

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from configs.base import Embed
-from pipelines.sources.files import parquet
+from pipelines.sources.files.siblings import Sibling
 from pipelines.sources.files.tar_members import Archive, Member
 from pipelines.sources.sample import (
     MAX_TEXT_BYTES,
@@ -47,7 +47,8 @@ class _Pairs:
 
     def __init__(self, shard: InputShard, embed: Embed) -> None:
         self._source, self._names = shard.source, field_names(shard.source, FIELDS)
-        self._table = parquet.Sibling(shard.siblings[0]) if shard.siblings else None
+        single = {our: self._names[our] for our in ("label", "url")}
+        self._table = Sibling(shard.siblings[0], single) if shard.siblings else None
         images, texts = self._names["image"], [n for our in ("caption", "label", "url") for n in self._names[our]]
         self._limits = dict.fromkeys([*texts, "json"], MAX_TEXT_BYTES) | dict.fromkeys(images, embed.max_image_bytes)
         self._group = _Group()

@@ -39,7 +39,7 @@ _FIELDS = {
 }
 _BATCH_ROWS = 512
 # `["a dog", "one dog"]`, or `['a dog']`, which pandas writes.
-_LIST = re.compile(r"""\[\s*(["']).*\1\s*\]""", re.DOTALL)
+_LIST = re.compile(r"""\[\s*["'].*["']\s*\]""", re.DOTALL)
 _JSON_LINES = re.compile(r"\.(jsonl|ndjson|jsonlines)(\.|$)", re.IGNORECASE)
 
 
