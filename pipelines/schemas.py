@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ROW_BITS = 40
 ROW_GROUP_ROWS = 4096
 # Values that the writer takes at a time: with 1,024, its default, a table of vectors took a fifth longer.
@@ -32,6 +32,27 @@ class EncoderInfo:
     dim: int
     normalized: bool
     dtype: str
+
+    def stored(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns vectors in the type that they are stored in; what it cannot hold becomes infinite."""
+        with np.errstate(over="ignore"):
+            return vectors.astype(self.dtype, copy=False)
+
+
+def unusable(vectors: np.ndarray) -> tuple[list[int], list[int]]:
+    """Returns which vectors `[n, dim]`, float32 or float16 as they are stored, have no direction, and which are broken.
+
+    A vector has no direction that its type can hold if its values are below the smallest normal number in the mean:
+    what is left of them is rounding. For float32 the bound is the 1e-12 by which lengths are floored everywhere.
+
+    Returns:
+        The rows that are zero or shorter than the bound, and those with a value that is not finite.
+    """
+    kind = np.finfo(vectors.dtype)
+    shortest = max(float(kind.smallest_normal) * vectors.shape[1] ** 0.5, 1e-12)
+    # In float64, where no square of a float32 is too large or too small.
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    return np.flatnonzero(lengths < shortest).tolist(), np.flatnonzero(~np.isfinite(lengths)).tolist()
 
 
 def make_id(shard: int, row: int | np.ndarray) -> int | np.ndarray:

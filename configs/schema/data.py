@@ -33,6 +33,9 @@ class Source:
         "image is in.",
         at_least=0,
     )
+    caption_number: int = option(
+        0, "Which text of a list of captions is the caption, from 0; 0 takes the first that is not blank.", at_least=0
+    )
     classes: int = option(0, "For lists with labels, reads only the first so many classes; 0 reads all.", at_least=0)
     part: tuple[float, ...] = option(
         (),

@@ -33,7 +33,7 @@ def warnings(heads: Mapping[str, Reached], val_labels: np.ndarray, test_images: 
     images = len(val_labels)
     if guessing := [name for name, reached in heads.items() if is_chance(reached.val, images, level)]:
         found.append(
-            f"on val, {_names(guessing)} no better than chance ({level:.1%} of {images:,} images), so the settings were "
+            f"on val, {_names(guessing)} no better than chance ({level:.1%} of {images:,} images), so settings were "
             "chosen on noise; check that val's labels mean the same classes as train's, and that train learns at all"
         )
     apart = {

@@ -5,7 +5,7 @@ the names or the encoders change. Which head reads it is up to `model`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +47,7 @@ def write(names: list[str], specs: Mapping[str, EncoderSpec], path: str, batch_s
         The number of embedded classes; 0 without names or without a text encoder.
 
     Raises:
-        UserError: if an encoder returns values that are not finite.
+        UserError: if an encoder returns values that are not finite, or only zeros.
     """
     texts = {column: spec for column, spec in specs.items() if spec.kind == "text"}
     if not names or not texts:
@@ -97,13 +97,18 @@ def _encode(names: list[str], specs: Mapping[str, EncoderSpec], batch_size: int)
             raise TypeError(f"{column}: {specs[column].handle} is not a text encoder")
         batches = [texts[first : first + batch_size] for first in range(0, len(texts), batch_size)]
         encoded = np.concatenate([encoder.encode(batch, batch_size) for batch in batches])
-        if not np.isfinite(encoded).all():
-            row = int(np.argmin(np.isfinite(encoded).all(axis=1)))
-            raise UserError(
-                f"encoder {specs[column].handle!r}: returns values that are not finite for the class name "
-                f"{texts[row]!r}"
-            )
+        _check(encoded, texts, specs[column].handle)
         total = np.zeros((len(names), encoded.shape[1]))
         np.add.at(total, owners, encoded / np.maximum(np.linalg.norm(encoded, axis=1, keepdims=True), 1e-12))
-        vectors[column] = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+        unit = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+        vectors[column] = specs[column].info.stored(unit)
+        _check(vectors[column], names, specs[column].handle)
     return vectors
+
+
+def _check(vectors: np.ndarray, texts: Sequence[str], handle: str) -> None:
+    """Raises a `UserError` that names the first text whose vector has no direction or is not finite."""
+    zero, broken = schemas.unusable(vectors)
+    for rows, what in ((broken, "values that are not finite"), (zero, "a vector of zeros")):
+        if rows:
+            raise UserError(f"encoder {handle!r}: returns {what} for the class name {texts[rows[0]]!r}")

@@ -5,7 +5,7 @@ What happens to a shard is up to `shard_run`, the pipeline to `job`, which rows 
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from pipelines.embedding.classes import Classes
 from pipelines.embedding.request import MEMORY, Request
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.errors import UserError
+from pipelines.filtering.conditions import remarks
 from pipelines.filtering.selection import MemoryShard, MemoryShards
 from pipelines.manifest import Marker
 from pipelines.sources import InputShard
@@ -29,7 +30,7 @@ _LISTINGS = "_inputs"
 # Filters that decide which rows are embedded; the others are applied to embedded rows.
 _ROW_FILTERS = ("min_side", "max_aspect", "min_caption_chars", "max_caption_chars", "metadata")
 # Fields of a source that are newer than the first folders: part of the identity only where they choose among rows.
-_LATER_FIELDS = ("classes", "part", "part_seed")
+_LATER_FIELDS = ("classes", "part", "part_seed", "caption_number")
 
 
 @dataclasses.dataclass
@@ -185,21 +186,27 @@ def _numbered(path: str, shards: list[InputShard]) -> list[InputShard]:
     return [dataclasses.replace(shard, number=numbers[shard.name]) for shard in shards]
 
 
-def check_rejects(folder: Folder, max_share: float) -> None:
+def check_rejects(folder: Folder, max_share: float, conditions: Sequence[str] = ()) -> None:
     """Checks that enough rows of a folder were embedded; every shard must be done.
 
     Filtered rows are no fault of the source, but a folder without a row is of no use either.
+
+    Args:
+        folder: that is checked.
+        max_share: of its rows may be rejected.
+        conditions: on the metadata of its rows.
 
     Raises:
         UserError: with the most frequent reasons, if more than `max_share` of the rows were rejected or none is left.
     """
     markers = folder.markers
     total, kept = sum(m.rows_in for m in markers), sum(m.rows_out for m in markers)
-    rejected = sum(m.rows_rejected for m in markers)
+    rejected, filtered = sum(m.rows_rejected for m in markers), filtered_by(markers)
     if not total:
         raise UserError(f"{folder.path}: its source holds no image; check the source's path")
-    if not kept and not rejected:
-        raise UserError(f"{folder.path}: every row was filtered ({_top(_filtered(markers))}); check --config.filters")
+    if not kept and filtered.total() >= rejected:
+        said = "; ".join([*remarks(conditions, filtered, kept), "check --config.filters"])
+        raise UserError(f"{folder.path}: every row was filtered{_but(rejected)} ({_top(filtered)}); {said}")
     if kept and rejected <= max_share * total:
         return
     limit = f"more than --config.embed.max_rejects_share={max_share}" if kept else "and no row is left"
@@ -209,7 +216,12 @@ def check_rejects(folder: Folder, max_share: float) -> None:
     )
 
 
-def _filtered(markers: list[Marker]) -> Counter[str]:
+def _but(rejected: int) -> str:
+    return f" or, {rejected:,} of them, rejected" if rejected else ""
+
+
+def filtered_by(markers: Sequence[Marker]) -> Counter[str]:
+    """Returns how many rows were filtered, by filter."""
     return sum((Counter(marker.filtered) for marker in markers), Counter())
 
 

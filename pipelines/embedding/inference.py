@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from configs.base import Embed
+from pipelines import schemas
 from pipelines.embedding import bisection
 from pipelines.embedding.bisection import Failure
 from pipelines.encoders.handles import EncoderSpec
@@ -24,7 +25,9 @@ from pipelines.sources.labels import Labels
 from pipelines.sources.sample import stated_digest
 
 Unused = Reject | Filtered
-_NOT_FINITE = Failure("NotFinite", "an encoder gave a vector that is not finite")
+_MAX_PIXELS = (1 << 31) - 1
+_NOT_FINITE = Failure("NotFinite", "a vector is not finite, or is not in the type that is stored")
+_ZERO = Failure("ZeroVector", "a vector is zero, or so short that its direction is lost")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ class EmbeddedBatch:
 
     Attributes:
         rows: samples that have vectors.
-        vectors: float32 `[n, dim]` of each column, in the order of `rows`.
+        vectors: `[n, dim]` of each column, in the type that is stored and the order of `rows`.
         unused: rejected and filtered rows with their places in the shard.
     """
 
@@ -152,8 +155,9 @@ class BatchEmbedder:
         except DecodeError as error:
             return Reject(sample.member, "decode", error.reason, str(error))
         width, height = picture.width, picture.height
-        if self.job.is_memory and (filtered := self._tools.filters.wrong_size(sample.member, width, height)):
-            return filtered
+        filters = self._tools.filters
+        if self.job.is_memory and (small := filters.wrong_size(sample.member, width, height, sample.metadata)):
+            return small
         images = {preprocess: prepare(picture, preprocess) for preprocess in self._preprocesses}
         return dataclasses.replace(item, content_key=content_key, width=width, height=height, images=images)
 
@@ -177,8 +181,11 @@ class BatchEmbedder:
                 matrix, failures = bisection.encode(encoder, _inputs(encoder, rows), self._embed.batch_size)
                 vectors |= dict.fromkeys(wanted, matrix)
                 failed |= failures
-        finite = np.logical_and.reduce([np.isfinite(matrix).all(-1) for matrix in vectors.values()])
-        return vectors, dict.fromkeys(np.flatnonzero(~finite).tolist(), _NOT_FINITE) | failed
+        stored = {column: self.job.encoders[column].info.stored(matrix) for column, matrix in vectors.items()}
+        for matrix in stored.values():
+            zero, broken = schemas.unusable(matrix)
+            failed = dict.fromkeys(zero, _ZERO) | dict.fromkeys(broken, _NOT_FINITE) | failed
+        return stored, failed
 
 
 def _missing(column: str, spec: EncoderSpec, sample: Sample) -> Reject | None:
@@ -207,8 +214,13 @@ def _content_key(sample: Sample) -> bytes:
 
 
 def _stated_size(metadata: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    width, height = metadata.get("original_width"), metadata.get("original_height")
-    return width if isinstance(width, int) else None, height if isinstance(height, int) else None
+    return _pixels(metadata.get("original_width")), _pixels(metadata.get("original_height"))
+
+
+def _pixels(stated: Any) -> int | None:
+    """Returns a side that a source states; None for what no image has, such as -1, true, or more than an int32."""
+    whole = int(stated) if isinstance(stated, float) and stated.is_integer() else stated
+    return whole if isinstance(whole, int) and not isinstance(whole, bool) and 0 <= whole <= _MAX_PIXELS else None
 
 
 def _inputs(encoder: ImageEncoder | TextEncoder, rows: Sequence[Item]) -> list[Any]:

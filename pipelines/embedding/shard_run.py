@@ -24,6 +24,10 @@ from pipelines.embedding.inference import BatchEmbedder, EmbeddedBatch, Item, Sh
 from pipelines.errors import UserError
 from pipelines.manifest import FILTERED, REJECTS, Marker, read_marker
 from pipelines.sources import Filtered, InputShard, Reject, Sample
+from pipelines.sources.sample import storable_text
+
+# Of why a row is not used, and of the value that did not pass.
+_MAX_TEXT_CHARS = 500
 
 # Rows of the unfinished shards of this process, by output file; progress reads it where job and launcher share it.
 in_flight: collections.Counter[str] = collections.Counter()
@@ -229,9 +233,16 @@ def _metadata_text(sample: Sample) -> str | None:
     return json.dumps(sample.metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
 
 
+def _storable(row: Unused) -> dict[str, Any]:
+    """Returns the fields of an unused row with texts of bounded length that UTF-8 can hold; members stay whole."""
+    fields = dataclasses.asdict(row)
+    texts = {name: storable_text(text) for name, text in fields.items() if isinstance(text, str)}
+    return fields | {name: text if name == "member" else text[:_MAX_TEXT_CHARS] for name, text in texts.items()}
+
+
 def _write_unused(job: ShardJob, folder: str, schema: pa.Schema, unused: Sequence[Unused], more: dict[str, Any]) -> int:
     """Writes rows that have no vectors; returns how many rows the file then has."""
     uri = storage.join(job.folder, folder, f"{job.shard.name}.parquet")
-    rows = [{"source_shard": job.shard.container, **more, **dataclasses.asdict(row)} for row in unused]
+    rows = [{"source_shard": job.shard.container, **more, **_storable(row)} for row in unused]
     schemas.write(uri, pa.Table.from_pylist(rows, schema=schema), job.metadata)
     return schemas.count_rows(uri)

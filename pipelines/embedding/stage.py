@@ -4,13 +4,13 @@ Both the command `embed` and `index.reindex` run it.
 """
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pipelines.embedding import class_names, classes, columns, completion, folders
 from pipelines.embedding.folders import Folder
 from pipelines.embedding.request import Request
 from pipelines.encoders.handles import EncoderSpec
+from pipelines.filtering.conditions import remarks
 from pipelines.filtering.dropped import REMOVED
 from pipelines.filtering.selection import Selection
 from pipelines.manifest import Marker
@@ -43,7 +43,8 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
 
             job.run(opened, encoders, request.embed, request.filters, runner)
         for folder in opened:
-            folders.check_rejects(folder, request.embed.max_rejects_share)
+            conditions = request.filters.metadata if folder.is_memory else ()
+            folders.check_rejects(folder, request.embed.max_rejects_share, conditions)
         chosen = completion.complete(opened, request, runner)
         embedded = class_names.write(
             names or list(named.names), encoders, request.places.classes, request.embed.batch_size
@@ -58,11 +59,19 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
                 **({"class names": f"{embedded:,}, in {request.places.classes}"} if embedded else {}),
                 **({"class names differ": compared} if compared else {}),
                 **_unused_lines(markers, chosen, bool(request.filters.leakage)),
+                **_condition_lines(opened[0], request.filters.metadata),
                 "shards": f"{len(markers)}, of which {len(markers) - pending} were already done",
                 "encoders": _encoders_line(encoders),
                 "output": request.places.workdir,
             },
         )
+
+
+def _condition_lines(memory: Folder, conditions: Sequence[str]) -> dict[str, str]:
+    """Returns what the summary says of conditions on the metadata that change nothing."""
+    kept = sum(marker.rows_out for marker in memory.markers)
+    found = remarks(conditions, folders.filtered_by(memory.markers), kept)
+    return {"conditions": "; ".join(found)} if found else {}
 
 
 def _row_lines(opened: Sequence[Folder]) -> dict[str, str]:
@@ -82,7 +91,7 @@ def _encoders_line(encoders: Mapping[str, EncoderSpec]) -> str:
 def _unused_lines(markers: Sequence[Marker], chosen: Selection, checks_leakage: bool) -> dict[str, str]:
     """Returns what the summary says of rows that are not used: rejected, filtered, dropped and removed."""
     rejected, retryable = sum(m.rows_rejected for m in markers), sum(m.retryable for m in markers)
-    filtered: Counter[str] = sum((Counter(marker.filtered) for marker in markers), Counter())
+    filtered = folders.filtered_by(markers)
     dropped = dict(chosen.totals)
     # A compaction moves removed rows from the selection to the markers.
     removed = filtered.pop(REMOVED, 0) + dropped.pop(REMOVED, 0)

@@ -14,18 +14,35 @@ from pipelines.errors import UserError
 from pipelines.images.decode import ImagePreprocess
 
 _TEXT_LENGTH_STEP = 8
+_SHORTEST = 1e-12
+# Below it, squares of values are no normal numbers.
+_SMALL = 1e-15
 
 
 def finish(vectors: np.ndarray, spec: EncoderSpec) -> np.ndarray:
-    """Checks the width of vectors `[n, dim]` and scales them to unit length if the spec says so; float32."""
+    """Checks the width of vectors `[n, dim]` and scales them to unit length if the spec says so; float32.
+
+    A vector shorter than 1e-12, which no encoder means, becomes zero; one with a value that is not finite stays so.
+    """
     if vectors.ndim != 2 or vectors.shape[1] != spec.info.dim:
         raise UserError(
             f"encoder {spec.handle!r}: gives {list(vectors.shape[1:])}, its description says [{spec.info.dim}]"
         )
     vectors = vectors.astype(np.float32, copy=False)
-    if spec.info.normalized:
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-    return vectors
+    return unit(vectors) if spec.info.normalized else vectors
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors `[n, dim]` float32 at unit length; zero if they are shorter than 1e-12."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        scaled = vectors / np.maximum(lengths, _SHORTEST)
+        # The squares of float32 are too large or too small for it long before the values are.
+        for row in np.flatnonzero(~((lengths > _SMALL) & (lengths < np.inf))):
+            exact = vectors[row].astype(np.float64)
+            length = np.linalg.norm(exact)
+            scaled[row] = exact / length if length >= _SHORTEST else 0
+    return scaled
 
 
 class ImageEncoder:

@@ -1,79 +1,18 @@
 """Which rows of a source are wanted: conditions on size, caption and metadata, checked before anything is encoded.
 
-Filters that need vectors or other folders (copies of queries, duplicates) are up to `selection`.
+`conditions` compares values. Filters that need vectors or other folders (copies of queries, duplicates) are up to
+`selection`.
 """
 
-import dataclasses
-import operator
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from configs.base import Filters
-from pipelines.errors import UserError
+from pipelines.filtering.conditions import Condition
 from pipelines.sources.sample import Filtered, Sample
 
-_CONDITION = re.compile(r"([^<>=!]+?)\s*(==|!=|>=|<=|>|<)\s*([^=\s].*)")
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Condition:
-    """A condition on one field of the metadata, such as `similarity>=0.3`.
-
-    Attributes:
-        text: as it was written; rows that do not meet the condition are counted under it.
-        field: of the metadata.
-        operator: `==`, `!=`, `>=`, `<=`, `>` or `<`.
-        values: to compare the field with; more than one only for `==` (any of them) and `!=` (none of them).
-    """
-
-    text: str
-    field: str
-    operator: str
-    values: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> "Condition":
-        """Parses a condition; a `UserError` if it is wrong."""
-        match = _CONDITION.fullmatch(text.strip())
-        if not match:
-            raise UserError(
-                f"--config.filters.metadata={text}: must be field, ==, !=, >=, <=, > or <, and a value, such as "
-                "similarity>=0.3"
-            )
-        field, comparison, value = match.groups()
-        if comparison in _ORDER and _number(value) is None:
-            raise UserError(f"--config.filters.metadata={text}: {comparison} needs a number, not {value!r}")
-        return cls(text, field, comparison, tuple(value.split("|")) if comparison in ("==", "!=") else (value,))
-
-    def holds(self, metadata: Mapping[str, Any]) -> bool:
-        """Tells whether the metadata has the field and it meets the condition; numbers are compared as numbers."""
-        found = metadata.get(self.field)
-        if found is None:
-            return False
-        if self.operator in _ORDER:
-            number = _number(found)
-            return number is not None and _ORDER[self.operator](number, _number(self.values[0]))
-        return any(_equal(found, value) for value in self.values) == (self.operator == "==")
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _equal(found: Any, value: str) -> bool:
-    if isinstance(found, bool) or _number(found) is None or _number(value) is None:
-        return str(found) == value
-    return _number(found) == _number(value)
+_SIZES = ("width", "height")
+_MAX_SHOWN_CHARS = 200
 
 
 class RowFilters:
@@ -91,17 +30,42 @@ class RowFilters:
             return Filtered(sample.member, "min_caption_chars", str(len(caption)))
         if wanted.max_caption_chars and len(caption) > wanted.max_caption_chars:
             return Filtered(sample.member, "max_caption_chars", str(len(caption)))
-        known = {**sample.metadata, "label": sample.label, "url": sample.url}
-        for condition in self._conditions:
-            if not condition.holds(known):
-                return Filtered(sample.member, condition.text, str(known.get(condition.field)))
-        return None
+        if not self._conditions:
+            return None
+        known = {**sample.metadata, "caption": sample.caption, "label": sample.label, "url": sample.url}
+        stated = [c for c in self._conditions if not (sample.image and _waits(c, known))]
+        return _failure(sample.member, stated, known)
 
-    def wrong_size(self, member: str, width: int, height: int) -> Filtered | None:
-        """Returns why an image of this size, in pixels, is not wanted."""
+    def wrong_size(
+        self, member: str, width: int, height: int, metadata: Mapping[str, Any] | None = None
+    ) -> Filtered | None:
+        """Returns why an image of this size, in pixels, is not wanted.
+
+        Args:
+            member: of the image.
+            width: of the decoded image.
+            height: of the decoded image.
+            metadata: of its row; conditions on a width or height that it states have been checked before.
+        """
         short, long = sorted((width, height))
         if short < self._filters.min_side:
             return Filtered(member, "min_side", f"{width} x {height}")
         if self._filters.max_aspect and long > self._filters.max_aspect * short:
             return Filtered(member, "max_aspect", f"{width} x {height}")
-        return None
+        left = [condition for condition in self._conditions if _waits(condition, metadata or {})]
+        return _failure(member, left, {"width": width, "height": height}) if left else None
+
+
+def _waits(condition: Condition, known: Mapping[str, Any]) -> bool:
+    """Tells whether a condition is on a size that only the decoded image tells."""
+    return condition.field in _SIZES and known.get(condition.field) is None
+
+
+def _failure(member: str, conditions: list[Condition], known: Mapping[str, Any]) -> Filtered | None:
+    for condition in conditions:
+        if failure := condition.failure(known):
+            found = known.get(condition.field)
+            has = ", ".join(sorted(name for name, value in known.items() if value is not None))
+            shown = f"has only {has}" if found is None else str(found)
+            return Filtered(member, failure, shown[:_MAX_SHOWN_CHARS])
+    return None

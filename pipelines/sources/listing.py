@@ -26,8 +26,7 @@ from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
 from pipelines.sources import patterns
 from pipelines.sources.images import Images, leaves_root, split_zip
-from pipelines.sources.labels import Labels
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, to_labelled_sample
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, storable_text, to_sample
 from pipelines.sources.web import Unreadable
 
 _SCHEMA = pa.schema(
@@ -35,6 +34,7 @@ _SCHEMA = pa.schema(
         pa.field("member", pa.string(), nullable=False),
         pa.field("is_url", pa.bool_(), nullable=False),
         pa.field("fields", pa.string(), nullable=False),
+        pa.field("problem", pa.string(), nullable=False),
     ]
 )
 # ASCII, because half a surrogate pair, which JSON may contain, is not UTF-8.
@@ -54,11 +54,13 @@ class Row:
         member: path below the image root, `x.zip/y.jpg` for a member of a zip; or a URL.
         fields: JSON values, as `sample.to_sample` takes them.
         is_url: whether `member` is a URL. A path is never taken for a URL, so lists of paths cannot reach the network.
+        problem: why the row cannot be used; it becomes a reject. Empty if nothing is known to be wrong.
     """
 
     member: str
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     is_url: bool = False
+    problem: str = ""
 
 
 def stem(source: Source) -> str:
@@ -124,14 +126,11 @@ def _with_class_name(row: Row, names: list[str], uri: str) -> Row:
 
 
 def _shard(source: Source, folder: str, written: set[str], named: tuple[str, list[Row]]) -> InputShard:
-    name, rows = named
+    name, rows = named[0], [_storable(row) for row in named[1]]
     texts = [_to_json(row.fields) for row in rows]
     digest, size = hashlib.sha256(), 0
     for row, text in zip(rows, texts, strict=True):
-        try:
-            line = f"{row.member}\t{row.is_url}\t{text}\n".encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{source.path}: names {ascii(row.member)}, which is not UTF-8 text; rename it") from error
+        line = f"{row.member}\t{row.is_url}\t{text}\t{row.problem}\n".encode()
         digest.update(line)
         size += len(line)
     _add_images(digest, source.image_root, rows)
@@ -139,9 +138,17 @@ def _shard(source: Source, folder: str, written: set[str], named: tuple[str, lis
     file = f"{name}-{etag[:16]}.parquet"
     path = storage.join(folder, file)
     if file not in written:
-        columns = [[row.member for row in rows], [row.is_url for row in rows], texts]
+        columns = [[row.member for row in rows], [row.is_url for row in rows], texts, [row.problem for row in rows]]
         schemas.write(path, pa.table(columns, schema=_SCHEMA), {})
     return InputShard(source, name, source.path, size, etag, len(rows), path)
+
+
+def _storable(row: Row) -> Row:
+    """Returns a row whose name is UTF-8 text; another name is a problem, and written with escapes."""
+    member, problem = storable_text(row.member), storable_text(row.problem)
+    if member != row.member:
+        return Row(member, {}, row.is_url, "the name is not UTF-8 text; rename the file")
+    return row if problem == row.problem else dataclasses.replace(row, problem=problem)
 
 
 def _add_images(digest: "hashlib._Hash", root: str, rows: list[Row]) -> None:
@@ -161,18 +168,20 @@ def _add_images(digest: "hashlib._Hash", root: str, rows: list[Row]) -> None:
 def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
     """Yields the images that a listing names, in its order."""
     table = schemas.read(shard.listing, _SCHEMA.names)
-    rows = [Row(row["member"], json.loads(row["fields"]), row["is_url"]) for row in table.to_pylist()]
+    rows = [Row(**{**row, "fields": json.loads(row["fields"])}) for row in table.to_pylist()]
     with contextlib.ExitStack() as stack:
         images = Images(shard.source.image_root, embed.max_image_bytes, stack)
-        read_row = functools.partial(_read_row, images, shard.labels)
+        read_row = functools.partial(_read_row, shard, images)
         # Downloads run in parallel; zips are for one thread.
         urls = rows and all(row.is_url for row in rows)
         yield from _in_order(read_row, rows, _DOWNLOADS) if urls else map(read_row, rows)
 
 
-def _read_row(images: Images, labels: Labels | None, row: Row) -> Sample | Reject | Filtered:
+def _read_row(shard: InputShard, images: Images, row: Row) -> Sample | Reject | Filtered:
+    if row.problem:
+        return Reject(row.member, "read", "BadValue", row.problem)
     try:
         image = images.fetch(row.member) if row.is_url else images.read(row.member)
     except Unreadable as error:
         return Reject(row.member, "read", error.error_type, str(error), error.retryable)
-    return to_labelled_sample(row.member, image, row.fields, labels)
+    return to_sample(shard, row.member, image, row.fields)

@@ -13,6 +13,9 @@ from configs.base import Source
 from pipelines.errors import UserError
 from pipelines.sources.listing import Row
 
+# Stands for the label of a row that becomes a reject, which every part shows.
+_REJECTED = -1
+
 
 def chosen(source: Source, rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
     """Yields the rows of a source that its `classes` and `part` choose, in their order.
@@ -49,12 +52,14 @@ def _places(source: Source, rows: Callable[[], Iterator[Row]]) -> np.ndarray:
     begin, end = (np.floor(share * sizes + 0.5).astype(np.int64) for share in source.part)
     taken = np.zeros(len(known), bool)
     taken[order] = (rank >= begin[of_class]) & (rank < end[of_class])
-    return taken
+    return taken | (known["label"] == _REJECTED)
 
 
 def _label(source: Source, row: Row) -> int:
     label = row.fields.get("label")
-    if not isinstance(label, int) or isinstance(label, bool):
+    if row.problem or not isinstance(label, int | None):
+        return _REJECTED
+    if label is None:
         raise UserError(f"{source.path}: {row.member} has no label; 'classes' and 'part' choose by labels")
     return label
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import decimal
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -12,13 +14,20 @@ import numpy as np
 
 from configs.base import Source
 from pipelines.errors import UserError, nearest
-from pipelines.sources.labels import Labels, UnknownClass
+from pipelines.sources.labels import Labels, UnknownClass, is_name
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_LABEL = (1 << 31) - 1
-_OWN_PLACE = {"caption", "label", "url", "width", "height"}
-# What img2dataset records about its own work, and EXIF, which may be large and personal.
-_BOOKKEEPING = {"key", "status", "error_message", "exif"}
+_OWN_PLACE = {"caption", "label", "url"}
+# EXIF may be large and personal.
+_LEFT_OUT = _OWN_PLACE | {"exif"}
+# What img2dataset records about its own work, in its own formats and in the tables of vectors made from them.
+_BOOKKEEPING = {"key", "error_message"}
+_IMG2DATASET = {"img2dataset", "img2dataset_parquet", "tfrecord", "vectors"}
+_FAILED, _DONE = "failed_to_", "success"
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,40}(\.0{0,40})?")
+_MAX_WHOLE_DIGITS = 80
+_MAX_SHOWN_CHARS = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +100,11 @@ class Reject:
     retryable: bool = False
 
 
+def storable_text(text: str) -> str:
+    """Returns a text that UTF-8 can hold: half surrogate pairs, as JSON and file names may have, become escapes."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def read_bounded(file: IO[bytes], limit: int) -> bytes:
     """Reads a file to its end; a `ValueError` if it has more than `limit` bytes."""
     data = file.read(limit + 1)
@@ -144,7 +158,7 @@ def rename(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> d
     """
     rest, ours = dict(fields), {}
     for our, theirs in names.items():
-        found = next((name for name in theirs if fields.get(name) is not None), None)
+        found = next((name for name in theirs if not is_missing(fields.get(name))), None)
         ours[our] = rest.pop(found, None) if found else None
     return {**rest, **ours}
 
@@ -154,75 +168,174 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, bool | int | str | None):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, decimal.Decimal):
+        return _exact_number(value)
     if isinstance(value, Mapping):
         return {str(name): _json_value(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_json_value(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return _json_value(value.item())
     return None if isinstance(value, bytes) else str(value)
 
 
+def _exact_number(value: decimal.Decimal) -> int | float | str | None:
+    """Returns a decimal as the number of the same digits; where no float has them, as text."""
+    if not value.is_finite():
+        return None
+    if abs(value.adjusted()) > _MAX_WHOLE_DIGITS:
+        return str(value)
+    if value == value.to_integral_value():
+        return int(value)
+    return float(value) if decimal.Decimal(repr(float(value))) == value else str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Tells whether a value says that there is none: null, or NaN, which pandas writes for it."""
+    return value is None or (isinstance(value, float | decimal.Decimal) and math.isnan(value))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str | int | float | decimal.Decimal):
+        return repr(str(value)[:_MAX_SHOWN_CHARS])
+    return f"a list of {len(value)} values" if isinstance(value, list | tuple) else _kind(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"an object with the fields {', '.join(map(str, value))[:_MAX_SHOWN_CHARS]}"
+    return f"of type {type(value).__name__}"
+
+
+def _single(value: Any) -> Any:
+    """Returns the value of a list of one, None for an empty list, any other value as it is."""
+    return (value[0] if value else None) if isinstance(value, list | tuple) and len(value) < 2 else value
+
+
+def label_of(value: Any) -> int | None:
+    """Returns the label that a value of a source stands for, None for none; the rule is the same in all formats.
+
+    Whole numbers are labels: integers, floats and decimals without a fraction, and texts of digits (`7`, `7.0`). Null,
+    NaN and blank text are none. A list of one value stands for that value, an empty list for none.
+
+    Raises:
+        ValueError: says what the value is, if it is something else.
+    """
+    value = _single(value)
+    value = value.item() if isinstance(value, np.generic) else value
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
+        return None
+    number: int | None = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, float) and value.is_integer():
+        number = int(value)
+    elif isinstance(value, decimal.Decimal) and value.is_finite() and value.adjusted() < _MAX_WHOLE_DIGITS:
+        number = int(value) if value == value.to_integral_value() else None
+    elif isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()):
+        number = int(value.strip().partition(".")[0])
+    if number is None or not 0 <= number <= MAX_LABEL:
+        raise ValueError(f"label is {_shown(value)}, must be a whole number from 0")
+    return number
+
+
+def caption_of(value: Any, number: int = 0) -> str | None:
+    """Returns the caption that a value of a source stands for, stripped; None if there is none.
+
+    Args:
+        value: a text, or a list of them.
+        number: which text of a list is the caption; for 0 the first that is not blank.
+
+    Raises:
+        ValueError: says what the value is, if it is something else.
+    """
+    texts = [None if is_missing(text) else text for text in (value if isinstance(value, list | tuple) else [value])]
+    for text in texts:
+        if not isinstance(text, str | None):
+            inside = " in a list" if isinstance(value, list | tuple) else ""
+            raise ValueError(f"caption is {_kind(text)}{inside}, not a text")
+    if number >= max(len(texts), 1):
+        raise ValueError(f"has {len(texts)} captions, so there is none of number {number}, counted from 0")
+    stripped = [(text or "").strip() or None for text in texts]
+    return stripped[number] if number else next((text for text in stripped if text), None)
+
+
+def _url_of(value: Any) -> str | None:
+    """Returns the URL that a value of a source stands for, None for none; errors as `caption_of`."""
+    value = _single(value)
+    if is_missing(value) or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"url is {_shown(value)}, must be a text")
+    return value
+
+
 def to_sample(
-    member: str, image: bytes, fields: Mapping[str, Any], vectors: Mapping[str, np.ndarray] | None = None
+    shard: InputShard,
+    member: str,
+    image: bytes,
+    fields: Mapping[str, Any],
+    vectors: Mapping[str, np.ndarray] | None = None,
 ) -> Sample | Reject | Filtered:
     """Makes a sample of a row's fields; a field of a wrong type is a reject, a download that failed is filtered.
 
+    A memory's row of a class that the training set does not have keeps its name in the metadata, as `class`.
+
     Args:
+        shard: of the row; its format says which fields are img2dataset's own, its `labels` what a class's name means.
         member: name inside the container.
         image: encoded bytes.
         fields: `caption`, `label` and `url`, and others, which become metadata as JSON values.
         vectors: embeddings that the source provides.
     """
-    status = fields.get("status", "success")
-    if status != "success":
-        return Filtered(member, "status", f"{status}: {fields.get('error_message')}")
-    caption, label, url = fields.get("caption"), fields.get("label"), fields.get("url")
-    if not _is_label(label):
-        return Reject(member, "read", "BadLabel", f"label is {str(label)[:80]!r}, must be a whole number from 0")
-    if not isinstance(caption, str | None):
-        return Reject(member, "read", "BadCaption", f"caption is of type {type(caption).__name__}, not a text")
-    url = url if isinstance(url, str) else None
+    left_out = _LEFT_OUT
+    if shard.source.format in _IMG2DATASET:
+        status = fields.get("status")
+        if isinstance(status, str) and status.startswith(_FAILED):
+            return Filtered(member, "status", f"{status}: {fields.get('error_message')}")
+        left_out = left_out | _BOOKKEEPING | ({"status"} if status == _DONE else set())
     try:
-        metadata = _metadata(fields)
+        label, is_unknown = _label(shard.labels, fields.get("label"))
+    except ValueError as error:
+        return Reject(member, "read", "UnknownClass" if isinstance(error, UnknownClass) else "BadLabel", str(error))
+    try:
+        caption = caption_of(fields.get("caption"), shard.source.caption_number)
+    except ValueError as error:
+        return Reject(member, "read", "BadCaption", str(error))
+    try:
+        url = _url_of(fields.get("url"))
+    except ValueError as error:
+        return Reject(member, "read", "BadUrl", str(error))
+    try:
+        metadata = _metadata({"class": fields["label"], **fields} if is_unknown else fields, left_out)
         size = len(json.dumps([caption, url, metadata], ensure_ascii=False).encode())
     except (ValueError, RecursionError) as error:
         return Reject(member, "read", "BadMetadata", str(error))
     if size > MAX_TEXT_BYTES:
         return Reject(member, "read", "TooLarge", f"its texts have {size:,} bytes, the limit is {MAX_TEXT_BYTES:,}")
-    return Sample(member, image, (caption or "").strip() or None, label, url, metadata, vectors or {})
+    return Sample(member, image, caption, label, url, metadata, vectors or {}, is_unknown)
 
 
-def to_labelled_sample(
-    member: str,
-    image: bytes,
-    fields: Mapping[str, Any],
-    found: Labels | None,
-    vectors: Mapping[str, np.ndarray] | None = None,
-) -> Sample | Reject | Filtered:
-    """Makes a sample as `to_sample` does; `found` says which number a name in `label` is.
-
-    A memory's row of a class that the training set does not have keeps the name in its metadata, as `class`.
-    """
-    label = fields.get("label")
-    if found is None or label is None:
-        return to_sample(member, image, fields, vectors)
-    try:
-        number = found.number(label)
-    except UnknownClass as error:
-        return Reject(member, "read", "UnknownClass", str(error))
-    if number is not None:
-        return to_sample(member, image, {**fields, "label": number}, vectors)
-    sample = to_sample(member, image, {"class": label, **fields, "label": None}, vectors)
-    return dataclasses.replace(sample, unknown_class=True) if isinstance(sample, Sample) else sample
+def number_or_name(value: Any) -> int | str | None:
+    """Returns the label or the name of a class that a value stands for, None for none; errors as `label_of`."""
+    value = _single(value)
+    return value if is_name(value) else label_of(value)
 
 
-def _is_label(label: object) -> bool:
-    return label is None or (isinstance(label, int) and not isinstance(label, bool) and 0 <= label <= MAX_LABEL)
+def _label(found: Labels | None, value: Any) -> tuple[int | None, bool]:
+    """Returns the label that a value stands for, and whether it is the name of a class that a memory alone has."""
+    value = _single(value)
+    named = value if isinstance(value, str) and value.strip() else label_of(value)
+    if found is None or named is None:
+        return label_of(value), False
+    number = found.number(named)
+    return number, number is None
 
 
-def _metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(fields: Mapping[str, Any], left_out: set[str]) -> dict[str, Any]:
     """Returns all other fields as JSON values."""
-    others = {name: value for name, value in fields.items() if name not in _OWN_PLACE | _BOOKKEEPING}
+    others = {name: value for name, value in fields.items() if name not in left_out}
     return {name: value for name, value in _json_value(others).items() if value is not None}
 
 

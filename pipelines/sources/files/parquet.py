@@ -1,7 +1,7 @@
 """Parquet files with the image bytes in a column: img2dataset's `parquet` output, HuggingFace's, or any other.
 
-The tables beside tars and vectors are read here, too. Columns of lists are not read, because a few bytes can encode a
-list of any length; they can also encode a value that many rows share, so batches are small.
+The tables beside vectors are read here, too; `siblings` has those beside tars. Columns of lists are not read, because a
+few bytes can encode a list of any length; they can also encode a value that many rows share, so batches are small.
 """
 
 import collections
@@ -17,8 +17,7 @@ from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError, nearest
 from pipelines.sources import naming
-from pipelines.sources.labels import Labels
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_labelled_sample
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_sample
 from pipelines.sources.stream import open_stored
 
 # `image` is bytes, or a struct with `bytes`, as HuggingFace has it.
@@ -34,7 +33,6 @@ _MAX_COLUMNS = 4096
 _BUFFER_BYTES = 1 << 20
 _MAX_WHOLE_BYTES = 128 << 20
 _MAX_FOOTER_BYTES = 64 << 20
-_MAX_TABLE_BYTES = 256 << 20
 # EXIF is large and personal.
 _UNREAD = {"exif"}
 
@@ -144,11 +142,30 @@ def open_table(uri: str) -> Iterator[Table]:
 
 def row_values(batch: pa.RecordBatch, row: int, columns: list[str]) -> dict[str, Any]:
     """Returns some fields of a row; a `ValueError` if one does not fit its type, such as text that is not UTF-8."""
+    return {name: _value(batch.column(batch.schema.get_field_index(name))[row]) for name in columns}
+
+
+def _value(scalar: pa.Scalar) -> Any:
     try:
-        return {name: batch.column(batch.schema.get_field_index(name))[row].as_py() for name in columns}
+        return scalar.as_py()
     # An unknown time zone is a LookupError, a time out of range an ArithmeticError.
     except (ValueError, LookupError, ArithmeticError, TypeError, pa.ArrowException) as error:
-        raise ValueError(str(error)) from error
+        if pa.types.is_temporal(scalar.type) and not isinstance(error, LookupError):
+            return _time_text(scalar)
+        raise ValueError(f"a value of type {scalar.type} cannot be read ({error})") from error
+
+
+def _time_text(scalar: pa.Scalar) -> str:
+    """Returns a time that Python has no type for as text: in nanoseconds, or beyond the year 9999.
+
+    A time with a zone is stored in UTC, which is what the Z says.
+    """
+    kind, zone = scalar.type, ""
+    if pa.types.is_timestamp(kind) and kind.tz:
+        kind, zone = pa.timestamp(kind.unit), "Z"
+    text = "" if pa.types.is_duration(kind) else pa.scalar(scalar.value, kind).cast(pa.string()).as_py()
+    # Arrow writes "<value out of range: 5>".
+    return f"{scalar.value} {kind}" if text.startswith("<") or not text else f"{text}{zone}"
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -183,6 +200,17 @@ def readable_columns(schema: pa.Schema, own: Collection[str] = ()) -> list[str]:
     ]
 
 
+def check_single(schema: pa.Schema, names: Mapping[str, tuple[str, ...]], uri: str) -> None:
+    """Raises a `UserError` if the column of one of our fields holds lists, which would be null without a word."""
+    for our, theirs in names.items():
+        found = next((name for name in theirs if name in schema.names), "")
+        if schema.names.count(found) == 1 and not _is_single(schema.field(found).type):
+            raise UserError(
+                f"{uri}: column {found!r}, the {our}, is of type {schema.field(found).type}; make it a column of "
+                f"single values, or name another by --config..fields={our}=.."
+            )
+
+
 def check_names(source: Source, names: Mapping[str, tuple[str, ...]], columns: list[str], uri: str) -> None:
     """Raises a `UserError` with the nearest column if one that the source's `fields` name is missing."""
     chosen = {entry.partition("=")[0] for entry in source.fields}
@@ -198,28 +226,29 @@ class _Columns:
     """The columns of a table that are read.
 
     Attributes:
+        shard: that the table is.
         image: name of the column of images.
         leaf: path of its bytes.
         fields: names of the other columns.
         names: the names that each of our fields may have.
-        labels: how names of classes become labels.
     """
 
+    shard: InputShard
     image: str
     leaf: str
     fields: list[str]
     names: Mapping[str, tuple[str, ...]]
-    labels: Labels | None
 
 
-def _choose(schema: pa.Schema, source: Source, uri: str, labels: Labels | None) -> _Columns:
+def _choose(schema: pa.Schema, shard: InputShard) -> _Columns:
     """Returns the columns to read; errors as `read`, and a `BrokenParquet` if the images are not bytes."""
-    names = field_names(source, FIELDS)
+    names, uri = field_names(shard.source, FIELDS), shard.uri
     image = _choose_image(schema, names.pop("image"), uri)
     fields = readable_columns(schema, {name for theirs in names.values() for name in theirs})
-    check_names(source, names, fields, uri)
+    check_names(shard.source, names, fields, uri)
+    check_single(schema, names, uri)
     leaf = f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image
-    return _Columns(image, leaf, [name for name in fields if name != image], names, labels)
+    return _Columns(shard, image, leaf, [name for name in fields if name != image], names)
 
 
 def _choose_image(schema: pa.Schema, names: tuple[str, ...], uri: str) -> str:
@@ -255,7 +284,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     """
     try:
         with open_table(shard.uri) as table:
-            columns = _choose(table.schema, shard.source, shard.uri, shard.labels)
+            columns = _choose(table.schema, shard)
             if sum(table.group_rows) > table.size_bytes:
                 # Empty rows take no bytes, and rejecting each of them would take days.
                 raise BrokenParquet(f"its footer claims {sum(table.group_rows):,} rows in {table.size_bytes:,} bytes")
@@ -292,7 +321,7 @@ def _read_row(
         return Reject(member, "read", "BadValue", str(error))
     if image is not None and image.size > limit:
         return Reject(member, "read", "TooLarge", f"has {image.size:,} bytes, the limit is {limit:,}")
-    sample = to_labelled_sample(member, b"" if image is None else image.to_pybytes(), fields, columns.labels)
+    sample = to_sample(columns.shard, member, b"" if image is None else image.to_pybytes(), fields)
     if image is None and isinstance(sample, Sample):
         return Reject(member, "read", "MissingImage", f"column {columns.image!r} is empty")
     return sample
@@ -318,28 +347,3 @@ def class_label(shard: InputShard) -> tuple[str, ...]:
     with contextlib.suppress(BrokenParquet), open_table(shard.uri) as table:
         return naming.class_label(table.schema, field_names(shard.source, FIELDS)["label"])
     return ()
-
-
-def read_sibling(uri: str) -> dict[str, dict[str, Any]]:
-    """Returns the rows of an img2dataset table by their key.
-
-    Raises:
-        UserError: if it is not a whole Parquet file, has no keys, or would not fit into memory.
-    """
-    rows: dict[str, dict[str, Any]] = {}
-    size = 0
-    try:
-        with open_table(uri) as table:
-            columns = readable_columns(table.schema)
-            if "key" not in columns:
-                raise UserError(f"{uri}: has no column 'key' to join it with its tar; remove it or repair it")
-            for batch in (batch for group in range(len(table.group_rows)) for batch in table.batches(group, columns)):
-                for number in range(len(batch)):
-                    row = row_values(batch, number, columns)
-                    size += sum(len(value) if isinstance(value, str) else 64 for value in row.values())
-                    if size > _MAX_TABLE_BYTES:
-                        raise UserError(f"{uri}: has more than {_MAX_TABLE_BYTES:,} bytes of metadata; split it")
-                    rows[str(row["key"])] = row
-    except (BrokenParquet, ValueError) as error:
-        raise UserError(f"{uri}: is not a whole Parquet file ({error}); remove it or repair it") from error
-    return rows

@@ -8,10 +8,9 @@ framing.
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from configs.base import Embed
-from pipelines.sources.files import parquet
+from pipelines.sources.files.siblings import Sibling
 from pipelines.sources.files.tar_members import Archive, Member
 from pipelines.sources.sample import (
     MAX_TEXT_BYTES,
@@ -21,7 +20,7 @@ from pipelines.sources.sample import (
     Sample,
     field_names,
     rename,
-    to_labelled_sample,
+    to_sample,
 )
 from pipelines.sources.stream import BrokenStream, Stream
 
@@ -47,8 +46,9 @@ class _Pairs:
     """Collects members into groups, and joins each group to a sample."""
 
     def __init__(self, shard: InputShard, embed: Embed) -> None:
-        self._names, self._labels = field_names(shard.source, FIELDS), shard.labels
-        self._table = parquet.read_sibling(shard.siblings[0]) if shard.siblings else {}
+        self._shard, self._names = shard, field_names(shard.source, FIELDS)
+        single = {our: self._names[our] for our in ("label", "url")}
+        self._table = Sibling(shard.siblings[0], single) if shard.siblings else None
         images, texts = self._names["image"], [n for our in ("caption", "label", "url") for n in self._names[our]]
         self._limits = dict.fromkeys([*texts, "json"], MAX_TEXT_BYTES) | dict.fromkeys(images, embed.max_image_bytes)
         self._group = _Group()
@@ -89,15 +89,22 @@ class _Pairs:
         """Yields the sample of the current group; nothing if its key was rejected before."""
         group = self._group
         if group.members and not group.rejected:
-            yield self._sample(group.key, group.members, self._table.get(group.key.rpartition("/")[2], {}))
+            yield self._sample(group.key, group.members)
 
-    def _sample(
-        self, key: str, members: Mapping[str, tuple[str, bytes]], row: Mapping[str, Any]
-    ) -> Sample | Reject | Filtered:
+    def check_table(self) -> None:
+        """Raises a `UserError` if the table beside the tar lacks most of its keys."""
+        if self._table:
+            self._table.check()
+
+    def _sample(self, key: str, members: Mapping[str, tuple[str, bytes]]) -> Sample | Reject | Filtered:
         image = next((suffix for suffix in self._names["image"] if suffix in members), None)
         if image is None:
             return Reject(key, "read", "MissingImage", f"no image beside {', '.join('.' + p for p in sorted(members))}")
         name, data = members[image]
+        try:
+            row = self._table.row(key.rpartition("/")[2]) if self._table else {}
+        except ValueError as error:
+            return Reject(name, "read", "BadValue", f"its row in the table: {error}")
         try:
             metadata = json.loads(members["json"][1]) if "json" in members else {}
             fields = {**metadata, **row}
@@ -107,17 +114,11 @@ class _Pairs:
             texts = self._texts(members)
         except UnicodeDecodeError as error:
             return Reject(name, "read", "CaptionNotUtf8", str(error))
-        ours = rename({**fields, **texts}, self._names)
-        return to_labelled_sample(name, data, {**ours, "label": _label(ours["label"])}, self._labels)
+        return to_sample(self._shard, name, data, rename({**fields, **texts}, self._names))
 
     def _texts(self, members: Mapping[str, tuple[str, bytes]]) -> dict[str, str]:
         others = {"json", *self._names["image"]}
         return {suffix: data.decode() for suffix, (_, data) in members.items() if suffix not in others}
-
-
-def _label(label: Any) -> Any:
-    """Returns a label that is written in digits as a number, any other as it is."""
-    return int(label) if isinstance(label, str) and label.strip().isdecimal() and len(label) < 16 else label
 
 
 def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
@@ -133,5 +134,6 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     if archive.ended:
         # Otherwise the last key may not be whole.
         yield from pairs.finish()
+    pairs.check_table()
     if broken:
         yield Reject("", "read", "TruncatedTar", broken)

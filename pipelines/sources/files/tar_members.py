@@ -36,10 +36,11 @@ def _number(field: bytes) -> int:
     """Returns a number in octal digits or, if the first bit is set, in base 256."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    try:
-        return int(field.split(b"\0")[0].strip() or b"0", 8)
-    except ValueError as error:
-        raise BrokenStream("a header's number is no number") from error
+    digits = field.split(b"\0")[0].strip() or b"0"
+    # Python's `int` also takes signs and underscores, and a negative size would be read as all that follows.
+    if digits.strip(b"01234567"):
+        raise BrokenStream("a header's number is no number")
+    return int(digits, 8)
 
 
 def _text(field: bytes) -> bytes:

@@ -13,7 +13,6 @@ import google_crc32c
 
 from configs.base import Embed
 from pipelines.errors import UserError, nearest
-from pipelines.sources.labels import Labels
 from pipelines.sources.sample import (
     MAX_TEXT_BYTES,
     Filtered,
@@ -22,7 +21,7 @@ from pipelines.sources.sample import (
     Sample,
     field_names,
     rename,
-    to_labelled_sample,
+    to_sample,
 )
 from pipelines.sources.stream import BrokenStream, Stream
 
@@ -198,11 +197,7 @@ def _plain(feature: memoryview) -> Any:
 
 
 def _read_record(
-    member: str,
-    features: Mapping[str, memoryview],
-    names: Mapping[str, tuple[str, ...]],
-    limit: int,
-    labels: Labels | None,
+    shard: InputShard, member: str, features: Mapping[str, memoryview], names: Mapping[str, tuple[str, ...]], limit: int
 ) -> Sample | Reject | Filtered:
     image = next((name for name in names["image"] if name in features), None)
     if image is None:
@@ -213,18 +208,23 @@ def _read_record(
         return Reject(member, "read", "MissingImage", f"feature {image} holds no bytes")
     if len(encoded) > limit:
         return Reject(member, "read", "TooLarge", f"has {len(encoded):,} bytes, the limit is {limit:,}")
-    if broken := _broken_caption(features, others, names["caption"]):
-        return Reject(member, "read", "CaptionNotUtf8", f"feature {broken} is no text, or too long")
-    fields = rename(others, {our: names[our] for our in ("caption", "label", "url")})
-    return to_labelled_sample(member, encoded, fields, labels)
+    ours = {our: names[our] for our in ("caption", "label", "url")}
+    for our, error_type in _BROKEN.items():
+        if broken := _unreadable(features, others, ours[our]):
+            return Reject(member, "read", error_type, f"feature {broken} is no text and no number, or too long")
+    return to_sample(shard, member, encoded, rename(others, ours))
 
 
-def _broken_caption(
-    features: Mapping[str, memoryview], others: Mapping[str, Any], names: tuple[str, ...]
-) -> str | None:
-    """Returns the feature that should be the caption and has values, but none that is a text."""
-    caption = next((name for name in names if name in others), None)
-    return caption if caption and others[caption] is None and any(feature_values(features[caption])) else None
+# Of our features: why a row is rejected whose feature has values that cannot be read.
+_BROKEN = {"caption": "CaptionNotUtf8", "label": "BadLabel", "url": "BadUrl"}
+
+
+def _unreadable(features: Mapping[str, memoryview], others: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """Returns the feature of one of our fields that has values, but none that is a text or a number."""
+    name = next((name for name in names if name in others), None)
+    if name is None or others[name] is not None:
+        return None
+    return name if any(value != b"" for value in feature_values(features[name])) else None
 
 
 def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
@@ -246,7 +246,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
                     try:
                         features = parse_example(record)
                         missing -= features.keys()
-                        yield _read_record(str(number), features, names, embed.max_image_bytes, shard.labels)
+                        yield _read_record(shard, str(number), features, names, embed.max_image_bytes)
                     except _BrokenExample as error:
                         yield Reject(str(number), "read", "BrokenRecord", f"is no tf.train.Example: {error}")
                 number += 1

@@ -9,19 +9,18 @@ import contextlib
 import io
 import itertools
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from configs.base import Embed, Source
-from pipelines import storage
+from pipelines import schemas, storage
 from pipelines.errors import UserError
 from pipelines.sources import patterns
 from pipelines.sources.files import parquet
 from pipelines.sources.files.parquet import BrokenParquet
-from pipelines.sources.labels import Labels
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_labelled_sample
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_sample
 from pipelines.sources.stream import BrokenStream, Stream
 
 IMAGES = "img_emb"
@@ -173,7 +172,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
                 said = ", ".join(f"{name} has {count:,} rows" for name, count in counts.items())
                 yield Reject("", "read", "RowsDisagree", f"the rows do not belong together: {said}")
                 return
-            yield from _rows(arrays, texts, next(iter(counts.values())), shard.labels)
+            yield from _rows(shard, arrays, texts, next(iter(counts.values())))
     except (BrokenStream, BrokenParquet) as error:
         yield Reject("", "read", "BrokenVectors", str(error))
 
@@ -184,6 +183,7 @@ def _texts(table: parquet.Table, uri: str, source: Source) -> Iterator[dict[str,
     names = {ours: theirs for ours, theirs in whole.items() if ours in FIELDS}
     columns = parquet.readable_columns(table.schema)
     parquet.check_names(source, names, columns, uri)
+    parquet.check_single(table.schema, names, uri)
     for group in range(len(table.group_rows)):
         for batch in table.batches(group, columns):
             for row in range(len(batch)):
@@ -193,17 +193,23 @@ def _texts(table: parquet.Table, uri: str, source: Source) -> Iterator[dict[str,
                     yield error
 
 
+def _unusable(blocks: Iterable[np.ndarray]) -> dict[int, str]:
+    """Returns what is wrong with the rows of arrays that cannot be used."""
+    found: dict[int, str] = {}
+    for zero, broken in map(schemas.unusable, blocks):
+        found |= dict.fromkeys(zero, "is zero, or so short that its direction is lost")
+        found |= dict.fromkeys(broken, "has numbers that are not finite")
+    return found
+
+
 def _rows(
-    arrays: Mapping[str, _Array],
-    texts: Iterator[dict[str, Any] | ValueError],
-    rows: int,
-    labels: Labels | None,
+    shard: InputShard, arrays: Mapping[str, _Array], texts: Iterator[dict[str, Any] | ValueError], rows: int
 ) -> Iterator[Sample | Reject | Filtered]:
     for first in range(0, rows, _BLOCK_ROWS):
         expected = min(_BLOCK_ROWS, rows - first)
         blocks = {ours: array.read(expected) for ours, array in arrays.items()}
         found = min(len(block) for block in blocks.values())
-        finite = np.all([np.isfinite(block[:found]).all(axis=1) for block in blocks.values()], axis=0)
+        bad = _unusable([block[:found] for block in blocks.values()])
         for row in range(found):
             member = str(first + row)
             try:
@@ -214,11 +220,10 @@ def _rows(
                 return
             if isinstance(fields, ValueError):
                 yield Reject(member, "read", "BadValue", str(fields))
-            elif not finite[row]:
-                yield Reject(member, "read", "BadVector", "has numbers that are not finite")
+            elif row in bad:
+                yield Reject(member, "read", "BadVector", bad[row])
             else:
-                vectors = {ours: block[row] for ours, block in blocks.items()}
-                yield to_labelled_sample(member, b"", fields, labels, vectors)
+                yield to_sample(shard, member, b"", fields, {ours: block[row] for ours, block in blocks.items()})
         if found < expected:
             message = f"rows {first + found:,} to {rows - 1:,} are missing: the file ends early"
             yield Reject(str(first + found), "read", "TruncatedVectors", message)

@@ -1,17 +1,22 @@
-"""Tables with an image in each row: CSV, TSV (both also compressed) or Parquet, with a column of paths or of URLs.
+"""Tables with an image in each row: CSV, TSV, JSON Lines (all also compressed) or Parquet, with paths or URLs.
 
 The source's `fields` name the columns: `path=`, `url=`, `caption=`, `label=`; by default they have these names or a few
 common ones. A number names a column of a CSV or TSV without a header, from 0 (`url=0`). If there is a column of paths,
 images are read below the image root and the URL is only recorded; otherwise they are downloaded. A label is a number or
 the name of a class. All other columns except those of bytes are metadata.
 
-CSV has quotes as in RFC 4180; TSV has none: a line is a row. Each run that needs the images downloads them again; use
-img2dataset for large tables.
+CSV has quotes as in RFC 4180; TSV has none: a line is a row. A line of JSON Lines is an object, and may lack fields
+that others have; the first one says whether the table is of paths or of URLs.
+
+Each run that needs the images downloads them again; use img2dataset for large tables.
 """
 
+import ast
+import contextlib
 import csv
 import itertools
-import math
+import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -22,10 +27,10 @@ import pyarrow.parquet as pq
 from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.sources.labels import is_name
+from pipelines.sources.files.parquet import row_values
 from pipelines.sources.listing import Row
 from pipelines.sources.naming import Naming, class_label, same_in_all
-from pipelines.sources.sample import MAX_LABEL, field_names
+from pipelines.sources.sample import field_names, is_missing, number_or_name
 from pipelines.sources.text import decode_line, files, read_raw_lines
 
 _FIELDS = {
@@ -35,6 +40,9 @@ _FIELDS = {
     "label": ("label",),
 }
 _BATCH_ROWS = 512
+# `["a dog", "one dog"]`, or `['a dog']`, which pandas writes.
+_LIST = re.compile(r"""\[\s*["'].*["']\s*\]""", re.DOTALL)
+_JSON_LINES = re.compile(r"\.(jsonl|ndjson|jsonlines)(\.|$)", re.IGNORECASE)
 
 
 def rows(source: Source) -> Iterator[Row]:
@@ -46,27 +54,82 @@ def rows(source: Source) -> Iterator[Row]:
     names = field_names(source, _FIELDS)
     explicit = {entry.partition("=")[0] for entry in source.fields}
     for uri in files(source):
+        if _JSON_LINES.search(storage.name(uri)):
+            yield from _json_rows(uri, names, explicit)
+            continue
         for where, values in _read_parquet(uri) if _is_parquet(uri) else _read_text(uri, names):
-            yield _row(where, values, names, explicit)
+            if isinstance(values, ValueError):
+                yield Row("", problem=f"{where}: {values}")
+                continue
+            row = _row(where, values, _find_columns(where, values, names, explicit))
+            if row.problem:
+                # A column has one type, so no other row is better.
+                raise UserError(row.problem)
+            yield row
 
 
 def _is_parquet(uri: str) -> bool:
     return storage.name(uri).endswith((".parquet", ".pq"))
 
 
-def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_rows(uri: str, names: Mapping[str, tuple[str, ...]], explicit: set[str]) -> Iterator[Row]:
+    """Yields the rows of a file of JSON Lines, whose objects may lack fields; those of the first are no exception."""
+    seen: set[str] = set()
+    image = where = ""
+    for where, values in _read_json_lines(uri):
+        if isinstance(values, ValueError):
+            yield Row("", problem=f"{where}: {values}")
+            continue
+        found = _find_columns(where, values, names, set() if image else explicit & {"path", "url"}, bool(image))
+        image = image or ("path" if "path" in found else "url")
+        seen |= found.keys()
+        # A table of paths never reaches the network, and a path is never taken for a URL.
+        yield _row(where, values, {**found, image: found.get(image, names[image][0])}, image == "url")
+    for field in explicit - seen if where else ():
+        raise UserError(f"{uri}: no line has a field {names[field][0]!r}, which 'fields' names as {field}")
+
+
+def _read_json_lines(uri: str) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
+    """Yields place and fields of each line that is not blank, or what is wrong with it."""
+    for number, line in read_raw_lines(uri):
+        where, text = f"{uri}, line {number}", decode_line(uri, number, line)
+        if not text.strip():
+            continue
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: is not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise UserError(f'{where}: must be an object such as {{"path": "a.jpg"}}, found {text[:80]!r}')
+        yield where, values
+
+
+def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
     with storage.open_read(uri) as file:
         try:
             parquet = pq.ParquetFile(file, pre_buffer=False)
             columns = [field.name for field in parquet.schema_arrow if not _is_bytes(field.type)]
             number = itertools.count()
             for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
-                for values in batch.to_pylist():
+                for values in _values(batch, columns):
                     yield f"{uri}, row {next(number)}", values
         except storage.BROKEN_PARQUET as error:
             # Arrow's messages have several lines.
             problem = " ".join(str(error).split())
             raise UserError(f"{uri}: is not a whole Parquet file ({problem}); remove it or repair it") from error
+
+
+def _values(batch: pa.RecordBatch, columns: list[str]) -> Iterator[dict[str, Any] | ValueError]:
+    """Yields the fields of each row, or what is wrong with them."""
+    try:
+        yield from batch.to_pylist()
+    # A value that does not fit its type, such as a time beyond the year 9999: its row is found one by one.
+    except (ValueError, LookupError, ArithmeticError, TypeError, pa.ArrowException):
+        for row in range(len(batch)):
+            try:
+                yield row_values(batch, row, columns)
+            except ValueError as error:
+                yield error
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -105,29 +168,43 @@ def _read_cells(uri: str) -> Iterator[tuple[str, list[str]]]:
             yield f"{uri}, line {reader.line_num}", cells
 
 
-def _row(where: str, values: dict[str, Any], names: Mapping[str, tuple[str, ...]], explicit: set[str]) -> Row:
-    found = _find_columns(where, values, names, explicit)
-    metadata = {name: value for name, value in values.items() if not _is_nan(value)}
+def _row(where: str, values: Mapping[str, Any], found: Mapping[str, str], is_url: bool | None = None) -> Row:
+    """Returns a row, given the column of each of our fields."""
+    metadata = {name: value for name, value in values.items() if not is_missing(value)}
     ours = {field: metadata.pop(name, None) for field, name in found.items()}
-    is_url = "path" not in ours
+    is_url = "path" not in ours if is_url is None else is_url
     member = ours.get("url" if is_url else "path")
     if not isinstance(member, str | None):
-        raise UserError(f"{where}: {found['url' if is_url else 'path']!r} is {str(member)[:80]!r}, not a text")
+        return Row("", problem=f"{where}: {found['url' if is_url else 'path']!r} is {str(member)[:80]!r}, not a text")
     ours.pop("path", None)
-    if "label" in ours:
-        ours["label"] = _label(ours["label"], where)
+    ours |= {"caption": _texts(ours["caption"])} if "caption" in ours else {}
+    # What is no label is left as it is, and makes the row a reject.
+    with contextlib.suppress(ValueError):
+        ours |= {"label": number_or_name(ours["label"])} if "label" in ours else {}
     return Row(member or "", {**metadata, **ours}, is_url)
 
 
+def _texts(caption: Any) -> Any:
+    """Returns the texts of a cell with a list of them, as JSON and Python write it; any other caption as it is."""
+    if not isinstance(caption, str) or not _LIST.fullmatch(caption.strip()):
+        return caption
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            texts = parse(caption.strip())
+            if isinstance(texts, list) and all(isinstance(text, str | None) for text in texts):
+                return texts
+    return caption
+
+
 def _find_columns(
-    where: str, values: Iterable[str], names: Mapping[str, tuple[str, ...]], explicit: set[str]
+    where: str, values: Iterable[str], names: Mapping[str, tuple[str, ...]], explicit: set[str], optional: bool = False
 ) -> dict[str, str]:
-    """Returns the column of each of our fields that the table has."""
+    """Returns the column of each of our fields that the table has; `optional` tells whether it may have no image."""
     present = set(values)
     found = {field: name for field in names if (name := next((n for n in names[field] if n in present), None))}
     for field in explicit - found.keys():
         raise UserError(f"{where}: has no column {names[field][0]!r}; its columns are {_listed(values)}")
-    if "path" not in found and "url" not in found:
+    if "path" not in found and "url" not in found and not optional:
         raise UserError(
             f"{where}: has no column of paths or URLs, name it by --config..fields=path=x or url=x; its columns are "
             f"{_listed(values)}"
@@ -137,10 +214,6 @@ def _find_columns(
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))[:500]
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 def naming(source: Source) -> Naming | None:
@@ -166,16 +239,3 @@ def _schema(uri: str) -> pa.Schema:
         except storage.BROKEN_PARQUET as error:
             problem = " ".join(str(error).split())
             raise UserError(f"{uri}: is not a whole Parquet file ({problem}); remove it or repair it") from error
-
-
-def _label(value: Any, where: str) -> int | str | None:
-    if value is None or is_name(value):
-        return value
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
-        value = int(value)
-    # Pandas stores a column of whole numbers with missing values as floats.
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_LABEL:
-        raise UserError(f"{where}: label must be a whole number from 0, found {str(value)[:80]!r}")
-    return value

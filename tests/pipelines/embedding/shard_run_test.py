@@ -120,7 +120,7 @@ def _files(folder):
 def test_a_line_of_shards_writes_what_each_alone_does(tmp_path, monkeypatch, threads):
     bad = Reject("x", "read", "MissingImage", "gone")
     sizes = [5, 1, 0, 1, 1, 7, 0, 2]
-    contents = [[_sample(i, (n, i)) for i in range(size)] + [bad] * (n % 2) for n, size in enumerate(sizes)]
+    contents = [[_sample(i, (n + 1, i)) for i in range(size)] + [bad] * (n % 2) for n, size in enumerate(sizes)]
     line, jobs = _line(monkeypatch, tmp_path / "line", contents, threads)
     for job in jobs:
         line.add(job)

@@ -8,7 +8,7 @@ import pytest
 from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.sources import Sample
+from pipelines.sources import Reject, Sample
 from tests.pipelines.sources.listed import image, plan, read, write_images
 
 _SOURCE = Source(format="image_folder", path="photos")
@@ -84,9 +84,11 @@ def test_a_folder_without_images_is_an_error(tmp_path):
         plan(tmp_path, _SOURCE)
 
 
-def test_a_name_that_is_no_text_is_worded(tmp_path):
-    (tmp_path / "photos").mkdir()
+def test_a_name_that_is_no_text_is_a_reject(tmp_path):
+    images = write_images(tmp_path / "photos", "a.jpg")
     with open(os.fsencode(tmp_path / "photos") + b"/\xff.jpg", "wb") as file:
         file.write(image(0))
-    with pytest.raises(UserError, match=r"names '\\udcff.jpg', which is not UTF-8 text; rename it"):
-        plan(tmp_path, _SOURCE)
+    assert read(tmp_path, _SOURCE) == [
+        Sample("a.jpg", images["a.jpg"]),
+        Reject("\\udcff.jpg", "read", "BadValue", "the name is not UTF-8 text; rename the file"),
+    ]
