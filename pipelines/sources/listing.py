@@ -25,7 +25,7 @@ from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
 from pipelines.sources import patterns
 from pipelines.sources.images import Images, leaves_root, split_zip
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, to_sample
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, to_sample, without_login
 from pipelines.sources.web import Unreadable
 
 _SCHEMA = pa.schema(
@@ -112,7 +112,7 @@ def _with_class_name(row: Row, names: list[str], uri: str) -> Row:
 
 def _shard(source: Source, folder: str, written: set[str], named: tuple[str, list[Row]]) -> InputShard:
     name, rows = named
-    texts = [_to_json(row.fields) for row in rows]
+    texts = [without_login(_to_json(row.fields)) for row in rows]
     digest, size = hashlib.sha256(), 0
     for row, text in zip(rows, texts, strict=True):
         try:
@@ -150,7 +150,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     table = schemas.read(shard.listing, _SCHEMA.names)
     rows = [Row(row["member"], json.loads(row["fields"]), row["is_url"]) for row in table.to_pylist()]
     with contextlib.ExitStack() as stack:
-        read_row = functools.partial(_read_row, Images(shard.source.image_root, embed.max_image_bytes, stack))
+        read_row = functools.partial(_read_row, Images(shard.source.image_root, embed, stack))
         # Downloads run in parallel; zips are for one thread.
         urls = rows and all(row.is_url for row in rows)
         yield from _in_order(read_row, rows, _DOWNLOADS) if urls else map(read_row, rows)

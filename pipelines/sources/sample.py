@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -16,6 +17,7 @@ from pipelines.errors import UserError, nearest
 MAX_TEXT_BYTES = 1 << 20
 MAX_LABEL = (1 << 31) - 1
 _OWN_PLACE = {"caption", "label", "url", "width", "height"}
+_LOGIN = re.compile(r"(?<=://)[^\s/?#\x22]*@")
 # What img2dataset records about its own work, and EXIF, which may be large and personal.
 _BOOKKEEPING = {"key", "status", "error_message", "exif"}
 
@@ -86,6 +88,11 @@ class Reject:
     retryable: bool = False
 
 
+def without_login(text: str) -> str:
+    """Returns a text without the names and passwords, `user:secret@`, of the URLs in it."""
+    return _LOGIN.sub("", text) if "@" in text else text
+
+
 def read_bounded(file: IO[bytes], limit: int) -> bytes:
     """Reads a file to its end; a `ValueError` if it has more than `limit` bytes."""
     data = file.read(limit + 1)
@@ -146,7 +153,9 @@ def rename(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> d
 
 def _json_value(value: Any) -> Any:
     """Returns a value as JSON: numbers that are not finite and bytes become null, other types their text."""
-    if isinstance(value, bool | int | str | None):
+    if isinstance(value, str):
+        return without_login(value)
+    if isinstance(value, bool | int | None):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -176,7 +185,7 @@ def to_sample(
         return Reject(member, "read", "BadLabel", f"label is {str(label)[:80]!r}, must be a whole number from 0")
     if not isinstance(caption, str | None):
         return Reject(member, "read", "BadCaption", f"caption is of type {type(caption).__name__}, not a text")
-    url = url if isinstance(url, str) else None
+    url = without_login(url) if isinstance(url, str) else None
     try:
         metadata = _metadata(fields)
         size = len(json.dumps([caption, url, metadata], ensure_ascii=False).encode())
@@ -184,7 +193,7 @@ def to_sample(
         return Reject(member, "read", "BadMetadata", str(error))
     if size > MAX_TEXT_BYTES:
         return Reject(member, "read", "TooLarge", f"its texts have {size:,} bytes, the limit is {MAX_TEXT_BYTES:,}")
-    return Sample(member, image, (caption or "").strip() or None, label, url, metadata, vectors or {})
+    return Sample(member, image, without_login(caption or "").strip() or None, label, url, metadata, vectors or {})
 
 
 def _is_label(label: object) -> bool:

@@ -22,7 +22,7 @@ from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.sources.listing import Row
-from pipelines.sources.sample import MAX_LABEL, field_names
+from pipelines.sources.sample import MAX_LABEL, field_names, without_login
 from pipelines.sources.text import decode_line, files, read_raw_lines
 
 _FIELDS = {
@@ -108,6 +108,9 @@ def _row(where: str, values: dict[str, Any], names: Mapping[str, tuple[str, ...]
     if not isinstance(member, str | None):
         raise UserError(f"{where}: {found['url' if is_url else 'path']!r} is {str(member)[:80]!r}, not a text")
     ours.pop("path", None)
+    if is_url and member:
+        # The rows are stored as they are here.
+        member = ours["url"] = without_login(member)
     if "label" in ours:
         ours["label"] = _label(ours["label"], where)
     return Row(member or "", {**metadata, **ours}, is_url)
