@@ -5,6 +5,7 @@ What a field means and which values it takes is declared in `configs.schema`.
 
 import dataclasses
 import math
+import re
 import textwrap
 import typing
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from pipelines.errors import UserError, nearest
 
 _WIDTH = 100
 _COLUMN = 40
+_PASSWORD = re.compile(r"://[^\s/?#]*:[^\s/?#]*@")
 # The fields of the config itself.
 TOP = "config"
 
@@ -96,6 +98,9 @@ def check(section: Any, prefix: str = "") -> None:
 def _check(leaf: Leaf) -> None:
     flag, field, value = f"--config.{leaf.name}", leaf.field, leaf.value
     values = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(text, str) and _PASSWORD.search(text) for text in values):
+        # Not shown, and not stored: paths are in many files of a run.
+        raise UserError(f"{flag}: has a URL with a password; leave it out, and give it in fsspec's own configuration")
     if field.required and not values:
         raise UserError(f"{flag}: must hold at least one value")
     if field.choices and (unknown := [choice for choice in values if choice not in field.choices]):

@@ -108,6 +108,10 @@ class Embed:
     max_image_pixels: int = option(
         100_000_000, "Largest image that is decoded, in pixels; a guard against decompression bombs.", at_least=1
     )
+    private_addresses: bool = option(
+        False,
+        "Whether URLs of images may lead to addresses that are not of the public internet, and proxies be used.",
+    )
     max_rejects_share: float = option(0.2, "Share of rejected rows above which the job fails.", at_least=0, at_most=1)
     threads: int = option(
         0, "Batches that a process works on at once; 0 for its share of the machine's cores.", at_least=0

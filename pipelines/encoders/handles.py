@@ -14,6 +14,7 @@ from pipelines import manifest, schemas, storage
 from pipelines.encoders import builtin, model_files, saved_model
 from pipelines.errors import UserError, nearest
 from pipelines.images.decode import ImagePreprocess
+from pipelines.sources.sample import without_login
 
 DESCRIPTION_FILE = "encoder.json"
 PRECOMPUTED = "precomputed:"
@@ -139,6 +140,8 @@ def _describe(handle: str) -> tuple[dict[str, Any], str, str]:
     description = storage.read_json(path)
     if not isinstance(description, dict) or not isinstance(description.get("model", ""), str):
         raise UserError(f"{path}: must be an object whose 'model', if it has one, is a folder, a URL or a .npz")
+    if without_login(description.get("model", "")) != description.get("model", ""):
+        raise UserError(f"{path}: 'model' is a URL with a name or a password; leave it out")
     # The place of a model is no part of its identity.
     return description, storage.join(path.rpartition("/")[0] or ".", description.pop("model", "")), path
 

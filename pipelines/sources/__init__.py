@@ -227,7 +227,7 @@ def read_image(source: Source, container: str, member: str, embed: Embed) -> byt
         raise UserError(f"{container}: contains vectors, so there are no images to show")
     if source.format not in CONTAINERS:
         with contextlib.ExitStack() as stack:
-            images = Images(container, embed.max_image_bytes, stack)
+            images = Images(container, embed, stack)
             try:
                 # A path like this was rejected, so this one is a URL.
                 return images.fetch(member) if "://" in member else images.read(member)

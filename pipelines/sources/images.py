@@ -8,6 +8,7 @@ import contextlib
 import os
 import stat
 
+from configs.base import Embed
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.images.zips import ZipCache
@@ -34,15 +35,16 @@ def leaves_root(member: str) -> bool:
 class Images:
     """Reads images below one folder, and URLs."""
 
-    def __init__(self, root: str, max_bytes: int, stack: contextlib.ExitStack) -> None:
+    def __init__(self, root: str, embed: Embed, stack: contextlib.ExitStack) -> None:
         """Remembers the folder.
 
         Args:
             root: folder that paths are below; it may itself be a link.
-            max_bytes: largest image that is read.
+            embed: the largest image that is read, and whether URLs may lead to private addresses.
             stack: closes the open zips at its end.
         """
-        self._root, self._max_bytes = root, max_bytes
+        self._root, self._max_bytes = root, embed.max_image_bytes
+        self._private_addresses = embed.private_addresses
         self._zips = ZipCache(stack)
         local = storage.local_path(root)
         self._real_root = None if local is None else os.path.realpath(local)
@@ -88,8 +90,10 @@ class Images:
         Raises:
             Unreadable: if the URL is of another kind, or the image does not exist, is too large or cannot be read.
         """
+        scheme, mark, rest = url.partition("://")
+        url = f"{scheme.lower()}{mark}{rest}"
         if url.startswith(_WEB):
-            return web.download(url, self._max_bytes)
+            return web.download(url, self._max_bytes, self._private_addresses)
         if not url.startswith(_STORES):
             kinds = ", ".join(_WEB + _STORES)
             raise Unreadable("BadUrl", f"must begin with one of {kinds}" if url else "the row has no URL")

@@ -26,7 +26,15 @@ from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
 from pipelines.sources import patterns
 from pipelines.sources.images import Images, leaves_root, split_zip
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, storable_text, to_sample
+from pipelines.sources.sample import (
+    Filtered,
+    InputShard,
+    Reject,
+    Sample,
+    storable_text,
+    to_sample,
+    without_login,
+)
 from pipelines.sources.web import Unreadable
 
 _SCHEMA = pa.schema(
@@ -127,7 +135,7 @@ def _with_class_name(row: Row, names: list[str], uri: str) -> Row:
 
 def _shard(source: Source, folder: str, written: set[str], named: tuple[str, list[Row]]) -> InputShard:
     name, rows = named[0], [_storable(row) for row in named[1]]
-    texts = [_to_json(row.fields) for row in rows]
+    texts = [without_login(_to_json(row.fields)) for row in rows]
     digest, size = hashlib.sha256(), 0
     for row, text in zip(rows, texts, strict=True):
         line = f"{row.member}\t{row.is_url}\t{text}\t{row.problem}\n".encode()
@@ -170,8 +178,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     table = schemas.read(shard.listing, _SCHEMA.names)
     rows = [Row(**{**row, "fields": json.loads(row["fields"])}) for row in table.to_pylist()]
     with contextlib.ExitStack() as stack:
-        images = Images(shard.source.image_root, embed.max_image_bytes, stack)
-        read_row = functools.partial(_read_row, shard, images)
+        read_row = functools.partial(_read_row, shard, Images(shard.source.image_root, embed, stack))
         # Downloads run in parallel; zips are for one thread.
         urls = rows and all(row.is_url for row in rows)
         yield from _in_order(read_row, rows, _DOWNLOADS) if urls else map(read_row, rows)

@@ -18,6 +18,7 @@ from pipelines.sources.labels import Labels, UnknownClass, is_name
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_LABEL = (1 << 31) - 1
+_LOGIN = re.compile(r"(?<=://)[^\s/?#\x22]*@")
 _OWN_PLACE = {"caption", "label", "url"}
 # EXIF may be large and personal.
 _LEFT_OUT = _OWN_PLACE | {"exif"}
@@ -105,6 +106,11 @@ def storable_text(text: str) -> str:
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
+def without_login(text: str) -> str:
+    """Returns a text without the names and passwords, `user:secret@`, of the URLs in it."""
+    return _LOGIN.sub("", text) if "@" in text else text
+
+
 def read_bounded(file: IO[bytes], limit: int) -> bytes:
     """Reads a file to its end; a `ValueError` if it has more than `limit` bytes."""
     data = file.read(limit + 1)
@@ -165,7 +171,9 @@ def rename(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> d
 
 def _json_value(value: Any) -> Any:
     """Returns a value as JSON: numbers that are not finite and bytes become null, other types their text."""
-    if isinstance(value, bool | int | str | None):
+    if isinstance(value, str):
+        return without_login(value)
+    if isinstance(value, bool | int | None):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
@@ -268,7 +276,7 @@ def _url_of(value: Any) -> str | None:
         return None
     if not isinstance(value, str):
         raise ValueError(f"url is {_shown(value)}, must be a text")
-    return value
+    return without_login(value)
 
 
 def to_sample(

@@ -81,6 +81,11 @@ def test_settings_of_training_are_checked(train, sentence):
         ),
         (Config(val_set=Source(part=(0.5, 2.0))), "--config.val_set.part=0.5,2.0: must be 0 to 1"),
         (Config(memory=Source(format="image_list", path="x")), "--config.memory.format=image_list: has no texts; set"),
+        (
+            Config(memory=Source(path="a.tar,sftp://me:secret@host/*.tar")),
+            "--config.memory.path: has a URL with a password; leave it out, and give it in fsspec's own configuration",
+        ),
+        (Config(encoders=Encoders(value_text=("t=https://me:@h/m",))), "value_text: has a URL with a password"),
         (Config(encoders=Encoders(key="")), "--config.encoders.key=: is empty; every memory needs keys"),
         (
             Config(encoders=Encoders(dtype="float64")),

@@ -30,7 +30,7 @@ from pipelines.errors import UserError
 from pipelines.sources.files.parquet import row_values
 from pipelines.sources.listing import Row
 from pipelines.sources.naming import Naming, class_label, same_in_all
-from pipelines.sources.sample import field_names, is_missing, number_or_name
+from pipelines.sources.sample import field_names, is_missing, number_or_name, without_login
 from pipelines.sources.text import decode_line, files, read_raw_lines
 
 _FIELDS = {
@@ -177,6 +177,9 @@ def _row(where: str, values: Mapping[str, Any], found: Mapping[str, str], is_url
     if not isinstance(member, str | None):
         return Row("", problem=f"{where}: {found['url' if is_url else 'path']!r} is {str(member)[:80]!r}, not a text")
     ours.pop("path", None)
+    if is_url and member:
+        # The rows are stored as they are here.
+        member = ours["url"] = without_login(member)
     ours |= {"caption": _texts(ours["caption"])} if "caption" in ours else {}
     # What is no label is left as it is, and makes the row a reject.
     with contextlib.suppress(ValueError):

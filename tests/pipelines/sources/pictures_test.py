@@ -67,9 +67,10 @@ def test_what_is_refused_at_first_is_refused_again(tmp_path):
 
 
 def test_a_url_is_downloaded_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.web.download", lambda url, limit: f"{url} {limit}".encode())
+    answer = "pipelines.sources.web.download"
+    monkeypatch.setattr(answer, lambda url, limit, private: f"{url} {limit} {private}".encode())
     table = Pictures(Source(format="table", path="t.csv"), str(tmp_path), Embed(max_image_bytes=7))
-    assert table.read(str(tmp_path), "https://a.example/x.jpg") == b"https://a.example/x.jpg 7"
+    assert table.read(str(tmp_path), "HTTPS://a.example/x.jpg") == b"https://a.example/x.jpg 7 False"
 
 
 def test_a_file_of_the_user_may_be_anywhere(tmp_path):
