@@ -121,7 +121,8 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec]) -> Folder:
     for listing in storage.files(listings, ".parquet"):
         if storage.name(listing) not in wanted:
             storage.remove(listing)
-    compaction.finish(path)
+    if name == MEMORY:
+        compaction.finish(path, manifest.indexed_memory(request.places.index))
     folder = Folder(name, path, config_hash, specs, _numbered(path, shards), {})
     folder.refresh()
     folder.forget_changed()
