@@ -10,9 +10,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from configs.base import Config
 from configs.base import Index as IndexConfig
-from pipelines import generation, options, storage
+from pipelines import generation, manifest, options, storage
 from pipelines.errors import UserError
 from pipelines.progress import summary
 from pipelines.runner import Runner
@@ -21,12 +23,23 @@ if TYPE_CHECKING:
     from configs.base import Places
     from pipelines.embedding.request import Request
     from pipelines.upkeep.proof import Proof
+    from pipelines.upkeep.removal import Outcome
 
 _SWITCHES = {
     "compact": "delete removed rows from every file, rebuild the index, and prove that they are gone",
     "no_compact": "if recall has dropped below the target, only report it instead of rebuilding",
 }
-_VALUES = {"remove": ("", "file of ids, URLs or SHA-256 digests of images, one a line, that are removed for good")}
+_VALUES = {
+    "remove": ("", "file of ids, URLs or SHA-256 digests of images, one a line, that are removed for good"),
+    "forget_removed": ("", "such a file of images that may be embedded again; 'all' takes every entry off the list"),
+}
+# What may show removed images and is not searched, and what to do about it.
+_NOT_SEARCHED = {
+    "runs/tables": "delete it; web-memory train writes it again",
+    "report.html": "web-memory report writes it again",
+    "gallery.png": "web-memory report writes it again",
+    "ablations": "delete what was made before",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +55,18 @@ class _Line:
         return self.request.places
 
 
-def run(config: Config, runner: Runner, remove: str = "", compact: bool = False, no_compact: bool = False) -> None:
+def run(
+    config: Config,
+    runner: Runner,
+    remove: str = "",
+    compact: bool = False,
+    no_compact: bool = False,
+    forget_removed: str = "",
+) -> None:
     """Updates what has changed since the index was published.
 
     Raises:
-        UserError: if an input, the config or a flag is wrong, or a removed row is found after a compaction.
+        UserError: if an input, the config or a flag is wrong, or a removed row is found afterwards.
     """
     from pipelines.embedding.request import Request
     from pipelines.embedding.stage import embed
@@ -54,18 +74,23 @@ def run(config: Config, runner: Runner, remove: str = "", compact: bool = False,
 
     if compact and no_compact:
         raise UserError("--compact, --no_compact: exclude each other; give one of them")
-    request, rows = Request.of(config), {}
-    if remove:
-        rows["removal list"] = f"{removal.add(request.places, remove):,} new entries"
-    request = _in_generation(request)
+    in_use = Request.of(config)
+    request = _in_generation(in_use)
+    if request.places.generation:
+        generation.record(in_use.places)
+    rows = _forget(in_use.places, forget_removed) if forget_removed else {}
+    # The rows are named by what is in use, also where another generation is about to replace it.
+    asked = removal.add(in_use.places, remove) if remove else None
     line = _Line(request, config.index, runner)
     embed(request, runner)
     changes, has_dropped = _index(line, compact)
+    if asked:
+        rows |= _removed(request.places, asked)
     rows |= changes
     must_compact = compact or (has_dropped and not no_compact)
     if has_dropped:
         rows["target"] = f"recall dropped below it; {'the index is rebuilt' if must_compact else 'run --compact'}"
-    rows |= _switch(config.generation, request.places)
+    rows |= _switch(in_use.places.generation, request.places)
     if rows:
         is_unchanged = list(rows) == ["version"] and not compact
         summary("reindex: nothing changed" if is_unchanged else "reindex", rows)
@@ -73,9 +98,46 @@ def run(config: Config, runner: Runner, remove: str = "", compact: bool = False,
         _compact(line)
 
 
+def _forget(places: "Places", uri: str) -> dict[str, str]:
+    """Takes entries off the list of removed images; returns summary rows."""
+    from pipelines.upkeep import removal
+
+    outcome = removal.forget(places, uri)
+    return {"allowed again": f"{outcome.changed:,} entries taken off the list of removed images"}
+
+
+def _removed(places: "Places", asked: "Outcome") -> dict[str, str]:
+    """Checks that what was asked to be removed is on the list and that the published index does not find it.
+
+    Returns:
+        Summary rows.
+
+    Raises:
+        UserError: if it is not, or it does.
+    """
+    from index.store.indexed_memory import live_rows
+    from index.store.reader import Index
+    from pipelines.filtering import selection
+    from pipelines.upkeep import removal
+
+    listed, index = removal.read(places.removed), Index.open(places.index)
+    if missing := len(np.setdiff1d(asked.digests, listed)):
+        raise UserError(f"{places.removed}: lacks {missing:,} entries that were just added; run the same command again")
+    ids = selection.removed_ids(places.memory)
+    for number in range(len(index.shards)):
+        live, images = live_rows(index, number)
+        found = live[np.isin(images, listed) | np.isin(live, ids)].tolist()
+        if found:
+            raise UserError(
+                f"{index.folder}: still finds row {found[0]}, which is removed; run web-memory reindex again"
+            )
+    rows = {"removal list": f"{asked.changed:,} new entries"}
+    return rows | ({"not found": asked.shown_unmet} if asked.unmet else {})
+
+
 def _switch(in_use: str, places: "Places") -> dict[str, str]:
     """Puts the generation of these places into use, if it is another; returns summary rows."""
-    if places.generation == in_use:
+    if generation.is_recorded(places) and places.generation == in_use:
         return {}
     generation.switch(places)
     return {"generation": f"{places.generation or 'the first'} is now in use; --compact deletes the old one"}
@@ -138,21 +200,38 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], added: int, re
 def _compact(line: _Line) -> None:
     """Deletes removed rows, folds in deltas and tombstones, deletes unused files, and proves that the rows are gone."""
     from index.building import rebuild
-    from pipelines.embedding.stage import embed
+    from index.store import versions
+    from pipelines.manifest import Embeddings
     from pipelines.upkeep import compaction, proof, removal
 
     places = line.places
-    deleted = compaction.delete_removed(places.memory)
-    if deleted:
-        embed(line.request, line.runner)
+    source, deleted = compaction.prepare(places.memory)
     with line.runner.stage("index", "rows", places.workdir) as stage:
-        facts, stage.worked = rebuild.run(places, line.index, line.request.seed, line.runner)
+        facts, stage.worked = rebuild.run(places, line.index, line.request.seed, line.runner, source)
+        compaction.finish(places.memory, facts["memory"]["snapshot"])
         if held := _purge(places):
             raise UserError(f"{held[0]}: is still read by another process; end it and run the same command again")
-        shown = proof.prove(places.memory, [places.memory, places.index], removal.read(places.removed))
+        memory = Embeddings(places.memory)
+        known = {path: sha256 for shard in memory.shard_rows for path, sha256 in memory.files(shard).items()}
+        for path, sha256 in known.items():
+            manifest.check_sha256(path, sha256, "remove it and run web-memory embed again")
+        known |= {storage.join(places.index, path): sha256 for path, sha256 in versions.files_of(facts).items()}
+        folders, digests = [places.memory, places.index], removal.read(places.removed)
+        shown = proof.prove(places.memory, folders, digests, known, places.neighbors)
         compaction.forget(places.memory)
     title = "reindex: compacted" if stage.worked or deleted else "reindex: already compact"
-    summary(title, _proven(facts, deleted, shown))
+    summary(title, _proven(facts, deleted, shown) | _beside(places, shown))
+
+
+def _beside(places: "Places", shown: "Proof") -> dict[str, str]:
+    """Returns the summary's rows for what may still show removed images, and is not of the memory or the index."""
+    rows = {}
+    if shown.later:
+        rows["neighbours"] = f"{len(shown.later):,} files still have removed rows; run web-memory neighbors"
+    named = {name: action for name, action in _NOT_SEARCHED.items() if storage.exists(f"{places.workdir}/{name}")}
+    if named:
+        rows["not searched"] = "; ".join(f"{name} ({action})" for name, action in named.items())
+    return rows
 
 
 def _purge(places: "Places") -> list[str]:
@@ -185,7 +264,15 @@ def _proven(facts: Mapping[str, Any], deleted: int, shown: "Proof") -> dict[str,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True, switches=_SWITCHES, values=_VALUES)
+    return options.main(
+        run,
+        str(__doc__).splitlines()[0],
+        argv,
+        beam=True,
+        switches=_SWITCHES,
+        values=_VALUES,
+        chooses_generation=True,
+    )
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ def run(config: Config, image: str, text: str, id: int, k: int, html: str) -> No
     """Searches and shows the rows found.
 
     Raises:
-        UserError: if a flag is wrong, there is no index, or its memory has changed since it was built.
+        UserError: if a flag is wrong, there is no index, or a row that it finds has been replaced since it was built.
     """
     from index.searching import page, queries, rows
+    from index.store.indexed_memory import open_memory
     from index.store.reader import Index
-    from pipelines.manifest import Embeddings
     from pipelines.sources import pictures
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -44,9 +44,8 @@ def run(config: Config, image: str, text: str, id: int, k: int, html: str) -> No
         raise UserError("give one of --image=FILE, --text=TEXT and --id=ID")
     if k < 1:
         raise UserError(f"--k={k}: must be at least 1")
-    index, memory = Index.open(config.places.index), Embeddings(config.places.memory)
-    if memory.snapshot != index.memory_snapshot:
-        raise UserError(f"{memory.folder}: has changed since {index.folder} was built; run web-memory reindex")
+    index = Index.open(config.places.index)
+    memory = open_memory(config.places.memory, index)
     load = pictures.Pictures(config.memory, config.places.data, config.embed).load
     if image:
         query = queries.of_image(image, config.encoders, config.embed, index)

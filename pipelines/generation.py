@@ -2,7 +2,7 @@
 
     memory/ queries/ index/ neighbors/     the first generation
     gen-0123456789abcdef/memory/ ..        one of other encoders, named by their fingerprint
-    generation.json                        names the one in use; without it, the first is in use
+    generation.json                        names the one in use; missing, there must be no other than the first
 
 A new generation grows beside the one in use and replaces it when the pointer is written. `index.reindex` makes them.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from configs.base import Config, Places
 from pipelines import manifest, storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, command
 
 FILE = "generation.json"
 _NAME = re.compile(r"gen-[0-9a-f]{16}")
@@ -22,20 +22,47 @@ _FIRST = ("memory", "queries", "classes.parquet", "index", "neighbors")
 
 
 def current(workdir: str) -> str:
-    """Returns the generation in use, empty for the first; a `UserError` if the pointer is damaged."""
+    """Returns the generation in use, empty for the first.
+
+    Raises:
+        UserError: if it cannot be told, because the pointer is damaged or is missing where there are several.
+    """
     path = storage.join(workdir, FILE)
+    remedy = f"run {command('index.reindex')} with the encoders that you use, which writes it again"
     if not storage.exists(path):
+        if names := _others(workdir):
+            raise UserError(f"{path}: is missing, so it cannot be told whether {names[0]} is in use; {remedy}")
         return ""
-    value = storage.read_json(path)
+    value = storage.read_json(path, remedy)
     name = value.get("generation") if isinstance(value, dict) else None
     if not isinstance(name, str) or (name and not _NAME.fullmatch(name)):
-        raise UserError(f"{path}: names no generation; write the name of one of its folders there, or remove it")
+        raise UserError(f"{path}: names no generation; {remedy}")
+    if name and name not in _others(workdir):
+        raise UserError(f"{path}: names {name}, and there is no such folder; {remedy}")
     return name
 
 
-def resolve(config: Config) -> Config:
-    """Returns the config with the generation in use, unless it names one."""
-    return config if config.generation else dataclasses.replace(config, generation=current(config.workdir))
+def _others(workdir: str) -> list[str]:
+    """Returns the names of all generations but the first."""
+    return [entry.name for entry in storage.entries(workdir) if _NAME.fullmatch(entry.name)]
+
+
+def resolve(config: Config, chooses: bool = False) -> Config:
+    """Returns the config with the generation in use, unless it names one.
+
+    Args:
+        config: of a command.
+        chooses: whether the command chooses the generation by its encoders; if it cannot be told which is in use, it
+            begins with the first.
+    """
+    if config.generation:
+        return config
+    try:
+        return dataclasses.replace(config, generation=current(config.workdir))
+    except UserError:
+        if not chooses:
+            raise
+        return config
 
 
 def of_encoders(places: Places, encoders: Mapping[str, Mapping[str, Any]]) -> str:
@@ -45,11 +72,28 @@ def of_encoders(places: Places, encoders: Mapping[str, Mapping[str, Any]]) -> st
         places: of the generation in use.
         encoders: `schemas.EncoderInfo` of each column, as values.
     """
-    for name in dict.fromkeys((places.generation, "")):
-        path = storage.join(places.in_generation(name).memory, manifest.STAGE_FILE)
-        if not storage.exists(path) or storage.read_json(path)["encoders"] == encoders:
-            return name
-    return f"gen-{manifest.fingerprint(dict(encoders))}"
+    own = f"gen-{manifest.fingerprint(dict(encoders))}"
+    paths = {
+        name: storage.join(places.in_generation(name).memory, manifest.STAGE_FILE)
+        for name in (places.generation, "", own)
+    }
+    begun = {name: storage.exists(path) for name, path in paths.items()}
+    same = [name for name, path in paths.items() if begun[name] and storage.read_json(path)["encoders"] == encoders]
+    return next(iter([*same, *(name for name in (places.generation, "") if not begun[name]), own]))
+
+
+def is_recorded(places: Places) -> bool:
+    """Tells whether the pointer names the generation of these places; without one, whether there is only the first."""
+    try:
+        return current(places.workdir) == places.generation
+    except UserError:
+        return False
+
+
+def record(places: Places) -> None:
+    """Writes the pointer to the generation of these places, if there is none, before another begins beside it."""
+    if not storage.exists(storage.join(places.workdir, FILE)):
+        switch(places)
 
 
 def switch(places: Places) -> None:
@@ -59,8 +103,7 @@ def switch(places: Places) -> None:
 
 def others(places: Places) -> dict[str, list[str]]:
     """Returns the folders of every generation but that of these places, by its name."""
-    names = [entry.name for entry in storage.entries(places.workdir) if _NAME.fullmatch(entry.name)]
-    found = {name: [storage.join(places.workdir, name)] for name in names}
+    found = {name: [storage.join(places.workdir, name)] for name in _others(places.workdir)}
     if places.generation:
         found[""] = [path for name in _FIRST if storage.exists(path := storage.join(places.workdir, name))]
     return {name: paths for name, paths in found.items() if name != places.generation and paths}

@@ -25,6 +25,8 @@ FILTERED = "_filtered"
 DROPPED = "_dropped"
 # Field of the identity of a folder whose labels were names: the name of each label, from 0.
 CLASSES = "classes"
+NEXT = "_removing/next"
+"""Folder below a memory of what it will be when a compaction is finished (`upkeep.compaction`)."""
 
 
 def fingerprint(value: Any) -> str:
@@ -187,7 +189,11 @@ class Drops:
 
 
 def complete(
-    folder: str, markers: Iterable[Marker], config_hash: str, drops: Mapping[str, Drops] | None = None
+    folder: str,
+    markers: Iterable[Marker],
+    config_hash: str,
+    drops: Mapping[str, Drops] | None = None,
+    rewritten: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes `complete.json`, which makes a folder of embeddings readable, and returns it.
 
@@ -196,6 +202,7 @@ def complete(
         markers: of all its shards.
         config_hash: of the folder.
         drops: rows that a selection dropped, by shard name.
+        rewritten: shards that are in the folder, if it is one that a compaction prepares.
     """
     dropped = drops or {}
     shards = [
@@ -209,7 +216,8 @@ def complete(
         }
         for m in sorted(markers, key=lambda m: m.number)
     ]
-    whole = {"config_hash": config_hash, "shards": shards, "snapshot": fingerprint([config_hash, shards])}
+    whole: dict[str, Any] = {"config_hash": config_hash, "shards": shards}
+    whole |= {"snapshot": fingerprint([config_hash, shards])} | ({"rewritten": [*rewritten]} if rewritten else {})
     storage.write_json(storage.join(folder, COMPLETE_FILE), whole)
     return whole
 
@@ -233,6 +241,36 @@ def read_complete(folder: str, stage: str) -> tuple[dict[str, Any], dict[str, An
     return identity, whole
 
 
+_checked: set[tuple[str, str, str, int]] = set()
+
+
+def check_sha256(uri: str, sha256: str, remedy: str) -> None:
+    """Checks the bytes of a file; those of a file that has not changed since are not read again by this process.
+
+    Args:
+        uri: of the file.
+        sha256: what its SHA-256 must be, 64 hexadecimal digits.
+        remedy: what to do if it is not, the end of the error's sentence.
+
+    Raises:
+        UserError: if the file is missing or its bytes are others.
+    """
+    found = storage.found(uri)
+    if not found:
+        raise UserError(f"{uri}: is missing; {remedy}")
+    key = (uri, sha256, found.etag, found.size_bytes)
+    if key not in _checked:
+        if storage.sha256(uri) != sha256:
+            raise UserError(f"{uri}: is damaged, its SHA-256 is not that of the file that was written; {remedy}")
+        _checked.add(key)
+
+
+def indexed_memory(index: str) -> str:
+    """Returns the snapshot of the memory that the index in a folder is of, as it is published; empty for none."""
+    path = storage.join(index, "manifest.json")
+    return str(storage.read_json(path)["memory"]["snapshot"]) if storage.exists(path) else ""
+
+
 class Embeddings:
     """A finished folder of embedding shards.
 
@@ -251,6 +289,9 @@ class Embeddings:
         self.snapshot: str = whole["snapshot"]
         self._config_hash: str = whole["config_hash"]
         self._shards: dict[int, dict[str, Any]] = {shard["number"]: shard for shard in whole["shards"]}
+        # What a compaction does not rewrite stays in the folder of the memory.
+        names = {shard["name"] for shard in whole["shards"]}
+        self._elsewhere = names - {*whole["rewritten"]} if "rewritten" in whole else set()
 
     @property
     def class_names(self) -> list[str]:
@@ -279,6 +320,23 @@ class Embeddings:
             raise UserError(f"{self.folder}: has no {role!r} vectors; it has {', '.join(self.encoders)}")
         return self.encoders[role]
 
+    def _paths(self, shard: int) -> tuple[str, str]:
+        """Returns the paths of a shard and of the file of its dropped rows."""
+        name = self._shards[shard]["name"]
+        folder = self.folder.removesuffix(NEXT).rstrip("/") if name in self._elsewhere else self.folder
+        return storage.join(folder, f"{name}.parquet"), storage.join(folder, DROPPED, f"{name}.parquet")
+
+    def files(self, shard: int) -> dict[str, str]:
+        """Returns the SHA-256 of the file of a shard, by its number, and of the one of its dropped rows, by path."""
+        entry = self._shards[shard]
+        digests = zip(self._paths(shard), (entry["sha256"], entry["dropped_sha256"]), strict=True)
+        return {path: sha256 for path, sha256 in digests if sha256}
+
+    def check(self, shard: int) -> None:
+        """Checks the bytes of a shard, by its number, and of the file of its dropped rows; errors as `check_sha256`."""
+        for path, sha256 in self.files(shard).items():
+            check_sha256(path, sha256, "remove it and run web-memory embed again")
+
     def read(self, shard: int, columns: list[str], also: Sequence[str] = ()) -> pa.Table:
         """Reads columns of one shard, by its number, without the rows that were dropped.
 
@@ -289,7 +347,7 @@ class Embeddings:
         """
         entry = self._shards[shard]
         kept, stored = entry["rows"], entry["rows_stored"]
-        path = storage.join(self.folder, f"{entry['name']}.parquet")
+        path, drops = self._paths(shard)
         wanted = columns if "id" in columns or kept == stored else ["id", *columns]
         table = schemas.read(path, wanted, {"config_hash": self._config_hash})
         if table.num_rows != stored:
@@ -298,7 +356,6 @@ class Embeddings:
             )
         if kept == stored:
             return table
-        drops = storage.join(self.folder, DROPPED, f"{entry['name']}.parquet")
         out = schemas.read(drops, ["id", "reason"] if also else ["id"], {"config_hash": self._config_hash})
         if pc.sum(pc.is_in(table["id"], value_set=out["id"].combine_chunks())).as_py() != stored - kept:
             raise UserError(f"{drops}: does not list {stored - kept} rows of {path}; run web-memory embed again")

@@ -5,19 +5,20 @@ A `UserError` ends in one sentence and exit code 2, never a traceback. Fields ar
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import logging
 import pathlib
 import sys
 import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import configs
 from configs.base import Config
-from pipelines import fields
-from pipelines.errors import UserError, nearest
+from pipelines import fields, storage
+from pipelines.errors import UserError, command, nearest
 
 _OVERRIDE = "--config."
 _OWN = ("--config", "--help", "--log_format", "--version")
@@ -175,6 +176,7 @@ def main(
     beam: bool = False,
     switches: Mapping[str, str] | None = None,
     values: Mapping[str, tuple[Any, str]] | None = None,
+    chooses_generation: bool = False,
 ) -> int:
     """Runs a command and returns its exit code.
 
@@ -185,6 +187,7 @@ def main(
         beam: whether arguments that are not ours go to Beam; otherwise they are an error.
         switches: flags of this command that are on or off, with their help.
         values: flags of this command that have a value, with their default and their help.
+        chooses_generation: whether the command needs no pointer to the generation in use, because it writes it.
     """
     # Warnings of libraries are not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
@@ -198,13 +201,14 @@ def main(
             raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0].partition('=')[0], ours)}")
         from pipelines import generation
 
-        resolved = generation.resolve(config)
         if beam:
             from pipelines.runner import Runner
 
-            run(resolved, Runner(rest, ours), **chosen)
+            runner = Runner(rest, ours)
+            with _sole_writer(config.workdir, run.__module__):
+                run(generation.resolve(config, chooses_generation), runner, **chosen)
         else:
-            run(resolved, **chosen)
+            run(generation.resolve(config), **chosen)
     except UserError as error:
         return failed(str(error))
     except OSError as error:
@@ -213,6 +217,24 @@ def main(
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _sole_writer(workdir: str, module: str) -> Iterator[None]:
+    """Holds the lock of a workdir, so that no two commands change memory, index or lists there at once.
+
+    The lock ends with the process, however that ends. Object stores have no locks: there it is up to the user.
+
+    Raises:
+        UserError: if another command is at work there.
+    """
+    stage = pathlib.PurePath(sys.argv[0]).stem if module == "__main__" else module
+    held = storage.lock(storage.join(workdir, "stages", "workdir.lock"), command(stage))
+    try:
+        yield
+    finally:
+        if held:
+            held.close()
 
 
 def failed(sentence: str) -> int:

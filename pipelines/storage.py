@@ -254,8 +254,12 @@ def copy(source: str, target: str) -> None:
         shutil.copyfileobj(reader, writer)
 
 
-def lock(uri: str) -> IO[bytes] | None:
+def lock(uri: str, holder: str = "the same stage") -> IO[bytes] | None:
     """Takes a lock, held until the returned file is closed or the process ends; None if the storage has no locks.
+
+    Args:
+        uri: of the file that is locked; it stays when the lock ends, and means nothing then.
+        holder: whoever takes it, for the sentence that another process is refused with.
 
     Raises:
         UserError: if another process holds it.
@@ -264,10 +268,14 @@ def lock(uri: str) -> IO[bytes] | None:
     if not isinstance(fs, LocalFileSystem):
         return None
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    file = open(path, "wb")
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
     if not _flock(file, fcntl.LOCK_EX):
-        file.close()
-        raise UserError(f"{uri}: the same stage is already running there; wait for it or stop it")
+        with file:
+            known = file.read(200).decode(errors="replace").strip()
+        raise UserError(f"{uri}: {known or holder} is already running there; wait for it or stop it")
+    file.truncate(0)
+    file.write(f"{holder} (process {os.getpid()})\n".encode())
+    file.flush()
     return file
 
 
@@ -300,8 +308,11 @@ def is_shared(uri: str) -> bool:
 def _flock(file: IO[bytes], kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        # The file system has no locks, as an object store has none.
+        return True
     return True
 
 
@@ -356,11 +367,11 @@ def write_json(uri: str, value: Any) -> None:
         file.write((json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
-def read_json(uri: str) -> Any:
-    """Reads a JSON file; a `UserError` names it if it is missing or broken."""
+def read_json(uri: str, remedy: str = "remove it and run its stage again") -> Any:
+    """Reads a JSON file; a `UserError` names it if it is missing or broken, and ends with the remedy."""
     with open_read(uri) as file:
         data = file.read()
     try:
         return json.loads(data)
     except ValueError as error:
-        raise UserError(f"{uri}: is not valid JSON ({error}); remove it and run its stage again") from error
+        raise UserError(f"{uri}: is not valid JSON ({error}); {remedy}") from error

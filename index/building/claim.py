@@ -25,7 +25,7 @@ def identity_of(memory: Embeddings, index: IndexConfig, seed: int) -> dict[str, 
     return {"key_encoder": dataclasses.asdict(memory.encoder("key")), "seed": seed} | dataclasses.asdict(index)
 
 
-def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0) -> BuildJob:
+def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0, memory_folder: str = "") -> BuildJob:
     """Checks the inputs, claims the index folder, and draws queries and cells for a build.
 
     Args:
@@ -33,12 +33,13 @@ def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0) 
         index: config of the index.
         seed: for drawing queries and cells.
         number: of the build; 0 for the base of the published index, or the first build.
+        memory_folder: of the memory, if it is another than that of the places.
 
     Raises:
         UserError: if the memory is missing or empty or has changed since the index was built, the queries are from
             another encoder, the config is impossible, or the folder belongs to another configuration.
     """
-    memory = Embeddings(places.memory)
+    memory = Embeddings(memory_folder or places.memory)
     _check(index, memory)
     source = _measured_on(places.queries("val"), memory)
     keys.require_same_encoder(memory.encoder("key"), source, places.index)

@@ -90,4 +90,5 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _ids(memory: Embeddings, shard: int) -> np.ndarray:
+    memory.check(shard)
     return memory.read(shard, ["id"])["id"].to_numpy()

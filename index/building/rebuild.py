@@ -14,7 +14,7 @@ from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 
 
-def run(places: Places, index: IndexConfig, seed: int, runner: Runner) -> tuple[dict[str, Any], bool]:
+def run(places: Places, index: IndexConfig, seed: int, runner: Runner, memory: str = "") -> tuple[dict[str, Any], bool]:
     """Rebuilds an index, unless it is of the current memory and has neither deltas nor tombstones.
 
     Args:
@@ -22,6 +22,7 @@ def run(places: Places, index: IndexConfig, seed: int, runner: Runner) -> tuple[
         index: config of the index.
         seed: for drawing queries and cells.
         runner: of the command.
+        memory: folder of the memory, if it is another than that of the places.
 
     Returns:
         The manifest that is now published, and whether anything was built.
@@ -30,8 +31,11 @@ def run(places: Places, index: IndexConfig, seed: int, runner: Runner) -> tuple[
         UserError: as `claim_build`, or as a worker raised it.
     """
     facts = index_manifest.read(places.index)
-    if facts["version"] == facts["base"] and facts["memory"]["snapshot"] == Embeddings(places.memory).snapshot:
+    if (
+        facts["version"] == facts["base"]
+        and facts["memory"]["snapshot"] == Embeddings(memory or places.memory).snapshot
+    ):
         return facts, False
-    job = claim_build(places, index, seed, facts["version"] + 1)
+    job = claim_build(places, index, seed, facts["version"] + 1, memory)
     build_job.build_missing(job, runner)
     return publication.publish(job), True

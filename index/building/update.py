@@ -131,6 +131,7 @@ def _deal(job: BuildJob, memory: Embeddings, difference: Difference) -> None:
 
 def _new_rows(memory: Embeddings, difference: Difference) -> Iterator[pa.Table]:
     for shard, ids in difference.new.items():
+        memory.check(shard)
         table = memory.read(shard, list(COLUMNS))
         yield table.filter(pa.array(np.isin(table["id"].to_numpy(), ids)))
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from configs.base import Embed, Encoders
+from index.store.indexed_memory import IndexedMemory
 from index.store.keys import COLUMNS
 from index.store.reader import Index
 from pipelines import schemas
@@ -121,7 +122,7 @@ def _text_encoder(encoders: Encoders, key: EncoderSpec) -> EncoderSpec:
     )
 
 
-def of_row(id_: int, memory: Embeddings, load: Load) -> Query:
+def of_row(id_: int, memory: Embeddings | IndexedMemory, load: Load) -> Query:
     """Reads the key of a memory row.
 
     Args:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from index.searching.page import Tile
 from index.searching.queries import Load, Query
+from index.store.indexed_memory import IndexedMemory
 from index.store.reader import Index
 from pipelines import schemas
 from pipelines.errors import UserError
@@ -28,7 +29,7 @@ def find(index: Index, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
     return ids[0][found], scores[0][found]
 
 
-def read(memory: Embeddings, ids: np.ndarray) -> list[dict[str, Any]]:
+def read(memory: Embeddings | IndexedMemory, ids: np.ndarray) -> list[dict[str, Any]]:
     """Returns `id`, `source_shard`, `member`, `url` and `caption` of memory rows; reads only the shards they are in.
 
     Raises:
@@ -41,7 +42,10 @@ def read(memory: Embeddings, ids: np.ndarray) -> list[dict[str, Any]]:
             wanted = table.take(np.flatnonzero(np.isin(table["id"].to_numpy(), ids)))
             rows |= {row["id"]: row for row in wanted.to_pylist()}
     if missing := [id_ for id_ in ids.tolist() if id_ not in rows]:
-        raise UserError(f"{memory.folder}: has no row {missing[0]}, which the index found; run web-memory build again")
+        raise UserError(
+            f"{memory.folder}: has no row {missing[0]}, which the index found: it has changed since; run web-memory "
+            "reindex"
+        )
     return [rows[id_] for id_ in ids.tolist()]
 
 

@@ -102,11 +102,13 @@ class KeyStream:
 
 
 def of_memory(memory: Embeddings, shards: Sequence[int] | None = None) -> KeyStream:
-    """Returns the rows of some, or all, shards of a folder of embeddings, in the global order."""
+    """Returns the rows of some, or all, shards of a folder of embeddings, whose bytes are checked, in global order."""
     numbers = list(memory.shard_rows if shards is None else shards)
 
     def blocks(columns: Sequence[str]) -> Iterator[pa.Table]:
-        return (memory.read(shard, list(columns)) for shard in numbers)
+        for shard in numbers:
+            memory.check(shard)
+            yield memory.read(shard, list(columns))
 
     rows = sum(memory.shard_rows[shard] for shard in numbers)
     return KeyStream(rows, memory.encoder("key"), memory.folder, blocks)

@@ -17,6 +17,16 @@ def builds_of(facts: Mapping[str, Any]) -> list[str]:
     return sorted({path.split("/")[1] for path in paths})
 
 
+def files_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the SHA-256 of every file that a manifest names, by its path below the folder of the index."""
+    shards = {
+        f"{shard['path']}/{file}": known["sha256"]
+        for shard in facts["shards"]
+        for file, known in shard["files"].items()
+    }
+    return shards | {path: known["sha256"] for path, known in facts["files"].items()}
+
+
 def hold(folder: str) -> tuple[dict[str, Any], list[IO[bytes]]]:
     """Returns the published manifest, and shares in its builds; errors as `index_manifest.read`.
 

@@ -15,6 +15,7 @@ from pipelines.filtering import selection
 from pipelines.filtering.selection import MemoryShards, Selection, SelectionJob
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
+from pipelines.upkeep import removal
 
 
 def complete(folders: Sequence[Folder], request: Request, runner: Runner) -> Selection:
@@ -27,7 +28,7 @@ def complete(folders: Sequence[Folder], request: Request, runner: Runner) -> Sel
     for split in splits:
         manifest.complete(split.path, split.markers, split.config_hash)
     queries = {split.name: Embeddings(split.path) for split in splits}
-    removed = request.places.removed if storage.exists(request.places.removed) else ""
+    removed = removal.settled(request.places)
     chosen = select(memory.shards_done(), queries, request.filters, request.seed, runner, removed)
     drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
     if sum(drop.rows for drop in drops.values()) == sum(marker.rows_out for marker in memory.markers):

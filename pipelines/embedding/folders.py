@@ -132,7 +132,8 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Cla
     for listing in storage.files(listings, ".parquet"):
         if storage.name(listing) not in wanted:
             storage.remove(listing)
-    compaction.finish(path)
+    if name == MEMORY:
+        compaction.finish(path, manifest.indexed_memory(request.places.index))
     labels = named.of_reading(name, source)
     folder = Folder(name, path, config_hash, specs, _numbered(path, shards), {}, labels)
     folder.refresh()

@@ -145,8 +145,8 @@ class BatchEmbedder:
     def _decode(self, item: Item) -> Item | Unused:
         """Returns the item with all that the encoders need, or why it is not used."""
         sample, content_key = item.sample, _content_key(item.sample)
-        if self._is_opted_out(sample, content_key):
-            return Filtered(sample.member, "opt_out", sample.url or content_key.hex())
+        if entry := self._opted_out(sample, content_key):
+            return Filtered(sample.member, "opt_out", entry)
         if _has_vectors_only(sample):
             width, height = _stated_size(sample.metadata)
             return dataclasses.replace(item, content_key=content_key, width=width, height=height)
@@ -161,12 +161,12 @@ class BatchEmbedder:
         images = {preprocess: prepare(picture, preprocess) for preprocess in self._preprocesses}
         return dataclasses.replace(item, content_key=content_key, width=width, height=height, images=images)
 
-    def _is_opted_out(self, sample: Sample, content_key: bytes) -> bool:
+    def _opted_out(self, sample: Sample, content_key: bytes) -> str:
+        """Returns the entry of the opt-out list that names a sample; empty for none."""
         opt_out = self._tools.opt_out if self.job.is_memory else None
         if not opt_out:
-            return False
-        original = stated_digest(sample.metadata) or content_key
-        return opt_out.names(sample.url, content_key) or opt_out.names(None, original)
+            return ""
+        return opt_out.entry_of(sample.url, content_key, stated_digest(sample.metadata) or content_key)
 
     def _encode(self, rows: Sequence[Item]) -> tuple[dict[str, np.ndarray], dict[int, Failure]]:
         """Returns the vectors of each column, and by place among the rows those that an encoder fails on."""

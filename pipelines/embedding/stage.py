@@ -104,6 +104,8 @@ def _unused_lines(markers: Sequence[Marker], chosen: Selection, checks_leakage: 
     }
     if removed:
         lines["removed"] = f"{removed:,} rows"
+    if chosen.opt_out and str(chosen.opt_out):
+        lines["opt-out list"] = str(chosen.opt_out)
     if checks_leakage and "leakage" not in chosen.totals:
         lines["leakage"] = "not checked, there is no val or test split"
     return lines

@@ -1,12 +1,14 @@
 """Lists of images that must not be in the memory, by URL or by the SHA-256 of their bytes.
 
-When rows are compared with a list is up to the embedding job and to `selection`.
+URLs are compared in their normal form (`urls`), as SHA-256. A digest in a list may also be that of a URL as its source
+has it. When rows are compared with a list is up to the embedding job and to `selection`.
 """
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,18 +16,29 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.filtering import urls
+from pipelines.schemas import content_keys
 from pipelines.sources.sample import stated_digest
 
 T = TypeVar("T")
 
 _MAX_LINE_BYTES = 1 << 16
+# Characters of an entry that a summary shows.
+_SHOWN = 200
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
-# RFC 3986, section 3. `sha256:..` is not a URL: it must be given as a digest.
-_URL = re.compile(r"(?!sha256:)[a-z][a-z0-9+.-]*:\S+", re.IGNORECASE)
+# RFC 3986, section 3; spaces are let in where a second URL does not follow. `sha256:..` is not a URL: it must be given
+# as a digest.
+_URL = re.compile(r"(?!sha256:)[a-z][a-z0-9+.-]*:\S+(?: +(?![a-z][a-z0-9+.-]*://)\S+)*", re.IGNORECASE)
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def url_digests(url: str) -> tuple[bytes, ...]:
+    """Returns the digests that a list may have of a URL: of its normal form and, if that differs, of itself."""
+    normal = urls.normal(url)
+    return (_digest(url),) if normal == url else (_digest(normal), _digest(url))
 
 
 def entry(text: str) -> bytes:
@@ -33,8 +46,21 @@ def entry(text: str) -> bytes:
     if _DIGEST.fullmatch(text):
         return bytes.fromhex(text)
     if _URL.fullmatch(text):
-        return _digest(text)
+        return url_digests(text)[0]
     raise ValueError(f"{text[:80]!r} is neither a URL nor the 64 hexadecimal digits of a SHA-256")
+
+
+def digests_of(text: str) -> tuple[bytes, ...]:
+    """Returns the digests that a list may have of a digest in hexadecimal digits, or of a URL."""
+    return (bytes.fromhex(text),) if _DIGEST.fullmatch(text) else url_digests(text)
+
+
+def first_lines(uri: str, entries: np.ndarray, most: int) -> list[str]:
+    """Returns the first lines of a list, at most `most`, that have one of some entries, `S32`."""
+    wanted = OptOut(entries)
+    lines = read_lines(uri, lambda text: (text, entry(text)))
+    found = (text[:_SHOWN] for text, digest in lines if wanted.has(np.frombuffer(digest, "S32"))[0])
+    return list(itertools.islice(found if len(wanted) else (), most))
 
 
 def read_lines(uri: str, parse: Callable[[str], T]) -> Iterator[T]:
@@ -85,6 +111,33 @@ class OptOut:
         """Returns the number of different entries."""
         return len(self._digests)
 
+    def unmet(self, met: np.ndarray) -> np.ndarray:
+        """Returns the entries, `S32`, ascending, that are not among those that rows meet, `S32` `[m]`."""
+        return np.setdiff1d(self._digests, met)
+
+    def met(self, rows: pa.RecordBatch | pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which embedded rows are on the list, bool `[n]`, and the entries that they meet, `S32`, ascending.
+
+        Args:
+            rows: with the columns `content_key`, `url` and `metadata`, which may state the digest of the original.
+        """
+        keys, texts = as_bytes(content_keys(rows.column("content_key"))), rows.column("metadata").to_pylist()
+        stated = [stated_digest(json.loads(text)) if text else None for text in texts]
+        return self._met(zip(rows.column("url").to_pylist(), keys, stated, strict=True), len(keys))
+
+    def _met(self, rows: Iterable[tuple[str | None, bytes, bytes | None]], count: int) -> tuple[np.ndarray, np.ndarray]:
+        digests: list[bytes] = []
+        owners: list[int] = []
+        for row, (url, key, original) in enumerate(rows):
+            of_row = [key, *(url_digests(url) if url else ()), *((original,) if original else ())]
+            digests += of_row
+            owners += [row] * len(of_row)
+        asked = np.frombuffer(b"".join(digests), "S32")
+        is_met = self.has(asked)
+        found = np.zeros(count, bool)
+        found[np.array(owners, np.int64)[is_met]] = True
+        return found, np.unique(asked[is_met])
+
     def matches(self, urls: Sequence[str | None], content_keys: np.ndarray) -> np.ndarray:
         """Tells which images are on the list.
 
@@ -95,37 +148,28 @@ class OptOut:
         Returns:
             bool `[n]`.
         """
-        # Without a URL the digest of the image stands in, which does not change the answer.
-        of_urls = [_digest(url) if url else key for url, key in zip(urls, _bytes(content_keys), strict=True)]
-        return self._has(content_keys) | self._has(np.frombuffer(b"".join(of_urls), "S32"))
+        keys = as_bytes(content_keys)
+        return self._met(zip(urls, keys, [None] * len(keys), strict=True), len(keys))[0]
 
-    def matches_rows(self, rows: pa.RecordBatch | pa.Table, content_keys: np.ndarray) -> np.ndarray:
-        """Tells which embedded rows are on the list, also by the digest of the original image that their source states.
-
-        Args:
-            rows: with the columns `url` and `metadata`.
-            content_keys: `S32` `[n]` of the rows.
-
-        Returns:
-            bool `[n]`.
-        """
-        stated = [stated_digest(json.loads(text or "{}")) for text in rows.column("metadata").to_pylist()]
-        whole = [digest or key for digest, key in zip(stated, _bytes(content_keys), strict=True)]
-        originals = self._has(np.frombuffer(b"".join(whole), "S32"))
-        return self.matches(rows.column("url").to_pylist(), content_keys) | originals
+    def entry_of(self, url: str | None, *digests: bytes) -> str:
+        """Returns by what an image is on the list: its URL, or the first of its digests that is; empty if it is not."""
+        if url and self.has(np.frombuffer(b"".join(url_digests(url)), "S32")).any():
+            return url
+        return next((digest.hex() for digest in digests if self.has(np.frombuffer(digest, "S32"))[0]), "")
 
     def names(self, url: str | None, content_key: bytes) -> bool:
         """Tells whether one image is on the list."""
-        return bool(self.matches([url], np.frombuffer(content_key, "S32"))[0])
+        return bool(self.entry_of(url, content_key))
 
-    def _has(self, digests: np.ndarray) -> np.ndarray:
+    def has(self, digests: np.ndarray) -> np.ndarray:
+        """Tells which digests, `S32` `[n]`, are entries of the list, bool `[n]`."""
         if not len(self._digests):
             return np.zeros(len(digests), bool)
         places = np.searchsorted(self._digests, digests)
         return self._digests[np.minimum(places, len(self._digests) - 1)] == digests
 
 
-def _bytes(digests: np.ndarray) -> list[bytes]:
-    """Returns digests as bytes; NumPy's own conversion would strip trailing zeros."""
+def as_bytes(digests: np.ndarray) -> list[bytes]:
+    """Returns digests `S32` `[n]` as bytes; NumPy's own conversion would strip trailing zeros."""
     whole = digests.tobytes()
     return [whole[i : i + 32] for i in range(0, len(whole), 32)]

@@ -8,15 +8,18 @@ Finding the rows is up to `opt_out`, `leakage` and `duplicates`, the pipeline to
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from configs.base import Filters
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
-from pipelines.filtering.dropped import REASONS
+from pipelines.filtering import removed_list
+from pipelines.filtering.dropped import REASONS, REMOVED
 from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo
 
@@ -62,9 +65,17 @@ class MemoryShards:
         shards = sorted((shard.number, shard.sha256) for shard in self.shards)
         return manifest.fingerprint([self.config_hash, shards])
 
+    def path(self, shard: MemoryShard) -> str:
+        """Returns the path of a shard's file."""
+        return storage.join(self.folder, f"{shard.name}.parquet")
+
+    def check(self, shard: MemoryShard) -> None:
+        """Raises a `UserError` if the bytes of a shard are not those that were embedded."""
+        manifest.check_sha256(self.path(shard), shard.sha256, "remove it and run web-memory embed again")
+
     def blocks(self, shard: MemoryShard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yields columns of a shard, at most `BLOCK_ROWS` rows at a time; errors as `Embeddings.read`."""
-        path, rows = storage.join(self.folder, f"{shard.name}.parquet"), 0
+        path, rows = self.path(shard), 0
         with schemas.open_parquet(path, columns, {"config_hash": self.config_hash}) as parquet:
             for batch in parquet.iter_batches(BLOCK_ROWS, columns=list(columns)):
                 rows += batch.num_rows
@@ -139,6 +150,27 @@ class DroppedShard:
 
 
 @dataclasses.dataclass(frozen=True)
+class Listed:
+    """How a list of unwanted images met a memory.
+
+    Attributes:
+        entries: different entries of the list.
+        unmet: how many of them no row meets, not even one that was left out while it was embedded.
+        first: the first few of those, as the list has them.
+    """
+
+    entries: int
+    unmet: int
+    first: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Returns `2 of 9 entries met no row: http://..`; empty if each met one."""
+        more = ", .." if self.unmet > len(self.first) else ""
+        shown = f"{self.unmet:,} of {self.entries:,} entries met no row: {', '.join(self.first)}{more}"
+        return shown if self.unmet else ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Selection:
     """A finished selection.
 
@@ -148,6 +180,7 @@ class Selection:
         shards: a file for each shard of the memory, ascending by number; none if no filter was on.
         examples: for each reason with twins the few rows of the lowest similarity, to judge the threshold by.
         fingerprint: of all these, and so of every file.
+        opt_out: how the opt-out list met the memory; None without one.
     """
 
     identity: dict[str, Any]
@@ -155,6 +188,7 @@ class Selection:
     shards: tuple[DroppedShard, ...]
     examples: tuple[Example, ...]
     fingerprint: str
+    opt_out: Listed | None = None
 
 
 def describe(
@@ -177,7 +211,7 @@ def describe(
     identity = {
         "schema_version": schemas.SCHEMA_VERSION,
         "memory": memory.snapshot,
-        "removed": _digest(removed),
+        "removed": removed_list.read(removed).state if removed else None,
         "opt_out": _digest(filters.opt_out),
         "leakage": leakage,
         "splits": [[name, split.snapshot] for name, split in guarded.items()],
@@ -215,17 +249,48 @@ def _digest(path: str) -> str:
     return storage.sha256(path) if path else ""
 
 
-def write(job: SelectionJob, shards: Sequence[DroppedShard], examples: Sequence[Example]) -> None:
+def write(
+    job: SelectionJob, shards: Sequence[DroppedShard], examples: Sequence[Example], opt_out: Listed | None = None
+) -> None:
     """Writes `selection.json`, which makes the folder valid; the files of all shards must exist."""
     on = [reason for reason in REASONS if getattr(job, reason)]
     totals = {reason: sum(shard.dropped.get(reason, 0) for shard in shards) for reason in on}
+    write_file(job.folder, Selection(job.identity, totals, tuple(shards), tuple(examples), "", opt_out))
+
+
+def write_file(folder: str, chosen: Selection) -> None:
+    """Writes `selection.json` into a folder; the fingerprint is that of the contents, whatever `chosen` says."""
     contents = {
-        "identity": job.identity,
-        "totals": totals,
-        "shards": [dataclasses.asdict(shard) for shard in sorted(shards, key=lambda shard: shard.number)],
-        "examples": [dataclasses.asdict(example) for example in examples],
+        "identity": chosen.identity,
+        "totals": chosen.totals,
+        "shards": [dataclasses.asdict(shard) for shard in sorted(chosen.shards, key=lambda shard: shard.number)],
+        "examples": [dataclasses.asdict(example) for example in chosen.examples],
+        "opt_out": json.loads(json.dumps(dataclasses.asdict(chosen.opt_out))) if chosen.opt_out else None,
     }
-    storage.write_json(storage.join(job.folder, FILE), {**contents, "fingerprint": manifest.fingerprint(contents)})
+    storage.write_json(storage.join(folder, FILE), {**contents, "fingerprint": manifest.fingerprint(contents)})
+
+
+def removed_ids(memory_folder: str, shard: str = "") -> np.ndarray:
+    """Returns the ids, int64, of the rows that a finished selection drops as removed, of one shard or of all.
+
+    Raises:
+        UserError: if the selection or one of its files is missing or damaged.
+    """
+    ids = [np.empty(0, np.int64)]
+    for facts in read(memory_folder).shards:
+        if facts.dropped.get(REMOVED) and shard in ("", facts.name):
+            path = storage.join(memory_folder, manifest.DROPPED, f"{facts.name}.parquet")
+            manifest.check_sha256(path, facts.sha256, "remove it and run web-memory embed again")
+            table = schemas.read(path, ["id", "reason"])
+            ids.append(table["id"].to_numpy()[[reason == REMOVED for reason in table["reason"].to_pylist()]])
+    return np.concatenate(ids)
+
+
+def applied(memory_folder: str) -> list[dict[str, Any]]:
+    """Returns the state of the list of removed images that the selection of a memory was made with, if any."""
+    is_made = storage.exists(storage.join(memory_folder, manifest.DROPPED, FILE))
+    state = read(memory_folder).identity.get("removed") if is_made else None
+    return [state] if state else []
 
 
 def read(memory_folder: str) -> Selection:
@@ -243,7 +308,8 @@ def read(memory_folder: str) -> Selection:
         shards = tuple(DroppedShard(**shard) for shard in value["shards"])
         examples = tuple(Example(**example) for example in value["examples"])
         totals = {reason: value["totals"][reason] for reason in REASONS if reason in value["totals"]}
-        return Selection(value["identity"], totals, shards, examples, value["fingerprint"])
+        listed = value["opt_out"] and Listed(**{**value["opt_out"], "first": tuple(value["opt_out"]["first"])})
+        return Selection(value["identity"], totals, shards, examples, value["fingerprint"], listed)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: is not a selection of this version ({error}); remove it and run web-memory embed again"

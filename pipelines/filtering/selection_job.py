@@ -18,28 +18,35 @@ from typing import Any, Literal, TypeAlias
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsList, TaggedOutput
+from apache_beam.pvalue import AsIter, AsList, TaggedOutput
 from apache_beam.utils.shared import Shared
 
-from pipelines import schemas, storage
-from pipelines.filtering import dropped, duplicates, selection
+from pipelines import manifest, schemas, storage
+from pipelines.filtering import dropped, duplicates, opt_out, removed_list, selection
 from pipelines.filtering.dropped import REASONS, REMOVED
 from pipelines.filtering.leakage import Queries
 from pipelines.filtering.opt_out import OptOut
-from pipelines.filtering.selection import DroppedShard, Example, MemoryShard, SelectionJob
+from pipelines.filtering.selection import DroppedShard, Example, Listed, MemoryShard, SelectionJob
 from pipelines.filtering.similarity import NONE, unit
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 from pipelines.schemas import content_keys, unit_keys
 
-_IMAGES, _CELLS = "images", "cells"
+_IMAGES, _CELLS, _MET = "images", "cells", "met"
 _SCREENED = "_screened"
 _EXAMPLES = 4
+# Entries of the opt-out list that no row meets, of which this many are shown.
+_UNMET = 3
 
 Packed = tuple[int, bytes]
 Pair = tuple[int, tuple[bytes, bytes]]
 # Beam types its outputs by this.
-Screened: TypeAlias = Packed | TaggedOutput[Literal["images"], Pair] | TaggedOutput[Literal["cells"], Pair]
+Screened: TypeAlias = (
+    Packed
+    | TaggedOutput[Literal["images"], Pair]
+    | TaggedOutput[Literal["cells"], Pair]
+    | TaggedOutput[Literal["met"], bytes]
+)
 
 
 def run(job: SelectionJob, runner: Runner) -> None:
@@ -57,7 +64,7 @@ def run(job: SelectionJob, runner: Runner) -> None:
             pipeline
             | "Shards" >> beam.Create(shards)
             | "Spread" >> beam.Reshuffle()
-            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, main="drops")
+            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, _MET, main="drops")
         )
         exact = screened[_IMAGES] | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
         near = screened[_CELLS] | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(CompareKeys(job))
@@ -67,7 +74,7 @@ def run(job: SelectionJob, runner: Runner) -> None:
             | "By shard" >> beam.GroupByKey()
             | "Write" >> beam.ParDo(WriteShard(job))
             | "All" >> beam.GroupByKey()
-            | "Finish" >> beam.ParDo(WriteSelection(job))
+            | "Finish" >> beam.ParDo(WriteSelection(job), AsIter(screened[_MET] | "Met" >> beam.Distinct()))
         )
 
     runner.run(build, functools.partial(_measure, job))
@@ -152,18 +159,21 @@ class Screen(beam.DoFn):
         self._columns += ["key"] if job.leakage or job.near_duplicates else []
 
     def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
-        """Yields (shard, packed drops), (bucket, (ids, digests)) and (cell, (ids, keys)) of a shard."""
+        """Yields (shard, packed drops), (bucket, (ids, digests)), (cell, (ids, keys)) and met entries of a shard."""
         job, drops = self._job, [b""]
+        job.memory.check(shard)
+        met = {*self._filtered(shard)}
         centres = duplicates.different(np.frombuffer(b"".join(pivots), np.float16).reshape(-1, job.memory.key.dim))
         for block in job.memory.blocks(shard, self._columns):
             rows = self._rows(block, shard)
-            found = self._drops(rows, block)
+            found = self._drops(rows, block, met)
             drops.append(found.tobytes())
             rows = rows.where(~np.isin(rows.ids, found["id"]))
             if job.exact_duplicates:
                 yield from _by_bucket(rows, job.memory.rows)
             if job.near_duplicates:
                 yield from _by_cell(rows, centres)
+        yield from (TaggedOutput(_MET, entry) for entry in sorted(met))
         # Every shard yields, so that every shard gets a file.
         yield shard.number, b"".join(drops)
         storage.write_json(storage.join(job.folder, _SCREENED, f"{shard.name}.json"), {})
@@ -175,12 +185,34 @@ class Screen(beam.DoFn):
             keys = unit(unit_keys(block.column("key"), self._job.memory.key, shard.name))
         return _Rows(ids, images, keys)
 
-    def _drops(self, rows: _Rows, block: pa.RecordBatch) -> np.ndarray:
-        """Returns `RECORD`s of the rows that a list names or that leak; each row once, the lists first."""
+    def _list(self, reason: str) -> OptOut:
+        """Returns the list of a reason, which a process loads once."""
+        return self._shared_lists[reason].acquire(functools.partial(_load, reason, self._lists[reason]))
+
+    def _filtered(self, shard: MemoryShard) -> list[bytes]:
+        """Returns the entries of the opt-out list that rows of the shard met when it was embedded."""
+        path = storage.join(self._job.memory.folder, manifest.FILTERED, f"{shard.name}.parquet")
+        if "opt_out" not in self._lists or not storage.exists(path):
+            return []
+        table = schemas.read(path, ["filter", "value"])
+        values = [row["value"] for row in table.to_pylist() if row["filter"] == "opt_out"]
+        digests = np.frombuffer(b"".join(part for value in values for part in opt_out.digests_of(value)), "S32")
+        return opt_out.as_bytes(digests[self._list("opt_out").has(digests)])
+
+    def _drops(self, rows: _Rows, block: pa.RecordBatch, met: set[bytes]) -> np.ndarray:
+        """Returns `RECORD`s of the rows that a list names or that leak; each row once, the lists first.
+
+        Args:
+            rows: of the block.
+            block: of the shard.
+            met: gets the entries of the opt-out list that rows meet.
+        """
         found, stays = [np.empty(0, dropped.RECORD)], np.ones(len(rows.ids), bool)
-        for reason, uri in self._lists.items():
-            listed = self._shared_lists[reason].acquire(functools.partial(OptOut.load, uri))
-            is_listed = stays & listed.matches_rows(block, rows.images)
+        for reason in self._lists:
+            is_listed, entries = self._list(reason).met(block)
+            if reason == "opt_out":
+                met |= {*opt_out.as_bytes(entries)}
+            is_listed &= stays
             found.append(dropped.records(rows.ids[is_listed], reason))
             stays &= ~is_listed
         if self._job.leakage:
@@ -193,6 +225,10 @@ class Screen(beam.DoFn):
         found = query != NONE
         query = query[found]
         return dropped.records(rows.ids[found], "leakage", queries.splits[query] + 1, queries.ids[query], cosine[found])
+
+
+def _load(reason: str, uri: str) -> OptOut:
+    return OptOut(removed_list.read(uri).digests) if reason == REMOVED else OptOut.load(uri)
 
 
 def _by_bucket(rows: _Rows, memory_rows: int) -> Iterator[TaggedOutput]:
@@ -276,12 +312,18 @@ class WriteSelection(beam.DoFn):
         """Keeps what workers need."""
         self._job = job
 
-    def process(self, item: tuple[str, Iterable[tuple[DroppedShard, bytes]]]) -> None:
-        """Takes the facts and examples of all shards."""
+    def process(self, item: tuple[str, Iterable[tuple[DroppedShard, bytes]]], met: Iterable[bytes]) -> None:
+        """Takes the facts and examples of all shards, and the entries of the opt-out list that rows meet."""
         shards, examples = zip(*item[1], strict=True)
         rows = _examples(np.frombuffer(b"".join(examples), dropped.RECORD))
         storage.remove(storage.join(self._job.folder, _SCREENED))
-        selection.write(self._job, shards, [self._named(row) for row in rows])
+        listed = self._listed(met) if self._job.opt_out else None
+        selection.write(self._job, shards, [self._named(row) for row in rows], listed)
+
+    def _listed(self, met: Iterable[bytes]) -> Listed:
+        whole = OptOut.load(self._job.opt_out)
+        unmet = whole.unmet(np.frombuffer(b"".join(met), "S32"))
+        return Listed(len(whole), len(unmet), tuple(opt_out.first_lines(self._job.opt_out, unmet, _UNMET)))
 
     def _named(self, row: Any) -> Example:
         splits = list(self._job.splits)

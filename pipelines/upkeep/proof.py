@@ -7,7 +7,8 @@ share, cannot be traced to a row; they are computed again with the index.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ class Proof:
         rows: deleted rows whose ids and content keys were looked for in tables.
         vectors: vectors of the deleted rows that were looked for in tables.
         sampled: vectors among them that were looked for in every byte.
+        later: files of the later stage that still have removed rows.
     """
 
     files: int
@@ -42,6 +44,7 @@ class Proof:
     rows: int
     vectors: int
     sampled: int
+    later: tuple[str, ...] = ()
 
 
 class _Traces:
@@ -122,16 +125,20 @@ def bfloat16_forms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (bits >> np.uint32(16)).astype(np.uint16), (nearest >> np.uint32(16)).astype(np.uint16)
 
 
-def prove(memory: str, folders: Sequence[str], digests: np.ndarray) -> Proof:
+def prove(
+    memory: str, folders: Sequence[str], digests: np.ndarray, known: Mapping[str, str] | None = None, later: str = ""
+) -> Proof:
     """Looks for deleted rows.
 
     Args:
         memory: folder of the memory that the rows were deleted from.
         folders: to search, the memory among them.
         digests: content keys of all images that were ever removed, `S32` `[n]`.
+        known: SHA-256 of files in these folders that have been noted, by path: damage must not hide a row.
+        later: folder of a stage that has not run since; traces there are counted, not an error.
 
     Raises:
-        UserError: at the first trace, naming the file.
+        UserError: at the first trace, naming the file, or if a file is not as it was noted.
     """
     traces = _Traces(memory, digests)
     traces.forgive(memory)
@@ -139,15 +146,23 @@ def prove(memory: str, folders: Sequence[str], digests: np.ndarray) -> Proof:
     files = [path for folder in folders for path in _walk(folder, storage.join(memory, compaction.FOLDER))]
     size_bytes = 0
     for path in files:
-        found = ""
-        if path.endswith(".parquet"):
-            with schemas.open_parquet(path, []) as parquet:
-                found = next(filter(None, map(traces.in_table, parquet.iter_batches(schemas.ROW_GROUP_ROWS))), "")
-        size, is_inside = _search(path, patterns)
+        size, sha256, is_inside = _search(path, patterns)
         size_bytes += size
-        if is_inside or found:
-            raise UserError(f"{path}: still has {found or 'the vector'} of a removed row; delete the file")
-    return Proof(len(files), size_bytes, traces.rows, sum(map(len, traces.vectors.values())), sampled)
+        if (known or {}).get(path, sha256) != sha256:
+            stage = "embed" if path.startswith(f"{memory}/") else "build"
+            raise UserError(f"{path}: is damaged and may hide a row; remove it and run web-memory {stage} again")
+        if found := "the vector" if is_inside else _in_file(traces, path):
+            raise UserError(f"{path}: still has {found} of a removed row; delete the file")
+    after = [path for path in (_walk(later, "") if later else ()) if _in_file(traces, path)]
+    return Proof(len(files), size_bytes, traces.rows, sum(map(len, traces.vectors.values())), sampled, tuple(after))
+
+
+def _in_file(traces: _Traces, path: str) -> str:
+    """Returns the kind of trace that a table has; empty for none, and for other files."""
+    if not path.endswith(".parquet"):
+        return ""
+    with schemas.open_parquet(path, []) as parquet:
+        return next(filter(None, map(traces.in_table, parquet.iter_batches(schemas.ROW_GROUP_ROWS))), "")
 
 
 def _walk(folder: str, without: str) -> Iterator[str]:
@@ -159,14 +174,14 @@ def _walk(folder: str, without: str) -> Iterator[str]:
             yield from _walk(path, without)
 
 
-def _search(path: str, patterns: Sequence[bytes]) -> tuple[int, bool]:
-    """Returns the number of bytes read of a file, and whether one of the patterns is in them."""
-    size, tail, longest = 0, b"", max(map(len, patterns), default=1)
+def _search(path: str, patterns: Sequence[bytes]) -> tuple[int, str, bool]:
+    """Returns size and SHA-256 of a file, and whether one of the patterns is in it."""
+    size, tail, longest, digest, is_inside = 0, b"", max(map(len, patterns), default=1), hashlib.sha256(), False
     with storage.open_read(path) as file:
         while block := file.read(BLOCK_BYTES):
             size += len(block)
+            digest.update(block)
             block = tail + block
-            if any(pattern in block for pattern in patterns):
-                return size, True
+            is_inside = is_inside or any(pattern in block for pattern in patterns)
             tail = block[len(block) - min(longest - 1, len(block)) :]
-    return size, False
+    return size, digest.hexdigest(), is_inside

@@ -2,11 +2,13 @@ import gzip
 import hashlib
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import UserError
+from pipelines.filtering import opt_out
 from pipelines.filtering.opt_out import OptOut
 
 
@@ -24,9 +26,9 @@ def test_entries_are_urls_and_digests_in_any_case(tmp_path):
     text = f"# a comment\n\n  http://host/a\n{image.hex().upper()}\r\nhttps://host/x#part\n"
     listed = _load(tmp_path / "list.txt", text + f"{image.hex()}\n")
     assert len(listed) == 3
-    urls = ["http://host/a", None, "http://host/other", "https://host/x#part", "https://host/x", ""]
-    found = listed.matches(urls, _digests(other, image, image, other, other, other))
-    assert found.tolist() == [True, True, True, True, False, False]
+    urls = ["http://host/a", None, "http://host/other", "https://host/x#part", "https://host/x", "https://host/", ""]
+    found = listed.matches(urls, _digests(other, image, image, other, other, other, other))
+    assert found.tolist() == [True, True, True, True, True, False, False]
     assert listed.names("http://host/a", other) and listed.names(None, image) and not listed.names("http://b", other)
 
 
@@ -53,7 +55,7 @@ def test_an_empty_list_names_nothing(tmp_path):
     "line,words",
     [
         (b"www.host/image.jpg", "'www.host/image.jpg' is neither a URL nor"),
-        (b"http://host/a b", "'http://host/a b' is neither"),
+        (b"http://host/a http://host/b", "'http://host/a http://host/b' is neither"),
         (b"abcdef0123", "'abcdef0123' is neither"),
         (b"1http://host/a", "'1http://host/a' is neither"),
         (b"sha256:" + b"0" * 64, "'sha256:0{64}' is neither"),
@@ -83,3 +85,40 @@ def test_matches_equal_a_set(listed, asked):
     asked = asked + listed[::2]
     found = OptOut(_digests(*listed)).matches([None] * len(asked), _digests(*asked))
     assert found.tolist() == [key in set(listed) for key in asked]
+
+
+EQUAL = [
+    ("https://img.example/a.jpg", "https://img.example/a.jpg"),
+    ("https://IMG.example/b.jpg", "https://img.example/b.jpg"),
+    ("https://img.example/caf%C3%A9.jpg", "https://img.example/caf\u00e9.jpg"),
+    ("https://img.example/d%20e.jpg", "https://img.example/d e.jpg"),
+    ("https://img.example:443/f.jpg", "https://img.example/f.jpg"),
+    ("https://img.example/g.jpg", "https://img.example/g.jpg#top"),
+    ("https://img.example/x/../h.jpg", "https://img.example/h.jpg"),
+    ("https://img.example/i%2d.jpg", "https://img.example/i-.jpg"),
+]
+
+
+@pytest.mark.parametrize("ours, theirs", [*EQUAL, *((theirs, ours) for ours, theirs in EQUAL)])
+def test_urls_are_compared_in_their_normal_form(tmp_path, ours, theirs):
+    listed = _load(tmp_path / "list.txt", f"{theirs}\n")
+    assert listed.matches(
+        [ours, f"{ours}x" if "#" not in ours else "https://h/"], _digests(bytes(32), bytes(32))
+    ).tolist() == [
+        True,
+        False,
+    ]
+    # A list of digests may have been made of the URL as it was.
+    raw = _load(tmp_path / "digests.txt", f"{hashlib.sha256(ours.encode()).hexdigest()}\n")
+    assert raw.names(ours, bytes(32)) and raw.entry_of(ours, bytes(32)) == ours
+
+
+def test_lines_that_rows_do_not_meet(tmp_path):
+    path = tmp_path / "list.txt"
+    listed = _load(path, "# x\nhttp://h/a\nHTTP://H/b\nhttp://h/c\nhttp://h/a\n")
+    rows = pa.table({"content_key": pa.array([bytes(32)], pa.binary(32)), "url": ["http://h/b"], "metadata": ["{}"]})
+    found, met = listed.met(rows)
+    assert found.tolist() == [True] and len(met) == 1
+    unmet = listed.unmet(met)
+    assert opt_out.first_lines(str(path), unmet, 9) == ["http://h/a", "http://h/c", "http://h/a"]
+    assert opt_out.first_lines(str(path), unmet, 1) == ["http://h/a"]

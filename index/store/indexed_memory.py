@@ -1,0 +1,86 @@
+"""The rows that an index can find, read from the memory's shards while a command changes that memory.
+
+A memory that is being changed has no `complete.json`, or one of other rows than the published index has. Its shards are
+replaced one by one, each at once. So a row is read from the shard that has it, and is taken if its image is the one
+that the index knows by its id.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from index.store import index_manifest, shard_store
+from index.store.reader import Index
+from pipelines import manifest, schemas, storage
+from pipelines.errors import UserError
+from pipelines.manifest import Embeddings
+from pipelines.schemas import EncoderInfo, content_keys
+
+
+class IndexedMemory:
+    """Reads rows as `Embeddings` does, but those of an index.
+
+    Attributes:
+        folder: of the memory.
+    """
+
+    def __init__(self, folder: str, index: Index) -> None:
+        """Opens a memory; a `UserError` if the index has been replaced since it was opened."""
+        if index_manifest.read(index.folder)["memory"]["snapshot"] != index.memory_snapshot:
+            raise UserError(f"{folder}: has changed since {index.folder} was opened; run the same command again")
+        self.folder, self._index = folder, index
+        self._shards: dict[int, tuple[str, int]] = {
+            facts["number"]: (name, facts["rows"]) for name, facts in index.facts["memory"]["shards"].items()
+        }
+
+    @property
+    def shard_rows(self) -> dict[int, int]:
+        """Rows of each shard that the index has, by shard number, ascending."""
+        return {number: rows for number, (_, rows) in sorted(self._shards.items())}
+
+    def encoder(self, role: str) -> EncoderInfo:
+        """Returns the encoder of the keys, whatever the role."""
+        return self._index.key_encoder
+
+    def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
+        """Reads columns of the rows of a shard that the index can find and that are unchanged."""
+        name, _ = self._shards[shard]
+        identity = storage.read_json(storage.join(self.folder, manifest.STAGE_FILE))
+        path, wanted = storage.join(self.folder, f"{name}.parquet"), dict.fromkeys(["id", "content_key", *columns])
+        table = schemas.read(path, list(wanted), {"config_hash": manifest.fingerprint(identity)})
+        ids, images = self._live
+        if not len(ids) or not table.num_rows:
+            return table.slice(0, 0).select(list(columns))
+        place = np.minimum(np.searchsorted(ids, table["id"].to_numpy()), len(ids) - 1)
+        is_same = (ids[place] == table["id"].to_numpy()) & (images[place] == content_keys(table["content_key"]))
+        return table.filter(pa.array(is_same)).select(list(columns))
+
+    @functools.cached_property
+    def _live(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids, int64, ascending, and content keys, `S32`, of all rows that can be found."""
+        index, parts = self._index, [(np.empty(0, np.int64), np.empty(0, "S32"))]
+        parts += [live_rows(index, number) for number in range(len(index.shards))]
+        ids, images = (np.concatenate(each) for each in zip(*parts, strict=True))
+        order = np.argsort(ids)
+        return ids[order], images[order]
+
+
+def live_rows(index: Index, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids int64 and content keys `S32` of the rows of an index shard that can be found."""
+    ids, images = shard_store.read_names(index.folder, index.shards[number])
+    live = np.ones(len(ids), bool)
+    live[index.removed(number)] = False
+    return ids[live], images[live]
+
+
+def open_memory(folder: str, index: Index) -> Embeddings | IndexedMemory:
+    """Returns the memory of an index: as it is, or, while it is being changed, the rows that the index can find."""
+    try:
+        memory = Embeddings(folder)
+    except UserError:
+        if not storage.exists(storage.join(folder, manifest.STAGE_FILE)):
+            raise
+        return IndexedMemory(folder, index)
+    return memory if memory.snapshot == index.memory_snapshot else IndexedMemory(folder, index)
