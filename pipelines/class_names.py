@@ -1,36 +1,88 @@
-"""Files of class names: one name a line, after its last tab; commas separate synonyms."""
+"""Text files that people write, line by line, and those of class names: one name a line, after its last tab.
 
-import codecs
+This is the one reader of such files, whatever stage reads them: UTF-8, with or without a byte order mark. Only a line
+feed, perhaps after a carriage return, ends a line: a name may contain the other characters that `str.splitlines` takes
+for ends.
+"""
+
+import io
+from collections.abc import Iterator
 
 from pipelines import storage
 from pipelines.errors import UserError
 
+MAX_LINE_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
+"""Size of the blocks in which a text file is read."""
+
 _MAX_BYTES = 256 << 20
+# What a line takes beside its text.
+_LINE_BYTES = 16
+_MARK = "\ufeff"
+
+
+def open_text(uri: str) -> io.BufferedReader:
+    """Opens a text file, which may be compressed, for reading bytes; errors as `storage.open_read`."""
+    # Files of stores and of some compressions read lines byte by byte, or not at all.
+    return io.BufferedReader(storage.open_decompressed(uri), BLOCK_BYTES)  # type: ignore[arg-type]
+
+
+def read_raw_lines(uri: str, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:
+    """Yields number (from 1) and bytes of each line of a file, which may be compressed, with the line's end.
+
+    Raises:
+        UserError: if it cannot be read, is cut off, or has a line longer than `max_bytes`.
+    """
+    number = 0
+    try:
+        with open_text(uri) as file:
+            for number, line in enumerate(iter(lambda: file.readline(max_bytes + 1), b""), start=1):
+                if len(line) > max_bytes:
+                    raise UserError(f"{uri}, line {number}: is longer than {max_bytes:,} bytes; is it a list?")
+                yield number, line
+    except storage.BROKEN_STREAM as error:
+        raise UserError(f"{uri}: cannot be read to its end, it breaks off after line {number} ({error})") from error
+
+
+def decode_line(uri: str, number: int, line: bytes) -> str:
+    """Returns a line as text, without a byte order mark; a `UserError` names it if it is not UTF-8."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{uri}, line {number}: is not UTF-8 text ({error}); save the file as UTF-8") from error
+    if number == 1 and "\0" in text:
+        # UTF-16 without a mark: each second byte of what is ASCII.
+        raise UserError(f"{uri}, line 1: is not UTF-8 text (it has zero bytes); save the file as UTF-8")
+    # Files that are joined to one keep the mark of each.
+    return text.lstrip(_MARK) if text.startswith(_MARK) else text
+
+
+def read_lines(uri: str, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
+    """Yields number (from 1) and text of each line of a UTF-8 file, without its end.
+
+    Raises:
+        UserError: as `read_raw_lines` and `decode_line`, and if carriage returns alone end its lines.
+    """
+    for number, line in read_raw_lines(uri, max_bytes):
+        text = decode_line(uri, number, line).rstrip("\r\n")
+        if "\r" in text:
+            raise UserError(f"{uri}, line {number}: has a carriage return in it; save the file with line feeds")
+        yield number, text
 
 
 def read(uri: str) -> list[str]:
-    """Returns the class names of a UTF-8 file, which may be compressed and begin with a byte order mark.
+    """Returns the class names of a file.
 
     Raises:
-        UserError: if the file cannot be read, is broken or too large, or has a line that is not UTF-8.
+        UserError: as `read_lines`, and if the file is too large.
     """
-    with storage.open_decompressed(uri) as file:
-        try:
-            data = file.read(_MAX_BYTES + 1)
-        except storage.BROKEN_STREAM as error:
-            raise UserError(f"{uri}: cannot be read ({error})") from error
-    if len(data) > _MAX_BYTES:
-        raise UserError(f"{uri}: is larger than {_MAX_BYTES:,} bytes; is it a list of class names?")
-    # Only "\n" ends a line: a name may contain the other characters that `str.splitlines` looks for.
-    lines = data.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n") if data else []
-    return [_name(uri, number, line) for number, line in enumerate(lines, start=1)]
-
-
-def _name(uri: str, number: int, line: bytes) -> str:
-    try:
-        return line.decode().rpartition("\t")[2].strip()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{uri}, line {number}: is not UTF-8 text ({error})") from error
+    names, size = [], 0
+    for _, line in read_lines(uri):
+        size += len(line) + _LINE_BYTES
+        if size > _MAX_BYTES:
+            raise UserError(f"{uri}: is larger than {_MAX_BYTES:,} bytes; is it a list of class names?")
+        names.append(line.rpartition("\t")[2].strip())
+    return names
 
 
 def synonyms(name: str) -> list[str]:

@@ -13,10 +13,11 @@ import json
 import lzma
 import os
 import pathlib
+import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import fsspec
@@ -27,6 +28,14 @@ from pipelines.errors import UserError
 
 TEMPORARY = ".tmp-"
 """Part of the name of every file that is not whole yet."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_COMPRESSED = re.compile(
+    rb"(?P<gzip>\x1f\x8b\x08)|(?P<bz2>BZh[1-9](?:1AY&SY|\x17rE8P\x90))|(?P<xz>\xfd7zXZ\0)|(?P<zstd>\x28\xb5\x2f\xfd)"
+)
+_ZLIB = re.compile(rb"x[\x01\x5e\x9c\xda]")
+HEAD_BYTES = 12
+"""First bytes of a file, by which its compression is recognised."""
 
 # What reading compressed bytes raises if they are broken or end early, and what a store raises if it fails.
 BROKEN_STREAM = (OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -63,8 +72,13 @@ def join(root: str, *parts: str) -> str:
     for part in parts:
         if not part:
             continue
-        path = part if not path or part.startswith("/") or "://" in part else f"{path.rstrip('/')}/{part}"
+        path = part if not path or part.startswith("/") or is_url(part) else f"{path.rstrip('/')}/{part}"
     return path
+
+
+def is_url(uri: str) -> bool:
+    """Tells whether a path begins with a scheme, as `gs://bucket/x` does; all others are of this machine."""
+    return bool(_URL.match(uri))
 
 
 def name(uri: str) -> str:
@@ -73,9 +87,18 @@ def name(uri: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Returns the driver of a path and what the driver calls it; a `UserError` if there is no such driver."""
+    """Returns the driver of a path and what the driver calls it; a `UserError` if there is no such driver.
+
+    Every character is taken literally: drivers are not chained by `::`. Only a leading `~/` is the home folder.
+    """
+    scheme = _URL.match(uri)
+    if not scheme:
+        path = os.path.expanduser(uri) if uri == "~" or uri.startswith("~/") else uri.removeprefix("./")
+        return LocalFileSystem(), os.path.join(os.getcwd(), "" if path == "." else path).rstrip("/") or "/"
+    protocol = scheme[0].removesuffix("://")
     try:
-        return fsspec.core.url_to_fs(uri)
+        driver = fsspec.get_filesystem_class(protocol)
+        return fsspec.filesystem(protocol, **driver._get_kwargs_from_urls(uri)), driver._strip_protocol(uri)
     except (ImportError, ValueError) as error:
         raise UserError(f"{uri}: no storage driver for this kind of path ({error})") from error
 
@@ -102,32 +125,43 @@ def open_decompressed(uri: str) -> IO[bytes]:
     return decompressed(open_read(uri), uri)
 
 
-def decompressed(file: IO[bytes], uri: str) -> IO[bytes]:
-    """Decompresses an open file as its suffix says: .gz, .tgz, .bz2, .xz or .zst; others are returned as they are.
+def decompressed(file: IO[bytes], uri: str, is_plain: Callable[[bytes], bool] | None = None) -> IO[bytes]:
+    """Decompresses an open file: gzip, bzip2, xz or zstd, recognised by its first bytes or else by its suffix.
 
     Reading it raises one of `BROKEN_STREAM` if the bytes are broken or end early.
+
+    Args:
+        file: at its start.
+        uri: its place, for the suffix.
+        is_plain: for a format whose first bytes may be any: tells whether `HEAD_BYTES` of them are those of a file that
+            is not compressed. If they are not, zlib, which too few bytes tell from text, is recognised as well.
     """
-    if uri.lower().endswith(".zst"):
-        # fsspec's reader stops after the first frame, whether or not it is whole.
-        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
-    compression = "gzip" if uri.endswith(".tgz") else fsspec.utils.infer_compression(uri)
-    if compression in (None, "zip"):
-        return file
-    return fsspec.compression.compr[compression](file, mode="rb")
+    if not file.seekable():
+        file = io.BufferedReader(file)  # type: ignore[type-var]
+    head = _head(file)
+    kind = None
+    if not (is_plain and is_plain(head)):
+        found = _COMPRESSED.match(head)
+        kind = (found.lastgroup if found else None) or _by_suffix(uri)
+        kind = "zlib" if is_plain and not kind and _ZLIB.match(head) else kind
+    if kind in ("zstd", "zlib"):
+        # fsspec's reader of zstd stops after the first frame, whether or not it is whole; Arrow's gzip also reads zlib.
+        codec = {"zlib": "gzip"}.get(kind, kind)
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec))
+    return fsspec.compression.compr[kind](file, mode="rb") if kind else file
 
 
-def fetch_folder(uri: str, cache: pathlib.Path) -> pathlib.Path:
-    """Returns the copy of a remote folder in a local cache; copies it if it has changed or is not there yet."""
-    fs, path = filesystem(uri)
-    entries = sorted(fs.find(path, detail=True).items())
-    if not entries:
-        raise MissingFile(f"{uri}: no such folder")
-    digest = hashlib.sha256(repr([(file, _etag(info)) for file, info in entries]).encode()).hexdigest()
-    target = cache / f"{name(uri)}-{digest[:12]}"
-    if not target.exists():
-        with atomic_folder(str(target)) as temporary:
-            fs.get(path.rstrip("/") + "/", temporary.rstrip("/") + "/", recursive=True)
-    return target
+def _head(file: IO[bytes]) -> bytes:
+    """Returns the first bytes of an open file, which stays at its start."""
+    if isinstance(file, io.BufferedReader):
+        return file.peek(HEAD_BYTES)[:HEAD_BYTES]
+    head, _ = file.read(HEAD_BYTES), file.seek(0)
+    return head
+
+
+def _by_suffix(uri: str) -> str | None:
+    kind = "gzip" if uri.lower().endswith(".tgz") else fsspec.utils.infer_compression(uri)
+    return None if kind == "zip" else kind
 
 
 def exists(uri: str) -> bool:
@@ -244,7 +278,7 @@ def atomic_folder(uri: str) -> Iterator[str]:
     fs, path = filesystem(uri)
     with _renamed(fs, path) as temporary:
         fs.makedirs(temporary, exist_ok=True)
-        yield fs.unstrip_protocol(temporary) if "://" in uri else temporary
+        yield fs.unstrip_protocol(temporary) if is_url(uri) else temporary
         _delete(fs, path)
 
 

@@ -1,5 +1,6 @@
 """The files of a model on this machine: built, downloaded, copied from a store, or in a folder of the user's."""
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -30,9 +31,25 @@ def local_folder(model: str) -> pathlib.Path:
         return builtin.ensure(model, cache / "encoders")
     if model.startswith(URL):
         return _from_hub(model)
-    if "://" in model:
-        return storage.fetch_folder(model, cache / "encoders")
+    if storage.is_url(model):
+        return _from_store(model, cache / "encoders")
     return pathlib.Path(model)
+
+
+def _from_store(uri: str, cache: pathlib.Path) -> pathlib.Path:
+    """Returns the copy of a folder of a store in a local cache; copies it if it has changed or is not there yet."""
+    fs, path = storage.filesystem(uri)
+    entries = sorted(fs.find(path, detail=True).items())
+    if not entries:
+        raise storage.MissingFile(f"{uri}: no such folder")
+    etags = [(file, storage.Found.of(file, info).etag) for file, info in entries]
+    target = cache / f"{storage.name(uri)}-{hashlib.sha256(repr(etags).encode()).hexdigest()[:12]}"
+    if not target.exists():
+        with storage.atomic_folder(str(target)) as temporary:
+            # Lists, because a path with `*`, `?` or `[` would be a pattern.
+            files = [file for file, _ in entries]
+            fs.get(files, [temporary + file[len(path.rstrip("/")) :] for file in files])
+    return target
 
 
 def _from_hub(url: str) -> pathlib.Path:

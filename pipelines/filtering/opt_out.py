@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipelines import storage
+from pipelines import class_names
 from pipelines.errors import UserError
 from pipelines.filtering import urls
 from pipelines.schemas import content_keys
@@ -73,22 +73,14 @@ def read_lines(uri: str, parse: Callable[[str], T]) -> Iterator[T]:
     Raises:
         UserError: if the file cannot be read, or a line is wrong.
     """
-    number = 0
-    try:
-        with storage.open_decompressed(uri) as file:
-            while line := file.readline(_MAX_LINE_BYTES):
-                number += 1
-                if len(line) >= _MAX_LINE_BYTES:
-                    raise ValueError(f"is longer than {_MAX_LINE_BYTES:,} bytes")
-                text = line.decode().strip()
-                if text and not text.startswith("#"):
-                    yield parse(text)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{uri}, line {number}: is not UTF-8 ({error.reason})") from error
-    except storage.BROKEN_STREAM as error:
-        raise UserError(f"{uri}: cannot be read after line {number} ({error})") from error
-    except ValueError as error:
-        raise UserError(f"{uri}, line {number}: {error}") from error
+    for number, line in class_names.read_lines(uri, _MAX_LINE_BYTES):
+        text = line.strip()
+        if text and not text.startswith("#"):
+            try:
+                parsed = parse(text)
+            except ValueError as error:
+                raise UserError(f"{uri}, line {number}: {error}") from error
+            yield parsed
 
 
 class OptOut:

@@ -87,16 +87,26 @@ _NAMED_LABELS = {"image_list", "table"}
 
 
 def resolve(source: Source, data: str) -> Source:
-    """Returns a source with whole paths, below the data folder; a folder of images is its own image root."""
-    path = ",".join(storage.join(data, part) for part in patterns.split(source.path))
-    root = path if source.format == "image_folder" else storage.join(data, source.image_root)
+    """Returns a source with whole paths, below the data folder; a folder of images is its own image root.
+
+    All are literal but `path` and, of YFCC15M, `metadata`, which are patterns below a literal data folder.
+    """
+    is_folder = source.format == "image_folder"
+    path = storage.join(data, source.path) if is_folder else _below(data, source.path)
+    root = path if is_folder else storage.join(data, source.image_root)
+    whole = _below if source.format == "yfcc15m" else storage.join
     return dataclasses.replace(
         source,
         path=path,
         image_root=root or ".",
-        metadata=source.metadata and storage.join(data, source.metadata),
+        metadata=source.metadata and whole(data, source.metadata),
         class_names=source.class_names and storage.join(data, source.class_names),
     )
+
+
+def _below(data: str, path: str) -> str:
+    """Returns patterns below a folder, every character of which is literal."""
+    return ",".join(storage.join(patterns.quote(data), part) for part in patterns.split(path))
 
 
 def brought_dims(source: Source) -> dict[str, int]:

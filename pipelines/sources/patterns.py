@@ -1,31 +1,49 @@
 """The patterns that a source's paths may be: several, with wildcards and braces; and the files that match them."""
 
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import bracex
 import fsspec
+from fsspec.utils import glob_translate
 
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.storage import Found
 
 _MAX_PATHS = 10_000_000
-_WILDCARDS = "*?["
+# A class in brackets, or any other character.
+_TOKEN = re.compile(r"\[!?\]?[^\]]*\]|.", re.DOTALL)
+_SPECIAL = re.compile(r"^\s+|[*?\[{},\\]")
+_QUOTED = re.compile(r"\[([*?\[{},\\\s])\]")
+# What bracex, which knows no brackets, must take literally.
+_BRACKETED = re.compile(r"\[([{},\\])\]")
 
 _Listing = dict[str, dict[str, Any]]
+
+
+def quote(path: str) -> str:
+    """Returns a pattern that only this path matches: what is special in a pattern is put into brackets."""
+    return _SPECIAL.sub(lambda found: "".join(f"[{character}]" for character in found[0]), path)
+
+
+def shown(pattern: str) -> str:
+    """Returns a pattern as people write it, for messages: without the brackets of `quote`."""
+    return _QUOTED.sub(r"\1", pattern)
 
 
 def split(patterns: str) -> list[str]:
     """Splits a list of patterns at its commas, except those within braces or brackets."""
     found, depth = [""], 0
-    for character in patterns:
-        depth += (character in "{[") - (character in "}]" and depth > 0)
-        if character == "," and not depth:
+    for token in _TOKEN.findall(patterns):
+        depth += (token == "{") - (token == "}" and depth > 0)
+        if token == "," and not depth:
             found.append("")
         else:
-            found[-1] += character
+            found[-1] += token
     return [part.strip() for part in found if part.strip()]
 
 
@@ -37,7 +55,7 @@ def files(path: str) -> list[Found]:
     """
     found = glob(path)
     if not found:
-        raise UserError(f"{path}: matches no file; check --config.data and the source's path")
+        raise UserError(f"{shown(path)}: matches no file; check --config.data and the source's path")
     return found
 
 
@@ -45,8 +63,8 @@ def glob(patterns: str) -> list[Found]:
     """Returns the files that match the user's patterns, sorted, without temporary ones.
 
     Args:
-        patterns: one or more, separated by commas (so no name may contain one): `*`, `?`, `[..]`, and braces with
-            words or ranges (`{00000..00127}.tar`, `{train,val}/*`).
+        patterns: one or more, separated by commas: `*`, `?`, `[..]`, and braces with words or ranges
+            (`{00000..00127}.tar`, `{train,val}/*`). In brackets, as in `[,]`, these characters are literal (`quote`).
 
     Raises:
         UserError: if braces name more than ten million paths, or a path without wildcards does not exist.
@@ -55,11 +73,13 @@ def glob(patterns: str) -> list[Found]:
     folders: dict[str, _Listing] = {}
     fresh: list[fsspec.AbstractFileSystem] = []
     for like in _expand(patterns):
-        fs, path = storage.filesystem(like)
+        prefix, rest = _literal_prefix(like)
+        fs, path = storage.filesystem(prefix)
         if fs not in fresh:
             fs.invalidate_cache()
             fresh.append(fs)
-        for match, info in _matches(like, fs, path, folders).items():
+        matches = _below(fs, path, rest) if rest else _named(prefix, fs, path, folders)
+        for match, info in matches.items():
             uri = _as_named(match, like, fs)
             if info["type"] == "file" and storage.TEMPORARY not in uri:
                 found[uri] = Found.of(uri, info)
@@ -70,29 +90,52 @@ def _expand(patterns: str) -> Iterator[str]:
     left = _MAX_PATHS
     for part in split(patterns):
         try:
-            paths = bracex.expand(part, limit=left)
+            paths = bracex.expand(_BRACKETED.sub(r"\\\1", part), limit=left)
         except bracex.ExpansionLimitException as error:
             raise UserError(f"{part}: its braces name more than {_MAX_PATHS:,} paths") from error
         left = max(left - len(paths), 1)
         yield from paths
 
 
-def _matches(like: str, fs: fsspec.AbstractFileSystem, path: str, folders: dict[str, _Listing]) -> _Listing:
-    """Returns what matches one pattern; `folders` keeps the listings of folders whose files are named one by one."""
-    if any(wildcard in like for wildcard in _WILDCARDS):
-        return fs.glob(path, detail=True)
+def _literal(part: str) -> str | None:
+    """Returns the one name that a part of a path matches; None if it has wildcards."""
+    tokens = _TOKEN.findall(part)
+    single = [len(token) == 3 and token[1] != "!" for token in tokens]
+    if any(token in "*?" or (len(token) > 1 and not alone) for token, alone in zip(tokens, single, strict=True)):
+        return None
+    return "".join(token[1] if alone else token for token, alone in zip(tokens, single, strict=True))
+
+
+def _literal_prefix(like: str) -> tuple[str, str]:
+    """Splits a pattern into the folder before its first wildcard, unquoted, and the pattern below it, if any."""
+    parts = like.split("/")
+    names = list(itertools.takewhile(lambda name: name is not None, map(_literal, parts)))
+    rest = "/".join(parts[len(names) :])
+    return "/".join(map(str, names)) + ("/" if rest and names else ""), rest
+
+
+def _below(fs: fsspec.AbstractFileSystem, folder: str, pattern: str) -> _Listing:
+    """Returns the files below a folder that match a pattern; as the driver's `glob`, with a folder of any name."""
+    depth = None if "**" in pattern else pattern.count("/") + 1
+    begin, wanted = len(folder.rstrip("/")) + 1, re.compile(glob_translate(pattern))
+    entries = fs.find(folder, maxdepth=depth, detail=True)
+    return {path: info for path, info in entries.items() if wanted.match(path[begin:])}
+
+
+def _named(uri: str, fs: fsspec.AbstractFileSystem, path: str, folders: dict[str, _Listing]) -> _Listing:
+    """Returns one file; `folders` keeps the listings of folders, one for all of their files that are named."""
     parent = path.rpartition("/")[0]
     folder = fs.unstrip_protocol(parent)
     if folder not in folders:
         # One listing instead of a request for every file.
         folders[folder] = storage.listed(fs, parent)
     if path not in folders[folder]:
-        raise storage.MissingFile(f"{like}: no such file")
+        raise storage.MissingFile(f"{uri}: no such file")
     return {path: folders[folder][path]}
 
 
 def _as_named(path: str, like: str, fs: fsspec.AbstractFileSystem) -> str:
     """Returns a path as the user named it: relative if `like` is, with a protocol if it has one."""
-    if "://" in like:
+    if storage.is_url(like):
         return fs.unstrip_protocol(path)
     return path if like.startswith("/") else os.path.relpath(path)

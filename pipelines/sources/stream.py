@@ -7,6 +7,7 @@ If a store fails, that is a `UserError`, and the shard is read again; bytes that
 import contextlib
 import io
 import types
+from collections.abc import Callable
 from typing import Any
 
 from pipelines import storage
@@ -62,13 +63,13 @@ def open_stored(uri: str) -> io.BufferedReader:
 
 
 class Stream:
-    """Reads a file from start to end, decompressed as its suffix says: .gz, .tgz, .bz2, .xz or .zst."""
+    """Reads a file from start to end, decompressed as `storage.decompressed` does."""
 
-    def __init__(self, uri: str) -> None:
-        """Opens it; errors as `storage.open_read`."""
+    def __init__(self, uri: str, is_plain: Callable[[bytes], bool] | None = None) -> None:
+        """Opens it; `is_plain` as of `storage.decompressed`, errors as `storage.open_read`."""
         self._stack = contextlib.ExitStack()
         self._stored = self._stack.enter_context(open_stored(uri))
-        self._file = self._stack.enter_context(storage.decompressed(self._stored, uri))
+        self._file = self._stack.enter_context(storage.decompressed(self._stored, uri, is_plain))
         self._plain = self._file is self._stored
         self._count = 0
 

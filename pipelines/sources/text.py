@@ -1,4 +1,4 @@
-"""What the parsers of lists share: their files, and bounded streams of lines and of JSON objects."""
+"""What the parsers of lists share: their files, and bounded streams of lines (`class_names`) and of JSON objects."""
 
 import io
 import json
@@ -7,53 +7,17 @@ from typing import Any
 
 from configs.base import Source
 from pipelines import storage
+from pipelines.class_names import BLOCK_BYTES, open_text
+from pipelines.class_names import decode_line as decode_line
+from pipelines.class_names import read_lines as read_lines
+from pipelines.class_names import read_raw_lines as read_raw_lines
 from pipelines.errors import UserError
 from pipelines.sources import patterns
-
-MAX_LINE_BYTES = 1 << 20
-BLOCK_BYTES = 1 << 20
-"""Size of the blocks in which a file is read, and of the longest JSON value."""
 
 
 def files(source: Source) -> list[str]:
     """Returns the lists that a source names, sorted; errors as `patterns.files`."""
     return [file.uri for file in patterns.files(source.path)]
-
-
-def _open(uri: str) -> io.BufferedReader:
-    # Files of stores and of some compressions read lines byte by byte, or not at all.
-    return io.BufferedReader(storage.open_decompressed(uri), BLOCK_BYTES)  # type: ignore[arg-type]
-
-
-def read_raw_lines(uri: str) -> Iterator[tuple[int, bytes]]:
-    """Yields number (from 1) and bytes of each line of a file, which may be compressed, with the line's end.
-
-    Raises:
-        UserError: if it cannot be read, is cut off, or has a line longer than `MAX_LINE_BYTES`.
-    """
-    number = 0
-    with _open(uri) as file:
-        try:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
-                if len(line) > MAX_LINE_BYTES:
-                    raise UserError(f"{uri}, line {number}: is longer than {MAX_LINE_BYTES:,} bytes; is it a list?")
-                yield number, line
-        except storage.BROKEN_STREAM as error:
-            raise UserError(f"{uri}: breaks off after line {number} ({error})") from error
-
-
-def decode_line(uri: str, number: int, line: bytes) -> str:
-    """Returns a line as text, without a byte order mark; a `UserError` names it if it is not UTF-8."""
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{uri}, line {number}: is not UTF-8 text ({error})") from error
-
-
-def read_lines(uri: str) -> Iterator[tuple[int, str]]:
-    """Yields number (from 1) and text of each line of a UTF-8 file, without its end; errors as `read_raw_lines`."""
-    for number, line in read_raw_lines(uri):
-        yield number, decode_line(uri, number, line).rstrip("\r\n")
 
 
 def read_json_arrays(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -65,7 +29,7 @@ def read_json_arrays(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     Raises:
         UserError: if the file is not such JSON, with the place.
     """
-    with _open(uri) as file:
+    with open_text(uri) as file:
         scanner = _Scanner(file)
         try:
             yield from scanner.arrays()
@@ -77,7 +41,7 @@ def read_json_arrays(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 
 class _Scanner:
-    """Reads JSON values from a stream, each no longer than `BLOCK_BYTES`."""
+    """Reads JSON values from a stream, each no longer than a block."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self._text = io.TextIOWrapper(file, encoding="utf-8-sig")

@@ -16,12 +16,15 @@ from pipelines.errors import UserError
         ("caf\u00e9\nline\u2028 and\x0bline\x85\n".encode(), ["caf\u00e9", "line\u2028 and\x0bline"]),
         (b"a\n\nb\n\n", ["a", "", "b", ""]),
         (b"", []),
+        (b"\xef\xbb\xbf\xef\xbb\xbfa\n\xef\xbb\xbfb\n", ["a", "b"]),
+        ("a\x0cb\n\x1cc\u2029d\x85\n".encode(), ["a\x0cb", "c\u2029d"]),
     ],
 )
 def test_a_line_is_a_name(tmp_path, data, names):
-    for path, packed in ((tmp_path / "names.txt", data), (tmp_path / "names.txt.gz", gzip.compress(data))):
-        path.write_bytes(packed)
-        assert class_names.read(str(path)) == names
+    packed = gzip.compress(data)
+    for name, whole in (("names.txt", data), ("names.txt.gz", packed), ("x", packed)):
+        (tmp_path / name).write_bytes(whole)
+        assert class_names.read(str(tmp_path / name)) == names
 
 
 def test_what_is_no_text_is_named(tmp_path):
@@ -29,6 +32,17 @@ def test_what_is_no_text_is_named(tmp_path):
     path.write_bytes(b"a\ncaf\xe9\n")
     with pytest.raises(UserError, match="names.txt, line 2: is not UTF-8 text"):
         class_names.read(str(path))
+    for data, problem in {
+        "a\nK\u00f6nig\n".encode("latin-1"): "line 2: is not UTF-8 text",
+        "a\nb\n".encode("utf-16"): "line 1: is not UTF-8 text",
+        "a\nb\n".encode("utf-16-le"): r"line 1: is not UTF-8 text \(it has zero bytes\)",
+        "a\nb\n".encode("utf-32"): "line 1: is not UTF-8 text",
+        b"a\rb\rc\r": "line 1: has a carriage return in it",
+        b"a\n\xed\xa0\x80\n": "line 2: is not UTF-8 text",
+    }.items():
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=f"names.txt, {problem}"):
+            class_names.read(str(path))
     packed = tmp_path / "names.txt.gz"
     packed.write_bytes(gzip.compress(b"a\n" * 100)[:-4])
     with pytest.raises(UserError, match="names.txt.gz: cannot be read"):

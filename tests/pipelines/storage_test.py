@@ -153,3 +153,82 @@ def _pack(suffix, data):
 def test_files_of_this_machine_have_a_path(tmp_path):
     assert storage.local_path(str(tmp_path)) == storage.local_path(f"file://{tmp_path}") == str(tmp_path)
     assert storage.local_path("memory://x") is None
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+def test_compression_is_recognised_by_the_first_bytes(root, suffix):
+    for name, data in (("list.txt", b"cat/0.png 0\n"), ("00000.tar", bytes(1024)), ("odd.gz", b"z" * 9), ("none", b"")):
+        with storage.atomic_write(f"{root}/{name}") as file:
+            file.write(_pack(suffix, data))
+        with storage.open_decompressed(f"{root}/{name}") as file:
+            assert file.read() == data
+
+
+def test_what_only_begins_like_a_compression_is_left_as_it_is(root):
+    for data in (b"", b"B", b"BZh9 is a postcode", b"x^2 + 1", b"\x1f\x8b", b"(\xb5/", b"plain"):
+        with storage.atomic_write(f"{root}/x.txt") as file:
+            file.write(data)
+        with storage.open_decompressed(f"{root}/x.txt") as file:
+            assert file.read() == data
+
+
+ODD_NAMES = [
+    "a [1] b",
+    "a,b",
+    "a::b",
+    "simplecache::x",
+    "back\\slash",
+    "100%41 {0..3}{x,y}",
+    "#1?q=*&[!a]",
+    "[z-a]{",
+    "~x",
+    "file:x",
+    "local:x",
+    "C:",
+    "a:b",
+    "caf\u00e9 \u2028 \U0001f600",
+    "two\nlines",
+    " begins and ends ",
+    "..x..",
+    "$HOME",
+    "'quoted\"",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_every_character_of_a_path_is_literal(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "decoy").mkdir()
+    for root in (f"{tmp_path}/{name}", name):
+        storage.write_json(storage.join(root, "deep", name, "x.json"), [root])
+        assert storage.read_json(f"{root}/deep/{name}/x.json") == [root]
+        assert (tmp_path / name / "deep" / name / "x.json").is_file()
+        assert storage.exists(root) and storage.found(f"{root}/deep/{name}/x.json")
+        assert storage.files(f"{root}/deep/{name}", ".json") == [f"{root}/deep/{name}/x.json"]
+        assert storage.local_path(root) == str(tmp_path / name)
+        with storage.atomic_folder(f"{root}/folder") as temporary, open(f"{temporary}/y", "w") as file:
+            file.write("y")
+        storage.copy(f"{root}/folder/y", f"{root}/z")
+        storage.remove(f"{root}/folder")
+        storage.remove_temporaries(root)
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["deep", "z"]
+        storage.remove(root)
+        assert [path.name for path in tmp_path.iterdir()] == ["decoy"]
+
+
+def test_urls_are_literal_too():
+    for root in ("memory://odd[1]*", "memory://a,b", "memory://a%41#?"):
+        storage.write_json(f"{root}/x.json", root)
+        assert storage.read_json(f"{root}/x.json") == root
+        assert storage.files(root, ".json") == [f"{root}/x.json"]
+        storage.remove(root)
+        assert not storage.exists(f"{root}/x.json")
+    assert storage.is_url("s3+v-1.x://a") and not storage.is_url("C://a") and not storage.is_url("a/b://c")
+
+
+def test_the_home_folder_is_the_only_abbreviation(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.local_path("~/x") == f"{tmp_path}/x"
+    assert storage.local_path("~root") == f"{os.getcwd()}/~root"
+    assert storage.local_path(".") == storage.local_path("") == os.getcwd() and storage.local_path("/") == "/"
+    assert storage.local_path("./x/") == f"{os.getcwd()}/x"

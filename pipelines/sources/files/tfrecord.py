@@ -48,6 +48,11 @@ def _masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def _is_plain(head: bytes) -> bool:
+    """Tells whether a file begins with the length of a record, which may look like any compression's first bytes."""
+    return len(head) == 12 and _masked_crc(head[:8]) == int.from_bytes(head[8:], "little")
+
+
 def _records(stream: Stream, limit: int) -> Iterator[bytes | str]:
     """Yields the data of each record as bytes, or a text that says why it cannot be read.
 
@@ -237,7 +242,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     missing = {theirs for _, _, theirs in (entry.partition("=") for entry in shard.source.fields)}
     features: dict[str, memoryview] = {}
     number = 0
-    with Stream(shard.uri) as stream:
+    with Stream(shard.uri, _is_plain) as stream:
         try:
             for record in _records(stream, embed.max_image_bytes + _MAX_OTHER_BYTES):
                 if isinstance(record, str):

@@ -32,6 +32,17 @@ def test_entries_are_urls_and_digests_in_any_case(tmp_path):
     assert listed.names("http://host/a", other) and listed.names(None, image) and not listed.names("http://b", other)
 
 
+def test_a_byte_order_mark_is_no_part_of_an_entry(tmp_path):
+    path = tmp_path / "list.txt"
+    for data in (b"\xef\xbb\xbfhttp://host/a\r\n", gzip.compress(b"\xef\xbb\xbfhttp://host/a")):
+        path.write_bytes(data)
+        assert OptOut.load(str(path)).names("http://host/a", bytes(32))
+    for encoding in ("utf-16", "utf-16-le"):
+        path.write_bytes("http://host/a\n".encode(encoding))
+        with pytest.raises(UserError, match="list.txt, line 1: is not UTF-8 text"):
+            OptOut.load(str(path))
+
+
 @pytest.mark.parametrize("url", ["pkg:npm/cat@1.0#cat.png", "data:image/png,x", "urn:isbn:1", "S3+v-1.x:a", "gs://b/a"])
 def test_urls_have_any_scheme(tmp_path, url):
     listed = _load(tmp_path / "list.txt", f"{url}\n")
@@ -62,6 +73,7 @@ def test_an_empty_list_names_nothing(tmp_path):
         (b"pkg:", "'pkg:' is neither"),
         (b"http://" + b"x" * 70_000, "is longer than 65,536 bytes"),
         (b"http://host/\xff", "is not UTF-8"),
+        ("http://host/\u2028http://host/b".encode(), "'http://host/.*' is neither"),
     ],
 )
 def test_wrong_lines_are_named(tmp_path, line, words):
@@ -74,7 +86,7 @@ def test_wrong_lines_are_named(tmp_path, line, words):
 def test_broken_compression_is_named(tmp_path):
     path = tmp_path / "list.txt.gz"
     path.write_bytes(gzip.compress(b"http://fine/\n" * 1000)[:-9])
-    with pytest.raises(UserError, match=r"list.txt.gz: cannot be read after line \d+"):
+    with pytest.raises(UserError, match=r"list.txt.gz: cannot be read to its end, it breaks off after line \d+"):
         OptOut.load(str(path))
     with pytest.raises(UserError, match="none.txt: no such file"):
         OptOut.load(str(tmp_path / "none.txt"))

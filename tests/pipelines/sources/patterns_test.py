@@ -1,11 +1,15 @@
 """Patterns with wildcards and braces, and the files that match them, on disk and in a store."""
 
+import os
+
 import fsspec
 import pytest
 
-from pipelines import storage
+from configs.base import Source
+from pipelines import sources, storage
 from pipelines.errors import UserError
 from pipelines.sources import patterns
+from tests.pipelines.storage_test import ODD_NAMES
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -107,3 +111,44 @@ def test_listed_files_change_their_etag_when_they_are_written_again(root):
     assert patterns.glob(f"{root}/*") == listed
     _touch(root, "x")
     assert patterns.glob(f"{root}/*") != listed
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "x]", "[]", "{a,b}", "{1..3}"])
+def test_only_what_is_below_the_data_folder_is_a_pattern(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / name
+    _touch(str(data), "a0.tar", "a1.tar", "b/c.tar", "d,e.tar", "f{1}.tar")
+    _touch(str(tmp_path), "1/a0.tar", "a/a0.tar", "a 1 b/a0.tar")
+    expected = {
+        "a?.tar": ["a0.tar", "a1.tar"],
+        "a{0..1}.tar,b/*": ["a0.tar", "a1.tar", "b/c.tar"],
+        "a1.tar": ["a1.tar"],
+        "**/c.tar": ["b/c.tar"],
+        "d[,]e.tar, f[{]1[}].tar": ["d,e.tar", "f{1}.tar"],
+        "[d]*": ["d,e.tar"],
+    }
+    for folder in (str(data), name):
+        for pattern, names in expected.items():
+            whole = sources.resolve(Source(path=pattern), folder)
+            found = [file.uri for file in patterns.files(whole.path)]
+            assert [os.path.abspath(uri) for uri in found] == sorted(f"{data}/{name}" for name in names), pattern
+        with pytest.raises(UserError) as error:
+            patterns.files(sources.resolve(Source(path="none*"), folder).path)
+        assert str(error.value).startswith(f"{folder}/none*: matches no file")
+        with pytest.raises(UserError) as error:
+            patterns.files(sources.resolve(Source(path="none"), folder).path)
+        assert str(error.value).startswith(f"{folder}/none: no such file")
+
+
+def test_the_folder_of_images_and_second_files_are_literal():
+    for data in ("/d[1]", "/d,{a,b}*"):
+        folder = sources.resolve(Source("image_folder", "a,b[1]{2,3}"), data)
+        assert folder.path == folder.image_root == f"{data}/a,b[1]{{2,3}}"
+        source = sources.resolve(Source("image_list", "x.txt", "r[*]", "m{1,2}", "n,*"), data)
+        assert (source.image_root, source.metadata, source.class_names) == (
+            f"{data}/r[*]",
+            f"{data}/m{{1,2}}",
+            f"{data}/n,*",
+        )
+    assert sources.resolve(Source(path="a/*.tar, b"), "/data").path == "/data/a/*.tar,/data/b"
+    assert sources.resolve(Source("yfcc15m", "x", metadata="m-{0..1}"), "/d[1]").metadata == "/d[[]1]/m-{0..1}"

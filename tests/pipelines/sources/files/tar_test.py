@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import tarfile
 import time
@@ -114,6 +115,10 @@ def test_pairs_of_an_img2dataset_tar(tmp_path):
         ("0.tar.gz", gzip.compress),
         ("0.tgz", gzip.compress),
         ("0.tar.bz2", bz2.compress),
+        ("0.tar", gzip.compress),
+        ("0.tar", bz2.compress),
+        ("0.tar", lzma.compress),
+        ("0.tar", zstandard.compress),
         ("0.tar.zst", zstandard.compress),
         # As parallel compressors do.
         ("0.tar.zst", lambda data: zstandard.compress(data[:700]) + zstandard.compress(data[700:])),

@@ -1,11 +1,14 @@
 """TFRecords as TensorFlow writes them, and as nobody should."""
 
+import bz2
 import gzip
+import lzma
 import os
 import struct
 import subprocess
 import sys
 import tracemalloc
+import zlib
 
 import google_crc32c
 import hypothesis
@@ -218,3 +221,28 @@ def test_sizes_are_bounded_before_anything_is_read(tmp_path):
     assert [getattr(item, "error_type", "") for item in found] == ["BrokenRecord", "", "TruncatedRecords"]
     assert "has 8,388,608 bytes, the limit is" in found[0].message
     assert peak < 4 << 20
+
+
+# -- Compression ---------------------------------------------------------------------------------
+
+
+def test_compression_is_recognised_without_a_suffix(tmp_path):
+    data = b"".join(_frame(_example(image=bytes([65 + row]), label=row)) for row in range(5))
+    expected = [Sample(str(row), bytes([65 + row]), label=row) for row in range(5)]
+    packed = [gzip.compress(data), bz2.compress(data), lzma.compress(data), zlib.compress(data), zlib.compress(data, 1)]
+    for whole in (data, *packed, zlib.compress(data, 9), zlib.compress(data, 0)):
+        assert _read(tmp_path, whole, name="train-00000-of-00001.tfrecord") == expected
+    for whole in packed:
+        *_, last = _read(tmp_path, whole[:-3])
+        assert last.error_type == "TruncatedRecords"
+
+
+@pytest.mark.parametrize("head", [b"\x1f\x8b\x08\0", b"x\x9c\0\0", b"x^\x01\0"])
+def test_a_length_that_looks_like_a_compression_is_a_length(tmp_path, head):
+    length = int.from_bytes(head, "little")
+    image = bytes(2 * length - 100 - len(_example(image=bytes(length - 100))))
+    record = _example(image=image)
+    assert len(record) == length and _frame(record).startswith(head)
+    (tmp_path / "0").write_bytes(_frame(record))
+    shard = InputShard(Source(format="tfrecord"), "0", str(tmp_path / "0"), length, "")
+    assert list(sources.read(shard, Embed())) == [Sample("0", image)]
