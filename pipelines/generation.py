@@ -18,6 +18,7 @@ from pipelines.errors import UserError
 
 FILE = "generation.json"
 _NAME = re.compile(r"gen-[0-9a-f]{16}")
+_AGAIN = "restore it, or name the folder in use by --config.generation"
 _FIRST = ("memory", "queries", "classes.parquet", "index", "neighbors")
 
 
@@ -26,10 +27,10 @@ def current(workdir: str) -> str:
     path = storage.join(workdir, FILE)
     if not storage.exists(path):
         return ""
-    value = storage.read_json(path)
+    value = storage.read_json(path, _AGAIN)
     name = value.get("generation") if isinstance(value, dict) else None
     if not isinstance(name, str) or (name and not _NAME.fullmatch(name)):
-        raise UserError(f"{path}: names no generation; write the name of one of its folders there, or remove it")
+        raise UserError(f"{path}: names no generation; {_AGAIN}")
     return name
 
 
@@ -46,8 +47,9 @@ def of_encoders(places: Places, encoders: Mapping[str, Mapping[str, Any]]) -> st
         encoders: `schemas.EncoderInfo` of each column, as values.
     """
     for name in dict.fromkeys((places.generation, "")):
-        path = storage.join(places.in_generation(name).memory, manifest.STAGE_FILE)
-        if not storage.exists(path) or storage.read_json(path)["encoders"] == encoders:
+        folder = places.in_generation(name).memory
+        path = storage.join(folder, manifest.STAGE_FILE)
+        if not storage.exists(path) or manifest.read_identity(folder).get("encoders") == encoders:
             return name
     return f"gen-{manifest.fingerprint(dict(encoders))}"
 

@@ -1,5 +1,6 @@
 """The files of a model on this machine: built, downloaded, copied from a store, or in a folder of the user's."""
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -31,8 +32,28 @@ def local_folder(model: str) -> pathlib.Path:
     if model.startswith(URL):
         return _from_hub(model)
     if "://" in model:
-        return storage.fetch_folder(model, cache / "encoders")
+        return fetch_folder(model, cache / "encoders")
     return pathlib.Path(model)
+
+
+def fetch_folder(uri: str, cache: pathlib.Path) -> pathlib.Path:
+    """Returns the copy of a remote folder in a local cache; copies it if it has changed or is not there yet.
+
+    Raises:
+        UserError: if there is no such folder, or a file of it is named outside it.
+    """
+    fs, path = storage.filesystem(uri)
+    found = sorted(fs.find(path, detail=True).items())
+    if not found:
+        raise storage.MissingFile(f"{uri}: no such folder")
+    digest = hashlib.sha256(repr([(file, storage.Found.of(file, info).etag) for file, info in found]).encode())
+    target = cache / f"{storage.name(uri)}-{digest.hexdigest()[:12]}"
+    if not target.exists():
+        with storage.atomic_folder(str(target)) as temporary:
+            for file, _ in found:
+                inside = file.removeprefix(path.rstrip("/") + "/")
+                storage.copy(storage.inside(uri, inside), storage.inside(temporary, inside))
+    return target
 
 
 def _from_hub(url: str) -> pathlib.Path:

@@ -21,6 +21,7 @@ from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo
 
 FILE = "selection.json"
+_AGAIN = "remove it and run web-memory embed again"
 # Rows of a shard that are read at a time; no result depends on it.
 BLOCK_ROWS = 4096
 
@@ -235,16 +236,17 @@ def read(memory_folder: str) -> Selection:
         UserError: if it is missing or damaged.
     """
     path = storage.join(memory_folder, manifest.DROPPED, FILE)
-    value = storage.read_json(path)
+    shape = {"identity": dict, "totals": {str: int}, "shards": [dict], "examples": [dict], "fingerprint": str}
+    value = schemas.read_json(path, shape, _AGAIN)
     try:
         contents = {name: part for name, part in value.items() if name != "fingerprint"}
         if value["fingerprint"] != manifest.fingerprint(contents):
-            raise UserError(f"{path}: is damaged; remove it and run web-memory embed again")
+            raise UserError(f"{path}: is damaged; {_AGAIN}")
         shards = tuple(DroppedShard(**shard) for shard in value["shards"])
+        for shard in shards:
+            storage.inside(memory_folder, shard.name)
         examples = tuple(Example(**example) for example in value["examples"])
         totals = {reason: value["totals"][reason] for reason in REASONS if reason in value["totals"]}
         return Selection(value["identity"], totals, shards, examples, value["fingerprint"])
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: is not a selection of this version ({error}); remove it and run web-memory embed again"
-        ) from error
+    except TypeError as error:
+        raise UserError(f"{path}: is not a selection of this version ({error}); {_AGAIN}") from error

@@ -34,7 +34,7 @@ def delete_removed(memory: str) -> int:
         UserError: if the memory is not finished, or one of its files is damaged.
     """
     finish(memory)
-    _, whole = manifest.read_complete(memory, "pipelines.embed")
+    _, whole = manifest.read_shards(memory)
     config_hash, deleted = whole["config_hash"], 0
     for shard in selection.read(memory).shards:
         if not shard.dropped.get(REMOVED):
@@ -76,6 +76,7 @@ def _rewrite(memory: str, marker: Marker, ids: np.ndarray) -> None:
         rows_filtered=marker.rows_filtered + len(ids),
         filtered=filtered,
         output_sha256=storage.sha256(target),
+        output_footer=schemas.footer_sha256(target),
     )
     storage.write_json(storage.join(folder, f"{marker.name}.json"), dataclasses.asdict(after))
 
@@ -91,7 +92,7 @@ def finish(memory: str) -> None:
     if ready:
         storage.remove(storage.join(memory, manifest.COMPLETE_FILE))
     for path in ready:
-        marker = Marker(**storage.read_json(path))
+        marker = manifest.marker_of(path)
         storage.copy(storage.join(folder, f"{marker.name}.parquet"), storage.join(memory, f"{marker.name}.parquet"))
         marker.write(memory)
         storage.remove(path)
