@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
-from pipelines import manifest, options, storage
+from pipelines import manifest, options
 from pipelines.progress import duration, summary
 from pipelines.runner import Runner
 
@@ -34,7 +34,7 @@ def run(config: Config, runner: Runner) -> None:
             now = whole["queries"] - before
             title = f"neighbors: {now:,} queries in {duration(stage.secs)}, {now / stage.secs:,.0f}/s"
         else:
-            whole = storage.read_json(storage.join(job.folder, manifest.COMPLETE_FILE))
+            _, whole = manifest.read_lists(job.folder)
             title = "neighbors: already looked up"
         layout.remove_others(job)
         recall = job.open_index().facts["recall"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from configs.base import Config
 from configs.base import Index as IndexConfig
-from pipelines import generation, manifest, options, storage
+from pipelines import generation, options, storage
 from pipelines.errors import UserError
 from pipelines.progress import summary
 from pipelines.runner import Runner
@@ -214,7 +214,7 @@ def _compact(line: _Line) -> None:
         memory = Embeddings(places.memory)
         known = {path: sha256 for shard in memory.shard_rows for path, sha256 in memory.files(shard).items()}
         for path, sha256 in known.items():
-            manifest.check_sha256(path, sha256, "remove it and run web-memory embed again")
+            storage.check_sha256(path, sha256, "remove it and run web-memory embed again")
         known |= {storage.join(places.index, path): sha256 for path, sha256 in versions.files_of(facts).items()}
         folders, digests = [places.memory, places.index], removal.read(places.removed)
         shown = proof.prove(places.memory, folders, digests, known, places.neighbors)

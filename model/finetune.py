@@ -63,6 +63,7 @@ def run(config: Config) -> None:
         frozen = run_files.identity(places, config.seed, train, task.fingerprint)
         point = run_files.chosen(frozen.folder, settings.head)["point"]
         folder, identity = run_files.finetune_identity(frozen, train.seeds, settings)
+        manifest.release(folder, run_files.FINETUNE, identity)
         config_hash = manifest.claim(folder, run_files.FINETUNE, identity)
         manifest.write_config(folder, places.config)
 

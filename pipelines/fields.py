@@ -19,6 +19,8 @@ from pipelines.errors import UserError, nearest
 _WIDTH = 100
 _COLUMN = 40
 _PASSWORD = re.compile(r"://[^\s/?#]*:[^\s/?#]*@")
+# Differences between two configurations that an error shows.
+_MOST_SHOWN = 3
 # The fields of the config itself.
 TOP = "config"
 
@@ -172,6 +174,22 @@ def help_text(config: Config, group: str = "") -> str:
                 lines.append(flag)
             lines += [f"{'':{_COLUMN}}  {line}" for line in wrapped]
     return "\n".join(lines[1:])
+
+
+def difference(theirs: Any, ours: Any) -> str:
+    """Returns the first fields in which two JSON values differ: `encoders.key.dim was 12 and is now 8 (2 more ..)`."""
+    before, now = dict(_leaves(theirs)), dict(_leaves(ours))
+    different = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    shown = [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:_MOST_SHOWN]]
+    return ", ".join(shown) + (f" ({len(different) - len(shown)} more differ)" if len(different) > len(shown) else "")
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict) or not value:
+        yield name, value
+        return
+    for key, part in value.items():
+        yield from _leaves(part, f"{name}.{key}" if name else key)
 
 
 def markdown() -> str:

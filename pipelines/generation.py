@@ -18,6 +18,7 @@ from pipelines.errors import UserError, command
 
 FILE = "generation.json"
 _NAME = re.compile(r"gen-[0-9a-f]{16}")
+_AGAIN = "restore it, or name the folder in use by --config.generation"
 _FIRST = ("memory", "queries", "classes.parquet", "index", "neighbors")
 
 
@@ -73,12 +74,13 @@ def of_encoders(places: Places, encoders: Mapping[str, Mapping[str, Any]]) -> st
         encoders: `schemas.EncoderInfo` of each column, as values.
     """
     own = f"gen-{manifest.fingerprint(dict(encoders))}"
-    paths = {
-        name: storage.join(places.in_generation(name).memory, manifest.STAGE_FILE)
-        for name in (places.generation, "", own)
-    }
-    begun = {name: storage.exists(path) for name, path in paths.items()}
-    same = [name for name, path in paths.items() if begun[name] and storage.read_json(path)["encoders"] == encoders]
+    memories = {name: places.in_generation(name).memory for name in (places.generation, "", own)}
+    begun = {name: storage.exists(storage.join(folder, manifest.STAGE_FILE)) for name, folder in memories.items()}
+    same = [
+        name
+        for name, folder in memories.items()
+        if begun[name] and manifest.read_identity(folder).get("encoders") == encoders
+    ]
     return next(iter([*same, *(name for name in (places.generation, "") if not begun[name]), own]))
 
 

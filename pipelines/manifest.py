@@ -6,6 +6,7 @@ A folder begins with `stage.json` (its configuration), collects `_done/{shard}.j
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import schemas, storage
+from pipelines import fields, schemas, storage
 from pipelines.errors import UserError, command
 from pipelines.schemas import EncoderInfo
 
@@ -27,6 +28,14 @@ DROPPED = "_dropped"
 CLASSES = "classes"
 NEXT = "_removing/next"
 """Folder below a memory of what it will be when a compaction is finished (`upkeep.compaction`)."""
+LISTINGS = "_inputs"
+INPUTS_FILE = "inputs.json"
+# What a command writes before its first output: files by name, and folders with all that they hold.
+_PREPARED = {
+    *(STAGE_FILE, "config.json", INPUTS_FILE, LISTINGS, "_parts"),
+    *("index.json", "queries.parquet", "router.parquet", "drawn.json"),
+}
+_MARKER_AGAIN = "remove it and run web-memory embed again"
 
 
 def fingerprint(value: Any) -> str:
@@ -39,25 +48,56 @@ def _whole_identity(stage: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     return {"schema_version": schemas.SCHEMA_VERSION, "stage": stage, **json.loads(json.dumps(identity))}
 
 
+def read_identity(folder: str) -> dict[str, Any]:
+    """Returns the identity of a claimed folder, from its `stage.json`; a `UserError` if it is missing or damaged."""
+    path, again = storage.join(folder, STAGE_FILE), "remove it and run the same command again"
+    value = storage.read_json(path, again)
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if type(version) is int and version < schemas.SCHEMA_VERSION:
+        raise UserError(
+            f"{folder}: is of schema_version {version}, this program reads {schemas.SCHEMA_VERSION}; "
+            "set another --config.workdir or remove the folder"
+        )
+    return schemas.read_json(path, {"schema_version": int, "stage": str}, again)
+
+
 def is_claimed_by_another(folder: str, stage: str, identity: Mapping[str, Any]) -> bool:
     """Tells whether an output folder belongs to another stage or configuration."""
-    path = storage.join(folder, STAGE_FILE)
-    return storage.exists(path) and storage.read_json(path) != _whole_identity(stage, identity)
+    is_claimed = storage.exists(storage.join(folder, STAGE_FILE))
+    return is_claimed and read_identity(folder) != _whole_identity(stage, identity)
 
 
 def check_claim(folder: str, stage: str, identity: Mapping[str, Any]) -> None:
-    """Raises a `UserError` that names what differs if an output folder belongs to another stage or configuration."""
-    path = storage.join(folder, STAGE_FILE)
-    if not storage.exists(path):
+    """Raises a `UserError` that says what differs if an output folder belongs to another stage or configuration."""
+    if not is_claimed_by_another(folder, stage, identity):
         return
-    ours, theirs = _whole_identity(stage, identity), storage.read_json(path)
-    if different := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
-        name = different[0]
-        raise UserError(
-            f"{folder}: belongs to another configuration, {name} was {theirs.get(name)!r} and is now "
-            f"{ours.get(name)!r}{f' ({len(different) - 1} more differ)' if len(different) > 1 else ''}; "
-            "set another --config.workdir or remove the folder"
-        )
+    differs = fields.difference(read_identity(folder), _whole_identity(stage, identity))
+    raise UserError(
+        f"{folder}: belongs to another configuration, {differs}; set another --config.workdir or remove the folder"
+    )
+
+
+def release(folder: str, stage: str, identity: Mapping[str, Any]) -> None:
+    """Ends the claim of another configuration on a folder if its command failed before its first output.
+
+    Args:
+        folder: the output folder; what such a command left there is deleted.
+        stage: the stage that is going to claim it.
+        identity: of that claim.
+    """
+    if is_claimed_by_another(folder, stage, identity) and not _has_outputs(folder):
+        for entry in storage.entries(folder):
+            storage.remove(storage.join(folder, entry.name))
+
+
+def _has_outputs(folder: str) -> bool:
+    """Tells whether a folder has any file but those that a command writes before its first output."""
+    for entry in storage.entries(folder):
+        if entry.name in _PREPARED or storage.TEMPORARY in entry.name:
+            continue
+        if entry.kind == "file" or _has_outputs(storage.join(folder, entry.name)):
+            return True
+    return False
 
 
 def claim(folder: str, stage: str, identity: Mapping[str, Any]) -> str:
@@ -108,6 +148,9 @@ class Marker:
         retryable: rejected rows that another attempt may be able to read.
         attempt: 1, or more after retries.
         unknown_classes: rows with vectors and without a label, because the training set does not have their class.
+        output_footer: SHA-256 of that file's footer (`schemas.footer_sha256`).
+        rejects_sha256: of the file of rejected rows.
+        filtered_sha256: of the file of filtered rows.
     """
 
     number: int
@@ -127,6 +170,9 @@ class Marker:
     retryable: int = 0
     attempt: int = 1
     unknown_classes: int = 0
+    output_footer: str = ""
+    rejects_sha256: str = ""
+    filtered_sha256: str = ""
 
     def write(self, folder: str) -> None:
         """Writes the marker; a `ValueError` if its rows do not balance."""
@@ -148,14 +194,22 @@ def read_marker(folder: str, shard: str, config_hash: str) -> Marker | None:
     path = storage.join(folder, MARKERS, f"{shard}.json")
     if not storage.exists(path):
         return None
-    try:
-        marker = Marker(**storage.read_json(path))
-    except TypeError as error:
-        raise UserError(
-            f"{path}: is not a marker of this version ({error}); remove it and run web-memory embed again"
-        ) from error
+    marker = marker_of(path)
+    if marker.name != shard:
+        raise UserError(f"{path}: is the marker of {marker.name}; {_MARKER_AGAIN}")
     if marker.config_hash != config_hash:
         raise UserError(f"{path}: belongs to configuration {marker.config_hash}, not {config_hash}; remove the folder")
+    return marker
+
+
+def marker_of(path: str) -> Marker:
+    """Reads a marker at a path; a `UserError` if it is missing or damaged, or names something outside its folder."""
+    value = schemas.read_json(path, schemas.shape_of(Marker), _MARKER_AGAIN)
+    try:
+        marker = Marker(**value)
+    except TypeError as error:
+        raise UserError(f"{path}: is not a marker of this version ({error}); {_MARKER_AGAIN}") from error
+    storage.inside(path, marker.name)
     return marker
 
 
@@ -172,7 +226,18 @@ def read_markers(folder: str, config_hash: str, known: Mapping[str, Marker] | No
     """
     names = [storage.name(path).removesuffix(".json") for path in storage.files(storage.join(folder, MARKERS), ".json")]
     found = {name: (known or {}).get(name) or read_marker(folder, name, config_hash) for name in names}
-    return {name: marker for name, marker in found.items() if marker}
+    markers = {name: marker for name, marker in found.items() if marker}
+    check_numbers(folder, ((marker.number, name) for name, marker in markers.items()))
+    return markers
+
+
+def check_numbers(folder: str, shards: Iterable[tuple[int, str]]) -> None:
+    """Raises a `UserError` if two shards of a folder, given by number and name, have one number."""
+    names: dict[int, str] = {}
+    for number, name in shards:
+        if names.setdefault(number, name) != name:
+            path = storage.join(folder, MARKERS, f"{name}.json")
+            raise UserError(f"{path}: has the number {number}, which {names[number]} has too; {_MARKER_AGAIN}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +269,8 @@ def complete(
         drops: rows that a selection dropped, by shard name.
         rewritten: shards that are in the folder, if it is one that a compaction prepares.
     """
-    dropped = drops or {}
+    dropped, ordered = drops or {}, sorted(markers, key=lambda m: m.number)
+    check_numbers(folder, ((marker.number, marker.name) for marker in ordered))
     shards = [
         {
             "number": m.number,
@@ -212,9 +278,10 @@ def complete(
             "rows": m.rows_out - (dropped[m.name].rows if m.name in dropped else 0),
             "rows_stored": m.rows_out,
             "sha256": m.output_sha256,
+            "footer_sha256": m.output_footer,
             "dropped_sha256": dropped[m.name].sha256 if m.name in dropped else "",
         }
-        for m in sorted(markers, key=lambda m: m.number)
+        for m in ordered
     ]
     whole: dict[str, Any] = {"config_hash": config_hash, "shards": shards}
     whole |= {"snapshot": fingerprint([config_hash, shards])} | ({"rewritten": [*rewritten]} if rewritten else {})
@@ -222,47 +289,54 @@ def complete(
     return whole
 
 
-def read_complete(folder: str, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_complete(
+    folder: str, stage: str, shape: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns `stage.json` and `complete.json` of a finished folder.
 
+    Args:
+        folder: of the stage's outputs.
+        stage: that writes them.
+        shape: entries of `complete.json`, beside `config_hash`.
+
     Raises:
-        UserError: if the stage has not run or has not finished.
+        UserError: if the stage has not run or has not finished, or one of the files is damaged.
     """
     stage_path, complete_path = storage.join(folder, STAGE_FILE), storage.join(folder, COMPLETE_FILE)
     if not storage.exists(stage_path):
         raise UserError(f"{folder}: does not exist yet; run {command(stage)} first")
     if not storage.exists(complete_path):
         raise UserError(f"{folder}: is not finished; run {command(stage)} again, it resumes")
-    identity, whole = storage.read_json(stage_path), storage.read_json(complete_path)
-    if whole.get("config_hash") != fingerprint(identity):
+    again = f"remove it and run {command(stage)} again"
+    identity = read_identity(folder)
+    whole = schemas.read_json(complete_path, {"config_hash": str, **(shape or {})}, again)
+    if whole["config_hash"] != fingerprint(identity):
         raise UserError(
             f"{complete_path}: belongs to another configuration than {STAGE_FILE}; run {command(stage)} again"
         )
     return identity, whole
 
 
-_checked: set[tuple[str, str, str, int]] = set()
+_SHARD = {
+    **{"number": int, "name": str, "rows": int, "rows_stored": int},
+    **{"sha256": str, "footer_sha256": str, "dropped_sha256": str},
+}
 
 
-def check_sha256(uri: str, sha256: str, remedy: str) -> None:
-    """Checks the bytes of a file; those of a file that has not changed since are not read again by this process.
-
-    Args:
-        uri: of the file.
-        sha256: what its SHA-256 must be, 64 hexadecimal digits.
-        remedy: what to do if it is not, the end of the error's sentence.
-
-    Raises:
-        UserError: if the file is missing or its bytes are others.
-    """
-    found = storage.found(uri)
-    if not found:
-        raise UserError(f"{uri}: is missing; {remedy}")
-    key = (uri, sha256, found.etag, found.size_bytes)
-    if key not in _checked:
-        if storage.sha256(uri) != sha256:
-            raise UserError(f"{uri}: is damaged, its SHA-256 is not that of the file that was written; {remedy}")
-        _checked.add(key)
+def read_shards(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns `stage.json` and `complete.json` of a finished folder of embeddings; errors as `read_complete`."""
+    identity, whole = read_complete(folder, "pipelines.embed", {"shards": [_SHARD], "snapshot": str})
+    path, shards = storage.join(folder, COMPLETE_FILE), whole["shards"]
+    if whole["snapshot"] != fingerprint([whole["config_hash"], shards]):
+        raise UserError(
+            f"{path}: has a snapshot that is not that of its shards; remove it and run web-memory embed again"
+        )
+    if schemas.misshapen(identity, {"encoders": {str: schemas.shape_of(EncoderInfo)}}):
+        raise UserError(f"{folder}: its {STAGE_FILE} is not that of embeddings; remove the folder")
+    for shard in shards:
+        storage.inside(folder, shard["name"])
+    check_numbers(folder, ((shard["number"], shard["name"]) for shard in shards))
+    return identity, whole
 
 
 def indexed_memory(index: str) -> str:
@@ -284,7 +358,7 @@ class Embeddings:
     def __init__(self, folder: str) -> None:
         """Opens a folder; a `UserError` if it is not finished."""
         self.folder = folder
-        self.identity, whole = read_complete(folder, "pipelines.embed")
+        self.identity, whole = read_shards(folder)
         self.encoders = {role: EncoderInfo(**info) for role, info in self.identity["encoders"].items()}
         self.snapshot: str = whole["snapshot"]
         self._config_hash: str = whole["config_hash"]
@@ -333,9 +407,9 @@ class Embeddings:
         return {path: sha256 for path, sha256 in digests if sha256}
 
     def check(self, shard: int) -> None:
-        """Checks the bytes of a shard, by its number, and of the file of its dropped rows; errors as `check_sha256`."""
+        """Checks the bytes of a shard, by its number, and of its dropped rows; errors as `storage.check_sha256`."""
         for path, sha256 in self.files(shard).items():
-            check_sha256(path, sha256, "remove it and run web-memory embed again")
+            storage.check_sha256(path, sha256, "remove it and run web-memory embed again")
 
     def read(self, shard: int, columns: list[str], also: Sequence[str] = ()) -> pa.Table:
         """Reads columns of one shard, by its number, without the rows that were dropped.
@@ -349,19 +423,40 @@ class Embeddings:
         kept, stored = entry["rows"], entry["rows_stored"]
         path, drops = self._paths(shard)
         wanted = columns if "id" in columns or kept == stored else ["id", *columns]
-        table = schemas.read(path, wanted, {"config_hash": self._config_hash})
+        table = schemas.read(path, wanted, {"config_hash": self._config_hash}, entry["footer_sha256"])
         if table.num_rows != stored:
             raise UserError(
                 f"{path}: has {table.num_rows} rows, not {stored}; remove it and run web-memory embed again"
             )
         if kept == stored:
             return table
+        storage.check_sha256(drops, entry["dropped_sha256"], "remove it and run web-memory embed again")
         out = schemas.read(drops, ["id", "reason"] if also else ["id"], {"config_hash": self._config_hash})
         if pc.sum(pc.is_in(table["id"], value_set=out["id"].combine_chunks())).as_py() != stored - kept:
             raise UserError(f"{drops}: does not list {stored - kept} rows of {path}; run web-memory embed again")
         if also:
             out = out.filter(pc.invert(pc.is_in(out["reason"], value_set=pa.array(also, pa.string()))))
         return table.filter(pc.invert(pc.is_in(table["id"], value_set=out["id"].combine_chunks()))).select(columns)
+
+
+LIST_FILE = {"name": str, "rows": int, "sha256": str, "footer_sha256": str}
+"""Entries of a file of neighbour lists, or of the memory rows that they name, in `complete.json`."""
+
+
+def read_lists(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns `stage.json` and `complete.json` of a finished folder of neighbour lists; errors as `read_complete`."""
+    counts = {"queries": int, "memory_rows": int, "excluded": int, "mean_top_score": float}
+    shape = {"files": {str: [LIST_FILE]}, "fingerprint": str, **counts}
+    identity, whole = read_complete(folder, "index.neighbors", shape)
+    path, again = storage.join(folder, COMPLETE_FILE), "remove it and run web-memory neighbors again"
+    if whole["fingerprint"] != fingerprint([whole["config_hash"], whole["files"]]):
+        raise UserError(f"{path}: has a fingerprint that is not that of its files; {again}")
+    settings = {"k": int, "index": str, "queries": {str: str}, "encoders": {str: schemas.shape_of(EncoderInfo)}}
+    if schemas.misshapen(identity, settings):
+        raise UserError(f"{folder}: its {STAGE_FILE} is not that of neighbour lists; remove the folder")
+    for file in itertools.chain.from_iterable(whole["files"].values()):
+        storage.inside(folder, file["name"])
+    return identity, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,7 +484,7 @@ class Neighbors:
     @classmethod
     def open(cls, folder: str) -> "Neighbors":
         """Opens a folder; a `UserError` if it is not finished."""
-        identity, whole = read_complete(folder, "index.neighbors")
+        identity, whole = read_lists(folder)
         encoders = {role: EncoderInfo(**info) for role, info in identity["encoders"].items()}
         return cls(folder, identity["k"], encoders, identity["queries"], whole["fingerprint"], identity, whole["files"])
 
@@ -415,7 +510,8 @@ class Neighbors:
         """Yields the rows of `memory` in chunks; never holds a whole file in memory."""
         for file in self.files["memory"]:
             path, rows = storage.join(self.folder, file["name"]), 0
-            with schemas.open_parquet(path, columns, {"config_hash": fingerprint(self.identity)}) as parquet:
+            origin = {"config_hash": fingerprint(self.identity)}
+            with schemas.open_parquet(path, columns, origin, file["footer_sha256"]) as parquet:
                 for batch in parquet.iter_batches(schemas.ROW_GROUP_ROWS, columns=columns):
                     rows += batch.num_rows
                     if rows <= file["rows"]:
@@ -433,6 +529,7 @@ class Neighbors:
         tables = [schema.empty_table()]
         for file in self.files[group]:
             path = storage.join(self.folder, file["name"])
-            tables.append(schemas.read(path, schema.names, {"config_hash": fingerprint(self.identity)}))
+            origin = {"config_hash": fingerprint(self.identity)}
+            tables.append(schemas.read(path, schema.names, origin, file["footer_sha256"]))
             self._check_rows(path, tables[-1].num_rows, file["rows"])
         return pa.concat_tables([table.replace_schema_metadata() for table in tables])

@@ -1,12 +1,16 @@
-"""The Parquet contracts between the programs: columns, ids, file metadata, and checked reading and writing.
+"""The contracts between the programs: columns, ids, file metadata, and checked reading and writing.
 
-It defines the rows of embeddings, rejects and neighbour lists (docs/contracts.md describes them). `manifest` defines
-which files make up a folder.
+It defines the rows of embeddings, rejects and neighbour lists (docs/contracts.md describes them), and how the shape of
+a JSON object is checked. `manifest` defines which files make up a folder.
 """
 
 import contextlib
 import dataclasses
+import hashlib
+import os
+import typing
 from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +24,8 @@ ROW_BITS = 40
 ROW_GROUP_ROWS = 4096
 # Values that the writer takes at a time: with 1,024, its default, a table of vectors took a fifth longer.
 _WRITE_BATCH_VALUES = 1 << 17
+# The length of the footer and `PAR1`, at the end of a Parquet file; and the most that a footer may have.
+_TAIL_BYTES, _MOST_FOOTER_BYTES = 8, 1 << 28
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -215,7 +221,7 @@ def write(uri: str, table: pa.Table, metadata: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def open_parquet(
-    uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = None
+    uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = None, footer: str = ""
 ) -> Iterator[pq.ParquetFile]:
     """Opens a Parquet file for reading, and verifies its page checksums.
 
@@ -223,11 +229,14 @@ def open_parquet(
         uri: of the file.
         columns: that the file must have.
         metadata: values that the file's own metadata must have.
+        footer: SHA-256 of its footer, which has no checksum of its own; empty if it is not known.
 
     Raises:
         UserError: if the file is broken, lacks a column, or belongs to another run or version.
     """
     with storage.open_read(uri) as file:
+        if footer and _footer_sha256(file) != footer:
+            raise UserError(f"{uri}: is damaged or of another run; remove it and run its stage again")
         try:
             # With `pre_buffer`, everything that was read would stay in memory until the file is closed.
             parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
@@ -257,9 +266,31 @@ def _check(uri: str, schema: pa.Schema, columns: Sequence[str], metadata: Mappin
             raise UserError(f"{uri}: {name} is {found.get(name)}, expected {value}: the file belongs to another run")
 
 
-def read(uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = None) -> pa.Table:
-    """Reads columns of a whole Parquet file; errors as `open_parquet`."""
-    with open_parquet(uri, columns, metadata) as parquet:
+def footer_sha256(uri: str) -> str:
+    """Returns the SHA-256 of a Parquet file's size and footer, 64 hexadecimal digits.
+
+    The footer says where the columns are, of which type and how many rows; with the checksums of the pages it vouches
+    for the whole file, without reading it.
+    """
+    with storage.open_read(uri) as file:
+        return _footer_sha256(file)
+
+
+def _footer_sha256(file: IO[bytes]) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _TAIL_BYTES))
+    tail = file.read()
+    length = int.from_bytes(tail[-_TAIL_BYTES:-4], "little")
+    file.seek(max(0, size - _TAIL_BYTES - min(length, _MOST_FOOTER_BYTES)))
+    digest = hashlib.sha256(f"{size} ".encode())
+    digest.update(file.read())
+    file.seek(0)
+    return digest.hexdigest()
+
+
+def read(uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = None, footer: str = "") -> pa.Table:
+    """Reads columns of a whole Parquet file; arguments and errors as `open_parquet`."""
+    with open_parquet(uri, columns, metadata, footer) as parquet:
         return parquet.read(list(columns))
 
 
@@ -267,3 +298,69 @@ def count_rows(uri: str) -> int:
     """Returns how many rows a file's own footer says it has."""
     with open_parquet(uri, []) as parquet:
         return int(parquet.metadata.num_rows)
+
+
+def read_json(uri: str, shape: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """Reads a JSON object that `storage.write_json` wrote, and checks that it is whole and of a shape.
+
+    Args:
+        uri: of the file.
+        shape: the entries that it must have, as `misshapen` takes them; others are allowed.
+        remedy: what to do if it is not, the end of the error's sentence.
+
+    Returns:
+        The object without its seal.
+
+    Raises:
+        UserError: if it is missing, damaged, edited, of an older version, or of another kind.
+    """
+    value = storage.read_json(uri, remedy, sealed=True)
+    if where := misshapen(value, shape):
+        raise UserError(f"{uri}: is not a file of this kind and version ({where}); {remedy}")
+    return dict(value)
+
+
+def shape_of(kind: type) -> dict[str, Any]:
+    """Returns the shape of a dataclass as a JSON object; entries with a default may be missing."""
+    types = typing.get_type_hints(kind)
+    return {
+        field.name: _shape_of(types[field.name])
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+
+
+def _shape_of(kind: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return shape_of(typing.cast(type, kind))
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict:
+        return {str: _shape_of(arguments[1])}
+    if origin in (list, tuple):
+        return [_shape_of(arguments[0])]
+    return object if origin or kind is Any else kind
+
+
+def misshapen(value: Any, shape: Any, where: str = "") -> str:
+    """Returns what of a JSON value is not of a shape; empty if nothing is.
+
+    Args:
+        value: to check.
+        shape: a type (`float` takes whole numbers, `int` takes no booleans, `object` takes all) or a tuple of types;
+            `[shape]` for a list of such values; `{str: shape}` for an object of such values; or the entries that an
+            object must have, by their names.
+        where: path of the value.
+    """
+    parts: list[tuple[Any, Any, str]]
+    if isinstance(shape, Mapping) and isinstance(value, dict):
+        if missing := [name for name in shape if name is not str and name not in value]:
+            return f"{where or 'it'} has no {missing[0]!r}"
+        known = {name: shape.get(str, shape.get(name)) for name in value if str in shape or name in shape}
+        parts = [(value[name], kind, f"{where}.{name}" if where else name) for name, kind in known.items()]
+    elif isinstance(shape, list) and isinstance(value, list):
+        parts = [(part, shape[0], f"{where}[{number}]") for number, part in enumerate(value)]
+    else:
+        kinds = shape if isinstance(shape, tuple) else (shape,)
+        is_right = type(value) in kinds or object in kinds or (type(value) is int and float in kinds)
+        return "" if is_right else f"{where or 'it'} is {'of another type' if where else 'no object'}"
+    return next(filter(None, (misshapen(*part) for part in parts)), "")

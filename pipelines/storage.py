@@ -17,7 +17,7 @@ import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 import fsspec
@@ -28,6 +28,8 @@ from pipelines.errors import UserError
 
 TEMPORARY = ".tmp-"
 """Part of the name of every file that is not whole yet."""
+SEAL = "sha256"
+"""Entry of a JSON object that says what the other entries are, so that a changed bit is noticed."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _COMPRESSED = re.compile(
@@ -37,6 +39,8 @@ _ZLIB = re.compile(rb"x[\x01\x5e\x9c\xda]")
 HEAD_BYTES = 12
 """First bytes of a file, by which its compression is recognised."""
 
+# Paths that are not below the folder that they are joined to, on some system or for some driver.
+_LEADS_OUT = re.compile(r"^$|^/|^[A-Za-z]:|(^|/)\.{0,2}(/|$)|[\\\0]|::|://")
 # What reading compressed bytes raises if they are broken or end early, and what a store raises if it fails.
 BROKEN_STREAM = (OSError, EOFError, zlib.error, lzma.LZMAError)
 # What reading Parquet raises if its bytes are not what its footer says.
@@ -79,6 +83,18 @@ def join(root: str, *parts: str) -> str:
 def is_url(uri: str) -> bool:
     """Tells whether a path begins with a scheme, as `gs://bucket/x` does; all others are of this machine."""
     return bool(_URL.match(uri))
+
+
+def inside(folder: str, path: Any) -> str:
+    """Joins a folder and the path of a file in it that another file names.
+
+    Raises:
+        UserError: if the path could lead out of the folder: it is absolute, a URL, a drive or empty, or has a part
+            `..`, a back slash or a zero byte.
+    """
+    if isinstance(path, str) and not _LEADS_OUT.search(path):
+        return join(folder, path)
+    raise UserError(f"{folder}: a file there names {path!a}, which is not in that folder; do not use what is there")
 
 
 def name(uri: str) -> str:
@@ -395,17 +411,79 @@ def sha256(uri: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def write_json(uri: str, value: Any) -> None:
-    """Writes a JSON file with sorted keys, whole or not at all."""
+_checked: set[tuple[str, str, str, int]] = set()
+
+
+def check_sha256(uri: str, digest: str, remedy: str) -> None:
+    """Checks the bytes of a file; those of a file that has not changed since are not read again by this process.
+
+    Args:
+        uri: of the file.
+        digest: what its SHA-256 must be, 64 hexadecimal digits.
+        remedy: what to do if it is not, the end of the error's sentence.
+
+    Raises:
+        UserError: if the file is missing or its bytes are others.
+    """
+    there = found(uri)
+    if not there:
+        raise MissingFile(f"{uri}: is missing; {remedy}")
+    known = (uri, digest, there.etag, there.size_bytes)
+    if known not in _checked:
+        if sha256(uri) != digest:
+            raise UserError(f"{uri}: is damaged or of another run, its SHA-256 is not the one expected; {remedy}")
+        _checked.add(known)
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object with the entry `sha256`: the SHA-256 of the others as compact JSON with sorted keys."""
+    rest = unseal(value)
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return {**rest, SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def unseal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object without its seal."""
+    return {name: part for name, part in value.items() if name != SEAL}
+
+
+def is_sealed(value: Any) -> bool:
+    """Tells whether a JSON value is an object that is as `seal` made it."""
+    try:
+        return isinstance(value, dict) and SEAL in value and seal(value)[SEAL] == value[SEAL]
+    except (ValueError, RecursionError):
+        return False
+
+
+def write_json(uri: str, value: Any, sealed: bool = True) -> None:
+    """Writes a JSON file with sorted keys, whole or not at all; an object gets a seal if it is to have one."""
+    whole = seal(value) if sealed and isinstance(value, Mapping) else value
     with atomic_write(uri) as file:
-        file.write((json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+        file.write((json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
-def read_json(uri: str, remedy: str = "remove it and run its stage again") -> Any:
-    """Reads a JSON file; a `UserError` names it if it is missing or broken, and ends with the remedy."""
+def read_json(uri: str, remedy: str = "remove it and run its stage again", sealed: bool = False) -> Any:
+    """Reads a JSON file, without its seal, which must hold if there is one.
+
+    Args:
+        uri: of the file.
+        remedy: what to do if it is damaged, the end of the error's sentence.
+        sealed: whether it must have a seal.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
     with open_read(uri) as file:
         data = file.read()
     try:
-        return json.loads(data)
-    except ValueError as error:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{uri}: is not valid JSON ({error}); {remedy}") from error
+    has_seal = isinstance(value, dict) and SEAL in value
+    if sealed and not has_seal:
+        raise UserError(f"{uri}: is damaged or of an older version, it has no {SEAL} of itself; {remedy}")
+    if has_seal:
+        if not is_sealed(value):
+            raise UserError(f"{uri}: is damaged; {remedy} (its {SEAL} is not that of its contents, so do not edit it)")
+        return unseal(value)
+    return value

@@ -43,6 +43,7 @@ def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0, 
     _check(index, memory)
     source = _measured_on(places.queries("val"), memory)
     keys.require_same_encoder(memory.encoder("key"), source, places.index)
+    manifest.release(places.index, index_manifest.STAGE, identity_of(memory, index, seed))
     config_hash = manifest.claim(places.index, index_manifest.STAGE, identity_of(memory, index, seed))
     manifest.write_config(places.index, places.config)
     number, base = _base_of(places.index, memory, number)

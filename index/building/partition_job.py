@@ -27,6 +27,7 @@ PARTS = "_parts"
 GROUP_ROWS = 1 << 20
 # Rows that are gathered for an index shard before they are written as one row group.
 BUFFER_ROWS = 1024
+_AGAIN = "remove it and run web-memory build again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,8 @@ class DealRows(beam.DoFn):
         """Writes the files of a group, unless they exist, and yields (index shard, group) for each file."""
         marker = storage.join(self._folder, PARTS, manifest.MARKERS, f"{group.name}.json")
         if not storage.exists(marker):
-            storage.write_json(marker, self._deal(group))
-        for shard, rows in enumerate(storage.read_json(marker)):
+            storage.write_json(marker, {"rows": self._deal(group)})
+        for shard, rows in enumerate(schemas.read_json(marker, {"rows": [int]}, _AGAIN)["rows"]):
             if rows:
                 yield shard, group.name
 

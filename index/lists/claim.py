@@ -119,8 +119,7 @@ def _own_sets(memory: Embeddings, queries: dict[str, Embeddings]) -> list[str]:
 
 def _claim_folder(folder: str, identity: dict[str, Any], index: Index) -> str:
     """Claims a folder that is free, ours, or of an earlier version of the index; returns the version to patch."""
-    path = storage.join(folder, manifest.STAGE_FILE)
-    theirs = storage.read_json(path) if storage.exists(path) else {}
+    theirs = manifest.read_identity(folder) if storage.exists(storage.join(folder, manifest.STAGE_FILE)) else {}
     if theirs.get("index", index.fingerprint) != index.fingerprint:
         old = layout.home(folder, theirs["index"])
         facts = layout.read_index_facts(old) if storage.exists(layout.index_facts_path(old)) else {}
@@ -130,6 +129,7 @@ def _claim_folder(folder: str, identity: dict[str, Any], index: Index) -> str:
             is_whole = layout.is_complete(folder, manifest.fingerprint(theirs))
             is_usable = is_whole and theirs["own_sets"] == identity["own_sets"]
             return theirs["index"] if is_usable and patch.is_successor(index.facts, facts) else ""
+    manifest.release(folder, STAGE, identity)
     manifest.claim(folder, STAGE, identity)
     return ""
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from index.store import index_manifest
 from index.store.reader import Index
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError, command
@@ -30,6 +31,7 @@ from pipelines.manifest import Embeddings
 
 STAGE = "index.neighbors"
 MEMORY = "memory"
+AGAIN = f"remove it and run {command(STAGE)} again"
 _VERSIONS, _PARTS, _INDEX_FILE = "versions", "_parts", "index.json"
 
 
@@ -156,7 +158,8 @@ class NeighborJob:
         path = self.output_path(name)
         schemas.write(path, table, {"config_hash": self.config_hash})
         within = storage.join(_VERSIONS, self.version, f"{name}.parquet")
-        file = {"name": within, "rows": table.num_rows, "sha256": storage.sha256(path)}
+        digests = {"sha256": storage.sha256(path), "footer_sha256": schemas.footer_sha256(path)}
+        file = {"name": within, "rows": table.num_rows, **digests}
         storage.write_json(self.marker_path(name), {"file": file, **facts})
 
     def read_previous(self, name: str, query_ids: pa.ChunkedArray) -> pa.Table:
@@ -194,20 +197,26 @@ def write_index_facts(version: str, facts: Mapping[str, Any]) -> None:
 
 
 def read_index_facts(version: str) -> dict[str, Any]:
-    """Returns the manifest that `write_index_facts` kept."""
-    return dict(storage.read_json(index_facts_path(version)))
+    """Returns the manifest that `write_index_facts` kept; a `UserError` if it is missing or damaged."""
+    path = index_facts_path(version)
+    return index_manifest.check(path, storage.read_json(path, AGAIN, sealed=True), AGAIN)
 
 
-def is_complete(folder: str, config_hash: str) -> bool:
-    """Tells whether a folder of lists is finished for a configuration and has all its files."""
+def read_marker(path: str) -> dict[str, Any]:
+    """Returns the marker of an output; a `UserError` if it is missing or damaged."""
+    return schemas.read_json(path, {"file": manifest.LIST_FILE}, AGAIN)
+
+
+def is_complete(folder: str, config_hash: str, with_files: bool = True) -> bool:
+    """Tells whether a folder of lists is finished for a configuration and, `with_files`, has all its files."""
+    if not all(storage.exists(storage.join(folder, file)) for file in (manifest.STAGE_FILE, manifest.COMPLETE_FILE)):
+        return False
     path = storage.join(folder, manifest.COMPLETE_FILE)
-    if not storage.exists(path):
+    claimed, found = manifest.read_identity(folder), schemas.read_json(path, {"config_hash": str}, AGAIN)
+    if (manifest.fingerprint(claimed), found["config_hash"]) != (config_hash, config_hash):
         return False
-    whole = storage.read_json(path)
-    identity = storage.read_json(storage.join(folder, manifest.STAGE_FILE))
-    if whole["config_hash"] != config_hash or manifest.fingerprint(identity) != config_hash:
-        return False
-    return all(storage.exists(storage.join(folder, f["name"])) for group in whole["files"].values() for f in group)
+    files = manifest.read_lists(folder)[1]["files"] if with_files else {}
+    return all(storage.exists(storage.join(folder, f["name"])) for group in files.values() for f in group)
 
 
 def finish(job: NeighborJob) -> dict[str, Any]:
@@ -215,7 +224,7 @@ def finish(job: NeighborJob) -> dict[str, Any]:
     for folder in job.snapshots:
         job.open_embeddings(folder)
     storage.remove(storage.join(job.home, _PARTS))
-    blocks = [storage.read_json(job.marker_path(block.name)) for block in job.blocks]
+    blocks = [read_marker(job.marker_path(block.name)) for block in job.blocks]
     files = _files(job, blocks)
     listed = sum(marker["listed"] for marker in blocks)
     whole = {
@@ -228,7 +237,7 @@ def finish(job: NeighborJob) -> dict[str, Any]:
         "mean_top_score": round(sum(marker["top_score_sum"] for marker in blocks) / max(listed, 1), 6),
     }
     # Until both are written they do not match, so that no reader takes old lists for new ones.
-    identity = storage.read_json(storage.join(job.home, manifest.STAGE_FILE))
+    identity = manifest.read_identity(job.home)
     storage.write_json(storage.join(job.folder, manifest.STAGE_FILE), identity)
     storage.write_json(storage.join(job.folder, manifest.COMPLETE_FILE), whole)
     return whole
@@ -245,7 +254,7 @@ def _files(job: NeighborJob, blocks: Sequence[Mapping[str, Any]]) -> dict[str, l
     for block, marker in zip(job.blocks, blocks, strict=True):
         files[block.split].append(marker["file"])
     paths = storage.files(storage.join(job.home, manifest.MARKERS, MEMORY), ".json")
-    gathered = sorted(map(storage.read_json, paths), key=lambda marker: marker["shard"])
+    gathered = sorted(map(read_marker, paths), key=lambda marker: marker["shard"])
     files[MEMORY] = [marker["file"] for marker in gathered]
     return files
 

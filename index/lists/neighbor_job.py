@@ -26,7 +26,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from index.lists import background
+from index.lists import background, layout
 from index.lists.claim import group_rows
 from index.lists.direct import LookUp
 from index.lists.gather import GatherRows
@@ -43,6 +43,12 @@ _ROUTED, _KEPT = "routed.json", "kept.parquet"
 # Queries of a work item, for which an index shard is loaded once: few enough to spread over workers, enough to pay for
 # loading.
 _ITEM_QUERIES = 1 << 18
+
+
+def _routed_rows(marker: str) -> list[int]:
+    """Returns the number of queries that visit each index shard, as `Route` wrote it."""
+    rows: list[int] = schemas.read_json(marker, {"rows": [int]}, layout.AGAIN)["rows"]
+    return rows
 
 
 def _queries_name(shard: int) -> str:
@@ -97,8 +103,8 @@ class Route(Step):
             return
         marker = self._job.part_path(group, _ROUTED)
         if not storage.exists(marker):
-            storage.write_json(marker, self.route(group))
-        for shard, rows in enumerate(storage.read_json(marker)):
+            storage.write_json(marker, {"rows": self.route(group)})
+        for shard, rows in enumerate(_routed_rows(marker)):
             if rows:
                 yield (shard, number // self._span(shard)), (number, rows == group.rows)
 
@@ -222,9 +228,8 @@ def run(job: NeighborJob, runner: Runner) -> None:
     Raises:
         UserError: as a worker raised it.
     """
-    complete = storage.join(job.folder, manifest.COMPLETE_FILE)
-    if storage.exists(complete) and storage.read_json(complete)["config_hash"] == job.config_hash:
-        storage.remove(complete)
+    if layout.is_complete(job.folder, job.config_hash, with_files=False):
+        storage.remove(storage.join(job.folder, manifest.COMPLETE_FILE))
     storage.remove_temporaries(job.folder)
 
     def build(pipeline: beam.Pipeline) -> None:
@@ -274,6 +279,6 @@ def _searched(job: NeighborJob, group: Group) -> float:
     marker = job.part_path(group, _ROUTED)
     if not storage.exists(marker):
         return 0.0
-    wanted = {_lists_name(shard) for shard, rows in enumerate(storage.read_json(marker)) if rows}
+    wanted = {_lists_name(shard) for shard, rows in enumerate(_routed_rows(marker)) if rows}
     found = {storage.name(path) for path in storage.files(job.part_path(group, ""), ".parquet")}
     return len(wanted & found) / max(len(wanted), 1)

@@ -5,15 +5,30 @@ it publishes a new version; files that it no longer names stay until a compactio
 fingerprint, since they differ from run to run.
 """
 
+import itertools
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from index.store.records import Point
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError, command
+from pipelines.schemas import EncoderInfo
 
 FILE = "manifest.json"
 STAGE = "index.build"
 METRIC = "dot"
+BUILDS = "builds"
+_AGAIN = f"remove it and run {command(STAGE)} again"
+_FILES = {str: {"sha256": str, "bytes": int}}
+_LEAST = {"schema_version": int, "config_hash": str, "metric": str, "shards": [dict]}
+_SHAPE = {
+    **{"version": int, "base": int, "regions": int, "rows": int, "tombstones": int, "base_memory": str, "parent": str},
+    **{"sharding": str, "files": _FILES, "key_encoder": schemas.shape_of(EncoderInfo)},
+    **{"search": schemas.shape_of(Point), "curve": [schemas.shape_of(Point)]},
+    "memory": {"snapshot": str, "rows": int, "shards": {str: {"number": int, "rows": int, "sha256": str}}},
+}
+_NOT_FACTS = ("fingerprint", "rates")
 
 
 def write(folder: str, facts: Mapping[str, Any], rates: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,9 +40,10 @@ def write(folder: str, facts: Mapping[str, Any], rates: Mapping[str, Any]) -> di
         rates: the timings.
     """
     contents = {"schema_version": schemas.SCHEMA_VERSION, "metric": METRIC, **facts}
-    whole = {**contents, "rates": dict(rates), "fingerprint": manifest.fingerprint(contents)}
-    storage.write_json(storage.join(folder, FILE), whole)
-    return whole
+    whole = {**contents, "rates": storage.seal(rates), "fingerprint": manifest.fingerprint(contents)}
+    # The fingerprint and the seal of the rates say what it contains; one over both would differ from run to run.
+    storage.write_json(storage.join(folder, FILE), whole, sealed=False)
+    return {**whole, "rates": dict(rates)}
 
 
 def exists(folder: str) -> bool:
@@ -44,15 +60,36 @@ def read(folder: str) -> dict[str, Any]:
     path, stage_path = storage.join(folder, FILE), storage.join(folder, manifest.STAGE_FILE)
     if not storage.exists(path) or not storage.exists(stage_path):
         raise UserError(f"{folder}: there is no finished index here; run {command(STAGE)}, it resumes where it stopped")
-    facts, identity = storage.read_json(path), storage.read_json(stage_path)
-    try:
-        contents = {name: value for name, value in facts.items() if name not in ("fingerprint", "rates")}
-        if facts["fingerprint"] != manifest.fingerprint(contents):
-            raise UserError(f"{path}: is damaged; remove it and run {command(STAGE)} again")
-        if facts["config_hash"] != manifest.fingerprint(identity):
-            raise UserError(f"{path}: belongs to another index than {manifest.STAGE_FILE}; run {command(STAGE)} again")
-        if facts["schema_version"] != schemas.SCHEMA_VERSION:
-            raise UserError(f"{path}: is of schema_version {facts['schema_version']}; run {command(STAGE)} again")
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is not a manifest of this version ({error}); run {command(STAGE)} again") from error
+    facts = check(path, storage.read_json(path, _AGAIN), _AGAIN)
+    if facts["config_hash"] != manifest.fingerprint(manifest.read_identity(folder)):
+        raise UserError(f"{path}: belongs to another index than {manifest.STAGE_FILE}; run {command(STAGE)} again")
+    if facts["schema_version"] != schemas.SCHEMA_VERSION:
+        raise UserError(f"{path}: is of schema_version {facts['schema_version']}; run {command(STAGE)} again")
+    if not storage.is_sealed(facts.get("rates")):
+        raise UserError(f"{path}: is damaged; {_AGAIN} (its rates have changed)")
+    return {**facts, "rates": storage.unseal(facts["rates"])}
+
+
+def check(path: str, facts: Any, remedy: str) -> dict[str, Any]:
+    """Returns the contents of a manifest, with or without its rates, if they are whole and name no file outside.
+
+    Args:
+        path: of the file.
+        facts: its contents.
+        remedy: the end of the error's sentence.
+
+    Raises:
+        UserError: if they are damaged.
+    """
+    contents = {name: value for name, value in facts.items() if name not in _NOT_FACTS} if type(facts) is dict else {}
+    if not contents or facts.get("fingerprint") != manifest.fingerprint(contents):
+        raise UserError(f"{path}: is damaged; {remedy}")
+    if where := schemas.misshapen(facts, {name: kind for name, kind in _SHAPE.items() if name in facts} | _LEAST):
+        raise UserError(f"{path}: is not a manifest of this version ({where}); {remedy}")
+    shards = [shard for shard in facts["shards"] if "path" in shard]
+    for file in itertools.chain(facts.get("files", ()), (shard["path"] for shard in shards)):
+        if not re.fullmatch(f"{BUILDS}/[^/]+/[^/]+", storage.inside("", file)):
+            raise UserError(f"{path}: names {file!a}, which is no file of a build; {remedy}")
+    for file in itertools.chain.from_iterable(shard["files"] for shard in shards):
+        storage.inside(path, file)
     return dict(facts)

@@ -133,6 +133,8 @@ class ShardRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ShardRecord":
-        """Reads what `dataclasses.asdict` made."""
+        """Reads what `dataclasses.asdict` made; a `TypeError` if it is something else."""
+        if where := schemas.misshapen(value, schemas.shape_of(cls)):
+            raise TypeError(where)
         settings = [Setting(s["level"], Parameters(**s["parameters"])) for s in value["settings"]]
         return cls(**{**value, "plan": Plan(**value["plan"]), "settings": settings})

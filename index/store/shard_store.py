@@ -39,10 +39,11 @@ from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError, command
 from pipelines.schemas import content_keys
 
-BUILDS = "builds"
+BUILDS = index_manifest.BUILDS
 _AGAIN = f"run {command(index_manifest.STAGE)} again"
 _REMEDY = f"{_AGAIN}, which builds the missing files"
 _ROWS_FILE, _EXACT_FILE, _FOUND_FILE = "rows.parquet", "exact.parquet", "found.parquet"
+_MARKER = {"shard": schemas.shape_of(ShardRecord), "secs": {str: [float]}}
 _ROWS_SCHEMA = pa.schema(
     [pa.field("id", pa.int64(), nullable=False), pa.field("content_key", pa.binary(32), nullable=False)]
 )
@@ -159,15 +160,17 @@ def read_marker(build: str, name: str, build_hash: str) -> tuple[ShardRecord, di
     path = marker_path(build, name)
     if not storage.exists(path):
         return None
-    marker = storage.read_json(path)
+    marker = schemas.read_json(path, _MARKER, f"remove it and {_AGAIN}")
     try:
         record, secs = ShardRecord.from_json(marker["shard"]), marker["secs"]
-    except (KeyError, TypeError) as error:
+    except TypeError as error:
         raise UserError(f"{path}: is not a marker of this version ({error}); remove it and {_AGAIN}") from error
+    if record.name != name:
+        raise UserError(f"{path}: is the marker of {record.name}; remove it and {_AGAIN}")
     if record.build_hash != build_hash:
         raise UserError(f"{path}: belongs to another index; remove it and {_AGAIN}")
     for file, facts in record.files.items():
-        uri = storage.join(build, name, file)
+        uri = storage.inside(storage.join(build, name), file)
         if not storage.exists(uri) or storage.size_bytes(uri) != facts["bytes"]:
             return None
     return record, secs
@@ -224,6 +227,6 @@ def _checked(folder: str, record: ShardRecord) -> Iterator[str]:
             if not file.startswith(f"{record.searcher}/"):
                 continue
             if local != source:
-                storage.copy(storage.join(source, file), os.path.join(local, file))
-            check_file(os.path.join(local, file), facts, _REMEDY)
+                storage.copy(storage.inside(source, file), storage.inside(local, file))
+            check_file(storage.inside(local, file), facts, _REMEDY)
         yield local

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from configs.base import Filters, Source
 from pipelines import manifest, schemas, sources, storage
 from pipelines.embedding import classes
@@ -25,8 +23,6 @@ from pipelines.sources.labels import Labels
 from pipelines.upkeep import compaction
 
 _STAGE = "pipelines.embed"
-_INPUTS_FILE = "inputs.json"
-_LISTINGS = "_inputs"
 # Filters that decide which rows are embedded; the others are applied to embedded rows.
 _ROW_FILTERS = ("min_side", "max_aspect", "min_caption_chars", "max_caption_chars", "metadata")
 # Fields of a source that are newer than the first folders: part of the identity only where they choose among rows.
@@ -67,6 +63,14 @@ class Folder:
             marker = self.done.get(shard.name)
             if marker and (marker.size_bytes, marker.etag) != (shard.size_bytes, shard.etag):
                 self._forget(shard.name)
+
+    def forget_incomplete(self) -> None:
+        """Removes the markers of shards whose list of rejected or filtered rows is gone."""
+        for part, digest in ((manifest.REJECTS, "rejects_sha256"), (manifest.FILTERED, "filtered_sha256")):
+            there = {storage.name(path) for path in storage.files(storage.join(self.path, part), ".parquet")}
+            for name in [name for name, marker in self.done.items() if getattr(marker, digest)]:
+                if f"{name}.parquet" not in there:
+                    self._forget(name)
 
     def retry(self) -> None:
         """Removes the markers of shards with rejected rows that may be readable now."""
@@ -115,7 +119,8 @@ def open_all(request: Request, specs: Mapping[str, EncoderSpec], named: Classes,
 def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Classes) -> Folder:
     path, source = request.folder(name), sources.resolve(request.sources[name], request.places.data)
     identity = {**_identity(name, source, request, specs), **named.identity(name)}
-    listings = storage.join(path, _LISTINGS)
+    listings = storage.join(path, manifest.LISTINGS)
+    manifest.release(path, _STAGE, identity)
     classes.check_stored(path, identity.get(manifest.CLASSES, ()))
     manifest.check_claim(path, _STAGE, identity)
     storage.remove_temporaries(path)
@@ -134,10 +139,11 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Cla
             storage.remove(listing)
     if name == MEMORY:
         compaction.finish(path, manifest.indexed_memory(request.places.index))
-    labels = named.of_reading(name, source)
-    folder = Folder(name, path, config_hash, specs, _numbered(path, shards), {}, labels)
+    labels, markers = named.of_reading(name, source), manifest.read_markers(path, config_hash)
+    folder = Folder(name, path, config_hash, specs, _numbered(path, config_hash, shards, markers), markers, labels)
     folder.refresh()
     folder.forget_changed()
+    folder.forget_incomplete()
     return folder
 
 
@@ -176,15 +182,45 @@ def _check_rows(name: str, path: str, listed: int, request: Request) -> None:
         )
 
 
-def _numbered(path: str, shards: list[InputShard]) -> list[InputShard]:
+def _numbered(path: str, config_hash: str, shards: list[InputShard], markers: Mapping[str, Marker]) -> list[InputShard]:
     """Returns the shards with their numbers; a name keeps the number it first got, since ids are made of it."""
-    file = storage.join(path, _INPUTS_FILE)
-    names: list[str] = storage.read_json(file) if storage.exists(file) else []
+    names = _known_names(path, config_hash, markers)
+    free = [number for number, name in enumerate(names) if not name]
     known = set(names)
-    names += [shard.name for shard in shards if shard.name not in known]
-    storage.write_json(file, names)
+    for shard in shards:
+        if shard.name not in known and free:
+            names[free.pop(0)] = shard.name
+        elif shard.name not in known:
+            names.append(shard.name)
+    storage.write_json(storage.join(path, manifest.INPUTS_FILE), {"config_hash": config_hash, "names": names})
     numbers = {name: number for number, name in enumerate(names)}
     return [dataclasses.replace(shard, number=numbers[shard.name]) for shard in shards]
+
+
+def _known_names(path: str, config_hash: str, markers: Mapping[str, Marker]) -> list[str]:
+    """Returns the names of the shards by number, an empty one for a number that is free.
+
+    They are in `inputs.json`. If that is missing, damaged or of another configuration, the markers know them.
+
+    Raises:
+        UserError: if a marker has the number of another shard.
+    """
+    file = storage.join(path, manifest.INPUTS_FILE)
+    try:
+        stored = schemas.read_json(file, {"config_hash": str, "names": [str]}, "")
+    except UserError:
+        stored = {"config_hash": "", "names": []}
+    names: list[str] = stored["names"] if stored["config_hash"] == config_hash else []
+    numbers = {name: number for number, name in enumerate(names) if name}
+    names += [""] * (1 + max((marker.number for marker in markers.values()), default=-1) - len(names))
+    for name, marker in markers.items():
+        if numbers.get(name, marker.number) != marker.number or names[marker.number] not in ("", name):
+            raise UserError(
+                f"{storage.join(path, manifest.MARKERS, name)}.json: has the number {marker.number}, which "
+                f"{manifest.INPUTS_FILE} gives to another shard; remove it and run web-memory embed again"
+            )
+        names[marker.number] = name
+    return names
 
 
 def check_rejects(folder: Folder, max_share: float, conditions: Sequence[str] = ()) -> None:
@@ -227,9 +263,14 @@ def filtered_by(markers: Sequence[Marker]) -> Counter[str]:
 
 
 def _rejected(path: str, markers: list[Marker]) -> Counter[str]:
-    files = [storage.join(path, manifest.REJECTS, f"{m.name}.parquet") for m in markers if m.rows_rejected]
-    table = pa.concat_tables([schemas.read(file, ["error_type"]) for file in files])
-    return Counter(table["error_type"].to_pylist())
+    found: Counter[str] = Counter()
+    for marker in markers:
+        if marker.rows_rejected:
+            file = storage.join(path, manifest.REJECTS, f"{marker.name}.parquet")
+            if marker.rejects_sha256:
+                storage.check_sha256(file, marker.rejects_sha256, "remove it and run web-memory embed again")
+            found.update(schemas.read(file, ["error_type"])["error_type"].to_pylist())
+    return found
 
 
 def _top(counts: Counter[str]) -> str:

@@ -113,6 +113,9 @@ class ShardRun:
             attempt=job.attempt,
             unknown_classes=self._unknown_classes,
             output_sha256=storage.sha256(self._output),
+            output_footer=schemas.footer_sha256(self._output),
+            rejects_sha256=storage.sha256(_unused_file(job, REJECTS)),
+            filtered_sha256=storage.sha256(_unused_file(job, FILTERED)),
             config_hash=job.config_hash,
             run_id=job.run_id,
             secs=round(time.monotonic() - self._begin, 3),
@@ -240,9 +243,13 @@ def _storable(row: Unused) -> dict[str, Any]:
     return fields | {name: text if name == "member" else text[:_MAX_TEXT_CHARS] for name, text in texts.items()}
 
 
+def _unused_file(job: ShardJob, folder: str) -> str:
+    return storage.join(job.folder, folder, f"{job.shard.name}.parquet")
+
+
 def _write_unused(job: ShardJob, folder: str, schema: pa.Schema, unused: Sequence[Unused], more: dict[str, Any]) -> int:
     """Writes rows that have no vectors; returns how many rows the file then has."""
-    uri = storage.join(job.folder, folder, f"{job.shard.name}.parquet")
+    uri = _unused_file(job, folder)
     rows = [{"source_shard": job.shard.container, **more, **_storable(row)} for row in unused]
     schemas.write(uri, pa.Table.from_pylist(rows, schema=schema), job.metadata)
     return schemas.count_rows(uri)

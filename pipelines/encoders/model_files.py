@@ -32,23 +32,27 @@ def local_folder(model: str) -> pathlib.Path:
     if model.startswith(URL):
         return _from_hub(model)
     if storage.is_url(model):
-        return _from_store(model, cache / "encoders")
+        return fetch_folder(model, cache / "encoders")
     return pathlib.Path(model)
 
 
-def _from_store(uri: str, cache: pathlib.Path) -> pathlib.Path:
-    """Returns the copy of a folder of a store in a local cache; copies it if it has changed or is not there yet."""
+def fetch_folder(uri: str, cache: pathlib.Path) -> pathlib.Path:
+    """Returns the copy of a remote folder in a local cache; copies it if it has changed or is not there yet.
+
+    Raises:
+        UserError: if there is no such folder, or a file of it is named outside it.
+    """
     fs, path = storage.filesystem(uri)
-    entries = sorted(fs.find(path, detail=True).items())
-    if not entries:
+    found = sorted(fs.find(path, detail=True).items())
+    if not found:
         raise storage.MissingFile(f"{uri}: no such folder")
-    etags = [(file, storage.Found.of(file, info).etag) for file, info in entries]
-    target = cache / f"{storage.name(uri)}-{hashlib.sha256(repr(etags).encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(repr([(file, storage.Found.of(file, info).etag) for file, info in found]).encode())
+    target = cache / f"{storage.name(uri)}-{digest.hexdigest()[:12]}"
     if not target.exists():
         with storage.atomic_folder(str(target)) as temporary:
-            # Lists, because a path with `*`, `?` or `[` would be a pattern.
-            files = [file for file, _ in entries]
-            fs.get(files, [temporary + file[len(path.rstrip("/")) :] for file in files])
+            for file, _ in found:
+                inside = file.removeprefix(path.rstrip("/") + "/")
+                storage.copy(storage.inside(uri, inside), storage.inside(temporary, inside))
     return target
 
 

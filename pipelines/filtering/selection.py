@@ -24,6 +24,7 @@ from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo
 
 FILE = "selection.json"
+_AGAIN = "remove it and run web-memory embed again"
 # Rows of a shard that are read at a time; no result depends on it.
 BLOCK_ROWS = 4096
 
@@ -71,7 +72,7 @@ class MemoryShards:
 
     def check(self, shard: MemoryShard) -> None:
         """Raises a `UserError` if the bytes of a shard are not those that were embedded."""
-        manifest.check_sha256(self.path(shard), shard.sha256, "remove it and run web-memory embed again")
+        storage.check_sha256(self.path(shard), shard.sha256, "remove it and run web-memory embed again")
 
     def blocks(self, shard: MemoryShard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yields columns of a shard, at most `BLOCK_ROWS` rows at a time; errors as `Embeddings.read`."""
@@ -280,7 +281,7 @@ def removed_ids(memory_folder: str, shard: str = "") -> np.ndarray:
     for facts in read(memory_folder).shards:
         if facts.dropped.get(REMOVED) and shard in ("", facts.name):
             path = storage.join(memory_folder, manifest.DROPPED, f"{facts.name}.parquet")
-            manifest.check_sha256(path, facts.sha256, "remove it and run web-memory embed again")
+            storage.check_sha256(path, facts.sha256, "remove it and run web-memory embed again")
             table = schemas.read(path, ["id", "reason"])
             ids.append(table["id"].to_numpy()[[reason == REMOVED for reason in table["reason"].to_pylist()]])
     return np.concatenate(ids)
@@ -300,17 +301,18 @@ def read(memory_folder: str) -> Selection:
         UserError: if it is missing or damaged.
     """
     path = storage.join(memory_folder, manifest.DROPPED, FILE)
-    value = storage.read_json(path)
+    shape = {"identity": dict, "totals": {str: int}, "shards": [dict], "examples": [dict], "fingerprint": str}
+    value = schemas.read_json(path, shape, _AGAIN)
     try:
         contents = {name: part for name, part in value.items() if name != "fingerprint"}
         if value["fingerprint"] != manifest.fingerprint(contents):
-            raise UserError(f"{path}: is damaged; remove it and run web-memory embed again")
+            raise UserError(f"{path}: is damaged; {_AGAIN}")
         shards = tuple(DroppedShard(**shard) for shard in value["shards"])
+        for shard in shards:
+            storage.inside(memory_folder, shard.name)
         examples = tuple(Example(**example) for example in value["examples"])
         totals = {reason: value["totals"][reason] for reason in REASONS if reason in value["totals"]}
         listed = value["opt_out"] and Listed(**{**value["opt_out"], "first": tuple(value["opt_out"]["first"])})
         return Selection(value["identity"], totals, shards, examples, value["fingerprint"], listed)
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: is not a selection of this version ({error}); remove it and run web-memory embed again"
-        ) from error
+        raise UserError(f"{path}: is not a selection of this version ({error}); {_AGAIN}") from error

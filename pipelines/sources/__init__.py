@@ -36,7 +36,7 @@ _SUFFIXES = re.compile(r"(\.(tar|tgz|parquet|tfrecords?|npy|gz|bz2|xz|zst))+$")
 
 def _stem(uri: str) -> str:
     """Returns a file's name without its suffixes, from which output files get their names."""
-    return _SUFFIXES.sub("", storage.name(uri)).replace(".", "-")
+    return re.sub(r"[.:\\\0]", "-", _SUFFIXES.sub("", storage.name(uri)))
 
 
 def _with_table(source: Source, file: storage.Found) -> list[str]:

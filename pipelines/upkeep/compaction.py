@@ -113,6 +113,7 @@ def _rewrite(memory: str, target: str, marker: Marker) -> None:
         rows_filtered=marker.rows_filtered + len(ids),
         filtered=filtered,
         output_sha256=storage.sha256(path),
+        output_footer=schemas.footer_sha256(path),
     )
     after.write(target)
 

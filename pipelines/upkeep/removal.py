@@ -98,10 +98,9 @@ class _Asked:
 
 def stored(folder: str) -> MemoryShards | None:
     """Returns the embedded shards of a memory, finished or not; None for a memory that was never begun."""
-    path = storage.join(folder, manifest.STAGE_FILE)
-    if not storage.exists(path):
+    if not storage.exists(storage.join(folder, manifest.STAGE_FILE)):
         return None
-    identity = storage.read_json(path)
+    identity = manifest.read_identity(folder)
     config_hash = manifest.fingerprint(identity)
     markers = manifest.read_markers(folder, config_hash).values()
     there = {storage.name(path) for path in storage.files(folder, ".parquet")}

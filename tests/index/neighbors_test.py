@@ -181,7 +181,7 @@ def test_folder_with_glob_characters(indexed: World, tmp_path):
     for group in job.groups:
         parts = folder / "_parts" / group.name
         parts.mkdir(parents=True)
-        (parts / "routed.json").write_text(json.dumps([group.rows, 0, 3, 2]))
+        storage.write_json(str(parts / "routed.json"), {"rows": [group.rows, 0, 3, 2]})
         (parts / "lists-00002.parquet").touch()
     assert neighbor_job.progress(job) == (1 / 3 / 2, 54)
 
@@ -406,9 +406,7 @@ def test_what_does_not_belong_together(indexed: World, capsys):
     shutil.rmtree(indexed.folder / "queries" / "test")
     assert indexed.neighbors("--config.test_set.path=list.txt") == 2
     assert "queries/test: does not exist yet; run web-memory embed first" in capsys.readouterr().err
-    complete = indexed.folder / "memory" / "complete.json"
-    facts = json.loads(complete.read_text())
-    complete.write_text(json.dumps(facts | {"snapshot": "0123456789abcdef"}))
+    write_embeddings(f"{indexed.folder}/memory", indexed.keys[::-1], indexed.images)
     assert indexed.neighbors() == 2
     assert "is an index of another memory than" in capsys.readouterr().err
 

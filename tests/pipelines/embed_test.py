@@ -315,7 +315,7 @@ def test_a_folder_of_another_encoder_is_refused(world, capsys, tmp_path_factory)
     other = tmp_path_factory.mktemp("other") / "image"
     tiny.save_image_encoder(other, seed=1)
     capsys.readouterr()
-    _fails(world, capsys, "belongs to another configuration, encoders was", encoders__key=other)
+    _fails(world, capsys, "belongs to another configuration, encoders.key.fingerprint was", encoders__key=other)
 
 
 def test_rejects_are_read_again_where_that_can_help(world, capsys, monkeypatch):

@@ -355,7 +355,7 @@ def test_damaged_selection_is_refused(world):
     with pytest.raises(UserError, match="selection.json: is damaged; remove it"):
         selection.read(world.shards.folder)
     path.write_text("[]")
-    with pytest.raises(UserError, match="selection.json: is not a selection of this version"):
+    with pytest.raises(UserError, match="selection.json: is damaged or of an older version"):
         world.select(Filters(leakage=0.9))
 
 
