@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -38,6 +37,8 @@ _SCHEMA = pa.schema(
 # ASCII, because half a surrogate pair, which JSON may contain, is not UTF-8.
 _to_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str).encode
 _PLAN_THREADS = 8
+# Of the texts of a shard's rows: usual rows have some hundred characters.
+_MAX_PART_CHARS = 8 << 20
 _DOWNLOADS = 16
 
 _T = TypeVar("_T")
@@ -80,13 +81,27 @@ def plan(source: Source, rows: Iterator[Row], folder: str, embed: Embed) -> list
     if source.class_names:
         names = class_names.read(source.class_names)
         rows = (_with_class_name(row, names, source.class_names) for row in rows)
-    parts = iter(lambda: list(itertools.islice(rows, embed.list_shard_rows)), [])
+    parts = _parts(rows, embed.list_shard_rows)
     named = ((f"{stem(source)}-{number:05d}", part) for number, part in enumerate(parts))
     written = {storage.name(path) for path in storage.files(folder, ".parquet")}
     shards = list(_in_order(functools.partial(_shard, source, folder, written), named, _PLAN_THREADS))
     if not shards:
         raise UserError(f"{source.path}: is empty, it names no image")
     return shards
+
+
+def _parts(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
+    """Yields consecutive rows: `most` of them, or fewer where their texts are large."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += len(row.member) + sum(len(value) for value in row.fields.values() if hasattr(value, "__len__"))
+        if len(part) == most or size > _MAX_PART_CHARS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _in_order(function: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterator[_R]:
