@@ -41,6 +41,12 @@ HEAD_BYTES = 12
 
 # Paths that are not below the folder that they are joined to, on some system or for some driver.
 _LEADS_OUT = re.compile(r"^$|^/|^[A-Za-z]:|(^|/)\.{0,2}(/|$)|[\\\0]|::|://")
+MAX_TEXT_RATIO = 200
+"""A list or other text may unpack to so many times its size, beyond the first 16 MiB."""
+
+_FREE_TEXT_BYTES = 16 << 20
+_BLOCK_BYTES = 1 << 20
+
 # What reading compressed bytes raises if they are broken or end early, and what a store raises if it fails.
 BROKEN_STREAM = (OSError, EOFError, zlib.error, lzma.LZMAError)
 # What reading Parquet raises if its bytes are not what its footer says.
@@ -137,8 +143,33 @@ def open_read(uri: str) -> IO[bytes]:
 
 
 def open_decompressed(uri: str) -> IO[bytes]:
-    """Opens a file as `open_read` does, and decompresses it as `decompressed` does."""
-    return decompressed(open_read(uri), uri)
+    """Opens a file as `open_read` does, and decompresses it as `decompressed` does, to a bounded size."""
+    file = open_read(uri)
+    unpacked = decompressed(file, uri)
+    return unpacked if unpacked is file else io.BufferedReader(_Bounded(unpacked, file), _BLOCK_BYTES)
+
+
+class _Bounded(io.RawIOBase):
+    """What a file unpacks to; an OSError where that is far more than texts are compressed to."""
+
+    def __init__(self, unpacked: IO[bytes], file: IO[bytes]) -> None:
+        self._unpacked, self._file, self._count = unpacked, file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._unpacked.read(len(buffer))
+        self._count += len(data)
+        if self._count > max(_FREE_TEXT_BYTES, MAX_TEXT_RATIO * self._file.tell()):
+            raise OSError(f"it unpacks to more than {MAX_TEXT_RATIO} times its size")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        for file in (self._unpacked, self._file):
+            file.close()
+        super().close()
 
 
 def decompressed(file: IO[bytes], uri: str, is_plain: Callable[[bytes], bool] | None = None) -> IO[bytes]:

@@ -6,17 +6,20 @@ the cores busier than more threads per batch. What happens to a batch is up to `
 `folders`.
 """
 
+import bisect
 import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from configs.base import Embed
 from pipelines import schemas, sources, storage
@@ -28,6 +31,10 @@ from pipelines.sources.sample import storable_text
 
 # Of why a row is not used, and of the value that did not pass.
 _MAX_TEXT_CHARS = 500
+
+# Rows that are not used and wait for a batch before them to be written.
+_MOST_WAITING = 4096
+_UNUSED = {REJECTS: schemas.REJECTS, FILTERED: schemas.FILTERED}
 
 # Rows of the unfinished shards of this process, by output file; progress reads it where job and launcher share it.
 in_flight: collections.Counter[str] = collections.Counter()
@@ -44,39 +51,46 @@ class ShardRun:
         self._rows_in = self._rows = self._unknown_classes = 0
         # Here, not in the job: the names of many classes would travel with every shard.
         self._shard = dataclasses.replace(job.shard, labels=tools.labels.get(job.folder))
-        self._unused: list[tuple[int, Unused]] = []
+        # The first places of the batches that are not written yet, in their order.
+        self._begun: collections.deque[int] = collections.deque()
         self._waiting: list[pa.Table] = []
         self._output = storage.join(job.folder, f"{job.shard.name}.parquet")
         dtype = next(iter(job.encoders.values())).info.dtype
         self._schema = schemas.embeddings({column: spec.info.dim for column, spec in job.encoders.items()}, dtype)
         with contextlib.ExitStack() as stack:
             self._parquet = stack.enter_context(schemas.writer(self._output, self._schema, job.metadata))
+            self._unused = stack.enter_context(_UnusedRows(job))
             stack.callback(in_flight.pop, self._output, None)
             self._files = stack.pop_all()
 
-    def _wanted(self) -> Iterator[Item]:
+    def read(self) -> Iterator[list[Item]]:
+        """Yields the wanted samples in batches; neither these nor their vectors depend on the number of threads.
+
+        A batch also ends where many rows have passed since it began: until it is written, those that are not used wait.
+        """
+        part: list[Item] = []
+        span = max(_MOST_WAITING, 16 * self._embed.batch_size)
         for item in sources.read(self._shard, self._embed):
             place, self._rows_in = self._rows_in, self._rows_in + 1
             unused = self.embedder.unwanted(item) if isinstance(item, Sample) else item
             if unused:
-                self._unused.append((place, unused))
+                self._unused.add(place, unused)
             elif isinstance(item, Sample):
-                yield Item(place, item)
-
-    def read(self) -> Iterator[list[Item]]:
-        """Yields the wanted samples in batches; neither these nor their vectors depend on the number of threads."""
-        part: list[Item] = []
-        for item in self._wanted():
-            part.append(item)
-            if len(part) == self._embed.batch_size:
+                if not part:
+                    self._begun.append(place)
+                part.append(Item(place, item))
+            if part and (len(part) == self._embed.batch_size or self._rows_in - part[0].place >= span):
                 yield part
                 part = []
+            self._unused.write(self._begun[0] if self._begun else self._rows_in)
         if part:
             yield part
 
     def write(self, batch: EmbeddedBatch) -> None:
-        """Writes the rows of a batch, and keeps its unused rows for `finish`."""
-        self._unused += batch.unused
+        """Writes the rows of a batch, and its unused rows once no earlier row can follow."""
+        self._begun.popleft()
+        for place, unused in batch.unused:
+            self._unused.add(place, unused)
         if batch.rows:
             self._waiting.append(_to_table(batch, self.job.shard, self._rows, self._schema))
             self._rows += len(batch.rows)
@@ -91,13 +105,10 @@ class ShardRun:
             self._waiting.clear()
 
     def finish(self) -> None:
-        """Ends the file of vectors, then writes the rejected and the filtered rows and, last, the marker."""
-        job, shard = self.job, self.job.shard
+        """Ends the files of vectors, of rejected and of filtered rows, then writes the marker."""
+        job, shard, unused = self.job, self.job.shard, self._unused
         with self._files:
             self._write_waiting()
-        unused = [row for _, row in sorted(self._unused, key=lambda entry: entry[0])]
-        rejects = [row for row in unused if isinstance(row, Reject)]
-        filtered = [row for row in unused if isinstance(row, Filtered)]
         Marker(
             number=shard.number,
             name=shard.name,
@@ -106,10 +117,10 @@ class ShardRun:
             etag=shard.etag,
             rows_in=self._rows_in,
             rows_out=schemas.count_rows(self._output),
-            rows_rejected=_write_unused(job, REJECTS, schemas.REJECTS, rejects, {"attempt": job.attempt}),
-            rows_filtered=_write_unused(job, FILTERED, schemas.FILTERED, filtered, {}),
-            filtered=dict(collections.Counter(row.filter for row in filtered)),
-            retryable=sum(reject.retryable for reject in rejects),
+            rows_rejected=schemas.count_rows(_unused_file(job, REJECTS)),
+            rows_filtered=schemas.count_rows(_unused_file(job, FILTERED)),
+            filtered=dict(unused.filtered),
+            retryable=unused.retryable,
             attempt=job.attempt,
             unknown_classes=self._unknown_classes,
             output_sha256=storage.sha256(self._output),
@@ -247,9 +258,69 @@ def _unused_file(job: ShardJob, folder: str) -> str:
     return storage.join(job.folder, folder, f"{job.shard.name}.parquet")
 
 
-def _write_unused(job: ShardJob, folder: str, schema: pa.Schema, unused: Sequence[Unused], more: dict[str, Any]) -> int:
-    """Writes rows that have no vectors; returns how many rows the file then has."""
-    uri = _unused_file(job, folder)
-    rows = [{"source_shard": job.shard.container, **more, **_storable(row)} for row in unused]
-    schemas.write(uri, pa.Table.from_pylist(rows, schema=schema), job.metadata)
-    return schemas.count_rows(uri)
+class _UnusedRows:
+    """The rejected and the filtered rows of a shard, written in the order of their places, a few thousand at a time.
+
+    Attributes:
+        filtered: how many rows were filtered, by filter.
+        retryable: how many rejected rows may be readable later.
+    """
+
+    def __init__(self, job: ShardJob) -> None:
+        """Opens nothing yet."""
+        self._job = job
+        self._held: list[tuple[int, Unused]] = []
+        self._enough = _MOST_WAITING
+        self._rows: dict[str, list[dict[str, Any]]] = {REJECTS: [], FILTERED: []}
+        self._files: dict[str, pq.ParquetWriter] = {}
+        self._stack = contextlib.ExitStack()
+        self.filtered: collections.Counter[str] = collections.Counter()
+        self.retryable = 0
+
+    def __enter__(self) -> "_UnusedRows":
+        """Opens both files, which get their names when they are whole."""
+        with contextlib.ExitStack() as stack:
+            for folder, schema in _UNUSED.items():
+                writer = schemas.writer(_unused_file(self._job, folder), schema, self._job.metadata)
+                self._files[folder] = stack.enter_context(writer)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Writes what is left and ends the files; after an error neither gets its name."""
+        if error:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._enough = 0
+            self.write(sys.maxsize)
+            for folder in _UNUSED:
+                self._write_group(folder)
+
+    def add(self, place: int, row: Unused) -> None:
+        """Takes a row that was found at a place of the source."""
+        self._held.append((place, row))
+        if isinstance(row, Filtered):
+            self.filtered[row.filter] += 1
+        else:
+            self.retryable += row.retryable
+
+    def write(self, end: int) -> None:
+        """Writes the rows before a place, if there are enough of them; none before it may be added afterwards."""
+        if len(self._held) < self._enough:
+            return
+        self._held.sort(key=lambda entry: entry[0])
+        count = bisect.bisect_left(self._held, end, key=lambda entry: entry[0])
+        for _, row in self._held[:count]:
+            folder = REJECTS if isinstance(row, Reject) else FILTERED
+            more = {"attempt": self._job.attempt} if folder == REJECTS else {}
+            rows = self._rows[folder]
+            rows.append({"source_shard": self._job.shard.container, **more, **_storable(row)})
+            if len(rows) == schemas.ROW_GROUP_ROWS:
+                self._write_group(folder)
+        del self._held[:count]
+        self._enough = len(self._held) + _MOST_WAITING
+
+    def _write_group(self, folder: str) -> None:
+        self._files[folder].write_table(pa.Table.from_pylist(self._rows[folder], schema=_UNUSED[folder]))
+        self._rows[folder] = []

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -48,6 +47,8 @@ _SCHEMA = pa.schema(
 # ASCII, because half a surrogate pair, which JSON may contain, is not UTF-8.
 _to_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str).encode
 _PLAN_THREADS = 8
+# Of the texts of a shard's rows: usual rows have some hundred characters.
+_MAX_PART_CHARS = 8 << 20
 _DOWNLOADS = 16
 
 _T = TypeVar("_T")
@@ -95,7 +96,7 @@ def plan(
     if source.class_names:
         names = class_names.read(source.class_names)
         rows = (_with_class_name(row, names, source.class_names) for row in rows)
-    parts: Iterator[list[Row]] = iter(lambda: list(itertools.islice(rows, embed.list_shard_rows)), [])
+    parts = _parts(rows, embed.list_shard_rows)
     if counts is not None:
         parts = _counted(parts, counts)
     named = ((f"{stem(source)}-{number:05d}", part) for number, part in enumerate(parts))
@@ -109,6 +110,20 @@ def plan(
 def _counted(parts: Iterator[list[Row]], counts: Counter[Any]) -> Iterator[list[Row]]:
     for part in parts:
         counts.update(row.fields.get("label") for row in part)
+        yield part
+
+
+def _parts(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
+    """Yields consecutive rows: `most` of them, or fewer where their texts are large."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += len(row.member) + sum(len(value) for value in row.fields.values() if hasattr(value, "__len__"))
+        if len(part) == most or size > _MAX_PART_CHARS:
+            yield part
+            part, size = [], 0
+    if part:
         yield part
 
 

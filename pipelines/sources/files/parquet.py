@@ -17,6 +17,7 @@ from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError, nearest
 from pipelines.sources import naming
+from pipelines.sources.files import parquet_bounds
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_sample
 from pipelines.sources.stream import open_stored
 
@@ -81,6 +82,7 @@ class Table:
             self._whole = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
             self._footer = self._whole.metadata
             self.schema = self._whole.schema_arrow
+            self._chunks = parquet_bounds.chunks(file)
             groups = [self._footer.row_group(group) for group in range(self._footer.num_row_groups)]
             self._group_bytes = [group.total_byte_size for group in groups]
             self.group_rows = [group.num_rows for group in groups]
@@ -91,12 +93,14 @@ class Table:
         """Yields a row group in batches of a few rows.
 
         Raises:
-            BrokenParquet: if it cannot be read, or does not have the rows that the footer claims.
+            BrokenParquet: if it cannot be read, a page claims far more than it has, or it has not the rows that the
+                footer claims.
         """
         found = 0
         with _reading():
             parquet = self._reader(group)
-            stream = parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
+            most = parquet_bounds.batch_rows(self._file, self._chunks[group], columns, _BATCH_ROWS)
+            stream = parquet.iter_batches(most, row_groups=[group], columns=columns, use_threads=False)
         while True:
             with _reading():
                 batch = next(stream, None)

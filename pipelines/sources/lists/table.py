@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.sources.files import parquet_bounds
 from pipelines.sources.files.parquet import row_values
 from pipelines.sources.listing import Row
 from pipelines.sources.naming import Naming, class_label, same_in_all
@@ -39,7 +40,6 @@ _FIELDS = {
     "caption": ("caption", "text", "TEXT"),
     "label": ("label",),
 }
-_BATCH_ROWS = 512
 # `["a dog", "one dog"]`, or `['a dog']`, which pandas writes.
 _LIST = re.compile(r"""\[\s*["'].*["']\s*\]""", re.DOTALL)
 _JSON_LINES = re.compile(r"\.(jsonl|ndjson|jsonlines)(\.|$)", re.IGNORECASE)
@@ -110,9 +110,11 @@ def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any] | ValueError]]
             parquet = pq.ParquetFile(file, pre_buffer=False)
             columns = [field.name for field in parquet.schema_arrow if not _is_bytes(field.type)]
             number = itertools.count()
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
+            for batch in parquet_bounds.batches(file, parquet, columns):
                 for values in _values(batch, columns):
                     yield f"{uri}, row {next(number)}", values
+        except parquet_bounds.Excess as error:
+            raise UserError(f"{uri}: {error}; if it is not hostile, write it again as several files") from error
         except storage.BROKEN_PARQUET as error:
             # Arrow's messages have several lines.
             problem = " ".join(str(error).split())
