@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import time
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from index import Index, build, neighbors, reindex, search
-from pipelines import embed
+from pipelines import embed, storage
+from pipelines.manifest import Embeddings, Neighbors
 from tests.index import forked
 from tests.index.vector_line import BEAM, DIM, Line
 from tests.world import unit, without_rates
@@ -80,7 +82,9 @@ class Case:
         self.line.check(self.gone)
 
 
-@pytest.mark.parametrize("name, stops", [("add", (2, 9)), ("remove", (1, 3, 6)), ("compact", (3, 8, 12, 16, 20, 23, 26))])
+@pytest.mark.parametrize(
+    "name, stops", [("add", (2, 9)), ("remove", (1, 3, 6)), ("compact", (3, 8, 12, 16, 20, 23, 26))]
+)
 def test_killed_at_a_step_and_run_again(tmp_path, name, stops):
     case = Case(tmp_path, name)
     for after in stops:
@@ -138,6 +142,71 @@ def commands(line: Line) -> dict[str, Callable[[], int]]:
     }
 
 
-PAIRS = [
-    (one, other) for one in ("reindex", "compact", "embed", "build", "neighbors") for other in ("reindex", "embed", "build")
-]
+NAMES = ("reindex", "compact", "embed", "build", "neighbors")
+PAIRS = [(one, other) for one in NAMES for other in NAMES]
+FAST = {("compact", "embed"), ("reindex", "neighbors"), ("embed", "compact")}
+
+
+@pytest.mark.parametrize(
+    "pair", [pytest.param(p, marks=() if p in FAST else pytest.mark.slow) for p in PAIRS], ids="+".join
+)
+def test_two_commands_at_once(tmp_path, pair):
+    line, rng = Line(tmp_path, with_queries=True), np.random.default_rng(PAIRS.index(pair))
+    line.put("0000", 40)
+    line.put("0001", 30)
+    assert line.run() == 0
+    gone = {line.rows["0000"][3][1]}
+    assert line.run(line.listed(*gone)) == 0
+    line.put("0002", 20)
+    first = forked.start(commands(line)[pair[0]])
+    time.sleep(rng.uniform(0, 0.5))
+    second = forked.start(commands(line)[pair[1]])
+    assert Index.open(line.config.places.index).search(unit(4, DIM, seed=9), 3).ids.min() >= 0
+    assert search.main([f"--config={line.config_file}", "--id=0", "--k=5"]) == 0
+    codes = forked.end(first), forked.end(second)
+    # A command that ran second may find that the first has changed the memory, and say so.
+    assert set(codes) <= {0, 2} and 0 in codes
+    # What either has left, the line goes on from.
+    assert all(command() == 0 for name, command in commands(line).items() if name != "build")
+    line.check(gone)
+    lists = Neighbors.open(line.config.places.neighbors)
+    assert lists.identity["memory"] == Embeddings(line.config.places.memory).snapshot
+    if codes == (0, 0):
+        print(f"{pair[0]} and {pair[1]}: one after the other")
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.2, pytest.param(0.4, marks=pytest.mark.slow)])
+def test_two_removals_at_once_lose_nothing(tmp_path, pause):
+    line = Line(tmp_path)
+    line.put("0000", 40)
+    assert line.run() == 0
+    lists = []
+    for name, places in (("a", (3, 4)), ("b", (7, 8))):
+        path = tmp_path / f"{name}.txt"
+        path.write_text("".join(f"{line.rows['0000'][place][1]}\n" for place in places))
+        lists.append((f"--remove={path}", {line.rows["0000"][place][1] for place in places}))
+    first = forked.start(lambda: line.run(lists[0][0]))
+    time.sleep(pause)
+    codes = forked.end(forked.start(lambda: line.run(lists[1][0]))), forked.end(first)
+    assert set(codes) <= {0, 2} and 0 in codes
+    gone = set().union(*(urls for code, (_, urls) in zip(reversed(codes), lists, strict=True) if not code))
+    assert gone and not gone & set(line.urls().values())
+    assert line.run(lists[0][0]) == 0 and line.run(lists[1][0]) == 0
+    line.check(lists[0][1] | lists[1][1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_that_comes_second_is_refused_until_the_first_ends(tmp_path, name, capsys):
+    line = Line(tmp_path, with_queries=True)
+    line.put("0000", 40)
+    assert line.run() == 0
+    held = storage.lock(f"{tmp_path}/out/stages/workdir.lock", "web-memory reindex")
+    before = contents(tmp_path / "out")
+    capsys.readouterr()
+    assert commands(line)[name]() == 2
+    error = capsys.readouterr().err
+    assert f"web-memory reindex is already running there (process {os.getpid()}); wait for it or stop it" in error
+    assert contents(tmp_path / "out") == before
+    held.close()
+    # The file that is left means nothing.
+    assert commands(line)[name]() == 0
