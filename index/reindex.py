@@ -117,13 +117,12 @@ def _removed(places: "Places", asked: "Outcome") -> dict[str, str]:
     """
     from index.store.indexed_memory import live_rows
     from index.store.reader import Index
-    from pipelines.filtering import selection
     from pipelines.upkeep import removal
 
     listed, index = removal.read(places.removed), Index.open(places.index)
     if missing := len(np.setdiff1d(asked.digests, listed)):
         raise UserError(f"{places.removed}: lacks {missing:,} entries that were just added; run the same command again")
-    ids = selection.removed_ids(places.memory)
+    ids = removal.dropped_ids(places)
     for number in range(len(index.shards)):
         live, images = live_rows(index, number)
         found = live[np.isin(images, listed) | np.isin(live, ids)].tolist()
@@ -157,6 +156,7 @@ def _index(line: _Line, compact: bool) -> tuple[dict[str, str], bool]:
     from index.building import full_build
     from index.store import index_manifest
 
+    storage.remove_temporaries(line.places.index, deep=False)
     if not index_manifest.exists(line.places.index):
         full_build.run(line.places, line.index, line.request.seed, line.runner)
         return {}, False

@@ -231,6 +231,7 @@ def _sole_writer(workdir: str, module: str) -> Iterator[None]:
     stage = pathlib.PurePath(sys.argv[0]).stem if module == "__main__" else module
     held = storage.lock(storage.join(workdir, "stages", "workdir.lock"), command(stage))
     try:
+        storage.remove_temporaries(workdir, deep=False)
         yield
     finally:
         if held:

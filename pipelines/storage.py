@@ -352,10 +352,11 @@ def lock(uri: str, holder: str = "the same stage") -> IO[bytes] | None:
     file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
     if not _flock(file, fcntl.LOCK_EX):
         with file:
-            known = file.read(200).decode(errors="replace").strip()
-        raise UserError(f"{uri}: {known or holder} is already running there; wait for it or stop it")
+            known, _, process = file.read(200).decode(errors="replace").partition("\n")
+        shown = f" (process {process.strip()})" if process else ""
+        raise UserError(f"{uri}: {known or holder} is already running there{shown}; wait for it or stop it")
     file.truncate(0)
-    file.write(f"{holder} (process {os.getpid()})\n".encode())
+    file.write(f"{holder}\n{os.getpid()}\n".encode())
     file.flush()
     return file
 
@@ -397,12 +398,17 @@ def _flock(file: IO[bytes], kind: int) -> bool:
     return True
 
 
-def remove_temporaries(folder: str) -> None:
-    """Deletes the temporary files of killed writers below a folder, where no writer may be running."""
+def remove_temporaries(folder: str, deep: bool = True) -> None:
+    """Deletes the temporary files of killed writers in a folder, where no writer may be running.
+
+    Args:
+        folder: to look in.
+        deep: whether to look in the folders below, too.
+    """
     fs, path = filesystem(folder)
     if not fs.exists(path):
         return
-    for parent, folders, files in fs.walk(path):
+    for parent, folders, files in fs.walk(path, maxdepth=None if deep else 1):
         for left_over in [p for p in (*folders, *files) if TEMPORARY in p]:
             if TEMPORARY not in parent:
                 _delete(fs, f"{parent}/{left_over}")

@@ -90,5 +90,6 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _ids(memory: Embeddings, shard: int) -> np.ndarray:
+    ids = memory.read(shard, ["id"])["id"].to_numpy()
     memory.check(shard)
-    return memory.read(shard, ["id"])["id"].to_numpy()
+    return ids

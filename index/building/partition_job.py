@@ -88,8 +88,8 @@ class DealRows(beam.DoFn):
         with contextlib.ExitStack() as stack:
             files: dict[int, _BufferedWriter] = {}
             for number in group.memory_shards:
-                memory.check(number)
                 table = memory.read(number, list(COLUMNS))
+                memory.check(number)
                 keys = unit_keys(table["key"], info, f"{memory.folder}, shard {number}")
                 owners = self._router.shard_of(keys, content_keys(table["content_key"]))
                 for shard in np.unique(owners).tolist():

@@ -131,8 +131,8 @@ def _deal(job: BuildJob, memory: Embeddings, difference: Difference) -> None:
 
 def _new_rows(memory: Embeddings, difference: Difference) -> Iterator[pa.Table]:
     for shard, ids in difference.new.items():
-        memory.check(shard)
         table = memory.read(shard, list(COLUMNS))
+        memory.check(shard)
         yield table.filter(pa.array(np.isin(table["id"].to_numpy(), ids)))
 
 

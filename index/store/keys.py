@@ -107,8 +107,9 @@ def of_memory(memory: Embeddings, shards: Sequence[int] | None = None) -> KeyStr
 
     def blocks(columns: Sequence[str]) -> Iterator[pa.Table]:
         for shard in numbers:
+            table = memory.read(shard, list(columns))
             memory.check(shard)
-            yield memory.read(shard, list(columns))
+            yield table
 
     rows = sum(memory.shard_rows[shard] for shard in numbers)
     return KeyStream(rows, memory.encoder("key"), memory.folder, blocks)

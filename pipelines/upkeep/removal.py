@@ -193,11 +193,6 @@ def read(path: str) -> np.ndarray:
     return removed_list.read(path).digests
 
 
-def still_used(places: Places) -> Iterator[int]:
-    """Yields the ids of rows of the memory that are used although the list of removed images names them."""
-    listed = OptOut(read(places.removed))
-    memory = manifest.Embeddings(places.memory)
-    for shard in memory.shard_rows if len(listed) else ():
-        table = memory.read(shard, [*_COLUMNS])
-        found, _ = listed.met(table)
-        yield from table["id"].to_numpy()[found].tolist()
+def dropped_ids(places: Places) -> np.ndarray:
+    """Returns the ids, int64, of the stored rows of a finished memory that are removed; errors as `add`."""
+    return selection.removed_ids(places.memory)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.base import Config, Embed, Encoders, Filters, Source
+from configs.base import Config, Embed, Encoders, Filters, Neighbors, Source
 from configs.base import Index as IndexConfig
 from index import Index, reindex
 from pipelines import generation, schemas
@@ -27,7 +27,7 @@ def get_config():
 class Line:
     """Files of vectors, and what of them must be found."""
 
-    def __init__(self, root: pathlib.Path) -> None:
+    def __init__(self, root: pathlib.Path, with_queries: bool = False) -> None:
         self.root, self._serial = root, 0
         (root / "data/metadata").mkdir(parents=True)
         self.rows: dict[str, list[tuple[np.ndarray, str]]] = {}
@@ -37,13 +37,14 @@ class Line:
             data=str(root / "data"),
             workdir=str(root / "out"),
             memory=vectors,
-            train_set=none,
+            train_set=vectors if with_queries else none,
             val_set=none,
             test_set=none,
             encoders=Encoders("precomputed:one", (), ()),
             embed=Embed(),
             filters=Filters(leakage=0.0),
             index=IndexConfig(searcher="exact", shards=2, sharding="hash", k=5, max_queries=40),
+            neighbors=Neighbors(k=5),
         )
         self.config_file = root / "config.py"
 
