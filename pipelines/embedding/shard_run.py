@@ -43,7 +43,8 @@ class ShardRun:
         self._begin = time.monotonic()
         self._rows_in = self._rows = self._unknown_classes = 0
         # Here, not in the job: the names of many classes would travel with every shard.
-        self._shard = dataclasses.replace(job.shard, labels=tools.labels.get(job.folder))
+        self._passed_over: collections.Counter[str] = collections.Counter()
+        self._shard = dataclasses.replace(job.shard, labels=tools.labels.get(job.folder), others=self._passed_over)
         self._unused: list[tuple[int, Unused]] = []
         self._waiting: list[pa.Table] = []
         self._output = storage.join(job.folder, f"{job.shard.name}.parquet")
@@ -109,6 +110,7 @@ class ShardRun:
             rows_rejected=_write_unused(job, REJECTS, schemas.REJECTS, rejects, {"attempt": job.attempt}),
             rows_filtered=_write_unused(job, FILTERED, schemas.FILTERED, filtered, {}),
             filtered=dict(collections.Counter(row.filter for row in filtered)),
+            passed_over=dict(self._passed_over),
             retryable=sum(reject.retryable for reject in rejects),
             attempt=job.attempt,
             unknown_classes=self._unknown_classes,
