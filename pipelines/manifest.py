@@ -145,6 +145,7 @@ class Marker:
         secs: time that the shard took.
         rows_filtered: rows that a filter excludes by their own fields.
         filtered: number of filtered rows by filter.
+        passed_over: files and members of the input that belong to no row, by suffix.
         retryable: rejected rows that another attempt may be able to read.
         attempt: 1, or more after retries.
         unknown_classes: rows with vectors and without a label, because the training set does not have their class.
@@ -167,6 +168,7 @@ class Marker:
     secs: float
     rows_filtered: int = 0
     filtered: dict[str, int] = dataclasses.field(default_factory=dict)
+    passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
     retryable: int = 0
     attempt: int = 1
     unknown_classes: int = 0
@@ -259,6 +261,7 @@ def complete(
     config_hash: str,
     drops: Mapping[str, Drops] | None = None,
     rewritten: Sequence[str] = (),
+    passed_over: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Writes `complete.json`, which makes a folder of embeddings readable, and returns it.
 
@@ -268,6 +271,7 @@ def complete(
         config_hash: of the folder.
         drops: rows that a selection dropped, by shard name.
         rewritten: shards that are in the folder, if it is one that a compaction prepares.
+        passed_over: files and members of the source that belong to no row, by suffix; no part of the snapshot.
     """
     dropped, ordered = drops or {}, sorted(markers, key=lambda m: m.number)
     check_numbers(folder, ((marker.number, marker.name) for marker in ordered))
@@ -285,6 +289,7 @@ def complete(
     ]
     whole: dict[str, Any] = {"config_hash": config_hash, "shards": shards}
     whole |= {"snapshot": fingerprint([config_hash, shards])} | ({"rewritten": [*rewritten]} if rewritten else {})
+    whole |= {"passed_over": dict(passed_over)} if passed_over else {}
     storage.write_json(storage.join(folder, COMPLETE_FILE), whole)
     return whole
 
@@ -353,6 +358,7 @@ class Embeddings:
         identity: the configuration that made it.
         encoders: of each vector column.
         snapshot: fingerprint of the configuration and of every shard's bytes.
+        passed_over: files and members of the source that belong to no row, by suffix.
     """
 
     def __init__(self, folder: str) -> None:
@@ -361,6 +367,7 @@ class Embeddings:
         self.identity, whole = read_shards(folder)
         self.encoders = {role: EncoderInfo(**info) for role, info in self.identity["encoders"].items()}
         self.snapshot: str = whole["snapshot"]
+        self.passed_over: dict[str, int] = whole.get("passed_over", {})
         self._config_hash: str = whole["config_hash"]
         self._shards: dict[int, dict[str, Any]] = {shard["number"]: shard for shard in whole["shards"]}
         # What a compaction does not rewrite stays in the folder of the memory.

@@ -252,9 +252,6 @@ def lines(folders: Mapping[str, str], classes: Classes, unknown: int) -> dict[st
         found["without images"] = f"{len(missing):,} classes of train: {', '.join(missing[:_MOST_NAMED])}"
     if notes := [f"{name}: {note}" for name, those in classes.notes.items() for note in those]:
         found["class folders"] = "; ".join(notes)
-    if folders_over := sum(classes.passed_over.values(), Counter[str]()):
-        listed = ", ".join(f"{name} {count:,}" for name, count in sorted(folders_over.items()))
-        found["passed over"] = f"system folders: {listed}"
     if unknown:
         found["unknown classes"] = f"{unknown:,} rows of the memory, which have no label"
     return found

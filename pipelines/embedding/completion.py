@@ -26,14 +26,14 @@ def complete(folders: Sequence[Folder], request: Request, runner: Runner) -> Sel
     """
     memory, *splits = folders
     for split in splits:
-        manifest.complete(split.path, split.markers, split.config_hash)
+        manifest.complete(split.path, split.markers, split.config_hash, passed_over=split.passed_over)
     queries = {split.name: Embeddings(split.path) for split in splits}
     removed = removal.settled(request.places)
     chosen = select(memory.shards_done(), queries, request.filters, request.seed, runner, removed)
     drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
     if sum(drop.rows for drop in drops.values()) == sum(marker.rows_out for marker in memory.markers):
         raise UserError(f"{memory.path}: every row was dropped ({counts(chosen.totals)}); check --config.filters")
-    manifest.complete(memory.path, memory.markers, memory.config_hash, drops)
+    manifest.complete(memory.path, memory.markers, memory.config_hash, drops, passed_over=memory.passed_over)
     return chosen
 
 

@@ -31,7 +31,7 @@ _LATER_FIELDS = ("classes", "part", "part_seed", "caption_number")
 
 @dataclasses.dataclass
 class Folder:
-    """One output folder: the memory or a split."""
+    """One output folder: the memory or a split; `beside` counts the files that its source passes over, by suffix."""
 
     name: str
     path: str
@@ -41,6 +41,7 @@ class Folder:
     done: dict[str, Marker]
     labels: Labels | None = None
     attempts: dict[str, int] = dataclasses.field(default_factory=dict)
+    beside: Counter[str] = dataclasses.field(default_factory=Counter)
 
     @property
     def is_memory(self) -> bool:
@@ -51,6 +52,11 @@ class Folder:
     def markers(self) -> list[Marker]:
         """The markers of all shards, in their order; every shard must be done."""
         return [self.done[shard.name] for shard in self.shards]
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """Files of the source and members of its files that belong to no row, by suffix; every shard must be done."""
+        return sum((Counter(marker.passed_over) for marker in self.markers), self.beside)
 
     @property
     def pending(self) -> list[InputShard]:
@@ -140,7 +146,9 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Cla
     if name == MEMORY:
         compaction.finish(path, manifest.indexed_memory(request.places.index))
     labels, markers = named.of_reading(name, source), manifest.read_markers(path, config_hash)
-    folder = Folder(name, path, config_hash, specs, _numbered(path, config_hash, shards, markers), markers, labels)
+    beside = sources.passed_over(request.sources[name], request.places.data)
+    numbered = _numbered(path, config_hash, shards, markers)
+    folder = Folder(name, path, config_hash, specs, numbered, markers, labels, beside=beside)
     folder.refresh()
     folder.forget_changed()
     folder.forget_incomplete()

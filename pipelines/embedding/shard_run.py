@@ -50,7 +50,8 @@ class ShardRun:
         self._begin = time.monotonic()
         self._rows_in = self._rows = self._unknown_classes = 0
         # Here, not in the job: the names of many classes would travel with every shard.
-        self._shard = dataclasses.replace(job.shard, labels=tools.labels.get(job.folder))
+        self._passed_over: collections.Counter[str] = collections.Counter()
+        self._shard = dataclasses.replace(job.shard, labels=tools.labels.get(job.folder), others=self._passed_over)
         # The first places of the batches that are not written yet, in their order.
         self._begun: collections.deque[int] = collections.deque()
         self._waiting: list[pa.Table] = []
@@ -120,6 +121,7 @@ class ShardRun:
             rows_rejected=schemas.count_rows(_unused_file(job, REJECTS)),
             rows_filtered=schemas.count_rows(_unused_file(job, FILTERED)),
             filtered=dict(unused.filtered),
+            passed_over=dict(self._passed_over),
             retryable=unused.retryable,
             attempt=job.attempt,
             unknown_classes=self._unknown_classes,

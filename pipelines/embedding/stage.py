@@ -4,6 +4,7 @@ Both the command `embed` and `index.reindex` run it.
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pipelines.embedding import class_names, classes, columns, completion, folders
@@ -16,6 +17,7 @@ from pipelines.filtering.selection import Selection
 from pipelines.manifest import Marker
 from pipelines.progress import duration, summary
 from pipelines.runner import Runner
+from pipelines.sources.sample import said_passed_over
 
 
 def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None:
@@ -60,6 +62,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
                 **({"class names differ": compared} if compared else {}),
                 **_unused_lines(markers, chosen, bool(request.filters.leakage)),
                 **_condition_lines(opened[0], request.filters.metadata),
+                **_passed_over_line(request, opened, named),
                 "shards": f"{len(markers)}, of which {len(markers) - pending} were already done",
                 "encoders": _encoders_line(encoders),
                 "output": request.places.workdir,
@@ -82,6 +85,18 @@ def _class_lines(request: Request, opened: Sequence[Folder], named: classes.Clas
     splits = {folder.name: folder.path for folder in opened if not folder.is_memory}
     unknown = sum(marker.unknown_classes for folder in opened if folder.is_memory for marker in folder.markers)
     return classes.lines(splits, named, unknown)
+
+
+def _passed_over_line(request: Request, opened: Sequence[Folder], named: classes.Classes) -> dict[str, str]:
+    """Returns what the summary says of files that belong to no row, and of folders that were not entered."""
+    # Splits that are parts of one source pass over the same files.
+    same = {(s.format, s.path): folder for folder in opened for s in (request.sources[folder.name],)}
+    files = sum((folder.passed_over for folder in same.values()), Counter[str]())
+    system = sum((named.passed_over.get(folder.name, Counter()) for folder in same.values()), Counter[str]())
+    lines = [f"{files.total():,} file{'s' * (files.total() > 1)}: {said_passed_over(files)}"] if files else []
+    if system:
+        lines.append("system folders: " + ", ".join(f"{name} {count:,}" for name, count in sorted(system.items())))
+    return {"passed over": "; ".join(lines)} if lines else {}
 
 
 def _encoders_line(encoders: Mapping[str, EncoderSpec]) -> str:

@@ -203,6 +203,14 @@ def _check_fields(source: Source) -> None:
         raise UserError(f"source format {source.format}: is not a list; leave 'classes' and 'part' empty")
 
 
+def passed_over(source: Source, data: str) -> Counter[str]:
+    """Returns the number of files that a source's folder has and its rows do not name, by suffix.
+
+    Only a folder of images can tell; members of files of samples are counted where they are read.
+    """
+    return image_folder.passed_over(resolve(source, data)) if source.format == "image_folder" else Counter()
+
+
 def _plan_files(source: Source, container: Container) -> list[InputShard]:
     shards: dict[str, InputShard] = {}
     for file in patterns.files(source.path):

@@ -1,5 +1,6 @@
 """The parts of a source: input shards, samples, and rows that are rejected or filtered."""
 
+import collections
 import contextlib
 import dataclasses
 import decimal
@@ -19,6 +20,8 @@ from pipelines.sources.labels import Labels, UnknownClass, is_name
 MAX_TEXT_BYTES = 1 << 20
 MAX_LABEL = (1 << 31) - 1
 _LOGIN = re.compile(r"(?<=://)[^\s/?#\x22]*@")
+_SUFFIX = re.compile(r"\.[^\s.]{1,16}\Z")
+_MOST_SUFFIXES = 100
 _OWN_PLACE = {"caption", "label", "url"}
 # EXIF may be large and personal.
 _LEFT_OUT = _OWN_PLACE | {"exif"}
@@ -46,6 +49,7 @@ class InputShard:
         siblings: files beside `uri` that are read with it.
         number: upper part of the ids of its rows.
         labels: how names of classes in the file become labels; None if a label must be a number.
+        others: is given the number of members that belong to no row, by suffix, while the file is read.
     """
 
     source: Source
@@ -58,6 +62,7 @@ class InputShard:
     siblings: tuple[str, ...] = ()
     number: int = -1
     labels: Labels | None = None
+    others: "collections.Counter[str] | None" = dataclasses.field(default=None, compare=False)
 
     @property
     def container(self) -> str:
@@ -132,6 +137,22 @@ class Filtered:
     member: str
     filter: str
     value: str
+
+
+def count_passed_over(counts: "collections.Counter[str] | None", member: str) -> None:
+    """Adds a file or member that belongs to no row to counts, if any, by suffix: `.txt`, `hidden`, `without suffix`."""
+    if counts is None:
+        return
+    base = member.rpartition("/")[2]
+    suffix = _SUFFIX.search(base)
+    kind = "hidden" if base.startswith(".") else suffix[0].lower() if suffix else "without suffix"
+    counts[kind if kind in counts or len(counts) < _MOST_SUFFIXES else "other suffixes"] += 1
+
+
+def said_passed_over(counts: "collections.Counter[str]") -> str:
+    """Returns counts of `count_passed_over` as text: `8 .txt, 4 .db`."""
+    most_first = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{count:,} {kind}" for kind, count in most_first)
 
 
 def field_names(source: Source, defaults: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

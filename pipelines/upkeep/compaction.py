@@ -79,7 +79,7 @@ def _write(memory: str, target: str, whole: Embeddings, chosen: Selection) -> No
     selection.write_file(storage.join(target, manifest.DROPPED), new)
     storage.write_json(storage.join(target, manifest.STAGE_FILE), whole.identity)
     left = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in drops}
-    manifest.complete(target, markers.values(), config_hash, left, rewritten=sorted(touched))
+    manifest.complete(target, markers.values(), config_hash, left, sorted(touched), whole.passed_over)
 
 
 def _marker(folder: str, name: str, config_hash: str) -> Marker:

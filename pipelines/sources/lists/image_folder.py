@@ -14,11 +14,12 @@ from typing import Any
 from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.images.suffixes import is_image
 from pipelines.sources import labels
 from pipelines.sources.listing import Row
 from pipelines.sources.naming import Naming
+from pipelines.sources.sample import count_passed_over
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # Folders that systems and programs leave beside the user's own, in lower case; hidden ones are system folders, too.
 _SYSTEM = re.compile(
     r"\..*|@eadir|@tmp|@recycle|@recently-snapshot|#recycle|#snapshot|__macosx|__pycache__|\$recycle\.bin|recycler"
@@ -35,8 +36,9 @@ def is_system_folder(name: str) -> bool:
 def rows(source: Source) -> Iterator[Row]:
     """Yields a row for each image: those of the root, then folder by folder, in the order of their names.
 
-    The label is the class's name. Files without the suffix of an image, names that begin with a dot, and system folders
-    are skipped. A folder that is a link is not entered; it is yielded itself, so that it becomes a reject.
+    The label is the class's name. Files without the suffix of an image, names that begin with a dot (`passed_over`),
+    and system folders are skipped. A folder that is a link is not entered; it is yielded itself, so that it becomes a
+    reject.
 
     Raises:
         UserError: if an image is in no folder of the level that the source says.
@@ -144,9 +146,21 @@ class _Survey:
         ]
 
 
-def is_image(name: str) -> bool:
-    """Tells whether a file's suffix is that of an image."""
-    return name.lower().endswith(SUFFIXES)
+def passed_over(source: Source) -> Counter[str]:
+    """Returns the number of files that are no rows, by suffix: those that are no images, and hidden ones.
+
+    System folders are counted as such (`naming`), not their files.
+    """
+    counts: Counter[str] = Counter()
+    folders = [source.image_root]
+    while folders:
+        folder = folders.pop()
+        for entry in storage.entries(folder):
+            if entry.kind == "folder" and not is_system_folder(entry.name):
+                folders.append(storage.join(folder, entry.name))
+            elif entry.kind == "file" and (entry.name.startswith(".") or not is_image(entry.name)):
+                count_passed_over(counts, entry.name)
+    return counts
 
 
 def _wanted(entries: list[storage.Entry]) -> list[storage.Entry]:

@@ -9,6 +9,7 @@ import os
 import tarfile
 import time
 import tracemalloc
+from collections import Counter
 
 import hypothesis
 import hypothesis.strategies as st
@@ -171,6 +172,83 @@ def test_names_of_members_can_be_chosen(tmp_path):
     assert _read(tmp_path, _tar(members), source=source) == [Sample("0.png", b"x", "a cat", 12)]
     with pytest.raises(UserError, match="there is no 'captoin'; did you mean 'caption'"):
         _read(tmp_path, b"", source=Source(fields=("captoin=text",)))
+
+
+def _counted(tmp_path, members, source=_SOURCE):
+    """Returns what the pairs of a tar are, by their image's name, and what is passed over."""
+    (tmp_path / "0.tar").write_bytes(_tar(members))
+    others = Counter()
+    found = list(sources.read(InputShard(source, "0", str(tmp_path / "0.tar"), 1, "", others=others), _EMBED))
+    return {item.member: getattr(item, "caption", None) or getattr(item, "error_type", "") for item in found}, others
+
+
+def test_keys_may_have_dots(tmp_path):
+    keys = ["plain_1", "track 2.0 clean", "2019.08.14-cat", "v1", "v1.0", "v1.0.1", "St. Moritz", "a/b.c/d.e", "x."]
+    found, others = _counted(tmp_path, [member for key in keys for member in _pair(key, f"of {key}".encode())])
+    assert found == {f"{key}.jpg": f"of {key}" for key in keys} and not others
+    members = sorted(member for key in keys for member in _pair(key, f"of {key}".encode()))
+    found, others = _counted(tmp_path, members)
+    assert found == {f"{key}.jpg": f"of {key}" for key in keys} and not others
+
+
+def test_a_table_is_joined_by_a_key_with_dots(tmp_path):
+    pq.write_table(pa.table({"key": ["v1.0", "v1.1"], "score": [0.25, 0.5]}), tmp_path / "00000.parquet")
+    data = _tar(_pair("v1.0") + _pair("v1.1"))
+    found = _read(tmp_path, data, siblings=(str(tmp_path / "00000.parquet"),))
+    assert [item.metadata["score"] for item in found] == [0.25, 0.5]
+
+
+def test_further_members_of_a_sample_are_no_samples(tmp_path):
+    views = [("a.cls", b"1"), ("a.depth.png", b"x"), ("a.fr.txt", b"chien"), ("a.jpg", b"x"), ("a.json", b"{}")]
+    views += [("a.mask.png", b"x"), ("a.mask.jpg", b"x"), ("a.txt", b"dog"), ("a.weights.npy", b"x")]
+    found, others = _counted(tmp_path, [*views, *_pair("b", b"cat"), ("b.thumb.jpg", b"x")])
+    assert found == {"a.jpg": "dog", "b.jpg": "cat"}
+    assert others == {".png": 2, ".txt": 1, ".jpg": 2, ".npy": 1}
+    # Where no image has anything else, all are alike.
+    found, others = _counted(tmp_path, [("v1.jpg", b"x"), ("v1.0.jpg", b"x"), ("v1.1.png", b"x"), ("w.jpg", b"x")])
+    assert list(found) == ["v1.jpg", "v1.0.jpg", "v1.1.png", "w.jpg"] and not others
+    # Fields can be named by what follows the first dot.
+    source = Source(fields=("image=mask.png", "caption=fr.txt"))
+    found, others = _counted(tmp_path, views, source)
+    assert found == {"a.mask.png": "chien"} and others == {".png": 1, ".jpg": 2, ".txt": 1, ".npy": 1}
+
+
+def test_an_image_too_large_leaves_its_further_members(tmp_path):
+    found, _ = _counted(tmp_path, [("a.jpg", bytes(2000)), ("a.json", b"{}"), ("a.mask.png", b"x"), *_pair("b", b"c")])
+    assert found == {"a.jpg": "TooLarge", "b.jpg": "c"}
+
+
+def test_what_is_no_pair_is_counted_by_suffix(tmp_path):
+    members = [("README", b"x"), ("a.npy", b"x"), *_pair("a", b"dog"), ("a.b.NPY", b"x"), ("._a.jpg", b"x")]
+    members += [("d/.DS_Store", b"x"), ("a copy.of x", b"x"), ("Thumbs.db", b"x"), ("b.jpg", b"x"), ("b.png", b"x")]
+    members += [("b.txt", b"cat"), ("c.webp", b"x"), ("c.jpg", b"x"), ("c.txt", b"owl")]
+    found, others = _counted(tmp_path, members)
+    assert found == {"a.jpg": "dog", "b.jpg": "cat", "c.jpg": "owl"}
+    assert others == {"without suffix": 2, ".npy": 2, "hidden": 2, ".db": 1, ".png": 1, ".webp": 1}
+    (tmp_path / "1.tar").write_bytes(_tar([(f"{number}.s{number}", b"") for number in range(300)]))
+    others = Counter()
+    assert list(sources.read(InputShard(_SOURCE, "1", str(tmp_path / "1.tar"), 1, "", others=others), _EMBED)) == []
+    assert others.total() == 300 and len(others) == 101 and others["other suffixes"] == 200
+
+
+def test_every_suffix_of_an_image_is_an_image(tmp_path):
+    members = [
+        (f"{number}.{suffix}", b"x") for number, suffix in enumerate("JPEG jfif jpe avif bmp gif tif heif".split())
+    ]
+    found, others = _counted(tmp_path, members)
+    assert list(found) == [name for name, _ in members[:-1]] and others == {".heif": 1}
+
+
+@pytest.mark.parametrize("member", ["txt", "cls", "url"])
+def test_texts_have_no_byte_order_mark(tmp_path, member):
+    values = {"txt": "caf\u00e9\u2028x", "cls": "7", "url": "http://x/7"}
+    got = {"txt": "caption", "cls": "label", "url": "url"}[member]
+    marked = b"\xef\xbb\xbf" + values[member].encode()
+    (found,) = _read(tmp_path, _tar([("a.jpg", b"x"), (f"a.{member}", marked), ("a.json", b'\xef\xbb\xbf{"n": 1}')]))
+    assert (str(getattr(found, got)), found.metadata) == (values[member], {"n": 1})
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        (found,) = _read(tmp_path, _tar([("a.jpg", b"x"), (f"a.{member}", values[member].encode(encoding))]))
+        assert found.error_type == "CaptionNotUtf8"
 
 
 def test_a_missing_or_empty_caption_is_none(tmp_path):
