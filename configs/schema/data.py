@@ -90,6 +90,12 @@ class Encoders:
         at_most=1,
     )
 
+    unsafe_models: bool = option(
+        False,
+        "Whether SavedModels whose operations reach files, sockets, processes or Python are loaded; only models that "
+        "you trust.",
+    )
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each field that does not fit the others, and why."""
         if not self.key:

@@ -53,7 +53,9 @@ def key_encoder(encoders: Encoders, index: Index) -> EncoderSpec:
     if encoders.key.startswith(handles.PRECOMPUTED):
         spec = handles.precomputed(encoders.key, known.dim, encoders.dtype, encoders.normalize)
     else:
-        spec = handles.resolve(encoders.key, encoders.dtype, encoders.normalize, encoders.crop_fraction)
+        spec = handles.resolve(
+            encoders.key, encoders.dtype, encoders.normalize, encoders.crop_fraction, encoders.unsafe_models
+        )
     if (spec.info.fingerprint, spec.info.dim) != (known.fingerprint, known.dim):
         raise UserError(
             f"--config.encoders.key={encoders.key}: its fingerprint is {spec.info.fingerprint}, but the keys of "
@@ -112,7 +114,7 @@ def _text_encoder(encoders: Encoders, key: EncoderSpec) -> EncoderSpec:
     """Returns the text encoder that shares the space of the key encoder."""
     texts = [handle for handle, kind in handles.columns(encoders).values() if kind == "text"]
     for handle in texts if key.space else ():
-        spec = handles.resolve(handle, encoders.dtype)
+        spec = handles.resolve(handle, encoders.dtype, unsafe_models=encoders.unsafe_models)
         if spec.space == key.space:
             return spec
     space = f"space {key.space!r}" if key.space else "which names no space"

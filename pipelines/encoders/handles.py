@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.base import Encoders
 from pipelines import manifest, schemas, storage
-from pipelines.encoders import builtin, model_files, saved_model
+from pipelines.encoders import builtin, model_files, model_operations, saved_model
 from pipelines.errors import UserError, nearest
 from pipelines.images.decode import ImagePreprocess
 from pipelines.sources.sample import without_login
@@ -45,6 +45,7 @@ class EncoderSpec:
         info: its fingerprint, width and form.
         model: built-in name, folder, URL or `.npz` that holds the weights.
         description: what the model takes and gives, as in `encoder.json`.
+        unsafe: whether the operations of its model may reach files, sockets, processes and Python.
     """
 
     handle: str
@@ -52,6 +53,7 @@ class EncoderSpec:
     info: schemas.EncoderInfo
     model: str
     description: dict[str, Any]
+    unsafe: bool = False
 
     @property
     def space(self) -> str:
@@ -81,7 +83,9 @@ def columns(encoders: Encoders) -> dict[str, tuple[str, str]]:
     return found
 
 
-def resolve(handle: str, dtype: str, normalize: bool = True, crop_fraction: float = 0.0) -> EncoderSpec:
+def resolve(
+    handle: str, dtype: str, normalize: bool = True, crop_fraction: float = 0.0, unsafe_models: bool = False
+) -> EncoderSpec:
     """Resolves an encoder handle, downloading or building the model if it is not cached.
 
     Args:
@@ -89,9 +93,10 @@ def resolve(handle: str, dtype: str, normalize: bool = True, crop_fraction: floa
         dtype: of the vectors on disk, `float32` or `float16`.
         normalize: whether vectors are scaled to unit length.
         crop_fraction: of images, instead of the described one; 0 for the described one.
+        unsafe_models: whether the operations of a model may reach files, sockets, processes and Python.
 
     Raises:
-        UserError: if there is no such encoder, or its description is incomplete.
+        UserError: if there is no such encoder, its description is incomplete, or its model may not be loaded.
     """
     description, model, where = _describe(handle)
     if model.endswith(".npz"):
@@ -104,8 +109,8 @@ def resolve(handle: str, dtype: str, normalize: bool = True, crop_fraction: floa
     except (KeyError, ValueError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: {reason}; docs/encoders.md says what it must contain") from error
-    info = schemas.EncoderInfo(_fingerprint(description, model), description["dim"], normalize, dtype)
-    return EncoderSpec(handle, description["kind"], info, model, description)
+    info = schemas.EncoderInfo(_fingerprint(description, model, unsafe_models), description["dim"], normalize, dtype)
+    return EncoderSpec(handle, description["kind"], info, model, description, unsafe_models)
 
 
 def precomputed(handle: str, dim: int, dtype: str, normalize: bool) -> EncoderSpec:
@@ -114,7 +119,7 @@ def precomputed(handle: str, dim: int, dtype: str, normalize: bool) -> EncoderSp
     return EncoderSpec(handle, "precomputed", schemas.EncoderInfo(fingerprint, dim, normalize, dtype), "", {})
 
 
-def _fingerprint(description: dict[str, Any], model: str) -> str:
+def _fingerprint(description: dict[str, Any], model: str, unsafe_models: bool) -> str:
     """Returns the fingerprint of an encoder, whose model is on this machine afterwards."""
     # The space decides no vector, and may be named once the memory exists.
     identity = {name: value for name, value in description.items() if name != "space"}
@@ -125,6 +130,9 @@ def _fingerprint(description: dict[str, Any], model: str) -> str:
         saved_model.import_required(description)
         folder = model_files.local_folder(model)
         identity["files"] = model_files.checksums(folder, description, DESCRIPTION_FILE)
+        if not unsafe_models:
+            # Again when it is loaded, elsewhere and later; here, so that nothing has been begun.
+            model_operations.check(folder / saved_model.FILE)
     return manifest.fingerprint(identity)
 
 

@@ -57,7 +57,7 @@ class ImageEncoder:
 
             self._model: Callable[..., Any] = vit.VitEncoder(*vit_checkpoint.load(spec.model), self.preprocess.size)
         else:
-            self._model = saved_model.load(model_files.local_folder(spec.model), spec.description)
+            self._model = saved_model.load(model_files.local_folder(spec.model), spec.description, spec.unsafe)
 
     def encode(self, images: Sequence[np.ndarray | None], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` images uint8 `[size, size, 3]` to vectors `[n, dim]` float32.
@@ -91,7 +91,7 @@ class TextEncoder:
                 raise UserError(f"{path}: is not a tokenizer ({error})") from error
             self._tokenizer.enable_truncation(preprocess["max_tokens"])
             self._tokenizer.enable_padding(pad_to_multiple_of=_TEXT_LENGTH_STEP)
-        self._spec, self._model = spec, saved_model.load(folder, spec.description)
+        self._spec, self._model = spec, saved_model.load(folder, spec.description, spec.unsafe)
 
     def encode(self, texts: Sequence[str | None], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` texts to vectors `[n, dim]` float32; None is an empty text."""

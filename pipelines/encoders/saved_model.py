@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.encoders import model_operations
 from pipelines.errors import UserError, nearest
 
 FILE = "saved_model.pb"
@@ -50,17 +51,24 @@ def import_required(description: Mapping[str, Any]) -> None:
         ) from error
 
 
-def load(folder: pathlib.Path, description: Mapping[str, Any]) -> Callable[..., np.ndarray]:
+def load(folder: pathlib.Path, description: Mapping[str, Any], unsafe: bool = False) -> Callable[..., np.ndarray]:
     """Loads a model as a function from arrays `[B, ..]`, in the order of `inputs`, to float32 `[B, ..]`.
 
+    Args:
+        folder: of the SavedModel.
+        description: what it takes and gives.
+        unsafe: whether its operations may reach files, sockets, processes and Python.
+
     Raises:
-        UserError: if it cannot be loaded or has no such signature. The function raises it if the model does not accept
-            the arrays, or has no such output.
+        UserError: if it cannot be loaded, may not be, or has no such signature. The function raises it if the model
+            does not accept the arrays, or has no such output.
     """
     import tensorflow as tf
     import tensorflow_hub as hub
 
     import_required(description)
+    if not unsafe:
+        model_operations.check(folder / FILE)
     try:
         model = hub.load(str(folder))
     except Exception as error:
