@@ -270,6 +270,10 @@ class Embeddings:
             raise UserError(f"{self.folder}: has no {role!r} vectors; it has {', '.join(self.encoders)}")
         return self.encoders[role]
 
+    def has_column(self, shard: int, column: str) -> bool:
+        """Tells whether a shard, by its number, has a column."""
+        return schemas.has_column(storage.join(self.folder, f"{self._shards[shard]['name']}.parquet"), column)
+
     def read(self, shard: int, columns: list[str], also: Sequence[str] = ()) -> pa.Table:
         """Reads columns of one shard, by its number, without the rows that were dropped.
 

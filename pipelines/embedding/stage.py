@@ -11,6 +11,7 @@ from pipelines.embedding import class_names, columns, completion, folders
 from pipelines.embedding.folders import Folder
 from pipelines.embedding.request import Request
 from pipelines.encoders.handles import EncoderSpec
+from pipelines.filtering import leaks
 from pipelines.filtering.dropped import REMOVED
 from pipelines.filtering.selection import Selection
 from pipelines.manifest import Marker
@@ -52,6 +53,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
                 **_row_lines(opened),
                 **({"class names": f"{classes:,}, in {request.places.classes}"} if classes else {}),
                 **_unused_lines(markers, chosen, bool(request.filters.leakage)),
+                **_leakage_lines(opened[0], chosen),
                 "shards": f"{len(markers)}, of which {len(markers) - pending} were already done",
                 "encoders": _encoders_line(encoders),
                 "output": request.places.workdir,
@@ -65,6 +67,13 @@ def _row_lines(opened: Sequence[Folder]) -> dict[str, str]:
 
 def _encoders_line(encoders: Mapping[str, EncoderSpec]) -> str:
     return ", ".join(f"{column} {spec.handle} ({spec.info.dim}-d)" for column, spec in encoders.items())
+
+
+def _leakage_lines(memory: Folder, chosen: Selection) -> dict[str, str]:
+    """Returns what the summary says of how copies of queries were found."""
+    how = leaks.summary(chosen)
+    warning = leaks.advice(memory.path, chosen, sum(marker.rows_out for marker in memory.markers))
+    return {**({"leakage": how} if how else {}), **({"warning": warning} if warning else {})}
 
 
 def _unused_lines(markers: Sequence[Marker], chosen: Selection, checks_leakage: bool) -> dict[str, str]:

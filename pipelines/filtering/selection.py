@@ -17,6 +17,7 @@ from configs.base import Filters
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.filtering.dropped import REASONS
+from pipelines.filtering.leakage import Rule
 from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo
 
@@ -62,6 +63,10 @@ class MemoryShards:
         shards = sorted((shard.number, shard.sha256) for shard in self.shards)
         return manifest.fingerprint([self.config_hash, shards])
 
+    def has_column(self, shard: MemoryShard, column: str) -> bool:
+        """Tells whether a shard has a column."""
+        return schemas.has_column(storage.join(self.folder, f"{shard.name}.parquet"), column)
+
     def blocks(self, shard: MemoryShard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yields columns of a shard, at most `BLOCK_ROWS` rows at a time; errors as `Embeddings.read`."""
         path, rows = storage.join(self.folder, f"{shard.name}.parquet"), 0
@@ -81,7 +86,7 @@ class SelectionJob:
         memory: its shards.
         splits: folder of each split that must not leak, in the order of `Filters.leakage_splits`.
         opt_out: file of the list; empty for none.
-        leakage: smallest cosine of a copy of a query; 0 for none.
+        rule: what makes a row a copy of a query.
         exact_duplicates: whether only the first of equal images stays.
         near_duplicates: smallest cosine of a copy of an earlier row; 0 for none.
         seed: of the pivots of `near_duplicates`.
@@ -92,12 +97,17 @@ class SelectionJob:
     memory: MemoryShards
     splits: dict[str, str]
     opt_out: str
-    leakage: float
+    rule: Rule
     exact_duplicates: bool
     near_duplicates: float
     seed: int
     identity: dict[str, Any]
     removed: str = ""
+
+    @property
+    def leakage(self) -> bool:
+        """Whether copies of queries are dropped."""
+        return self.rule.cosine > 0
 
     @property
     def folder(self) -> str:
@@ -117,10 +127,22 @@ class SelectionJob:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A dropped row and its twin, with their names in their containers."""
+    """A row and its twin, with their names in their containers; of a dropped row, or of one that nearly was.
+
+    Attributes:
+        reason: why it is dropped, or nearly was.
+        similarity: cosine of their keys.
+        pixels: similarity of their pixels; None where they were not compared.
+        id: of the row.
+        member: its name.
+        twin_folder: `memory` or a split.
+        twin_id: of the twin.
+        twin_member: its name.
+    """
 
     reason: str
     similarity: float
+    pixels: float | None
     id: int
     member: str
     twin_folder: str
@@ -139,6 +161,25 @@ class DroppedShard:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compared:
+    """How rows were compared with the queries.
+
+    Attributes:
+        pairs: pairs of a row and a query whose pixels were compared.
+        rows: rows that pairs are of.
+        by_cosine: rows that only cosines could be compared of, since they have no pixels or blank ones.
+    """
+
+    pairs: int = 0
+    rows: int = 0
+    by_cosine: int = 0
+
+    def __add__(self, other: "Compared") -> "Compared":
+        """Returns the sums."""
+        return Compared(self.pairs + other.pairs, self.rows + other.rows, self.by_cosine + other.by_cosine)
+
+
+@dataclasses.dataclass(frozen=True)
 class Selection:
     """A finished selection.
 
@@ -147,6 +188,8 @@ class Selection:
         totals: dropped rows by reason, of the filters that were on.
         shards: a file for each shard of the memory, ascending by number; none if no filter was on.
         examples: for each reason with twins the few rows of the lowest similarity, to judge the threshold by.
+        kept: the rows that were nearest to being dropped as copies of queries, nearest first.
+        compared: how rows were compared with the queries.
         fingerprint: of all these, and so of every file.
     """
 
@@ -154,6 +197,8 @@ class Selection:
     totals: dict[str, int]
     shards: tuple[DroppedShard, ...]
     examples: tuple[Example, ...]
+    kept: tuple[Example, ...]
+    compared: Compared
     fingerprint: str
 
 
@@ -173,13 +218,13 @@ def describe(
         UserError: if the opt-out list is missing, or a split has keys of another encoder.
     """
     guarded = _guarded(memory, splits, filters)
-    leakage = filters.leakage if guarded else 0.0
+    rule = Rule.of(filters) if guarded else Rule()
     identity = {
         "schema_version": schemas.SCHEMA_VERSION,
         "memory": memory.snapshot,
         "removed": _digest(removed),
         "opt_out": _digest(filters.opt_out),
-        "leakage": leakage,
+        "leakage": dataclasses.asdict(rule),
         "splits": [[name, split.snapshot] for name, split in guarded.items()],
         "exact_duplicates": filters.exact_duplicates,
         "near_duplicates": filters.near_duplicates,
@@ -189,7 +234,7 @@ def describe(
         memory,
         {name: split.folder for name, split in guarded.items()},
         filters.opt_out,
-        leakage,
+        rule,
         filters.exact_duplicates,
         filters.near_duplicates,
         seed,
@@ -215,7 +260,13 @@ def _digest(path: str) -> str:
     return storage.sha256(path) if path else ""
 
 
-def write(job: SelectionJob, shards: Sequence[DroppedShard], examples: Sequence[Example]) -> None:
+def write(
+    job: SelectionJob,
+    shards: Sequence[DroppedShard] = (),
+    examples: Sequence[Example] = (),
+    kept: Sequence[Example] = (),
+    compared: Compared = Compared(),
+) -> None:
     """Writes `selection.json`, which makes the folder valid; the files of all shards must exist."""
     on = [reason for reason in REASONS if getattr(job, reason)]
     totals = {reason: sum(shard.dropped.get(reason, 0) for shard in shards) for reason in on}
@@ -224,6 +275,8 @@ def write(job: SelectionJob, shards: Sequence[DroppedShard], examples: Sequence[
         "totals": totals,
         "shards": [dataclasses.asdict(shard) for shard in sorted(shards, key=lambda shard: shard.number)],
         "examples": [dataclasses.asdict(example) for example in examples],
+        "kept": [dataclasses.asdict(example) for example in kept],
+        "compared": dataclasses.asdict(compared),
     }
     storage.write_json(storage.join(job.folder, FILE), {**contents, "fingerprint": manifest.fingerprint(contents)})
 
@@ -241,9 +294,10 @@ def read(memory_folder: str) -> Selection:
         if value["fingerprint"] != manifest.fingerprint(contents):
             raise UserError(f"{path}: is damaged; remove it and run web-memory embed again")
         shards = tuple(DroppedShard(**shard) for shard in value["shards"])
-        examples = tuple(Example(**example) for example in value["examples"])
+        examples, kept = (tuple(Example(**example) for example in value[name]) for name in ("examples", "kept"))
         totals = {reason: value["totals"][reason] for reason in REASONS if reason in value["totals"]}
-        return Selection(value["identity"], totals, shards, examples, value["fingerprint"])
+        compared = Compared(**value["compared"])
+        return Selection(value["identity"], totals, shards, examples, kept, compared, value["fingerprint"])
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: is not a selection of this version ({error}); remove it and run web-memory embed again"

@@ -6,13 +6,13 @@
     memory shard --WriteShard--> its file of dropped rows
     all of them --WriteSelection--> `selection.json`
 
-Each shard is read once (pivots before that). Between workers travel 22 bytes per dropped row, 40 bytes per row for
+Each shard is read once (pivots before that). Between workers travel 26 bytes per dropped row, 40 bytes per row for
 exact duplicates, and for near duplicates twice 8 + 2 d bytes per row (once if there is a single cell).
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import apache_beam as beam
@@ -22,24 +22,30 @@ from apache_beam.pvalue import AsList, TaggedOutput
 from apache_beam.utils.shared import Shared
 
 from pipelines import schemas, storage
-from pipelines.filtering import dropped, duplicates, selection
+from pipelines.filtering import dropped, duplicates, leakage, selection
 from pipelines.filtering.dropped import REASONS, REMOVED
 from pipelines.filtering.leakage import Queries
 from pipelines.filtering.opt_out import OptOut
-from pipelines.filtering.selection import DroppedShard, Example, MemoryShard, SelectionJob
+from pipelines.filtering.selection import Compared, DroppedShard, Example, MemoryShard, SelectionJob
 from pipelines.filtering.similarity import NONE, unit
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
-from pipelines.schemas import content_keys, unit_keys
+from pipelines.schemas import THUMBNAIL, content_keys, unit_keys
 
-_IMAGES, _CELLS = "images", "cells"
+_IMAGES, _CELLS, _NEAR = "images", "cells", "near"
 _SCREENED = "_screened"
-_EXAMPLES = 4
+_EXAMPLES, _KEPT = 4, 50
 
 Packed = tuple[int, bytes]
 Pair = tuple[int, tuple[bytes, bytes]]
 # Beam types its outputs by this.
-Screened: TypeAlias = Packed | TaggedOutput[Literal["images"], Pair] | TaggedOutput[Literal["cells"], Pair]
+Facts = tuple[str, tuple[DroppedShard | Compared, bytes]]
+Screened: TypeAlias = (
+    Packed
+    | TaggedOutput[Literal["images"], Pair]
+    | TaggedOutput[Literal["cells"], Pair]
+    | TaggedOutput[Literal["near"], Facts]
+)
 
 
 def run(job: SelectionJob, runner: Runner) -> None:
@@ -57,15 +63,19 @@ def run(job: SelectionJob, runner: Runner) -> None:
             pipeline
             | "Shards" >> beam.Create(shards)
             | "Spread" >> beam.Reshuffle()
-            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, main="drops")
+            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, _NEAR, main="drops")
         )
         exact = screened[_IMAGES] | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
         near = screened[_CELLS] | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(CompareKeys(job))
-        _ = (
+        written = (
             (screened["drops"], exact, near)
             | beam.Flatten()
             | "By shard" >> beam.GroupByKey()
             | "Write" >> beam.ParDo(WriteShard(job))
+        )
+        _ = (
+            (written, screened[_NEAR])
+            | "Facts" >> beam.Flatten()
             | "All" >> beam.GroupByKey()
             | "Finish" >> beam.ParDo(WriteSelection(job))
         )
@@ -129,14 +139,32 @@ class ReadPivots(beam.DoFn):
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Rows of a block: ids int64 `[n]`, content keys `S32` `[n]`, unit keys float32 `[n, d]` (`[n, 0]` if not read)."""
+    """Rows of a block: ids int64 `[n]`, and what of them is compared (keys `[n, 0]` if not read)."""
 
     ids: np.ndarray
-    images: np.ndarray
-    keys: np.ndarray
+    contents: leakage.Rows
+
+    @property
+    def images(self) -> np.ndarray:
+        return self.contents.images
+
+    @property
+    def keys(self) -> np.ndarray:
+        return self.contents.keys
 
     def where(self, mask: np.ndarray) -> "_Rows":
-        return _Rows(self.ids[mask], self.images[mask], self.keys[mask])
+        return _Rows(self.ids[mask], self.contents.where(mask))
+
+
+class _Screening:
+    """What a worker found in the blocks of a shard: records of dropped rows, and of those that nearly were."""
+
+    def __init__(self) -> None:
+        self.drops, self.near = [b""], np.empty(0, dropped.RECORD)
+        self.compared = Compared()
+
+    def add_near(self, records: np.ndarray) -> None:
+        self.near = _nearest(np.concatenate([self.near, records]))
 
 
 class Screen(beam.DoFn):
@@ -153,19 +181,21 @@ class Screen(beam.DoFn):
 
     def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
         """Yields (shard, packed drops), (bucket, (ids, digests)) and (cell, (ids, keys)) of a shard."""
-        job, drops = self._job, [b""]
+        job, found = self._job, _Screening()
         centres = duplicates.different(np.frombuffer(b"".join(pivots), np.float16).reshape(-1, job.memory.key.dim))
-        for block in job.memory.blocks(shard, self._columns):
+        has_pixels = job.rule.pixels > 0 and job.memory.has_column(shard, THUMBNAIL)
+        for block in job.memory.blocks(shard, [*self._columns, *([THUMBNAIL] if has_pixels else [])]):
             rows = self._rows(block, shard)
-            found = self._drops(rows, block)
-            drops.append(found.tobytes())
-            rows = rows.where(~np.isin(rows.ids, found["id"]))
+            drops = self._drops(rows, block, found)
+            found.drops.append(drops.tobytes())
+            rows = rows.where(~np.isin(rows.ids, drops["id"]))
             if job.exact_duplicates:
                 yield from _by_bucket(rows, job.memory.rows)
             if job.near_duplicates:
                 yield from _by_cell(rows, centres)
         # Every shard yields, so that every shard gets a file.
-        yield shard.number, b"".join(drops)
+        yield shard.number, b"".join(found.drops)
+        yield TaggedOutput(_NEAR, (selection.FILE, (found.compared, found.near.tobytes())))
         storage.write_json(storage.join(job.folder, _SCREENED, f"{shard.name}.json"), {})
 
     def _rows(self, block: pa.RecordBatch, shard: MemoryShard) -> _Rows:
@@ -173,9 +203,9 @@ class Screen(beam.DoFn):
         keys = np.empty((len(ids), 0), np.float32)
         if "key" in self._columns:
             keys = unit(unit_keys(block.column("key"), self._job.memory.key, shard.name))
-        return _Rows(ids, images, keys)
+        return _Rows(ids, leakage.Rows(images, keys, *leakage.read_thumbnails(block)))
 
-    def _drops(self, rows: _Rows, block: pa.RecordBatch) -> np.ndarray:
+    def _drops(self, rows: _Rows, block: pa.RecordBatch, screening: _Screening) -> np.ndarray:
         """Returns `RECORD`s of the rows that a list names or that leak; each row once, the lists first."""
         found, stays = [np.empty(0, dropped.RECORD)], np.ones(len(rows.ids), bool)
         for reason, uri in self._lists.items():
@@ -184,15 +214,27 @@ class Screen(beam.DoFn):
             found.append(dropped.records(rows.ids[is_listed], reason))
             stays &= ~is_listed
         if self._job.leakage:
-            found.append(self._leaks(rows.where(stays)))
+            found.append(self._leaks(rows.where(stays), screening))
         return np.concatenate(found)
 
-    def _leaks(self, rows: _Rows) -> np.ndarray:
+    def _leaks(self, rows: _Rows, screening: _Screening) -> np.ndarray:
         queries = self._shared_queries.acquire(lambda: Queries.load(self._job.splits))
-        query, cosine = queries.copies(rows.images, rows.keys, self._job.leakage)
-        found = query != NONE
-        query = query[found]
-        return dropped.records(rows.ids[found], "leakage", queries.splits[query] + 1, queries.ids[query], cosine[found])
+        matches = queries.matches(rows.contents, self._job.rule)
+        found = np.flatnonzero(matches.query != NONE)
+        query = matches.query[found]
+        records = dropped.records(
+            rows.ids[found],
+            "leakage",
+            queries.splits[query] + 1,
+            queries.ids[query],
+            matches.cosine[found],
+            matches.pixels[found],
+        )
+        is_copy = matches.is_copy[found]
+        screening.add_near(records[~is_copy])
+        by_cosine = int((~rows.contents.shown).sum()) if self._job.rule.pixels else len(rows.ids)
+        screening.compared += Compared(matches.pairs, matches.rows, by_cosine)
+        return records[is_copy]
 
 
 def _by_bucket(rows: _Rows, memory_rows: int) -> Iterator[TaggedOutput]:
@@ -269,6 +311,13 @@ def _examples(rows: np.ndarray) -> np.ndarray:
     return rows[place < _EXAMPLES]
 
 
+def _nearest(rows: np.ndarray) -> np.ndarray:
+    """Returns the records that are nearest to being copies: by their pixels, then those without, by their cosines."""
+    unseen = np.isnan(rows["pixels"])
+    order = np.lexsort((rows["id"], -rows["similarity"], -np.where(unseen, 0, rows["pixels"]), unseen))
+    return rows[order][:_KEPT]
+
+
 class WriteSelection(beam.DoFn):
     """Writes `selection.json` once every shard has its file."""
 
@@ -276,33 +325,52 @@ class WriteSelection(beam.DoFn):
         """Keeps what workers need."""
         self._job = job
 
-    def process(self, item: tuple[str, Iterable[tuple[DroppedShard, bytes]]]) -> None:
+    def process(self, item: tuple[str, Iterable[tuple[DroppedShard | Compared, bytes]]]) -> None:
         """Takes the facts and examples of all shards."""
-        shards, examples = zip(*item[1], strict=True)
+        shards: list[DroppedShard] = []
+        compared, examples, near = Compared(), [b""], [b""]
+        for facts, records in item[1]:
+            if isinstance(facts, DroppedShard):
+                shards.append(facts)
+                examples.append(records)
+            else:
+                compared += facts
+                near.append(records)
         rows = _examples(np.frombuffer(b"".join(examples), dropped.RECORD))
+        kept = _nearest(np.frombuffer(b"".join(near), dropped.RECORD))
         storage.remove(storage.join(self._job.folder, _SCREENED))
-        selection.write(self._job, shards, [self._named(row) for row in rows])
+        members = self._members(np.concatenate([rows, kept]))
+        dropped_pairs, kept_pairs = ([self._named(row, members) for row in records] for records in (rows, kept))
+        selection.write(self._job, shards, dropped_pairs, kept_pairs, compared)
 
-    def _named(self, row: Any) -> Example:
-        splits = list(self._job.splits)
-        folder = int(row["folder"])
+    def _named(self, row: Any, members: Mapping[tuple[int, int], str]) -> Example:
+        id_, folder, twin = int(row["id"]), int(row["folder"]), int(row["twin"])
         return Example(
             REASONS[row["reason"]],
             round(float(row["similarity"]), 6),
-            int(row["id"]),
-            self._member(0, int(row["id"])),
-            ["memory", *splits][folder],
-            int(row["twin"]),
-            self._member(folder, int(row["twin"])),
+            None if np.isnan(row["pixels"]) else round(float(row["pixels"]), 6),
+            id_,
+            members[0, id_],
+            ["memory", *self._job.splits][folder],
+            twin,
+            members[folder, twin],
         )
 
-    def _member(self, folder: int, row: int) -> str:
-        number = row >> schemas.ROW_BITS
-        tables: Iterable[pa.Table | pa.RecordBatch]
+    def _members(self, rows: np.ndarray) -> dict[tuple[int, int], str]:
+        """Returns the names of rows and twins by folder (0 for the memory) and id; reads each shard once."""
+        pairs = [(0, int(row)) for row in rows["id"]] + [(int(row["folder"]), int(row["twin"])) for row in rows]
+        names: dict[tuple[int, int], str] = {}
+        for folder, number in sorted({(folder, id_ >> schemas.ROW_BITS) for folder, id_ in pairs}):
+            wanted = np.array(sorted({id_ for other, id_ in pairs if other == folder}), np.int64)
+            for table in self._tables(folder, number):
+                ids = table["id"].to_numpy()
+                places = np.flatnonzero(np.isin(ids, wanted))
+                found = zip(ids[places].tolist(), table["member"].take(pa.array(places)).to_pylist(), strict=True)
+                names |= {(folder, id_): str(member) for id_, member in found}
+        return names
+
+    def _tables(self, folder: int, number: int) -> Iterable[pa.Table | pa.RecordBatch]:
         if folder:
-            tables = [Embeddings(list(self._job.splits.values())[folder - 1]).read(number, ["id", "member"])]
-        else:
-            shard = next(shard for shard in self._job.memory.shards if shard.number == number)
-            tables = self._job.memory.blocks(shard, ["id", "member"])
-        found = (table["member"][int(i)] for table in tables for i in np.flatnonzero(table["id"].to_numpy() == row))
-        return str(next(found))
+            return [Embeddings(list(self._job.splits.values())[folder - 1]).read(number, ["id", "member"])]
+        shard = next(shard for shard in self._job.memory.shards if shard.number == number)
+        return self._job.memory.blocks(shard, ["id", "member"])
