@@ -13,6 +13,7 @@ from collections.abc import Sequence
 STAGES = {
     "demo_corpus": ("pipelines", "make the demo's images"),
     "embed": ("pipelines", "embed the memory and the labelled splits"),
+    "leaks": ("pipelines", "show which memory rows were dropped as copies of val and test images"),
     "plan": ("index", "say what the index will take, before any work"),
     "build": ("index", "build the index, tune it, and measure its recall"),
     "neighbors": ("index", "look up the neighbour lists of all queries"),

@@ -418,6 +418,10 @@ class Embeddings:
         for path, sha256 in self.files(shard).items():
             storage.check_sha256(path, sha256, "remove it and run web-memory embed again")
 
+    def has_column(self, shard: int, column: str) -> bool:
+        """Tells whether a shard, by its number, has a column."""
+        return schemas.has_column(self._paths(shard)[0], column)
+
     def read(self, shard: int, columns: list[str], also: Sequence[str] = ()) -> pa.Table:
         """Reads columns of one shard, by its number, without the rows that were dropped.
 

@@ -12,6 +12,8 @@ import numpy as np
 QUERY_BLOCK = 256
 KEY_BLOCK = 16_384
 RESCORE_BYTES = 64 << 20
+# Candidates a query, over the length of its list, from which it pays to find the best of a block first.
+_CROWDED = 8
 # Scores float32 `[c]` of the pairs (queries[query], keys[key]), from queries, keys, query and key.
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -109,6 +111,7 @@ def search(
     slack: np.ndarray | None = None,
     score: Score = dot_products,
     hidden: np.ndarray | None = None,
+    least: float = -np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the `k` keys of the highest scores for each query, ties by row.
 
@@ -122,6 +125,7 @@ def search(
             default `rounding_slack`.
         score: the scores that decide; dot products by default.
         hidden: int64 `[P, 2]`, ascending pairs of a query and a key that are left out.
+        least: smallest score; lists of fewer keys are padded.
 
     Returns:
         Rows int64 `[Q, k]` and scores float32 `[Q, k]`, ordered and padded as by `top_k`.
@@ -136,8 +140,12 @@ def search(
             pairs = hidden[slice(*np.searchsorted(hidden[:, 0], [begin, end]))] - (begin, 0)
         for first in range(0, len(keys), KEY_BLOCK):
             block = keys[first : first + KEY_BLOCK]
-            query, key = _candidates(queries[begin:end], block, k, best.scores[:, -1], slack[begin:end], first, pairs)
+            worst = np.maximum(best.scores[:, -1], np.float32(least))
+            query, key = _candidates(queries[begin:end], block, k, worst, slack[begin:end], first, pairs)
             found = score(queries[begin:end], block, query, key)
+            if least > -np.inf:
+                is_near = found >= np.float32(least)
+                query, key, found = query[is_near], key[is_near], found[is_near]
             best.add(*_as_lists(query, first + key, found, end - begin, k))
         rows[begin:end], scores[begin:end] = best.ids, best.scores
     return rows, scores
@@ -158,7 +166,7 @@ def _candidates(
         queries: float32 `[q, d]`.
         keys: float32 `[m, d]`.
         k: length of the lists.
-        worst: float32 `[q]`, last score of each list so far; -inf while it is not full.
+        worst: float32 `[q]`, last score of each list so far, or the smallest that is wanted; -inf for any.
         slack: of each query, `[q]`.
         first: number of the block's first key.
         hidden: pairs of a query of this block and the number of a key.
@@ -168,13 +176,22 @@ def _candidates(
         inside = hidden[(hidden[:, 1] >= first) & (hidden[:, 1] < first + len(keys))]
         rough[inside[:, 0], inside[:, 1] - first] = -np.inf
     if not np.isfinite(worst).all() and k < len(keys):
-        worst = np.maximum(worst, np.partition(rough, len(keys) - k, axis=1)[:, len(keys) - k])
+        worst = np.maximum(worst, _kth(rough, k))
     # In one dimension the few pairs that are true are found much faster.
-    query, key = np.divmod(np.flatnonzero(rough >= (worst - slack)[:, None]), len(keys))
+    found = np.flatnonzero(rough >= (worst - slack)[:, None])
+    if len(found) > _CROWDED * k * len(queries) and k < len(keys):
+        worst = np.maximum(worst, _kth(rough, k))
+        found = np.flatnonzero(rough >= (worst - slack)[:, None])
+    query, key = np.divmod(found, len(keys))
     if hidden is None:
         return query, key
     is_shown = rough[query, key] > -np.inf
     return query[is_shown], key[is_shown]
+
+
+def _kth(scores: np.ndarray, k: int) -> np.ndarray:
+    """Returns the k-th highest score of each row of `[q, m]`, m > k."""
+    return np.partition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k]
 
 
 def _as_lists(

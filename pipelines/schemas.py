@@ -27,6 +27,9 @@ _WRITE_BATCH_VALUES = 1 << 17
 # The length of the footer and `PAR1`, at the end of a Parquet file; and the most that a footer may have.
 _TAIL_BYTES, _MOST_FOOTER_BYTES = 8, 1 << 28
 
+# A small grey picture of each image (`pipelines.images.thumbnail`).
+THUMBNAIL, THUMBNAIL_SIDE = "thumbnail", 32
+
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
 
@@ -71,14 +74,16 @@ def split_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ids >> ROW_BITS, ids & ((1 << ROW_BITS) - 1)
 
 
-def embeddings(dims: Mapping[str, int], dtype: str = "float32") -> pa.Schema:
+def embeddings(dims: Mapping[str, int], dtype: str = "float32", thumbnails: bool = False) -> pa.Schema:
     """Returns the schema of embedding shards.
 
     Args:
         dims: width of each vector column: `key`, and any number of `value_..`, which are sorted by name.
         dtype: `float32` or `float16`.
+        thumbnails: whether it has the column of thumbnails, as shards have and the rows of neighbour lists have not.
     """
     vectors = [pa.field(column, pa.list_(DTYPES[dtype], dims[column]), nullable=False) for column in sorted(dims)]
+    pictures = [pa.field(THUMBNAIL, pa.binary(THUMBNAIL_SIDE**2))] if thumbnails else []
     return pa.schema(
         [
             pa.field("id", pa.int64(), nullable=False),
@@ -91,6 +96,7 @@ def embeddings(dims: Mapping[str, int], dtype: str = "float32") -> pa.Schema:
             pa.field("width", pa.int32()),
             pa.field("height", pa.int32()),
             pa.field("metadata", pa.string()),
+            *pictures,
             *vectors,
         ]
     )
@@ -164,6 +170,14 @@ def to_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def content_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Returns a column of 32-byte digests as an array `S32` `[n]`, which compares and sorts bytewise."""
     return np.frombuffer(b"".join(column.to_pylist()), "S32")
+
+
+def thumbnails(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a column of thumbnails as uint8 `[n, side, side]`, black where there is none, and where there is one."""
+    blank = bytes(THUMBNAIL_SIDE**2)
+    grey = b"".join(value or blank for value in column.to_pylist())
+    shape = (-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    return np.frombuffer(grey, np.uint8).reshape(shape), column.is_valid().to_numpy(zero_copy_only=False)
 
 
 def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str) -> np.ndarray:
@@ -292,6 +306,12 @@ def read(uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = 
     """Reads columns of a whole Parquet file; arguments and errors as `open_parquet`."""
     with open_parquet(uri, columns, metadata, footer) as parquet:
         return parquet.read(list(columns))
+
+
+def has_column(uri: str, column: str) -> bool:
+    """Tells whether a Parquet file has a column; errors as `open_parquet`."""
+    with open_parquet(uri, []) as parquet:
+        return column in parquet.schema_arrow.names
 
 
 def count_rows(uri: str) -> int:

@@ -147,7 +147,21 @@ class Filters:
     )
     leakage: float = option(
         0.9,
-        "Drops images that are, or whose key has at least this cosine to, an image of `leakage_splits`; 0 for none.",
+        "Drops copies of images of `leakage_splits`; 0 drops none. Where there are no pixels to compare, this cosine "
+        "of keys decides.",
+        at_least=0,
+        at_most=1,
+    )
+    leakage_candidates: float = option(
+        0.65,
+        "Smallest cosine of keys at which the pixels of two images are compared, for `leakage`.",
+        at_least=0,
+        at_most=1,
+    )
+    leakage_pixels: float = option(
+        0.55,
+        "Smallest correlation of details, once aligned, at which an image is a copy of another; 0 to let the cosine of "
+        "`leakage` alone decide.",
         at_least=0,
         at_most=1,
     )

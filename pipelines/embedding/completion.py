@@ -11,7 +11,7 @@ from pipelines import manifest, storage
 from pipelines.embedding.folders import Folder
 from pipelines.embedding.request import Request
 from pipelines.errors import UserError
-from pipelines.filtering import selection
+from pipelines.filtering import leaks, selection
 from pipelines.filtering.selection import MemoryShards, Selection, SelectionJob
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
@@ -32,7 +32,10 @@ def complete(folders: Sequence[Folder], request: Request, runner: Runner) -> Sel
     chosen = select(memory.shards_done(), queries, request.filters, request.seed, runner, removed)
     drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
     if sum(drop.rows for drop in drops.values()) == sum(marker.rows_out for marker in memory.markers):
-        raise UserError(f"{memory.path}: every row was dropped ({counts(chosen.totals)}); check --config.filters")
+        why = leaks.advice(memory.path, chosen, sum(marker.rows_out for marker in memory.markers))
+        raise UserError(
+            f"{memory.path}: every row was dropped ({counts(chosen.totals)}); {why or 'check --config.filters'}"
+        )
     manifest.complete(memory.path, memory.markers, memory.config_hash, drops, passed_over=memory.passed_over)
     return chosen
 
@@ -71,7 +74,7 @@ def select(
     storage.remove(storage.join(job.folder, selection.FILE))
     storage.remove(job.folder)
     if job.is_idle or not memory.shards:
-        selection.write(job, [], [])
+        selection.write(job)
     else:
         from pipelines.filtering import selection_job
 

@@ -19,6 +19,7 @@ from pipelines.encoders.handles import EncoderSpec
 from pipelines.encoders.loaded import EncoderSet, ImageEncoder, TextEncoder, finish
 from pipelines.filtering.opt_out import OptOut
 from pipelines.filtering.row_filters import RowFilters
+from pipelines.images import thumbnail
 from pipelines.images.decode import DecodeError, ImagePreprocess, decode, prepare
 from pipelines.sources import Filtered, InputShard, Reject, Sample
 from pipelines.sources.labels import Labels
@@ -79,13 +80,14 @@ class Tools:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A sample with its place in the shard; after decoding also its content key, size and pixels for each encoder."""
+    """A sample with its place in the shard; once decoded also its content key, size, thumbnail and encoders' pixels."""
 
     place: int
     sample: Sample
     content_key: bytes = b""
     width: int | None = None
     height: int | None = None
+    thumbnail: bytes | None = None
     images: dict[ImagePreprocess, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
@@ -156,10 +158,13 @@ class BatchEmbedder:
             return Reject(sample.member, "decode", error.reason, str(error))
         width, height = picture.width, picture.height
         filters = self._tools.filters
-        if self.job.is_memory and (small := filters.wrong_size(sample.member, width, height, sample.metadata)):
-            return small
+        if self.job.is_memory and (filtered := filters.wrong_size(sample.member, width, height, sample.metadata)):
+            return filtered
         images = {preprocess: prepare(picture, preprocess) for preprocess in self._preprocesses}
-        return dataclasses.replace(item, content_key=content_key, width=width, height=height, images=images)
+        small = thumbnail.make(picture)
+        return dataclasses.replace(
+            item, content_key=content_key, width=width, height=height, thumbnail=small, images=images
+        )
 
     def _opted_out(self, sample: Sample, content_key: bytes) -> str:
         """Returns the entry of the opt-out list that names a sample; empty for none."""

@@ -57,7 +57,8 @@ class ShardRun:
         self._waiting: list[pa.Table] = []
         self._output = storage.join(job.folder, f"{job.shard.name}.parquet")
         dtype = next(iter(job.encoders.values())).info.dtype
-        self._schema = schemas.embeddings({column: spec.info.dim for column, spec in job.encoders.items()}, dtype)
+        dims = {column: spec.info.dim for column, spec in job.encoders.items()}
+        self._schema = schemas.embeddings(dims, dtype, thumbnails=True)
         with contextlib.ExitStack() as stack:
             self._parquet = stack.enter_context(schemas.writer(self._output, self._schema, job.metadata))
             self._unused = stack.enter_context(_UnusedRows(job))
@@ -240,6 +241,7 @@ def _columns(rows: Sequence[Item], shard: InputShard, first_row: int) -> dict[st
         "width": [row.width for row in rows],
         "height": [row.height for row in rows],
         "metadata": [_metadata_text(sample) for sample in samples],
+        schemas.THUMBNAIL: [row.thumbnail for row in rows],
     }
 
 

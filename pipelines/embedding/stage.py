@@ -11,6 +11,7 @@ from pipelines.embedding import class_names, classes, columns, completion, folde
 from pipelines.embedding.folders import Folder
 from pipelines.embedding.request import Request
 from pipelines.encoders.handles import EncoderSpec
+from pipelines.filtering import leaks
 from pipelines.filtering.conditions import remarks
 from pipelines.filtering.dropped import REMOVED
 from pipelines.filtering.selection import Selection
@@ -61,6 +62,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
                 **({"class names": f"{embedded:,}, in {request.places.classes}"} if embedded else {}),
                 **({"class names differ": compared} if compared else {}),
                 **_unused_lines(markers, chosen, bool(request.filters.leakage)),
+                **_leakage_lines(opened[0], chosen),
                 **_condition_lines(opened[0], request.filters.metadata),
                 **_passed_over_line(request, opened, named),
                 "shards": f"{len(markers)}, of which {len(markers) - pending} were already done",
@@ -101,6 +103,13 @@ def _passed_over_line(request: Request, opened: Sequence[Folder], named: classes
 
 def _encoders_line(encoders: Mapping[str, EncoderSpec]) -> str:
     return ", ".join(f"{column} {spec.handle} ({spec.info.dim}-d)" for column, spec in encoders.items())
+
+
+def _leakage_lines(memory: Folder, chosen: Selection) -> dict[str, str]:
+    """Returns what the summary says of how copies of queries were found."""
+    how = leaks.summary(chosen)
+    warning = leaks.advice(memory.path, chosen, sum(marker.rows_out for marker in memory.markers))
+    return {**({"leakage": how} if how else {}), **({"warning": warning} if warning else {})}
 
 
 def _unused_lines(markers: Sequence[Marker], chosen: Selection, checks_leakage: bool) -> dict[str, str]:

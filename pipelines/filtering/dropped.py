@@ -19,11 +19,14 @@ DROPPED = pa.schema(
         pa.field("twin_folder", pa.string()),
         pa.field("twin_id", pa.int64()),
         pa.field("similarity", pa.float32()),
+        pa.field("pixels", pa.float32()),
     ]
 )
 
 # Folder -1 stands for none, 0 for the memory, s + 1 for split s.
-RECORD = np.dtype([("id", "<i8"), ("reason", "i1"), ("folder", "i1"), ("twin", "<i8"), ("similarity", "<f4")])
+RECORD = np.dtype(
+    [("id", "<i8"), ("reason", "i1"), ("folder", "i1"), ("twin", "<i8"), ("similarity", "<f4"), ("pixels", "<f4")]
+)
 
 
 def records(
@@ -32,6 +35,7 @@ def records(
     folders: np.ndarray | int = -1,
     twins: np.ndarray | int = -1,
     similarities: np.ndarray | float = np.nan,
+    pixels: np.ndarray | float = np.nan,
 ) -> np.ndarray:
     """Returns rows as `RECORD` `[n]`.
 
@@ -41,10 +45,11 @@ def records(
         folders: int8 `[n]`, -1 for no twin, 0 for the memory, s + 1 for split s.
         twins: int64 `[n]`, the rows that these are copies of.
         similarities: float32 `[n]`, cosines to the twins.
+        pixels: float32 `[n]`, similarities of pixels to the twins, NaN where they were not compared.
     """
     rows = np.empty(len(ids), RECORD)
     rows["id"], rows["reason"], rows["folder"] = ids, REASONS.index(reason), folders
-    rows["twin"], rows["similarity"] = twins, similarities
+    rows["twin"], rows["similarity"], rows["pixels"] = twins, similarities, pixels
     return rows
 
 
@@ -73,5 +78,6 @@ def to_table(rows: np.ndarray, splits: Sequence[str]) -> pa.Table:
         pa.array([folders[folder] if folder >= 0 else None for folder in rows["folder"]], pa.string()),
         pa.array(rows["twin"], mask=alone),
         pa.array(rows["similarity"], mask=alone),
+        pa.array(rows["pixels"], mask=np.isnan(rows["pixels"])),
     ]
     return pa.Table.from_arrays(columns, schema=DROPPED)

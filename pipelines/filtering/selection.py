@@ -20,6 +20,7 @@ from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.filtering import removed_list
 from pipelines.filtering.dropped import REASONS, REMOVED
+from pipelines.filtering.leakage import Rule
 from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo
 
@@ -74,6 +75,10 @@ class MemoryShards:
         """Raises a `UserError` if the bytes of a shard are not those that were embedded."""
         storage.check_sha256(self.path(shard), shard.sha256, "remove it and run web-memory embed again")
 
+    def has_column(self, shard: MemoryShard, column: str) -> bool:
+        """Tells whether a shard has a column."""
+        return schemas.has_column(self.path(shard), column)
+
     def blocks(self, shard: MemoryShard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yields columns of a shard, at most `BLOCK_ROWS` rows at a time; errors as `Embeddings.read`."""
         path, rows = self.path(shard), 0
@@ -93,7 +98,7 @@ class SelectionJob:
         memory: its shards.
         splits: folder of each split that must not leak, in the order of `Filters.leakage_splits`.
         opt_out: file of the list; empty for none.
-        leakage: smallest cosine of a copy of a query; 0 for none.
+        rule: what makes a row a copy of a query.
         exact_duplicates: whether only the first of equal images stays.
         near_duplicates: smallest cosine of a copy of an earlier row; 0 for none.
         seed: of the pivots of `near_duplicates`.
@@ -104,12 +109,17 @@ class SelectionJob:
     memory: MemoryShards
     splits: dict[str, str]
     opt_out: str
-    leakage: float
+    rule: Rule
     exact_duplicates: bool
     near_duplicates: float
     seed: int
     identity: dict[str, Any]
     removed: str = ""
+
+    @property
+    def leakage(self) -> bool:
+        """Whether copies of queries are dropped."""
+        return self.rule.cosine > 0
 
     @property
     def folder(self) -> str:
@@ -129,10 +139,22 @@ class SelectionJob:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A dropped row and its twin, with their names in their containers."""
+    """A row and its twin, with their names in their containers; of a dropped row, or of one that nearly was.
+
+    Attributes:
+        reason: why it is dropped, or nearly was.
+        similarity: cosine of their keys.
+        pixels: similarity of their pixels; None where they were not compared.
+        id: of the row.
+        member: its name.
+        twin_folder: `memory` or a split.
+        twin_id: of the twin.
+        twin_member: its name.
+    """
 
     reason: str
     similarity: float
+    pixels: float | None
     id: int
     member: str
     twin_folder: str
@@ -172,6 +194,25 @@ class Listed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compared:
+    """How rows were compared with the queries.
+
+    Attributes:
+        pairs: pairs of a row and a query whose pixels were compared.
+        rows: rows that pairs are of.
+        by_cosine: rows that only cosines could be compared of, since they have no pixels or blank ones.
+    """
+
+    pairs: int = 0
+    rows: int = 0
+    by_cosine: int = 0
+
+    def __add__(self, other: "Compared") -> "Compared":
+        """Returns the sums."""
+        return Compared(self.pairs + other.pairs, self.rows + other.rows, self.by_cosine + other.by_cosine)
+
+
+@dataclasses.dataclass(frozen=True)
 class Selection:
     """A finished selection.
 
@@ -180,6 +221,8 @@ class Selection:
         totals: dropped rows by reason, of the filters that were on.
         shards: a file for each shard of the memory, ascending by number; none if no filter was on.
         examples: for each reason with twins the few rows of the lowest similarity, to judge the threshold by.
+        kept: the rows that were nearest to being dropped as copies of queries, nearest first.
+        compared: how rows were compared with the queries.
         fingerprint: of all these, and so of every file.
         opt_out: how the opt-out list met the memory; None without one.
     """
@@ -188,6 +231,8 @@ class Selection:
     totals: dict[str, int]
     shards: tuple[DroppedShard, ...]
     examples: tuple[Example, ...]
+    kept: tuple[Example, ...]
+    compared: Compared
     fingerprint: str
     opt_out: Listed | None = None
 
@@ -208,13 +253,13 @@ def describe(
         UserError: if the opt-out list is missing, or a split has keys of another encoder.
     """
     guarded = _guarded(memory, splits, filters)
-    leakage = filters.leakage if guarded else 0.0
+    rule = Rule.of(filters) if guarded else Rule()
     identity = {
         "schema_version": schemas.SCHEMA_VERSION,
         "memory": memory.snapshot,
         "removed": removed_list.read(removed).state if removed else None,
         "opt_out": _digest(filters.opt_out),
-        "leakage": leakage,
+        "leakage": dataclasses.asdict(rule),
         "splits": [[name, split.snapshot] for name, split in guarded.items()],
         "exact_duplicates": filters.exact_duplicates,
         "near_duplicates": filters.near_duplicates,
@@ -224,7 +269,7 @@ def describe(
         memory,
         {name: split.folder for name, split in guarded.items()},
         filters.opt_out,
-        leakage,
+        rule,
         filters.exact_duplicates,
         filters.near_duplicates,
         seed,
@@ -251,12 +296,19 @@ def _digest(path: str) -> str:
 
 
 def write(
-    job: SelectionJob, shards: Sequence[DroppedShard], examples: Sequence[Example], opt_out: Listed | None = None
+    job: SelectionJob,
+    shards: Sequence[DroppedShard] = (),
+    examples: Sequence[Example] = (),
+    kept: Sequence[Example] = (),
+    compared: Compared = Compared(),
+    opt_out: Listed | None = None,
 ) -> None:
     """Writes `selection.json`, which makes the folder valid; the files of all shards must exist."""
     on = [reason for reason in REASONS if getattr(job, reason)]
     totals = {reason: sum(shard.dropped.get(reason, 0) for shard in shards) for reason in on}
-    write_file(job.folder, Selection(job.identity, totals, tuple(shards), tuple(examples), "", opt_out))
+    write_file(
+        job.folder, Selection(job.identity, totals, tuple(shards), tuple(examples), tuple(kept), compared, "", opt_out)
+    )
 
 
 def write_file(folder: str, chosen: Selection) -> None:
@@ -266,6 +318,8 @@ def write_file(folder: str, chosen: Selection) -> None:
         "totals": chosen.totals,
         "shards": [dataclasses.asdict(shard) for shard in sorted(chosen.shards, key=lambda shard: shard.number)],
         "examples": [dataclasses.asdict(example) for example in chosen.examples],
+        "kept": [dataclasses.asdict(example) for example in chosen.kept],
+        "compared": dataclasses.asdict(chosen.compared),
         "opt_out": json.loads(json.dumps(dataclasses.asdict(chosen.opt_out))) if chosen.opt_out else None,
     }
     storage.write_json(storage.join(folder, FILE), {**contents, "fingerprint": manifest.fingerprint(contents)})
@@ -310,9 +364,10 @@ def read(memory_folder: str) -> Selection:
         shards = tuple(DroppedShard(**shard) for shard in value["shards"])
         for shard in shards:
             storage.inside(memory_folder, shard.name)
-        examples = tuple(Example(**example) for example in value["examples"])
+        examples, kept = (tuple(Example(**example) for example in value[name]) for name in ("examples", "kept"))
         totals = {reason: value["totals"][reason] for reason in REASONS if reason in value["totals"]}
         listed = value["opt_out"] and Listed(**{**value["opt_out"], "first": tuple(value["opt_out"]["first"])})
-        return Selection(value["identity"], totals, shards, examples, value["fingerprint"], listed)
+        compared = Compared(**value["compared"])
+        return Selection(value["identity"], totals, shards, examples, kept, compared, value["fingerprint"], listed)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is not a selection of this version ({error}); {_AGAIN}") from error

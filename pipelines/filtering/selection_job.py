@@ -6,13 +6,13 @@
     memory shard --WriteShard--> its file of dropped rows
     all of them --WriteSelection--> `selection.json`
 
-Each shard is read once (pivots before that). Between workers travel 22 bytes per dropped row, 40 bytes per row for
+Each shard is read once (pivots before that). Between workers travel 26 bytes per dropped row, 40 bytes per row for
 exact duplicates, and for near duplicates twice 8 + 2 d bytes per row (once if there is a single cell).
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import apache_beam as beam
@@ -22,29 +22,31 @@ from apache_beam.pvalue import AsIter, AsList, TaggedOutput
 from apache_beam.utils.shared import Shared
 
 from pipelines import manifest, schemas, storage
-from pipelines.filtering import dropped, duplicates, opt_out, removed_list, selection
+from pipelines.filtering import dropped, duplicates, leakage, opt_out, removed_list, selection
 from pipelines.filtering.dropped import REASONS, REMOVED
 from pipelines.filtering.leakage import Queries
 from pipelines.filtering.opt_out import OptOut
-from pipelines.filtering.selection import DroppedShard, Example, Listed, MemoryShard, SelectionJob
+from pipelines.filtering.selection import Compared, DroppedShard, Example, Listed, MemoryShard, SelectionJob
 from pipelines.filtering.similarity import NONE, unit
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
-from pipelines.schemas import content_keys, unit_keys
+from pipelines.schemas import THUMBNAIL, content_keys, unit_keys
 
-_IMAGES, _CELLS, _MET = "images", "cells", "met"
+_IMAGES, _CELLS, _NEAR, _MET = "images", "cells", "near", "met"
 _SCREENED = "_screened"
-_EXAMPLES = 4
+_EXAMPLES, _KEPT = 4, 50
 # Entries of the opt-out list that no row meets, of which this many are shown.
 _UNMET = 3
 
 Packed = tuple[int, bytes]
 Pair = tuple[int, tuple[bytes, bytes]]
 # Beam types its outputs by this.
+Facts = tuple[str, tuple[DroppedShard | Compared, bytes]]
 Screened: TypeAlias = (
     Packed
     | TaggedOutput[Literal["images"], Pair]
     | TaggedOutput[Literal["cells"], Pair]
+    | TaggedOutput[Literal["near"], Facts]
     | TaggedOutput[Literal["met"], bytes]
 )
 
@@ -64,15 +66,19 @@ def run(job: SelectionJob, runner: Runner) -> None:
             pipeline
             | "Shards" >> beam.Create(shards)
             | "Spread" >> beam.Reshuffle()
-            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, _MET, main="drops")
+            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, _NEAR, _MET, main="drops")
         )
         exact = screened[_IMAGES] | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
         near = screened[_CELLS] | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(CompareKeys(job))
-        _ = (
+        written = (
             (screened["drops"], exact, near)
             | beam.Flatten()
             | "By shard" >> beam.GroupByKey()
             | "Write" >> beam.ParDo(WriteShard(job))
+        )
+        _ = (
+            (written, screened[_NEAR])
+            | "Facts" >> beam.Flatten()
             | "All" >> beam.GroupByKey()
             | "Finish" >> beam.ParDo(WriteSelection(job), AsIter(screened[_MET] | "Met" >> beam.Distinct()))
         )
@@ -136,14 +142,32 @@ class ReadPivots(beam.DoFn):
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Rows of a block: ids int64 `[n]`, content keys `S32` `[n]`, unit keys float32 `[n, d]` (`[n, 0]` if not read)."""
+    """Rows of a block: ids int64 `[n]`, and what of them is compared (keys `[n, 0]` if not read)."""
 
     ids: np.ndarray
-    images: np.ndarray
-    keys: np.ndarray
+    contents: leakage.Rows
+
+    @property
+    def images(self) -> np.ndarray:
+        return self.contents.images
+
+    @property
+    def keys(self) -> np.ndarray:
+        return self.contents.keys
 
     def where(self, mask: np.ndarray) -> "_Rows":
-        return _Rows(self.ids[mask], self.images[mask], self.keys[mask])
+        return _Rows(self.ids[mask], self.contents.where(mask))
+
+
+class _Screening:
+    """What a worker found in the blocks of a shard: records of dropped rows, and of those that nearly were."""
+
+    def __init__(self) -> None:
+        self.drops, self.near = [b""], np.empty(0, dropped.RECORD)
+        self.compared = Compared()
+
+    def add_near(self, records: np.ndarray) -> None:
+        self.near = _nearest(np.concatenate([self.near, records]))
 
 
 class Screen(beam.DoFn):
@@ -160,22 +184,24 @@ class Screen(beam.DoFn):
 
     def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
         """Yields (shard, packed drops), (bucket, (ids, digests)), (cell, (ids, keys)) and met entries of a shard."""
-        job, drops = self._job, [b""]
+        job, found = self._job, _Screening()
         job.memory.check(shard)
         met = {*self._filtered(shard)}
         centres = duplicates.different(np.frombuffer(b"".join(pivots), np.float16).reshape(-1, job.memory.key.dim))
-        for block in job.memory.blocks(shard, self._columns):
+        has_pixels = job.rule.pixels > 0 and job.memory.has_column(shard, THUMBNAIL)
+        for block in job.memory.blocks(shard, [*self._columns, *([THUMBNAIL] if has_pixels else [])]):
             rows = self._rows(block, shard)
-            found = self._drops(rows, block, met)
-            drops.append(found.tobytes())
-            rows = rows.where(~np.isin(rows.ids, found["id"]))
+            drops = self._drops(rows, block, found, met)
+            found.drops.append(drops.tobytes())
+            rows = rows.where(~np.isin(rows.ids, drops["id"]))
             if job.exact_duplicates:
                 yield from _by_bucket(rows, job.memory.rows)
             if job.near_duplicates:
                 yield from _by_cell(rows, centres)
         yield from (TaggedOutput(_MET, entry) for entry in sorted(met))
         # Every shard yields, so that every shard gets a file.
-        yield shard.number, b"".join(drops)
+        yield shard.number, b"".join(found.drops)
+        yield TaggedOutput(_NEAR, (selection.FILE, (found.compared, found.near.tobytes())))
         storage.write_json(storage.join(job.folder, _SCREENED, f"{shard.name}.json"), {})
 
     def _rows(self, block: pa.RecordBatch, shard: MemoryShard) -> _Rows:
@@ -183,7 +209,7 @@ class Screen(beam.DoFn):
         keys = np.empty((len(ids), 0), np.float32)
         if "key" in self._columns:
             keys = unit(unit_keys(block.column("key"), self._job.memory.key, shard.name))
-        return _Rows(ids, images, keys)
+        return _Rows(ids, leakage.Rows(images, keys, *leakage.read_thumbnails(block)))
 
     def _list(self, reason: str) -> OptOut:
         """Returns the list of a reason, which a process loads once."""
@@ -199,12 +225,13 @@ class Screen(beam.DoFn):
         digests = np.frombuffer(b"".join(part for value in values for part in opt_out.digests_of(value)), "S32")
         return opt_out.as_bytes(digests[self._list("opt_out").has(digests)])
 
-    def _drops(self, rows: _Rows, block: pa.RecordBatch, met: set[bytes]) -> np.ndarray:
+    def _drops(self, rows: _Rows, block: pa.RecordBatch, screening: _Screening, met: set[bytes]) -> np.ndarray:
         """Returns `RECORD`s of the rows that a list names or that leak; each row once, the lists first.
 
         Args:
             rows: of the block.
             block: of the shard.
+            screening: gets what is near to being dropped.
             met: gets the entries of the opt-out list that rows meet.
         """
         found, stays = [np.empty(0, dropped.RECORD)], np.ones(len(rows.ids), bool)
@@ -216,15 +243,27 @@ class Screen(beam.DoFn):
             found.append(dropped.records(rows.ids[is_listed], reason))
             stays &= ~is_listed
         if self._job.leakage:
-            found.append(self._leaks(rows.where(stays)))
+            found.append(self._leaks(rows.where(stays), screening))
         return np.concatenate(found)
 
-    def _leaks(self, rows: _Rows) -> np.ndarray:
+    def _leaks(self, rows: _Rows, screening: _Screening) -> np.ndarray:
         queries = self._shared_queries.acquire(lambda: Queries.load(self._job.splits))
-        query, cosine = queries.copies(rows.images, rows.keys, self._job.leakage)
-        found = query != NONE
-        query = query[found]
-        return dropped.records(rows.ids[found], "leakage", queries.splits[query] + 1, queries.ids[query], cosine[found])
+        matches = queries.matches(rows.contents, self._job.rule)
+        found = np.flatnonzero(matches.query != NONE)
+        query = matches.query[found]
+        records = dropped.records(
+            rows.ids[found],
+            "leakage",
+            queries.splits[query] + 1,
+            queries.ids[query],
+            matches.cosine[found],
+            matches.pixels[found],
+        )
+        is_copy = matches.is_copy[found]
+        screening.add_near(records[~is_copy])
+        by_cosine = int((~rows.contents.shown).sum()) if self._job.rule.pixels else len(rows.ids)
+        screening.compared += Compared(matches.pairs, matches.rows, by_cosine)
+        return records[is_copy]
 
 
 def _load(reason: str, uri: str) -> OptOut:
@@ -305,6 +344,13 @@ def _examples(rows: np.ndarray) -> np.ndarray:
     return rows[place < _EXAMPLES]
 
 
+def _nearest(rows: np.ndarray) -> np.ndarray:
+    """Returns the records that are nearest to being copies: by their pixels, then those without, by their cosines."""
+    unseen = np.isnan(rows["pixels"])
+    order = np.lexsort((rows["id"], -rows["similarity"], -np.where(unseen, 0, rows["pixels"]), unseen))
+    return rows[order][:_KEPT]
+
+
 class WriteSelection(beam.DoFn):
     """Writes `selection.json` once every shard has its file."""
 
@@ -312,39 +358,58 @@ class WriteSelection(beam.DoFn):
         """Keeps what workers need."""
         self._job = job
 
-    def process(self, item: tuple[str, Iterable[tuple[DroppedShard, bytes]]], met: Iterable[bytes]) -> None:
+    def process(self, item: tuple[str, Iterable[tuple[DroppedShard | Compared, bytes]]], met: Iterable[bytes]) -> None:
         """Takes the facts and examples of all shards, and the entries of the opt-out list that rows meet."""
-        shards, examples = zip(*item[1], strict=True)
+        shards: list[DroppedShard] = []
+        compared, examples, near = Compared(), [b""], [b""]
+        for facts, records in item[1]:
+            if isinstance(facts, DroppedShard):
+                shards.append(facts)
+                examples.append(records)
+            else:
+                compared += facts
+                near.append(records)
         rows = _examples(np.frombuffer(b"".join(examples), dropped.RECORD))
+        kept = _nearest(np.frombuffer(b"".join(near), dropped.RECORD))
         storage.remove(storage.join(self._job.folder, _SCREENED))
+        members = self._members(np.concatenate([rows, kept]))
+        dropped_pairs, kept_pairs = ([self._named(row, members) for row in records] for records in (rows, kept))
         listed = self._listed(met) if self._job.opt_out else None
-        selection.write(self._job, shards, [self._named(row) for row in rows], listed)
+        selection.write(self._job, shards, dropped_pairs, kept_pairs, compared, listed)
 
     def _listed(self, met: Iterable[bytes]) -> Listed:
         whole = OptOut.load(self._job.opt_out)
         unmet = whole.unmet(np.frombuffer(b"".join(met), "S32"))
         return Listed(len(whole), len(unmet), tuple(opt_out.first_lines(self._job.opt_out, unmet, _UNMET)))
 
-    def _named(self, row: Any) -> Example:
-        splits = list(self._job.splits)
-        folder = int(row["folder"])
+    def _named(self, row: Any, members: Mapping[tuple[int, int], str]) -> Example:
+        id_, folder, twin = int(row["id"]), int(row["folder"]), int(row["twin"])
         return Example(
             REASONS[row["reason"]],
             round(float(row["similarity"]), 6),
-            int(row["id"]),
-            self._member(0, int(row["id"])),
-            ["memory", *splits][folder],
-            int(row["twin"]),
-            self._member(folder, int(row["twin"])),
+            None if np.isnan(row["pixels"]) else round(float(row["pixels"]), 6),
+            id_,
+            members[0, id_],
+            ["memory", *self._job.splits][folder],
+            twin,
+            members[folder, twin],
         )
 
-    def _member(self, folder: int, row: int) -> str:
-        number = row >> schemas.ROW_BITS
-        tables: Iterable[pa.Table | pa.RecordBatch]
+    def _members(self, rows: np.ndarray) -> dict[tuple[int, int], str]:
+        """Returns the names of rows and twins by folder (0 for the memory) and id; reads each shard once."""
+        pairs = [(0, int(row)) for row in rows["id"]] + [(int(row["folder"]), int(row["twin"])) for row in rows]
+        names: dict[tuple[int, int], str] = {}
+        for folder, number in sorted({(folder, id_ >> schemas.ROW_BITS) for folder, id_ in pairs}):
+            wanted = np.array(sorted({id_ for other, id_ in pairs if other == folder}), np.int64)
+            for table in self._tables(folder, number):
+                ids = table["id"].to_numpy()
+                places = np.flatnonzero(np.isin(ids, wanted))
+                found = zip(ids[places].tolist(), table["member"].take(pa.array(places)).to_pylist(), strict=True)
+                names |= {(folder, id_): str(member) for id_, member in found}
+        return names
+
+    def _tables(self, folder: int, number: int) -> Iterable[pa.Table | pa.RecordBatch]:
         if folder:
-            tables = [Embeddings(list(self._job.splits.values())[folder - 1]).read(number, ["id", "member"])]
-        else:
-            shard = next(shard for shard in self._job.memory.shards if shard.number == number)
-            tables = self._job.memory.blocks(shard, ["id", "member"])
-        found = (table["member"][int(i)] for table in tables for i in np.flatnonzero(table["id"].to_numpy() == row))
-        return str(next(found))
+            return [Embeddings(list(self._job.splits.values())[folder - 1]).read(number, ["id", "member"])]
+        shard = next(shard for shard in self._job.memory.shards if shard.number == number)
+        return self._job.memory.blocks(shard, ["id", "member"])

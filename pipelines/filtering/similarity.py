@@ -117,6 +117,22 @@ def _improve(
     best[row[better]], cosine[row[better]] = first + key[better], exact[better]
 
 
+def near(rows: np.ndarray, keys: np.ndarray, k: int, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the places of the k keys of the highest cosines, the first of equal ones, and these cosines.
+
+    Args:
+        rows: float32 `[n, d]`, unit length.
+        keys: float32 `[m, d]`, unit length.
+        k: how many.
+        least: smallest cosine.
+
+    Returns:
+        int64 `[n, k]`, padded with `NONE`, and float32 `[n, k]`, padded with -inf.
+    """
+    allowed = np.full(len(rows), slack(rows.shape[1]), np.float32)
+    return nearest_neighbors.search(rows, keys, k, allowed, cosines, least=least)
+
+
 def nearest(rows: np.ndarray, keys: np.ndarray, k: int) -> np.ndarray:
     """Returns the places int64 `[n, k]` of the k keys of the highest cosines, the first of equal ones.
 

@@ -384,7 +384,9 @@ def test_the_summary_counts_unused_rows_by_why_they_are_not_used(world, capsys):
 
 
 def test_a_memory_without_a_row_left_is_refused(world, capsys):
-    _fails(world, capsys, "every row was dropped (leakage 14)", filters__leakage=0.000001)
+    cosines = {"filters__leakage": 0.000001, "filters__leakage_pixels": 0}
+    _fails(world, capsys, "every row was dropped (leakage 14); 14 of 14 rows are dropped as copies", **cosines)
+    _fails(world, capsys, "the threshold belongs to the encoder: set --config.filters.leakage above", **cosines)
     _fails(world, capsys, "every row was filtered (min_caption_chars 14)", out="b", filters__min_caption_chars=99)
 
 

@@ -29,13 +29,14 @@ def near_to(vectors: np.ndarray, cosine: float | np.ndarray, seed: int = 0) -> n
 
 @dataclasses.dataclass
 class Rows:
-    """Rows of a folder: keys `[n, d]`, digests and URLs, and how many rows each shard has."""
+    """Rows of a folder: keys `[n, d]`, digests and URLs, how many rows each shard has, and perhaps thumbnails."""
 
     keys: np.ndarray
     images: list[bytes]
     urls: list[str | None]
     shards: list[int]
     numbers: list[int]
+    thumbnails: list[bytes | None] | None = None
 
     @classmethod
     def random(cls, shards: list[int], seed: int, dim: int = DIM) -> "Rows":
@@ -52,7 +53,7 @@ class Rows:
     def write(self, folder: pathlib.Path, key: EncoderInfo = KEY) -> MemoryShards:
         """Writes a finished folder of embeddings."""
         config_hash = manifest.claim(str(folder), "pipelines.embed", {"encoders": {"key": dataclasses.asdict(key)}})
-        schema = schemas.embeddings({"key": key.dim}, key.dtype)
+        schema = schemas.embeddings({"key": key.dim}, key.dtype, self.thumbnails is not None)
         begin, markers = 0, []
         for number, n in zip(self.numbers, self.shards, strict=True):
             span = range(begin, begin + n)
@@ -68,6 +69,7 @@ class Rows:
                 "width": [8] * n,
                 "height": [8] * n,
                 "metadata": [None] * n,
+                "thumbnail": (self.thumbnails or [None] * len(self.images))[span.start : span.stop],
             }
             arrays = [pa.array(columns[field.name], field.type) for field in schema if field.name in columns]
             keys = self.keys[span.start : span.stop].astype(key.dtype)

@@ -7,7 +7,7 @@ from pipelines.filtering.dropped import DROPPED, REASONS, RECORD, REMOVED
 
 
 def _records(rows):
-    return np.array(rows, RECORD)
+    return np.array([(*row, 0.25) for row in rows], RECORD)
 
 
 _ROWS = st.tuples(
@@ -30,25 +30,27 @@ def test_one_a_row_whatever_the_order_and_the_parts(rows, random):
     random.shuffle(rows)
     cut = random.randrange(len(rows) + 1)
     merged = dropped.merge([_records(rows[:cut]).tobytes(), b"", _records(rows[cut:]).tobytes()])
-    assert merged.tolist() == right
-    assert dropped.merge([merged[::-1].tobytes(), merged.tobytes()]).tolist() == right
+    assert merged.tolist() == [(*row, 0.25) for row in right]
+    assert dropped.merge([merged[::-1].tobytes(), merged.tobytes()]).tolist() == merged.tolist()
 
 
 def test_opt_outs_have_no_twin_in_the_table():
     rows = np.concatenate(
         [
             dropped.records(np.array([4]), "opt_out"),
-            dropped.records(np.array([7, 9]), "leakage", np.array([1, 2], np.int8), np.array([3, 1 << 40]), 0.5),
+            dropped.records(
+                np.array([7, 9]), "leakage", np.array([1, 2], np.int8), np.array([3, 1 << 40]), 0.5, [0.75, np.nan]
+            ),
             dropped.records(np.array([11]), "near_duplicates", 0, np.array([2]), np.array([0.75], np.float32)),
         ]
     )
     table = dropped.to_table(rows, ["val", "test"])
     assert table.schema == DROPPED
     assert [tuple(row.values()) for row in table.to_pylist()] == [
-        (4, "opt_out", None, None, None),
-        (7, "leakage", "val", 3, 0.5),
-        (9, "leakage", "test", 1 << 40, 0.5),
-        (11, "near_duplicates", "memory", 2, 0.75),
+        (4, "opt_out", None, None, None, None),
+        (7, "leakage", "val", 3, 0.5, 0.75),
+        (9, "leakage", "test", 1 << 40, 0.5, None),
+        (11, "near_duplicates", "memory", 2, 0.75, None),
     ]
     assert dropped.to_table(rows[:0], []).schema == DROPPED
 

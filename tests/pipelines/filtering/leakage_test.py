@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipelines.filtering import similarity
-from pipelines.filtering.leakage import Queries
+from pipelines.filtering import leakage, similarity
+from pipelines.filtering.leakage import Queries, Rule
 from tests.pipelines.selection_world import Rows, brute_leakage, near_to
 
 
@@ -32,7 +32,10 @@ def test_copies_equal_brute_force_and_bytes_go_before_cosines(splits):
     memory.images[4] = rows["val"].images[7]
     queries = Queries.load(folders)
     images = np.frombuffer(b"".join(memory.images), "S32")
-    query, cosine = queries.copies(images, similarity.unit(memory.keys), 0.9)
+    nothing = np.zeros((30, 32, 32), np.uint8), np.zeros(30, bool)
+    found = queries.matches(leakage.Rows(images, similarity.unit(memory.keys), *nothing), Rule(0.9))
+    query, cosine = found.query, found.cosine
+    assert np.array_equal(found.is_copy, query != similarity.NONE) and np.isnan(found.pixels).all()
     right = brute_leakage(memory, rows, 0.9)
     for i, place in enumerate(query):
         if place == similarity.NONE:

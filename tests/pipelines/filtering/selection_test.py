@@ -21,6 +21,7 @@ from pipelines.filtering import selection, selection_job
 from pipelines.filtering.dropped import DROPPED, REASONS
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
+from tests.pipelines.filtering import drawn
 from tests.pipelines.selection_world import KEY, Rows, brute_leakage, brute_near, dropped, embeddings, near_to
 
 OFF = Filters(leakage=0.0)
@@ -102,6 +103,73 @@ def test_keys_of_any_form_are_compared_by_cosine(world, dtype, normalized):
     stays = np.flatnonzero(~np.isin(world.memory.ids, list(right)))
     right_near = brute_near(world.memory, 0.7, stays)
     assert {i for i, row in world.dropped().items() if row[0] == "near_duplicates"} == set(right_near)
+
+
+def _shown(world, seeds):
+    """Gives every row and every query the thumbnail of a picture of its own."""
+    for rows, seed in zip((world.memory, *world.splits.values()), seeds, strict=True):
+        rows.thumbnails = [drawn.small(drawn.picture(seed + row)) for row in range(len(rows.images))]
+
+
+def test_pixels_tell_copies_from_look_alikes(world):
+    """Four pairs at the same cosines: a copy cut to 75 %, a look-alike, a blank picture, one without a thumbnail."""
+    _shown(world, (0, 1000, 2000))
+    test, memory, ids = world.splits["test"], world.memory, world.memory.ids
+    blank = bytes([200]) * 1024
+    for start, cosine in ((0, 0.95), (4, 0.7), (8, 0.5)):
+        memory.keys[start : start + 4] = near_to(test.keys[start : start + 4], cosine)
+        memory.thumbnails[start] = drawn.small(drawn.EDITS["cut to 75 %"](drawn.picture(2000 + start)))
+        memory.thumbnails[start + 2], memory.thumbnails[start + 3] = blank, None
+    # A look-alike may be nearer to a copy of a query than the query itself, and hides nothing.
+    test.keys[[12, 16]] = near_to(memory.keys[[0, 4]], 0.99)
+    world.write()
+    # Sixteen dimensions have few high cosines by chance: every pair at 0.6 is looked at.
+    result = world.select(Filters(leakage=0.9, leakage_candidates=0.6))
+    right = {0: "test", 2: "test", 3: "test", 4: "test"}
+    assert {i: world.dropped()[ids[i]][1] for i in right} == right and set(world.dropped()) == {ids[i] for i in right}
+    twins = [int(np.searchsorted(test.ids, world.dropped()[ids[i]][2])) for i in right]
+    assert twins == [0, 2, 3, 4]
+    assert result.compared.by_cosine == 6 and result.compared.pairs >= result.compared.rows >= 4
+    table = {
+        row["id"]: row["pixels"]
+        for path in (world.root / "memory/_dropped").glob("*.parquet")
+        for row in schemas.read(str(path), ["id", "pixels"]).to_pylist()
+    }
+    assert table[ids[0]] > 0.55 and table[ids[4]] > 0.55 and table[ids[2]] is table[ids[3]] is None
+    near = {example.id: example for example in result.kept}
+    assert near[ids[1]].pixels < 0.55 and near[ids[1]].similarity == pytest.approx(0.95, abs=1e-5)
+    assert near[ids[6]].pixels is None and near[ids[6]].similarity == pytest.approx(0.7, abs=1e-5)
+    assert not set(near) & set(world.dropped())
+
+
+def test_without_a_threshold_for_pixels_cosines_decide_alone(world):
+    _shown(world, (0, 1000, 2000))
+    world.memory.keys[:20] = near_to(world.splits["test"].keys, np.linspace(0.5, 0.999, 20))
+    world.write()
+    result = world.select(Filters(leakage=0.9, leakage_pixels=0.0))
+    right = brute_leakage(world.memory, world.splits, 0.9)
+    assert_leaks(world.dropped(), right)
+    assert len(right) > 2 and result.compared.pairs == 0 and result.compared.by_cosine == 120
+
+
+def test_where_either_side_has_no_thumbnails_cosines_decide_alone(world):
+    _shown(world, (0, 1000, 2000))
+    world.splits["test"].thumbnails = world.splits["val"].thumbnails = None
+    world.memory.keys[:20] = near_to(world.splits["test"].keys, np.linspace(0.5, 0.999, 20))
+    world.write()
+    world.select(Filters(leakage=0.9))
+    assert_leaks(world.dropped(), brute_leakage(world.memory, world.splits, 0.9))
+
+
+def test_an_encoder_for_which_everything_is_alike_drops_copies_only(world):
+    _shown(world, (0, 1000, 2000))
+    centre = np.eye(16)[0]
+    for rows in (world.memory, *world.splits.values()):
+        rows.keys = near_to(np.repeat(centre[None], len(rows.keys), 0), 0.99, seed=len(rows.keys))
+    world.memory.keys[7] = near_to(world.splits["val"].keys[:1], 0.9999)[0]
+    world.memory.thumbnails[7] = drawn.small(drawn.EDITS["mirrored"](drawn.picture(1000)))
+    world.write()
+    assert world.select(Filters()).totals == {"leakage": 1} and set(world.dropped()) == {world.memory.ids[7]}
 
 
 def test_of_equal_matches_the_first_split_then_the_smallest_id_is_the_twin(world):
@@ -367,6 +435,13 @@ def _planted(root: pathlib.Path) -> World:
     world.memory.keys[60:110] = near_to(world.memory.keys[:50], np.linspace(0.6, 0.9999, 50))
     world.memory.keys[10:30] = near_to(world.splits["test"].keys, np.linspace(0.5, 0.999, 20))
     world.memory.images[40:45] = world.memory.images[90:95]
+    _shown(world, (0, 1000, 2000))
+    for row in range(10, 30):
+        copy = drawn.picture(2000 + row - 10, layout=5)
+        world.splits["test"].thumbnails[row - 10] = drawn.small(copy)
+        # Every other one is a copy, the others are look-alikes; two have no pixels.
+        seen = drawn.EDITS["cut to 75 %"](copy) if row % 2 else drawn.picture(row, layout=5)
+        world.memory.thumbnails[row] = drawn.small(seen) if row < 28 else None
     return world.write()
 
 
