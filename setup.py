@@ -32,6 +32,7 @@ setup(
         "pyarrow>=25",
         "rich>=15",
         "safetensors>=0.8",
+        "scipy>=1.11",
         # ScaNN 1.4.2 loads with TensorFlow 2.20 and no other; tensorflow-hub needs pkg_resources.
         "scann[tf]==1.4.2",
         "setuptools<81",

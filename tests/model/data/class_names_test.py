@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from configs.base import Config
 from model.data import class_names
-from pipelines import schemas
+from pipelines import manifest, schemas
 from pipelines.errors import UserError
 from pipelines.schemas import EncoderInfo
 
@@ -67,3 +68,22 @@ def test_names_of_another_memory_are_refused(tmp_path, written, wanted, sentence
     _write(path, **written)
     with pytest.raises(UserError, match=sentence):
         class_names.load(str(path), _ENCODERS, ("text",), wanted)
+
+
+def test_without_a_file_the_names_are_those_that_train_was_embedded_with(tmp_path):
+    folder = str(tmp_path / "queries/train")
+    config_hash = manifest.claim(folder, "pipelines.embed", {"encoders": {}, "classes": ["ant", "bee"]})
+    manifest.complete(folder, [], config_hash)
+    (tmp_path / "names.txt").write_text("Ameise\nBiene\n")
+    places = Config(workdir=str(tmp_path), data=str(tmp_path)).places
+    assert class_names.read(places, 2) == ["ant", "bee"]
+    with pytest.raises(UserError, match="queries/train: names 2 classes, the labels go up to 2"):
+        class_names.read(places, 3)
+    named = Config(workdir=str(tmp_path), data=str(tmp_path), class_names="names.txt").places
+    assert class_names.read(named, 2) == ["Ameise", "Biene"]
+
+
+def test_without_any_names_classes_are_called_by_their_numbers(tmp_path):
+    folder = str(tmp_path / "queries/train")
+    manifest.complete(folder, [], manifest.claim(folder, "pipelines.embed", {"encoders": {}}))
+    assert class_names.read(Config(workdir=str(tmp_path)).places, 2) == ["class 0", "class 1"]

@@ -2,11 +2,12 @@
 
 import dataclasses
 import os
+import shutil
 
 import pytest
 
-from configs.base import Source
-from pipelines import storage
+from configs.base import Embed, Source
+from pipelines import sources, storage
 from pipelines.errors import UserError
 from pipelines.sources import Reject, Sample
 from tests.pipelines.sources.listed import image, plan, read, write_images
@@ -33,10 +34,64 @@ def test_each_folder_is_a_class_and_its_name_the_caption(tmp_path):
     ]
 
 
-def test_a_class_without_images_keeps_its_number(tmp_path):
-    write_images(tmp_path / "photos", "c/1.jpg")
+def _naming(tmp_path, **changes):
+    found = sources.find_names(dataclasses.replace(_SOURCE, **changes), str(tmp_path), Embed())
+    assert found is not None
+    return found
+
+
+def test_a_class_without_images_has_no_number_and_is_named(tmp_path):
+    write_images(tmp_path / "photos", "a/0.jpg", "c/1.jpg")
     (tmp_path / "photos" / "b").mkdir()
-    assert [item.label for item in read(tmp_path, _SOURCE)] == [1]
+    assert [item.label for item in read(tmp_path, _SOURCE)] == [0, 1]
+    assert _naming(tmp_path).notes == ("1 class folders have no image and get no number: b",)
+
+
+def test_system_folders_are_passed_over_and_counted_at_every_level(tmp_path):
+    stray = ["@eaDir", "__MACOSX", ".thumbnails", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints", "@EADIR"]
+    write_images(tmp_path / "photos", "ant/0.jpg", "bee/1.jpg", *(f"{name}/2.jpg" for name in stray))
+    write_images(tmp_path / "photos", "ant/@eaDir/0.jpg", "ant/deep/.thumbnails/0.jpg")
+    assert [(item.member, item.label) for item in read(tmp_path, _SOURCE)] == [("ant/0.jpg", 0), ("bee/1.jpg", 1)]
+    found = _naming(tmp_path)
+    assert dict(found.passed_over) == {**dict.fromkeys(stray, 1), "@eaDir": 2, ".thumbnails": 2}
+    assert (found.names, found.notes) == (("ant", "bee"), ())
+
+
+def test_names_are_numbered_in_normal_form_c(tmp_path):
+    # Decomposed, "é" is "e" and an accent, which sorts before "z".
+    write_images(tmp_path / "photos", "cafe\u0301/0.jpg", "cafz/1.jpg", "caf\u00e9/2.jpg")
+    assert {item.member: item.label for item in read(tmp_path, _SOURCE)} == {
+        "cafe\u0301/0.jpg": 1,
+        "cafz/1.jpg": 0,
+        "caf\u00e9/2.jpg": 1,
+    }
+
+
+def test_nested_folders_are_pointed_out_and_their_level_can_be_chosen(tmp_path):
+    names = ["Fruit/Apple/Golden/0.jpg", "Fruit/Apple/Red/1.jpg", "Fruit/Banana/2.jpg", "Milk/3.jpg"]
+    write_images(tmp_path / "photos", *names)
+
+    def labels(level):
+        source = dataclasses.replace(_SOURCE, class_level=level)
+        return [(item.label, item.caption) for item in read(tmp_path, source)]
+
+    assert labels(1) == [(0, "Fruit"), (0, "Fruit"), (0, "Fruit"), (1, "Milk")]
+    (note,) = _naming(tmp_path).notes
+    assert "the classes are the folders of the first level, but 1 of these have no images of their own" in note
+    assert "such as Fruit/Apple/Golden; if those are the classes, set class_level to" in note
+    # The remedies that the note names.
+    assert labels(0) == [(0, "Fruit/Apple/Golden"), (1, "Fruit/Apple/Red"), (2, "Fruit/Banana"), (3, "Milk")]
+    with pytest.raises(UserError, match="photos: Milk has images, but class_level=2 takes .* with class_level=0"):
+        labels(2)
+    shutil.rmtree(tmp_path / "photos" / "Milk")
+    assert labels(2) == [(0, "Fruit/Apple"), (0, "Fruit/Apple"), (1, "Fruit/Banana")]
+    assert _naming(tmp_path, class_level=2).notes == ()
+
+
+def test_one_folder_below_each_class_is_no_other_level(tmp_path):
+    # As Tiny ImageNet has it.
+    write_images(tmp_path / "photos", "n01/images/0.jpg", "n02/images/1.jpg")
+    assert _naming(tmp_path).notes == ()
 
 
 def test_a_flat_folder_has_no_labels(tmp_path):

@@ -80,7 +80,8 @@ def test_a_compressed_file_and_any_order_of_the_arrays(tmp_path):
     ("change", "sentence"),
     [
         (lambda data: data.pop("annotations"), "train_mini.json: has no 'annotations'"),
-        (lambda data: data["categories"][1].update(id=5), "entry 1 of 'categories': has id 5; ids must be 0, 1, 2"),
+        (lambda data: data["categories"][1].update(id=0), "entry 1 of 'categories': has the id 0 of an earlier"),
+        (lambda data: data["categories"][1].update(id=5), "'annotations' has category_id 1, which 'categories' lacks"),
         (lambda data: data["categories"].pop(), "'annotations' has category_id 2, which 'categories' lacks"),
         (lambda data: data["annotations"].pop(), "entry 0 of 'images': has no entry in 'annotations'"),
         (lambda data: data["annotations"].append(data["annotations"][0]), "image 3 has more than one entry"),
