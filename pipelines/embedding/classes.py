@@ -89,13 +89,16 @@ def agree(request: Request) -> Classes:
     Raises:
         UserError: if a split has a class that the space lacks, if two names differ in case only, or a source is wrong.
     """
-    found = {name: _find_names(name, request) for name in request.sources}
-    space = _space(request, found)
+    surveyed = {name: _find_names(name, request) for name in request.sources}
+    found = {name: naming if naming and naming.has_labels else None for name, naming in surveyed.items()}
+    space, is_of_file = _space(request, found)
     classes = Classes(space, {})
     for name, naming in found.items():
+        if survey := surveyed[name]:
+            classes.notes[name], classes.passed_over[name] = survey.notes, survey.passed_over
         where = f"{sources.resolve(request.sources[name], request.places.data).path} ({name})"
         if naming is None:
-            if name != MEMORY and space:
+            if name != MEMORY and space and not is_of_file:
                 _check_order(where, space)
             continue
         if name != MEMORY:
@@ -103,7 +106,6 @@ def agree(request: Request) -> Classes:
         classes.labels[name] = Labels(
             space or LabelSpace(()), naming.names if naming.declared else (), naming.names, is_memory=name == MEMORY
         )
-        classes.notes[name], classes.passed_over[name] = naming.notes, naming.passed_over
     return classes
 
 
@@ -112,24 +114,27 @@ def _find_names(name: str, request: Request) -> Naming | None:
     found = sources.find_names(source, request.places.data, request.embed, is_memory=name == MEMORY)
     if found and not found.declared and name != MEMORY:
         path = sources.resolve(source, request.places.data).path
-        labels.refuse_case(f"{path} ({name})", [label for label in found.names if found.counts[label]])
+        labels.refuse_case(f"{path} ({name})", +found.counts())
     return found
 
 
-def _space(request: Request, found: Mapping[str, Naming | None]) -> LabelSpace | None:
+def _space(request: Request, found: Mapping[str, Naming | None]) -> tuple[LabelSpace | None, bool]:
+    """Returns the label space, if there are names, and whether it is that of the config's file of class names."""
     deciding = [_TRAIN] if _TRAIN in found else [*(name for name in found if name != MEMORY), MEMORY]
     if _TRAIN not in found and (stored := _stored(request)) is not None:
-        return LabelSpace(stored) if stored else _of_file(request)
+        return (LabelSpace(stored), False) if stored else (_of_file(request), True)
     for name in deciding:
         if naming := found[name]:
-            return sources.label_space(naming, request.sources[name], request.places.data)
-    return _of_file(request)
+            return sources.label_space(naming, request.sources[name], request.places.data), False
+    return _of_file(request), True
 
 
 def _stored(request: Request) -> tuple[str, ...] | None:
     """Returns the names of the training set that was embedded before, which may be none; None without such a set."""
     path = storage.join(request.folder(_TRAIN), manifest.STAGE_FILE)
-    return tuple(storage.read_json(path).get(manifest.CLASSES, ())) if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    return tuple(manifest.read_identity(request.folder(_TRAIN)).get(manifest.CLASSES, ()))
 
 
 def _of_file(request: Request) -> LabelSpace | None:
@@ -147,8 +152,10 @@ def _check_names(where: str, naming: Naming, space: LabelSpace | None) -> None:
             "--config.class_names to a file with the name of each number, the first for 0, or use numbers"
         )
     known = set(space.all_names or space.names)
-    unknown = {name: naming.counts[name] for name in naming.names if naming.counts[name] and name not in known}
-    if unknown:
+    if known.issuperset(naming.names):
+        return
+    counts = naming.counts()
+    if unknown := {name: counts[name] for name in naming.names if counts[name] and name not in known}:
         raise UserError(labels.describe_unknown(where, unknown, space.names))
 
 
@@ -171,8 +178,7 @@ def check_stored(folder: str, names: Sequence[str]) -> None:
         names: of the classes now; nothing if its labels are numbers.
     """
     path = storage.join(folder, manifest.STAGE_FILE)
-    stored = storage.read_json(path).get(manifest.CLASSES, []) if storage.exists(path) else list(names)
-    if list(names) == stored:
+    if not storage.exists(path) or (stored := manifest.read_identity(folder).get(manifest.CLASSES, [])) == list(names):
         return
     new, gone = [name for name in names if name not in stored], [name for name in stored if name not in names]
     said = "; ".join(f"{_some(listed)} {word}" for listed, word in ((new, "new"), (gone, "gone")) if listed)

@@ -149,7 +149,7 @@ def _names_in_files(source: Source, embed: Embed, is_memory: bool) -> Naming | N
     of_first = container.declared(shards[0]) if container.declared else ()
     if container.declared and of_first:
         same = naming.same_in_all((shard.uri, container.declared(shard)) for shard in shards)
-        return Naming(same, Counter() if is_memory else naming.count_declared(same, shards, values), declared=True)
+        return Naming(same, functools.partial(naming.count_declared, same, shards, values), declared=True)
     return naming.of_shards(source.path, shards, values, not is_memory)
 
 

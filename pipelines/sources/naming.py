@@ -31,16 +31,18 @@ class Naming:
     """The names of a source's classes.
 
     Attributes:
-        names: all of them, in the source's own order.
-        counts: rows of each name; of declared names it may be empty.
+        names: all of them, in the source's own order; of a memory in files of samples none.
+        counts: returns the rows of each name.
         declared: whether the labels are numbers, to which the source gives these names in their order.
+        has_labels: whether any row has a label.
         notes: what the person should know of how the names were found.
         passed_over: folders that are no classes, by name.
     """
 
     names: tuple[str, ...]
-    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    counts: Callable[[], Counter[str]] = Counter
     declared: bool = False
+    has_labels: bool = True
     notes: tuple[str, ...] = ()
     passed_over: Counter[str] = dataclasses.field(default_factory=Counter)
 
@@ -95,7 +97,7 @@ def _of_labels(path: str, found: Iterator[Any]) -> Naming | None:
     merged: Counter[str] = Counter()
     for name, count in counts.items():
         merged[labels.normal(name)] += count
-    return Naming(tuple(sorted(merged)), merged)
+    return Naming(tuple(sorted(merged)), lambda: merged)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +171,8 @@ def space(naming: Naming, source: Source, rows: Callable[[], Iterator[Row]] | No
     """
     if naming.declared:
         return LabelSpace(naming.names, naming.names)
-    used = tuple(name for name in naming.names if naming.counts[name])
+    counts = naming.counts()
+    used = tuple(name for name in naming.names if counts[name])
     if rows is None or not (source.classes or source.part):
         return LabelSpace(used, used)
     alone = Labels(LabelSpace(used, used))
@@ -206,7 +209,7 @@ def numbered(source: Source, rows: Callable[[], Iterator[Row]], found: Labels | 
     Raises:
         UserError: if a split has classes that the training set does not have, and as `parts.chosen`.
     """
-    if found is None or found.declared == found.space.names:
+    if found is None or (found.declared and found.declared == found.space.names):
         yield from parts.chosen(source, rows)
         return
     order = list(found.own if found.is_memory else found.space.all_names or found.space.names)

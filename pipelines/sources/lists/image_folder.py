@@ -78,7 +78,8 @@ def naming(source: Source) -> Naming:
     names = {labels.normal(entry.name) for entry in survey.tops} if source.class_level == 1 else set()
     return Naming(
         tuple(sorted({*survey.counts, *names})),
-        survey.counts,
+        lambda: survey.counts,
+        has_labels=bool(survey.counts),
         notes=tuple(survey.notes(sorted(names - survey.counts.keys()))),
         passed_over=survey.system,
     )

@@ -54,7 +54,8 @@ def naming(source: Source) -> Naming | None:
     if not found:
         return None
     numbers = sum((table.counts for _, table in tables), Counter[int]())
-    return Naming(found, Counter({found[number]: count for number, count in numbers.items()}), declared=True)
+    counts = Counter({found[number]: count for number, count in numbers.items()})
+    return Naming(found, lambda: counts, declared=True)
 
 
 class _Tables:

@@ -14,6 +14,7 @@ Each run that needs the images downloads them again; use img2dataset for large t
 import ast
 import contextlib
 import csv
+import functools
 import itertools
 import json
 import re
@@ -229,7 +230,7 @@ def naming(source: Source) -> Naming | None:
     """
     columns = field_names(source, _FIELDS)["label"]
     found = same_in_all((uri, class_label(_schema(uri), columns)) for uri in files(source) if _is_parquet(uri))
-    return Naming(found, _count_declared(source, found), declared=True) if found else None
+    return Naming(found, functools.partial(_count_declared, source, found), declared=True) if found else None
 
 
 def _count_declared(source: Source, names: tuple[str, ...]) -> Counter[str]:

@@ -6,7 +6,6 @@ import json
 import pathlib
 import tarfile
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -216,6 +215,7 @@ def test_the_names_are_stored_and_are_the_class_names(world, encoders, capsys):
     _images(world.root / "test", "__MACOSX/0.png")
     assert world.embed(encoders__value_text=encoders / "text") == 0
     out = " ".join(capsys.readouterr().out.split())
+    assert "train 6 rows" in out
     assert "classes 3 / 2 / 3 (train / val / test), 2 images each" in out
     assert "passed over system folders: __MACOSX 1" in out
     assert "unknown classes 2 rows of the memory, which have no label" in out
@@ -363,19 +363,23 @@ def test_numbers_of_a_list_that_no_training_image_has_are_named(world, capsys):
     assert not (world.root / "out/queries/val" / manifest.STAGE_FILE).exists()
 
 
+def test_a_memory_of_other_folders_has_its_own_captions_and_no_labels(world, encoders, capsys):
+    _samples(world, "train", "list", ["0", "1"])
+    world.folders(memory="n01 n02")
+    (world.root / "names.txt").write_text("dog\ncat\n")
+    world.use("memory", "memory", class_names="names.txt")
+    assert world.embed(encoders__value_text=encoders / "text") == 0, capsys.readouterr().err
+    table = schemas.read(str(world.root / "out/memory/memory-00000.parquet"), ["caption", "label", "metadata"])
+    assert table["caption"].to_pylist() == ["dog", "dog", "cat", "cat"]
+    assert table["label"].null_count == 4
+    assert [json.loads(text) for text in table["metadata"].to_pylist()[1:3]] == [{"class": "n01"}, {"class": "n02"}]
+
+
 def test_a_memory_of_texts_without_the_classes_of_train_keeps_its_rows(world, capsys):
     world.folders(train="ant bee")
     _tar(world.root / "pairs/0.tar", ["bee", "wasp", "ant"])
     world.use("memory", "pairs/*.tar", format="img2dataset")
     assert world.embed() == 0, capsys.readouterr().err
     assert world.labels("memory") == [1, None, 0]
-    assert (
-        np.sum(
-            [
-                "wasp" in line
-                for line in schemas.read(str(world.root / "out/memory/0.parquet"), ["metadata"])["metadata"].to_pylist()
-                if line
-            ]
-        )
-        == 1
-    )
+    (rows,) = schemas.read(str(world.root / "out/memory/0.parquet"), ["metadata"])["metadata"].chunks
+    assert [text and json.loads(text).get("class") for text in rows.to_pylist()] == [None, "wasp", None]
