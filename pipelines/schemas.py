@@ -59,9 +59,13 @@ def unusable(vectors: np.ndarray) -> tuple[list[int], list[int]]:
     """
     kind = np.finfo(vectors.dtype)
     shortest = max(float(kind.smallest_normal) * vectors.shape[1] ** 0.5, 1e-12)
+    wide = vectors.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("nd,nd->n", wide, wide)
+        odd = np.flatnonzero(~((squares > 4 * shortest**2) & (squares < np.inf)))
     # In float64, where no square of a float32 is too large or too small.
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    return np.flatnonzero(lengths < shortest).tolist(), np.flatnonzero(~np.isfinite(lengths)).tolist()
+    lengths = np.linalg.norm(vectors[odd].astype(np.float64), axis=1)
+    return odd[lengths < shortest].tolist(), odd[~np.isfinite(lengths)].tolist()
 
 
 def make_id(shard: int, row: int | np.ndarray) -> int | np.ndarray:

@@ -134,8 +134,8 @@ class Filters:
     max_caption_chars: int = option(0, "Longest caption, in characters; 0 for any.", at_least=0)
     metadata: tuple[str, ...] = option(
         (),
-        "Conditions on the source's own fields, all of which must hold: `similarity>=0.3`, `NSFW==UNLIKELY|UNSURE`; a "
-        "missing field meets none.",
+        "Conditions on a row's fields, all of which must hold: `similarity>=0.3`, `NSFW==UNLIKELY|UNSURE`, "
+        "`nsfw!=true`; a missing field meets none.",
     )
     opt_out: str = option("", "File of URLs or SHA-256 digests of images, one a line, that must not be in the memory.")
     exact_duplicates: bool = option(False, "Whether to drop images whose bytes an earlier row has.")

@@ -15,8 +15,6 @@ from pipelines.images.decode import ImagePreprocess
 
 _TEXT_LENGTH_STEP = 8
 _SHORTEST = 1e-12
-# Below it, squares of values are no normal numbers.
-_SMALL = 1e-15
 
 
 def finish(vectors: np.ndarray, spec: EncoderSpec) -> np.ndarray:
@@ -37,11 +35,11 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
         scaled = vectors / np.maximum(lengths, _SHORTEST)
-        # The squares of float32 are too large or too small for it long before the values are.
-        for row in np.flatnonzero(~((lengths > _SMALL) & (lengths < np.inf))):
+        # The squares of float32 are too large for it long before the values are.
+        for row in np.flatnonzero(~((lengths >= _SHORTEST) & (lengths < np.inf))):
             exact = vectors[row].astype(np.float64)
             length = np.linalg.norm(exact)
-            scaled[row] = exact / length if length >= _SHORTEST else 0
+            scaled[row] = 0 if length < _SHORTEST else exact / length
     return scaled
 
 

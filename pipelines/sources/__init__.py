@@ -22,7 +22,7 @@ from pipelines.sources.images import Images
 from pipelines.sources.labels import Labels, LabelSpace
 from pipelines.sources.lists import image_folder, image_list, inat2021, table, webvision, yfcc15m
 from pipelines.sources.naming import Naming
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, storable_text
 from pipelines.sources.web import Unreadable
 
 # Formats whose fields have names that the source's `fields` can choose.
@@ -214,6 +214,8 @@ def passed_over(source: Source, data: str) -> Counter[str]:
 def _plan_files(source: Source, container: Container) -> list[InputShard]:
     shards: dict[str, InputShard] = {}
     for file in patterns.files(source.path):
+        if storable_text(file.uri) != file.uri:
+            raise UserError(f"{storable_text(file.uri)}: its name is not UTF-8 text; rename it")
         name = _stem(file.uri)
         if name in shards:
             raise UserError(f"{file.uri}: has the same name as {shards[name].uri}; outputs are named after their shard")

@@ -390,6 +390,17 @@ def test_a_memory_without_a_row_left_is_refused(world, capsys):
     _fails(world, capsys, "every row was filtered (min_caption_chars 14)", out="b", filters__min_caption_chars=99)
 
 
+def test_a_condition_that_no_row_can_meet_is_named(world, capsys):
+    said = "every row was filtered (nsfw!=true (missing) 14); no row has the field 'nsfw' of nsfw!=true"
+    _fails(world, capsys, said, filters__metadata="nsfw!=true")
+    said = "every row was filtered (url==x 14); no row can meet url==x"
+    _fails(world, capsys, said, out="b", filters__metadata="url==x")
+    assert world.embed("c", filters__metadata="url!=http://host/00001,url!=x") == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1)
+    assert lines["filtered"] == "url!=http://host/00001 1, listed in _filtered/"
+    assert lines["conditions"] == "url!=x excluded no row, check how the source writes 'url'"
+
+
 def test_several_value_columns_share_an_encoder(world, encoders):
     text = encoders[0] / "text"
     value_text = f"{text},again={text}"

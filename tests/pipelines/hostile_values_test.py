@@ -238,7 +238,7 @@ def encoder(tmp_path_factory):
 
 
 def _embed(root: pathlib.Path, encoder, *flags: str):
-    """Embeds a memory twice; returns how many rows it read, those with vectors, why others are rejects, the rest."""
+    """Embeds a memory twice; returns how many rows it read, those with vectors, why others are rejects, and others."""
     (root / "config.py").write_text("from configs.base import Config\ndef get_config():\n    return Config()\n")
     argv = [f"--config={root}/config.py", f"--config.data={root}", f"--config.workdir={root}/out"]
     argv += [f"--config.encoders.key={encoder}", "--config.encoders.value_image=", "--config.encoders.value_text="]

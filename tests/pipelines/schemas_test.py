@@ -36,6 +36,36 @@ def test_wrong_keys_are_named():
             schemas.unit_keys(column, info, "shard 7")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_vectors_that_cannot_be_used_are_found_after_the_cast(dtype):
+    """65,504 is the largest float16; from 65,520 on a number is rounded to infinity."""
+    rows = np.array([[3, 4], [0, 0], [65_519, 1], [65_520, 1], [np.nan, 1], [-np.inf, 1], [1e-5, 0], [1e-13, 0]])
+    stored = EncoderInfo("e", 2, False, dtype).stored(rows.astype(np.float32))
+    assert stored.dtype == dtype
+    zero, broken = schemas.unusable(stored)
+    assert (zero, broken) == {"float16": ([1, 6, 7], [3, 4, 5]), "float32": ([1, 7], [4, 5])}[dtype]
+
+
+def test_a_length_whose_square_a_float32_cannot_hold_is_no_fault():
+    rows = np.array([[3e38, 3e38], [1e-11, 1e-11], [3e-39, 0]], np.float32)
+    assert schemas.unusable(rows) == ([2], [])
+
+
+@pytest.mark.parametrize("dim", [1, 64, 4096])
+def test_the_direction_of_what_float16_keeps_is_that_of_the_vector(dim):
+    """Just above the bound, rounding turns a vector by less than a thousandth."""
+    exact = np.random.default_rng(dim).standard_normal((20, dim))
+    exact *= (
+        1.01 * float(np.finfo(np.float16).smallest_normal) * dim**0.5 / np.linalg.norm(exact, axis=1, keepdims=True)
+    )
+    stored = exact.astype(np.float16)
+    assert schemas.unusable(stored) == ([], [])
+    kept = stored.astype(np.float64)
+    cosines = (kept * exact).sum(1) / np.linalg.norm(kept, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosines.min() > 1 - 1e-6
+    assert schemas.unusable((0.98 * exact).astype(np.float16))[0] == list(range(20))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int64"])
 def test_vectors_are_written_by_the_significance_of_their_bytes(tmp_path, dtype):
     keys = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(-15, 15).astype(dtype)), 3)

@@ -8,6 +8,7 @@ import pytest
 from configs.base import Config
 from pipelines import schemas
 from pipelines.embedding import class_names
+from pipelines.encoders.loaded import TextEncoder
 from pipelines.errors import UserError
 from tests.pipelines import tiny_encoders as tiny
 from tests.pipelines.embed_test import World
@@ -52,6 +53,21 @@ def test_names_are_the_mean_of_their_synonyms(named, encoders, capsys):
         _unit(word["green"]),
     ]
     np.testing.assert_allclose(schemas.to_matrix(table["value_text"]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("value", "said"), [(0, "a vector of zeros"), (np.nan, "values that are not finite")])
+def test_a_name_without_a_vector_is_told(named, capsys, monkeypatch, value, said):
+    """The encoder of the names alone is changed: the memory's captions have been embedded before."""
+    assert named.embed(class_names="") == 0
+    whole = TextEncoder.encode
+
+    def encode(self, texts, batch_size):
+        return np.where([[text == "green"] for text in texts], value, whole(self, texts, batch_size)).astype(np.float32)
+
+    monkeypatch.setattr(TextEncoder, "encode", encode)
+    assert named.embed() == 2
+    assert f"returns {said} for the class name 'green'" in capsys.readouterr().err
+    assert not os.path.exists(_path(named))
 
 
 def test_they_are_embedded_again_only_if_names_or_encoder_change(named):

@@ -82,6 +82,34 @@ def test_rows_balance_and_unused_rows_are_listed_in_the_order_of_the_source(tmp_
     assert storage.read_json(f"{tmp_path}/_done/x.json")["rows_in"] == 7
 
 
+@pytest.mark.parametrize(("dtype", "normalized"), [("float16", False), ("float32", False), ("float16", True)])
+def test_vectors_without_a_direction_are_rejects_after_the_cast(tmp_path, monkeypatch, dtype, normalized):
+    info = EncoderInfo("print", 2, normalized, dtype)
+    monkeypatch.setitem(globals(), "_SPEC", EncoderSpec("precomputed:x", "precomputed", info, "", {}))
+    vectors = [(3.0, 4.0), (0.0, 0.0), (1e-30, 0.0), (70_000.0, 1.0), (1e-5, 0.0), (np.inf, 1.0)]
+    _, rows, rejects, _ = _embed(tmp_path, monkeypatch, [_sample(i, vector) for i, vector in enumerate(vectors)])
+    lost = {("float16", False): {"3": "NotFinite", "4": "ZeroVector"}}.get((dtype, normalized), {})
+    expected = {"1": "ZeroVector", "2": "ZeroVector", "5": "NotFinite", **lost}
+    assert {row["member"]: row["error_type"] for row in rejects} == expected
+    assert [row["member"] for row in rows] == [str(i) for i in range(6) if str(i) not in expected]
+    assert np.isfinite([row["key"] for row in rows]).all()
+
+
+@pytest.mark.parametrize("size", [True, -1, 2**31, 2**40, "640", 0.5, float("nan"), None])
+def test_a_size_that_no_image_has_is_no_size(tmp_path, monkeypatch, size):
+    sample = _sample(1)
+    sample.metadata["original_width"] = size
+    _, rows, rejects, _ = _embed(tmp_path, monkeypatch, [sample])
+    assert (rows[0]["width"], rows[0]["height"], rejects) == (None, 7, [])
+
+
+def test_why_a_row_is_not_used_can_always_be_written(tmp_path, monkeypatch):
+    items = [Reject("a", "read", "Odd", "\ud800" * 5000), Filtered("\udfff", "status", "\ud800"), _sample(2)]
+    _, rows, rejects, filtered = _embed(tmp_path, monkeypatch, items)
+    assert len(rows) == 1 and rejects[0]["message"].startswith("\\ud800\\ud800") and len(rejects[0]["message"]) == 500
+    assert (filtered[0]["member"], filtered[0]["value"]) == ("\\udfff", "\\ud800")
+
+
 def test_opted_out_images_are_never_stored(tmp_path, monkeypatch):
     listed = [_DIGESTS[1], hashlib.sha256(b"http://host/3").digest()]
     marker, rows, _, filtered = _embed(tmp_path, monkeypatch, [_sample(i) for i in range(5)], None, listed)

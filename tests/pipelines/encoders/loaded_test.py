@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.encoders import handles, vit, vit_checkpoint
 from pipelines.encoders.handles import resolve
-from pipelines.encoders.loaded import EncoderSet, ImageEncoder, TextEncoder
+from pipelines.encoders.loaded import EncoderSet, ImageEncoder, TextEncoder, unit
 from pipelines.errors import UserError
 from tests.pipelines import tiny_encoders as tiny
 from tests.pipelines import vit_files
@@ -148,3 +148,15 @@ def test_an_encoder_of_two_columns_is_loaded_once(tmp_path, describe):
     loaded = EncoderSet({"key": image, "value_image": image, "value_image_clip": given, "value_text": text}).columns
     assert list(loaded) == ["key", "value_image", "value_text"]
     assert loaded["key"] is loaded["value_image"] is not loaded["value_text"]
+
+
+def test_vectors_of_any_length_get_unit_length():
+    """Also where float32 has no square of them; what is nearly zero is no direction and becomes zero."""
+    rows = np.array([[3, 4], [3e30, 4e30], [3e-11, 4e-11], [3e38, 3e38], [1e-13, 0], [1e-40, 0], [0, 0]], np.float32)
+    half = 0.5**0.5
+    expected = [[0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [half, half], [0, 0], [0, 0], [0, 0]]
+    found = unit(rows)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.isnan(unit(np.array([[np.nan, 1]], np.float32))).any()
+    assert not np.isfinite(unit(np.array([[np.inf, 1]], np.float32))).all()

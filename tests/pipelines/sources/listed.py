@@ -14,7 +14,7 @@ EMBED = Embed(max_image_bytes=2000, list_shard_rows=2)
 def image(seed: int) -> bytes:
     """Returns a JPEG of one colour, different for each seed."""
     data = io.BytesIO()
-    Image.new("RGB", (8, 8), (seed * 37 % 256, seed * 11 % 256, seed)).save(data, "JPEG")
+    Image.new("RGB", (8, 8), (seed * 37 % 256, seed * 11 % 256, 9 + seed)).save(data, "JPEG")
     return data.getvalue()
 
 

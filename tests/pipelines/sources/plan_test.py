@@ -20,3 +20,7 @@ def test_mistakes_of_a_source_are_worded(tmp_path):
         (tmp_path / folder / "0.tar").write_bytes(b"")
     with pytest.raises(UserError, match="same name"):
         plan(Source(path="*/*.tar"))
+    (tmp_path / "odd").mkdir()
+    open(bytes(tmp_path / "odd") + b"/\xff.tar", "wb").close()
+    with pytest.raises(UserError, match=r"odd/\\udcff.tar: its name is not UTF-8 text; rename it"):
+        plan(Source(path="odd/*.tar"))

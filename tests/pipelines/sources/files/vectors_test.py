@@ -150,6 +150,16 @@ def test_bad_rows_are_rejects_and_failed_downloads_filtered(tmp_path):
     assert found[3] == Filtered("3", "status", "failed_to_download: None")
 
 
+def test_vectors_that_point_nowhere_are_rejects_in_every_column(tmp_path):
+    """A float16 of 1e-6 is what rounding left; as a float32 it is a number like any other."""
+    images, texts = _IMAGES[:4].astype(np.float32), _TEXTS[:4].copy()
+    images[1], images[2], texts[3] = 0, 1e-6, 1e-6
+    _write(tmp_path, images=images, texts=texts, table=None)
+    found = list(sources.read(_plan(tmp_path)[0], _EMBED))
+    assert [getattr(item, "error_type", "") for item in found] == ["", "BadVector", "", "BadVector"]
+    assert found[3].message == "is zero, or so short that its direction is lost"
+
+
 def _saved(array, **options):
     buffer = io.BytesIO()
     np.save(buffer, array, **options)
