@@ -18,7 +18,7 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.sources import listing, naming, patterns
 from pipelines.sources.files import parquet, tar, tfrecord, vectors
-from pipelines.sources.images import Images
+from pipelines.sources.images import Images, below
 from pipelines.sources.labels import Labels, LabelSpace
 from pipelines.sources.lists import image_folder, image_list, inat2021, table, webvision, yfcc15m
 from pipelines.sources.naming import Naming
@@ -136,7 +136,7 @@ def find_names(source: Source, data: str, embed: Embed, is_memory: bool = False)
     declared = _NAMINGS[whole.format](whole) if whole.format in _NAMINGS else None
     if declared or whole.format not in _NAMED_LABELS:
         return declared
-    return naming.of_rows(whole, functools.partial(LISTS[whole.format], whole))
+    return naming.of_rows(whole, functools.partial(_rows, whole))
 
 
 def _names_in_files(source: Source, embed: Embed, is_memory: bool) -> Naming | None:
@@ -156,7 +156,7 @@ def _names_in_files(source: Source, embed: Embed, is_memory: bool) -> Naming | N
 def label_space(found: Naming, source: Source, data: str) -> LabelSpace:
     """Returns the label space that a training set defines, from its naming."""
     whole = resolve(source, data)
-    rows = functools.partial(LISTS[whole.format], whole) if whole.format in LISTS else None
+    rows = functools.partial(_rows, whole) if whole.format in LISTS else None
     return naming.space(found, whole, rows)
 
 
@@ -188,8 +188,21 @@ def plan(
         return _plan_files(whole, CONTAINERS[source.format])
     if labels is None and (found := find_names(source, data, embed)):
         labels = Labels(label_space(found, source, data), found.names if found.declared else (), found.names)
-    rows = naming.numbered(whole, functools.partial(LISTS[source.format], whole), labels)
+    rows = naming.numbered(whole, functools.partial(_rows, whole), labels)
     return listing.plan(whole, rows, folder, embed, counts)
+
+
+def _rows(source: Source) -> Iterator[listing.Row]:
+    """Yields the rows of a list; their paths are below the image root, or cannot be used."""
+    rows = LISTS[source.format](source)
+    if source.format == "image_folder":
+        # A name in a folder is what it is.
+        yield from rows
+        return
+    place = below(source.image_root)
+    for row in rows:
+        member = row.member if row.is_url else place(row.member)
+        yield row if member == row.member else dataclasses.replace(row, member=member)
 
 
 def _check_fields(source: Source) -> None:

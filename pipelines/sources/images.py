@@ -7,6 +7,7 @@ unbounded size. `web` downloads, `decode` decodes.
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 
 from configs.base import Embed
 from pipelines import storage
@@ -28,8 +29,29 @@ def split_zip(member: str) -> tuple[str, str]:
 
 def leaves_root(member: str) -> bool:
     """Tells whether a path does not stay below the folder that it is joined to."""
-    odd = "\0" in member or "\\" in member or "://" in member or "::" in member
+    odd = "\0" in member or "://" in member
     return not member or odd or member.startswith("/") or (".." in member and ".." in member.split("/"))
+
+
+def below(root: str) -> Callable[[str], str]:
+    """Returns a function from a path in a list, as people and programs write it, to one below the image root.
+
+    Back slashes separate, `./` at the begin says nothing, and an absolute path below the root, with its links resolved
+    or not, is the path from there. Any other path is left as it is, and refused if it `leaves_root`.
+    """
+    local = storage.local_path(root)
+    named = (root, *(() if local is None else (local, os.path.abspath(local), os.path.realpath(local))))
+    tops = [f"{top.rstrip('/')}/" for top in dict.fromkeys(named) if top.startswith("/") or storage.is_url(top)]
+
+    def place(path: str) -> str:
+        plain = path.replace("\\", "/") if "\\" in path else path
+        while plain.startswith("./"):
+            plain = plain[2:].lstrip("/")
+        if not (plain.startswith("/") or "://" in plain):
+            return plain
+        return next((plain[len(top) :].lstrip("/") for top in tops if plain.startswith(top)), plain)
+
+    return place
 
 
 class Images:
@@ -80,6 +102,8 @@ class Images:
         path = os.path.realpath(f"{self._real_root}/{file}")
         if not path.startswith(f"{self._real_root.rstrip('/')}/"):
             raise Unreadable("PathOutsideRoot", "the path is a link that leaves the image root")
+        if "::" in member and not os.path.exists(path):
+            raise Unreadable("PathOutsideRoot", "the path is an address of another kind, and no file has this name")
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise Unreadable("NotAFile", "is a folder, pipe or device")
         return path

@@ -21,14 +21,15 @@ from collections.abc import Callable, Iterator
 from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.sources.images import leaves_root
+from pipelines.images.suffixes import is_image, suffixes
+from pipelines.sources.images import below, leaves_root
 from pipelines.sources.labels import is_name
 from pipelines.sources.listing import Row
 from pipelines.sources.sample import MAX_LABEL
 from pipelines.sources.text import files, read_lines
 
 _PROBED_ROWS = 20
-_NAMED = re.compile(r"(?P<path>.+?\.(?:jpe?g|png|webp|gif|bmp|tiff?))[ \t]+(?P<name>.+)", re.IGNORECASE)
+_NUMBERS = "0123456789, \t"
 _STYLES = (
     re.compile(r"(?:places365_standard/)?(?P<split>train|val)/(?P<flat>[^/]+)/(?P<file>[^/]+)"),
     re.compile(r"(?:data_(?:256|large)(?:_standard)?/|/)[a-z]/(?P<nested>[^/]+(?:/[^/]+)?)/(?P<file>[^/]+)"),
@@ -53,18 +54,42 @@ def parse_line(uri: str, number: int, line: str, names: bool = False) -> Row:
         line: without its end.
         names: whether a label may be a name; the path must then end as that of an image.
     """
-    path, _, label = line.rpartition(" ")
-    if names and (named := _NAMED.fullmatch(line)) and is_name(named["name"]):
-        return Row(named["path"], {"label": named["name"].strip()})
-    if not path or not (label.isascii() and label.isdigit()) or len(label) > 10 or int(label) > MAX_LABEL:
+    path, _, label = line.rstrip(" \t").rpartition(" ")
+    is_number = label.isascii() and label.isdigit()
+    if names and not (is_number and is_image(path)) and (named := _named().fullmatch(line)):
+        if is_name(named["name"]) and named["name"].strip(_NUMBERS):
+            return Row(named["path"], {"label": named["name"].strip()})
+    if not path or not is_number or len(label) > 10 or int(label) > MAX_LABEL or _has_more_numbers(path):
         raise UserError(f"{uri}, line {number}: must be `relative/path label`, found {line[:80]!r}")
     return Row(path, {"label": int(label)})
 
 
-def parse(uri: str, names: bool = False) -> Iterator[Row]:
-    """Yields the rows of a list, and checks every line; `names` as of `parse_line`."""
+@functools.cache
+def _named() -> re.Pattern[str]:
+    """Returns the pattern of a path and the name of a class, which may have spaces, as paths may."""
+    ends = "|".join(re.escape(suffix) for suffix in sorted(suffixes()))
+    return re.compile(rf"(?P<path>.+?(?:{ends}))[ \t]+(?P<name>.+)", re.IGNORECASE)
+
+
+def _has_more_numbers(path: str) -> bool:
+    """Tells whether numbers or commas follow a path, as in `a.jpg, 0` or `a.jpg 0 0`: which is the label?"""
+    head = path.rstrip(_NUMBERS)
+    return head != path and not path[len(head)].isdigit() and (is_image(head) or path.endswith(","))
+
+
+def parse(uri: str, root: str, names: bool = False) -> Iterator[tuple[int, Row]]:
+    """Yields number and row of each line of a list that is not blank, and checks it.
+
+    Args:
+        uri: of the list.
+        root: folder that its paths are below.
+        names: as of `parse_line`.
+    """
+    place = below(root)
     for number, line in read_lines(uri):
-        yield parse_line(uri, number, line, names)
+        if line.strip():
+            row = parse_line(uri, number, line, names)
+            yield number, dataclasses.replace(row, member=place(row.member))
 
 
 def rows(source: Source) -> Iterator[Row]:
@@ -75,7 +100,7 @@ def rows(source: Source) -> Iterator[Row]:
             known layout.
     """
     for uri in files(source):
-        listed = parse(uri, names=True)
+        listed = (row for _, row in parse(uri, source.image_root, names=True))
         first = list(itertools.islice(listed, _PROBED_ROWS))
         place = _style(uri, [row.member for row in first], source.image_root)
         for row in itertools.chain(first, listed):

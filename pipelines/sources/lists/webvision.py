@@ -29,7 +29,7 @@ def rows(source: Source) -> Iterator[Row]:
         folder = ""
         if storage.name(uri).startswith(_VALIDATION) and storage.name(source.image_root) != _VALIDATION_FOLDER:
             folder = f"{_VALIDATION_FOLDER}/"
-        for number, row in enumerate(parse(uri), start=1):
+        for number, row in parse(uri, source.image_root):
             label = row.fields["label"]
             if synsets is None:
                 yield Row(f"{folder}{row.member}", row.fields)
@@ -43,7 +43,13 @@ def rows(source: Source) -> Iterator[Row]:
 
 
 def _read_synsets(uri: str) -> Iterator[tuple[str, str]]:
+    blank = 0
     for number, line in read_lines(uri):
+        if not line.strip():
+            blank = blank or number
+            continue
+        if blank:
+            raise UserError(f"{uri}, line {blank}: is blank; each line before the last must be `synset names`")
         synset, _, name = line.strip().partition(" ")
         if not name:
             raise UserError(f"{uri}, line {number}: must be `synset names`, found {line[:80]!r}")

@@ -47,6 +47,8 @@ def rows(source: Source) -> Iterator[Row]:
     place, target, last = 0, int(wanted[0]), -1
     for uri in [file.uri for file in patterns.glob(source.metadata)]:
         for number, line in read_raw_lines(uri):
+            if not line.strip():
+                continue
             index = _index(line.partition(b"\t")[0], uri, number)
             if index <= last:
                 raise UserError(f"{uri}, line {number}: has line number {index} after {last}; they must grow")
@@ -68,6 +70,8 @@ def _read_subset(uris: list[str]) -> tuple[np.ndarray, np.ndarray]:
     lines, photos = array.array("q"), array.array("q")
     for uri in uris:
         for number, line in read_raw_lines(uri):
+            if not line.strip():
+                continue
             columns = line.rstrip(b"\r\n").split(b"\t")
             if len(columns) != 3:
                 raise UserError(f"{uri}, line {number}: must be line number, photo id and hash, found {line[:80]!r}")

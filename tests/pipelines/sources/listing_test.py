@@ -129,7 +129,7 @@ def test_rows_that_cannot_be_read_become_rejects(tmp_path):
         "simplecache::x.jpg",
         "http://127.0.0.1/x.jpg",
         "gs://bucket/x.jpg",
-        "a\\x.jpg",
+        "..\\secret.jpg",
         "a\0.jpg",
     ]
     names = ["gone.jpg", *outside, "large.jpg", "folder", "pipe.jpg", "large.jpg/x.jpg"]

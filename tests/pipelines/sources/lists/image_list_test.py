@@ -1,11 +1,16 @@
 """Lists of paths and labels, in each style in which Places365 is published."""
 
+import dataclasses
+import gzip
+import lzma
+
 import pytest
 
 from configs.base import Source
+from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.sources import Sample
-from tests.pipelines.sources.listed import plan, read, write_images
+from tests.pipelines.sources.listed import image, plan, read, write_images
 
 _SOURCE = Source(format="image_list", path="list.txt", image_root="images")
 
@@ -79,7 +84,15 @@ def test_imagenet_lt_is_taken_as_it_is(tmp_path):
     ("text", "sentence"),
     [
         ("a.jpg 0\nb.jpg\n", "line 2: must be `relative/path label`, found 'b.jpg'"),
-        ("a.jpg 0\n\n", "line 2: must be `relative/path label`, found ''"),
+        ("\na.jpg 0\n\n0\n", "line 4: must be `relative/path label`, found '0'"),
+        ("a.jpg, 0, 0\n", "line 1: must be `relative/path label`, found 'a.jpg, 0, 0'"),
+        ("a.jpg 0\na.jpg 0 0\n", "line 2"),
+        ("a.jpg, 0\n", "line 1"),
+        ("a.jpg,0\n", "line 1"),
+        ("a.jpg,0 1\n", "line 1"),
+        ("x, 1\n", "line 1"),
+        ("a.jpg 0\rb.jpg 1\r", "line 1: has a carriage return in it"),
+        ("a.jpg 0\x85b.jpg 1 2\n", "line 1"),
         ("a.jpg -1\n", "line 1"),
         ("a.jpg 2147483648\n", "line 1"),
         ("a.jpg ²\n", "line 1"),
@@ -98,3 +111,75 @@ def test_a_label_may_be_a_name_after_a_path_that_ends_as_an_image(tmp_path):
     images = write_images(tmp_path / "images", "a/my photo.jpg", "b.JPEG", "c.png")
     (tmp_path / "list.txt").write_text("a/my photo.jpg golden retriever\nb.JPEG\tcat\nc.png golden retriever\n")
     assert {item.member: item.label for item in read(tmp_path, _SOURCE)} == dict(zip(images, [1, 0, 1], strict=True))
+
+
+def _members(tmp_path, data, **changes):
+    (tmp_path / "list.txt").write_bytes(data)
+    return [
+        (item.member, getattr(item, "label", None)) for item in read(tmp_path, dataclasses.replace(_SOURCE, **changes))
+    ]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"cat\\0.png 0\r\ncat\\sub\\1.png 1\r\n",
+        b"\xef\xbb\xbfcat/0.png 0\r\n\r\ncat/sub/1.png 1\r\n\r\n",
+        b"cat/0.png 0 \n  \t\ncat/sub/1.png 1\t\n\n\n",
+        b"./cat/0.png 0\n.//cat/sub/1.png 1",
+        b".\\cat\\0.png 0\ncat/sub\\1.png 1",
+    ],
+)
+def test_lists_of_other_systems_are_read(tmp_path, data):
+    write_images(tmp_path / "images", "cat/0.png", "cat/sub/1.png")
+    assert _members(tmp_path, data) == [("cat/0.png", 0), ("cat/sub/1.png", 1)]
+    packed = [(".gz", gzip.compress(data)), ("", gzip.compress(data)), ("", lzma.compress(data))]
+    for suffix, whole in packed:
+        (tmp_path / f"packed{suffix}").write_bytes(whole)
+        found = read(tmp_path, dataclasses.replace(_SOURCE, path=f"packed{suffix}"))
+        assert [item.label for item in found] == [0, 1]
+
+
+def test_a_path_may_have_spaces_dots_and_numbers(tmp_path):
+    names = [
+        "a b.png",
+        "photo 2.png",
+        "my.png copy 3.png",
+        "v1.0, final.jpg",
+        "3 4",
+        "x::y.jpg",
+        "a.jfif",
+        "caf\u00e9 \u2028.png",
+    ]
+    write_images(tmp_path / "images", *names)
+    data = "".join(f"{name} {label}\n" for label, name in enumerate(names)).encode()
+    assert _members(tmp_path, data) == [(name, label) for label, name in enumerate(names)]
+
+
+def test_absolute_paths_below_the_root_are_taken(tmp_path):
+    images = write_images(tmp_path / "real/images", "cat/0.png", "1.png")
+    write_images(tmp_path / "real/images-too", "x.png")
+    (tmp_path / "images").symlink_to(tmp_path / "real/images")
+    tops = [f"{tmp_path}/images", f"{tmp_path}/real/images"]
+    for top in tops:
+        data = "".join(f"{top}/{name} {label}\n" for label, name in enumerate(images)).encode()
+        assert _members(tmp_path, data) == [("cat/0.png", 0), ("1.png", 1)]
+        assert _members(tmp_path, data.replace(b"/", b"\\")) == [("cat/0.png", 0), ("1.png", 1)]
+    outside = [f"{tmp_path}/real/images-too/x.png", f"{tmp_path}/images/../real/images-too/x.png", "/etc/passwd"]
+    outside += ["../images/cat/0.png", "..\\images\\cat\\0.png", "cat/../1.png", f"{tmp_path}/images"]
+    (tmp_path / "list.txt").write_text("".join(f"{name} 0\n" for name in outside))
+    found = read(tmp_path, _SOURCE)
+    assert [getattr(item, "error_type", item) for item in found] == ["PathOutsideRoot"] * 7
+
+
+def test_absolute_paths_of_a_store_are_taken():
+    for name in ("0.png", "d/1.png"):
+        with storage.atomic_write(f"memory://pictures/{name}") as file:
+            file.write(image(0))
+    for path, where in (("a", "memory://pictures"), ("b", "memory://pictures/")):
+        with storage.atomic_write(f"memory://lists/{path}") as file:
+            file.write(b"memory://pictures/0.png 0\nd\\1.png 1\nmemory://other/0.png 1\n./0.png 2\n")
+        source = dataclasses.replace(_SOURCE, path=path, image_root=where)
+        found = read("memory://lists", source)
+        assert [item.member for item in found] == ["0.png", "d/1.png", "memory://other/0.png", "0.png"]
+        assert [isinstance(item, Sample) for item in found] == [True, True, False, True]
