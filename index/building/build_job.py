@@ -166,6 +166,9 @@ def build_missing(job: BuildJob, runner: Runner) -> int:
     done = job.done()
     missing = [number for number, name in enumerate(job.names) if name not in done]
     if not missing:
+        # What is left if a command was killed between its last shard and its end.
+        storage.remove(storage.join(job.folder, partition_job.PARTS))
+        storage.remove_temporaries(job.folder)
         return 0
     # A marker must not stand for a damaged shard.
     for number in missing:
