@@ -96,8 +96,8 @@ def _build_deltas(job: BuildJob, memory: Embeddings, difference: Difference, run
     """Builds the unfinished deltas; returns the record and the seconds of every delta."""
     done = job.done()
     missing = [number for number, name in enumerate(job.names) if name not in done]
+    storage.remove_temporaries(job.folder)
     if missing:
-        storage.remove_temporaries(job.folder)
         _deal(job, memory, difference)
 
         def build(pipeline: beam.Pipeline) -> None:

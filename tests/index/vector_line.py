@@ -37,7 +37,7 @@ class Line:
             data=str(root / "data"),
             workdir=str(root / "out"),
             memory=vectors,
-            train_set=vectors if with_queries else none,
+            train_set=self._queries() if with_queries else none,
             val_set=none,
             test_set=none,
             encoders=Encoders("precomputed:one", (), ()),
@@ -47,6 +47,15 @@ class Line:
             neighbors=Neighbors(k=5),
         )
         self.config_file = root / "config.py"
+
+    def _queries(self) -> Source:
+        """Writes vectors to look up, and returns their source."""
+        folder = self.root / "data/queries"
+        (folder / "metadata").mkdir(parents=True)
+        np.save(folder / "img_emb_0000.npy", unit(9, DIM, seed=400))
+        table = pa.table({"url": [f"http://query/{row}.jpg" for row in range(9)], "caption": ["x"] * 9})
+        pq.write_table(table, folder / "metadata/metadata_0000.parquet")
+        return Source("vectors", "queries/img_emb_*.npy", metadata=str(folder / "metadata"))
 
     def put(self, name: str, rows: int) -> None:
         self._serial += 1
