@@ -7,10 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from pipelines import sources
 from pipelines.embedding import class_names, columns, completion, folders
 from pipelines.embedding.folders import Folder
-from pipelines.embedding.request import Request
+from pipelines.embedding.request import MEMORY, Request
 from pipelines.encoders.handles import EncoderSpec
+from pipelines.errors import UserError
 from pipelines.filtering.dropped import REMOVED
 from pipelines.filtering.selection import Selection
 from pipelines.manifest import Marker
@@ -31,6 +33,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with runner.stage("embed", "images", request.places.workdir) as stage:
+        _check_sources(request)
         names = class_names.read(request.places)
         encoders = columns.resolve(request)
         opened = folders.open_all(request, encoders, retry_rejects)
@@ -57,6 +60,15 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
                 "output": request.places.workdir,
             },
         )
+
+
+def _check_sources(request: Request) -> None:
+    """Raises a `UserError` for a source that is not there, before encoders are fetched and anything is embedded."""
+    for name, source in request.sources.items():
+        try:
+            sources.check_exists(source, request.places.data)
+        except UserError as error:
+            raise UserError(f"--config.{name if name == MEMORY else f'{name}_set'}: {error}") from error
 
 
 def _row_lines(opened: Sequence[Folder]) -> dict[str, str]:
