@@ -63,11 +63,13 @@ def _run(argv: Sequence[str]) -> int:
     In one process each of the two libraries would take the whole memory of an accelerator.
     """
     from configs.base import DemoConfig
-    from pipelines import options
+    from pipelines import fields, options
     from pipelines.errors import UserError
 
     try:
         config, _, beam = options.parse(argv, f"{_RUN[0].upper()}{_RUN[1:]}.")
+        if problems := fields.line_problems(config):
+            raise UserError(problems[0])
     except UserError as error:
         return options.failed(str(error))
     # Flags that are not ours are for Beam.

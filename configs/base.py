@@ -88,6 +88,25 @@ class Config:
                 "--config.encoders.value_text=",
             )
 
+    def line_problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each field for which a later stage would refuse what the earlier ones have made, and why."""
+        if not any(source.path for source in self.queries.values()):
+            # Only a memory is made.
+            return
+        for name, source in self.queries.items():
+            if not source.path:
+                yield f"{name}_set.path", "is empty; neighbors and train need the train, the val and the test set"
+        if self.train.k > self.neighbors.k:
+            yield "train.k", f"is more than --config.neighbors.k={self.neighbors.k}, the length of the lists"
+        made = {"text": self.encoders.value_text, "image": self.encoders.value_image}
+        for kind in self.train.values:
+            role, _, named = kind.partition("_")
+            handles = made.get(role, ())
+            if not any(handle.startswith(f"{named}=") if named else "=" not in handle for handle in handles):
+                yield "train.values", f"{kind}: no encoder of --config.encoders.value_{role} makes these values"
+        if "mam_names" in self.train.heads and not (self.class_names and self.encoders.value_text):
+            yield "train.heads", "mam_names reads the names of the classes; set --config.class_names and a text encoder"
+
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig(Config):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
-from pipelines import options
+from pipelines import fields, options, progress
 from pipelines.runner import Runner
 
 _SWITCHES = {"retry_rejects": "read rejected rows again that may be readable now, such as after a network failure"}
@@ -24,6 +24,8 @@ def run(config: Config, runner: Runner, retry_rejects: bool = False) -> None:
     from pipelines.embedding.request import Request
     from pipelines.embedding.stage import embed
 
+    for problem in fields.line_problems(config):
+        progress.say(f"note: {problem}")
     embed(Request.of(config), runner, retry_rejects)
 
 

@@ -97,6 +97,12 @@ def check(section: Any, prefix: str = "") -> None:
         raise UserError(f"--config.{leaf.name}={leaf.shown}: {problem}")
 
 
+def line_problems(config: Config) -> list[str]:
+    """Returns what a later stage would refuse although each field is right: a sentence for each problem."""
+    known = {leaf.name: leaf for leaf in leaves(config)}
+    return [f"--config.{name}={known[name].shown}: {problem}" for name, problem in config.line_problems()]
+
+
 def _check(leaf: Leaf) -> None:
     flag, field, value = f"--config.{leaf.name}", leaf.field, leaf.value
     values = value if isinstance(value, tuple) else (value,)

@@ -36,6 +36,20 @@ def test_version(capsys):
         (["embed,biuld"], "error: biuld: no such stage; did you mean 'build'?"),
         (["train", "--config=configs/dmo.py"], "did you mean 'configs/demo.py'?"),
         (["run", "--config=configs/demo.py", "--config.train.heads=mma"], "heads=mma: unknown; did you mean 'mam'?"),
+        (["embed", "--config=configs/demo.py", "--config.index.k=0"], "--config.index.k=0: must be at least 1"),
+        (
+            ["run", "--config=configs/demo.py", "--config.test_set.path="],
+            "test_set.path=: is empty; neighbors and train",
+        ),
+        (["run", "--config=configs/demo.py", "--config.train.k=99"], "train.k=99: is more than --config.neighbors.k="),
+        (
+            ["run", "--config=configs/demo.py", "--config.train.values=text,image_large"],
+            "image_large: no encoder of --config.encoders.value_image makes these values",
+        ),
+        (
+            ["run", "--config=configs/demo.py", "--config.train.heads=mam_names", "--config.class_names="],
+            "mam_names reads the names of the classes; set --config.class_names",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(argv, sentence, capsys):

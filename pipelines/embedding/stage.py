@@ -7,10 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from pipelines import sources
 from pipelines.embedding import class_names, classes, columns, completion, folders
 from pipelines.embedding.folders import Folder
-from pipelines.embedding.request import Request
+from pipelines.embedding.request import MEMORY, Request
 from pipelines.encoders.handles import EncoderSpec
+from pipelines.errors import UserError
 from pipelines.filtering import leaks
 from pipelines.filtering.conditions import remarks
 from pipelines.filtering.dropped import REMOVED
@@ -34,6 +36,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with runner.stage("embed", "images", request.places.workdir) as stage:
+        _check_sources(request)
         names = class_names.read(request.places)
         encoders = columns.resolve(request)
         named = classes.agree(request)
@@ -77,6 +80,15 @@ def _condition_lines(memory: Folder, conditions: Sequence[str]) -> dict[str, str
     kept = sum(marker.rows_out for marker in memory.markers)
     found = remarks(conditions, folders.filtered_by(memory.markers), kept)
     return {"conditions": "; ".join(found)} if found else {}
+
+
+def _check_sources(request: Request) -> None:
+    """Raises a `UserError` for a source that is not there, before encoders are fetched and anything is embedded."""
+    for name, source in request.sources.items():
+        try:
+            sources.check_exists(source, request.places.data)
+        except UserError as error:
+            raise UserError(f"--config.{name if name == MEMORY else f'{name}_set'}: {error}") from error
 
 
 def _row_lines(opened: Sequence[Folder]) -> dict[str, str]:

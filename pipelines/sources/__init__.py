@@ -109,6 +109,28 @@ def _below(data: str, path: str) -> str:
     return ",".join(storage.join(patterns.quote(data), part) for part in patterns.split(path))
 
 
+def check_exists(source: Source, data: str) -> None:
+    """Checks that the files of a source are there, without reading them; arguments as of `resolve`.
+
+    Raises:
+        UserError: names what is missing.
+    """
+    whole = resolve(source, data)
+    if source.format == "image_folder":
+        if not storage.entries(whole.image_root):
+            raise UserError(f"{whole.image_root}: holds nothing; check --config.data and the source's path")
+    else:
+        patterns.files(whole.path)
+    is_list = source.format in LISTS and source.format != "table"
+    literal = whole.metadata
+    if source.format == "yfcc15m" and whole.metadata:
+        patterns.glob(whole.metadata)
+        literal = ""
+    for file in (literal, whole.class_names, whole.image_root if is_list and source.image_root else ""):
+        if file and not storage.exists(file):
+            raise storage.MissingFile(f"{file}: no such file or folder")
+
+
 def brought_dims(source: Source) -> dict[str, int]:
     """Returns the width of the vectors that a source provides, by column; none for sources of images."""
     return vectors.dims(source) if source.format == "vectors" else {}

@@ -418,3 +418,39 @@ def test_a_workdir_may_be_written_in_any_way(world, monkeypatch):
     monkeypatch.chdir(world.root)
     assert world.embed(workdir="./dotted/../out") == 0
     assert world.parquet("out") == world.parquet("plain")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"test_set.path": "gone.txt"}, "error: --config.test_set: {root}/gone.txt: no such file"),
+        ({"test_set.path": "gone/*.txt"}, "error: --config.test_set: {root}/gone/*.txt: matches no file; check"),
+        ({"test_set.format": "image_folder", "test_set.path": "gone"}, "error: --config.test_set: {root}/gone: holds"),
+        (
+            {"test_set.path": "val.txt", "test_set.image_root": "gone"},
+            "error: --config.test_set: {root}/gone: no such file or folder",
+        ),
+        (
+            {"train_set.path": "val.txt", "train_set.class_names": "gone"},
+            "error: --config.train_set: {root}/gone: no such file or folder",
+        ),
+        ({"memory.path": "gone.tar"}, "error: --config.memory: {root}/gone.tar: no such file"),
+    ],
+)
+def test_a_source_that_is_missing_is_said_before_anything_is_done(world, capsys, changes, sentence):
+    # Not even the encoders are looked for.
+    assert world.embed(**{"encoders.key": "no such encoder", **changes}) == 2
+    assert capsys.readouterr().err.startswith(sentence.format(root=world.root))
+    assert not (world.root / "out/memory").exists()
+
+
+def test_what_a_later_stage_will_lack_is_said_at_the_start(world, capsys):
+    assert world.embed() == 0
+    first, *rest = capsys.readouterr().out.split("note: ")[1:]
+    assert first.split() == (
+        "--config.train_set.path=: is empty; neighbors and train need the train, the val and the test set".split()
+    )
+    assert rest[0].startswith("--config.test_set.path=") and rest[1].startswith("--config.train.values=text,image")
+    # A memory alone is complete.
+    assert world.embed("alone", val_set__path="") == 0
+    assert "note: " not in capsys.readouterr().out
