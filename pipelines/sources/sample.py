@@ -34,6 +34,7 @@ class InputShard:
         listing: Parquet file of the rows of a list; empty for a file of samples.
         siblings: files beside `uri` that are read with it.
         number: upper part of the ids of its rows.
+        rows_sha256: of the rows in the listing.
     """
 
     source: Source
@@ -45,6 +46,7 @@ class InputShard:
     listing: str = ""
     siblings: tuple[str, ...] = ()
     number: int = -1
+    rows_sha256: str = ""
 
     @property
     def container(self) -> str:
