@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.base import Config, Finetune, Train
 from model.training import run_files
-from pipelines import manifest, options, storage
+from pipelines import manifest, options
 from pipelines.errors import UserError, nearest
 from pipelines.progress import Stage, duration, summary
 
@@ -89,7 +89,7 @@ def run(config: Config) -> None:
 
 
 def _lines(setting: "FinetuneSetting", results: list[dict[str, Any]], before: list[str]) -> dict[str, object]:
-    frozen = [storage.read_json(storage.join(folder, run_files.RESULT)) for folder in before]
+    frozen = [run_files.read_result(folder, {}) for folder in before]
 
     def val(runs: list[dict[str, Any]]) -> float:
         return sum(run["val_accuracy"]["all"] for run in runs) / len(runs)

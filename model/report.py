@@ -31,7 +31,9 @@ def run(config: Config) -> None:
     written, picture = [path], ""
     if head := gallery.choose_head(train.heads):
         task, seed = protocol.load(places, config.protocol, config.queries, train), train.seeds[0]
-        drawn = runs.load_run(head, seed, run_files.of_seed(results["runs"], head, seed), task.splits["test"].ids)
+        frozen = run_files.identity(places, config.seed, train, task.fingerprint)
+        place, ids = run_files.of_seed(frozen.folder, head, seed), task.splits["test"].ids
+        drawn = runs.load_run(head, seed, place, ids, run_files.config_hash(frozen))
         load = [Pictures(source, config.data, config.embed).load for source in (config.test_set, config.memory)]
         written.append(storage.join(places.workdir, "gallery.png"))
         gallery.write(written[-1], places, config.seed, task, drawn, *load)

@@ -35,6 +35,8 @@ _PREPARED = {
     *(STAGE_FILE, "config.json", INPUTS_FILE, LISTINGS, "_parts"),
     *("index.json", "queries.parquet", "router.parquet", "drawn.json"),
 }
+# Entries of the manifest of an index that its fingerprint is not of.
+_NOT_FACTS = ("fingerprint", "rates")
 _MARKER_AGAIN = "remove it and run web-memory embed again"
 
 
@@ -46,6 +48,11 @@ def fingerprint(value: Any) -> str:
 
 def _whole_identity(stage: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     return {"schema_version": schemas.SCHEMA_VERSION, "stage": stage, **json.loads(json.dumps(identity))}
+
+
+def config_hash(stage: str, identity: Mapping[str, Any]) -> str:
+    """Returns the fingerprint of a stage's configuration, which `claim` gives to every file in its folder."""
+    return fingerprint(_whole_identity(stage, identity))
 
 
 def read_identity(folder: str) -> dict[str, Any]:
@@ -115,10 +122,25 @@ def claim(folder: str, stage: str, identity: Mapping[str, Any]) -> str:
         UserError: as `check_claim`.
     """
     check_claim(folder, stage, identity)
-    ours, path = _whole_identity(stage, identity), storage.join(folder, STAGE_FILE)
+    path = storage.join(folder, STAGE_FILE)
     if not storage.exists(path):
-        storage.write_json(path, ours)
-    return fingerprint(ours)
+        storage.write_json(path, _whole_identity(stage, identity))
+    return config_hash(stage, identity)
+
+
+def read_index(path: str, remedy: str = "remove it and run web-memory build again") -> dict[str, Any]:
+    """Returns the manifest of an index (docs/contracts.md), whose fingerprint is that of all but its rates.
+
+    Raises:
+        UserError: if it is missing or damaged; the sentence ends with the remedy.
+    """
+    facts = storage.read_json(path, remedy)
+    contents = {name: part for name, part in facts.items() if name not in _NOT_FACTS} if type(facts) is dict else {}
+    if not contents or facts.get("fingerprint") != fingerprint(contents):
+        raise UserError(f"{path}: is damaged; {remedy}")
+    if where := schemas.misshapen(facts, {"schema_version": int, "config_hash": str, "metric": str, "shards": [dict]}):
+        raise UserError(f"{path}: is not a manifest of this version ({where}); {remedy}")
+    return dict(facts)
 
 
 def write_config(folder: str, config: Mapping[str, Any]) -> None:

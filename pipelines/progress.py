@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from pipelines import storage
+from pipelines import schemas, storage
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -138,6 +138,11 @@ def _paragraphs(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
         for name, cell in zip(columns[1:], row[1:], strict=True):
             lines += _wrap(f"{2 * _GAP}{name}: {cell}", 3 * _GAP)
     return lines
+
+
+def read_note(path: str) -> dict[str, Any]:
+    """Returns the `stage` and the `secs` that a stage noted in a file; a `UserError` if it is damaged."""
+    return schemas.read_json(path, {"stage": str, "secs": float}, "remove it")
 
 
 class Stage:

@@ -314,6 +314,9 @@ def atomic_write(uri: str) -> Iterator[IO[bytes]]:
     fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
     with _renamed(fs, path) as temporary, fs.open(temporary, "wb") as file:
         yield file
+        if isinstance(fs, LocalFileSystem):
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -326,6 +329,10 @@ def atomic_folder(uri: str) -> Iterator[str]:
     with _renamed(fs, path) as temporary:
         fs.makedirs(temporary, exist_ok=True)
         yield fs.unstrip_protocol(temporary) if is_url(uri) else temporary
+        if isinstance(fs, LocalFileSystem):
+            for parent, _, names in os.walk(temporary, topdown=False):
+                for place in (*(os.path.join(parent, name) for name in names), parent):
+                    _sync(place)
         _delete(fs, path)
 
 
@@ -425,10 +432,21 @@ def remove(uri: str) -> None:
 def _move(fs: fsspec.AbstractFileSystem, source: str, target: str) -> None:
     if isinstance(fs, LocalFileSystem):
         os.replace(source, target)
+        # The name is part of the folder: after a power loss, a marker must not be there without what it stands for.
+        _sync(os.path.dirname(target))
         return
     for path in fs.find(source):
         fs.cp_file(path, target + path[len(source) :])
         fs.rm_file(path)
+
+
+def _sync(path: str) -> None:
+    """Waits until a local file or folder is on the disk."""
+    descriptor = os.open(path or ".", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _delete(fs: fsspec.AbstractFileSystem, path: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from configs.base import Index as IndexConfig
 from configs.base import Places
@@ -13,9 +14,10 @@ from index.measure import estimate, measurement
 from index.store import index_manifest, keys, limits, routing, shard_store
 from index.store.reader import ROUTER_FILE
 from pipelines import manifest, schemas, storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, command
 from pipelines.manifest import Embeddings
 
+_DRAWN_FILE = "drawn.json"
 # Memory shards that the cells are trained on: a sample of the rows of each, so that few files are read.
 SAMPLED_SHARDS = 256
 
@@ -70,7 +72,7 @@ def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0, 
     )
     if identity["memory"] != memory.snapshot and len(job.done()) < len(job.names):
         raise UserError(f"{folder}: has lost shards whose rows have changed; run web-memory reindex --compact")
-    _draw(job, memory, source)
+    _draw(job, memory, source, base)
     return job
 
 
@@ -115,15 +117,38 @@ def _inputs(memory: Embeddings, source: Embeddings, base: Mapping[str, Any] | No
     return {"memory": indexed, "measured_on": indexed if source.folder == memory.folder else source.snapshot}
 
 
-def _draw(job: BuildJob, memory: Embeddings, source: Embeddings) -> None:
-    """Draws the measuring queries and the cells, unless their files exist."""
-    if not storage.exists(job.queries):
-        is_memory = source.folder == memory.folder
-        drawn = measurement.draw_queries(source, is_memory, job.config.max_queries, job.seed)
-        schemas.write(job.queries, drawn.to_table(), job.metadata)
-    if job.router and not storage.exists(job.router):
-        router = routing.fit(_sample(memory, job.shards), job.shards, job.seed)
-        schemas.write(job.router, router.to_table(), job.metadata)
+def _draw(job: BuildJob, memory: Embeddings, source: Embeddings, base: Mapping[str, Any] | None) -> None:
+    """Draws the measuring queries and the cells, unless they have been drawn for this build.
+
+    Raises:
+        UserError: if one of the files is damaged or of another build.
+    """
+    path, again = storage.join(job.folder, _DRAWN_FILE), f"run {command(index_manifest.STAGE)} again"
+    if base:
+        drawn = {storage.name(file): facts for file, facts in base["files"].items()}
+    elif storage.exists(path):
+        shape = {"files": {str: {"sha256": str, "bytes": int}}}
+        drawn = schemas.read_json(path, shape, f"remove it and {again}")["files"]
+    else:
+        drawn = {}
+    for uri in filter(None, (job.queries, job.router)):
+        if storage.name(uri) not in drawn or not storage.exists(uri):
+            table = _queries(job, memory, source) if uri == job.queries else _cells(job, memory)
+            schemas.write(uri, table, job.metadata)
+        if storage.name(uri) in drawn:
+            shard_store.check_file(uri, drawn[storage.name(uri)], again)
+    if not drawn:
+        uris = [uri for uri in (job.queries, job.router) if uri]
+        storage.write_json(path, {"files": {storage.name(uri): shard_store.file_facts(uri) for uri in uris}})
+
+
+def _queries(job: BuildJob, memory: Embeddings, source: Embeddings) -> pa.Table:
+    is_memory = source.folder == memory.folder
+    return measurement.draw_queries(source, is_memory, job.config.max_queries, job.seed).to_table()
+
+
+def _cells(job: BuildJob, memory: Embeddings) -> pa.Table:
+    return routing.fit(_sample(memory, job.shards), job.shards, job.seed).to_table()
 
 
 def _sample(memory: Embeddings, shards: int) -> np.ndarray:

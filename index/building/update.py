@@ -74,6 +74,10 @@ def _claim(index: Index, memory: Embeddings, difference: Difference, config: Ind
         # A command was killed here that updated to an older memory, or from an older index.
         storage.remove(folder)
     base = [shard.rows for shard in index.shards if not shard.is_delta]
+    queries = remeasure.queries_path(index)
+    shard_store.check_file(
+        storage.join(index.folder, queries), index.facts["files"][queries], "run web-memory build again"
+    )
     return BuildJob(
         index=index.folder,
         number=number,
@@ -82,7 +86,7 @@ def _claim(index: Index, memory: Embeddings, difference: Difference, config: Ind
         seed=seed,
         shards=-(-difference.added * len(base) // max(sum(base), 1)),
         is_delta=True,
-        queries=storage.join(index.folder, remeasure.queries_path(index)),
+        queries=storage.join(index.folder, queries),
         router="",
         config_hash=index.facts["config_hash"],
         build_hash=manifest.claim(folder, _STAGE, identity),

@@ -145,9 +145,9 @@ class NeighborJob:
         """Tells whether an output and its marker exist."""
         return storage.exists(self.marker_path(name)) and storage.exists(self.output_path(name))
 
-    def read(self, path: str, columns: list[str]) -> pa.Table:
-        """Reads a file of this job."""
-        return schemas.read(path, columns, {"config_hash": self.config_hash})
+    def read(self, path: str, columns: list[str], footer: str = "") -> pa.Table:
+        """Reads a file of this job, of which the SHA-256 of the footer may be known."""
+        return schemas.read(path, columns, {"config_hash": self.config_hash}, footer)
 
     def write_part(self, group: Group, name: str, table: pa.Table) -> None:
         """Writes a group's file that is deleted when the job ends."""
@@ -165,7 +165,8 @@ class NeighborJob:
     def read_previous(self, name: str, query_ids: pa.ChunkedArray) -> pa.Table:
         """Reads the lists of a block to patch; a `UserError` if they belong to other queries."""
         path = storage.join(home(self.folder, self.previous), f"{name}.parquet")
-        lists = schemas.read(path, schemas.neighbors(self.k).names)
+        footer = read_marker(storage.join(home(self.folder, self.previous), manifest.MARKERS, f"{name}.json"))
+        lists = schemas.read(path, schemas.neighbors(self.k).names, None, footer["file"]["footer_sha256"])
         if not lists["query_id"].equals(query_ids):
             raise UserError(f"{path}: is damaged: it lists other queries; remove it and run {command(STAGE)} again")
         return lists
@@ -199,12 +200,16 @@ def write_index_facts(version: str, facts: Mapping[str, Any]) -> None:
 def read_index_facts(version: str) -> dict[str, Any]:
     """Returns the manifest that `write_index_facts` kept; a `UserError` if it is missing or damaged."""
     path = index_facts_path(version)
-    return index_manifest.check(path, storage.read_json(path, AGAIN, sealed=True), AGAIN)
+    return index_manifest.check(path, AGAIN)
 
 
 def read_marker(path: str) -> dict[str, Any]:
-    """Returns the marker of an output; a `UserError` if it is missing or damaged."""
-    return schemas.read_json(path, {"file": manifest.LIST_FILE}, AGAIN)
+    """Returns the marker of an output; a `UserError` if it is missing or damaged, or of another output."""
+    marker = schemas.read_json(path, {"file": manifest.LIST_FILE}, AGAIN)
+    named = marker["file"]["name"].removesuffix(".parquet").split("/")[1:]
+    if named != path.removesuffix(".json").replace(f"/{manifest.MARKERS}/", "/").split("/")[-len(named) :]:
+        raise UserError(f"{path}: is the marker of {marker['file']['name']}; {AGAIN}")
+    return marker
 
 
 def is_complete(folder: str, config_hash: str, with_files: bool = True) -> bool:

@@ -6,7 +6,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from index.lists.layout import STAGE, Block, NeighborJob
+from index.lists.layout import STAGE, Block, NeighborJob, read_marker
 from index.store import keys
 from index.store.lookup import Lookup
 from index.store.reader import Index
@@ -77,7 +77,8 @@ class Step(beam.DoFn):
 
     def _read_lists(self, block: Block) -> np.ndarray:
         """Returns the ids `[Q, k]` of a finished block."""
-        table = self._job.read(self._job.output_path(block.name), ["neighbor_ids"])
+        footer = read_marker(self._job.marker_path(block.name))["file"]["footer_sha256"]
+        table = self._job.read(self._job.output_path(block.name), ["neighbor_ids"], footer)
         return schemas.to_matrix(table["neighbor_ids"])
 
 

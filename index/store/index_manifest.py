@@ -21,14 +21,12 @@ METRIC = "dot"
 BUILDS = "builds"
 _AGAIN = f"remove it and run {command(STAGE)} again"
 _FILES = {str: {"sha256": str, "bytes": int}}
-_LEAST = {"schema_version": int, "config_hash": str, "metric": str, "shards": [dict]}
 _SHAPE = {
     **{"version": int, "base": int, "regions": int, "rows": int, "tombstones": int, "base_memory": str, "parent": str},
     **{"sharding": str, "files": _FILES, "key_encoder": schemas.shape_of(EncoderInfo)},
     **{"search": schemas.shape_of(Point), "curve": [schemas.shape_of(Point)]},
     "memory": {"snapshot": str, "rows": int, "shards": {str: {"number": int, "rows": int, "sha256": str}}},
 }
-_NOT_FACTS = ("fingerprint", "rates")
 
 
 def write(folder: str, facts: Mapping[str, Any], rates: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def read(folder: str) -> dict[str, Any]:
     path, stage_path = storage.join(folder, FILE), storage.join(folder, manifest.STAGE_FILE)
     if not storage.exists(path) or not storage.exists(stage_path):
         raise UserError(f"{folder}: there is no finished index here; run {command(STAGE)}, it resumes where it stopped")
-    facts = check(path, storage.read_json(path, _AGAIN), _AGAIN)
+    facts = check(path)
     if facts["config_hash"] != manifest.fingerprint(manifest.read_identity(folder)):
         raise UserError(f"{path}: belongs to another index than {manifest.STAGE_FILE}; run {command(STAGE)} again")
     if facts["schema_version"] != schemas.SCHEMA_VERSION:
@@ -70,21 +68,18 @@ def read(folder: str) -> dict[str, Any]:
     return {**facts, "rates": storage.unseal(facts["rates"])}
 
 
-def check(path: str, facts: Any, remedy: str) -> dict[str, Any]:
+def check(path: str, remedy: str = _AGAIN) -> dict[str, Any]:
     """Returns the contents of a manifest, with or without its rates, if they are whole and name no file outside.
 
     Args:
         path: of the file.
-        facts: its contents.
         remedy: the end of the error's sentence.
 
     Raises:
-        UserError: if they are damaged.
+        UserError: if it is missing or damaged.
     """
-    contents = {name: value for name, value in facts.items() if name not in _NOT_FACTS} if type(facts) is dict else {}
-    if not contents or facts.get("fingerprint") != manifest.fingerprint(contents):
-        raise UserError(f"{path}: is damaged; {remedy}")
-    if where := schemas.misshapen(facts, {name: kind for name, kind in _SHAPE.items() if name in facts} | _LEAST):
+    facts = manifest.read_index(path, remedy)
+    if where := schemas.misshapen(facts, {name: kind for name, kind in _SHAPE.items() if name in facts}):
         raise UserError(f"{path}: is not a manifest of this version ({where}); {remedy}")
     shards = [shard for shard in facts["shards"] if "path" in shard]
     for file in itertools.chain(facts.get("files", ()), (shard["path"] for shard in shards)):
@@ -92,4 +87,4 @@ def check(path: str, facts: Any, remedy: str) -> dict[str, Any]:
             raise UserError(f"{path}: names {file!a}, which is no file of a build; {remedy}")
     for file in itertools.chain.from_iterable(shard["files"] for shard in shards):
         storage.inside(path, file)
-    return dict(facts)
+    return facts

@@ -15,7 +15,7 @@ from configs.base import Places, Train
 from configs.schema.data import SPLITS
 from model.data import class_names
 from model.data.vectors import Column, Vectors
-from pipelines import schemas, storage
+from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
 
@@ -124,7 +124,7 @@ def _load_split(name: str, folder: str, k: int, lists: Neighbors, memory_ids: np
 def _check_index(folder: str, lists: Neighbors) -> None:
     path = storage.join(folder, "manifest.json")
     # Lists can be trained on without an index.
-    if storage.exists(path) and storage.read_json(path).get("fingerprint") != lists.identity["index"]:
+    if storage.exists(path) and manifest.read_index(path)["fingerprint"] != lists.identity["index"]:
         raise UserError(
             f"{lists.folder}: was looked up in another version of the index than {folder} holds now; {_AGAIN}"
         )

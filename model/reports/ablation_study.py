@@ -69,7 +69,8 @@ def _results(
         for seed in train.seeds:
             result = runs.seed(setting, seed)
             # A finished run needs no checkpoints, and there are many runs.
-            storage.remove(storage.join(run_files.of_seed(folder, head, seed), "checkpoints"))
+            for name in (run_files.CHECKPOINTS, run_files.CHECKPOINT):
+                storage.remove(storage.join(run_files.of_seed(folder, head, seed), name))
             accuracy = {column: result["accuracy"].get(column) for column in COLUMNS}
             rows.append({"method": head, "seed": seed, **accuracy, "val": result["val_accuracy"]["all"]})
     return rows

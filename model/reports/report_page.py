@@ -87,8 +87,12 @@ def read_curves(results: Mapping[str, Any]) -> list[Curve]:
     found = []
     for head in results["methods"]:
         seed = next(row["seed"] for row in results["rows"] if row["method"] == head)
-        path = storage.join(run_files.of_seed(results["runs"], head, seed), run_files.METRICS)
+        place = run_files.of_seed(results["runs"], head, seed)
+        path = storage.join(place, run_files.METRICS)
         if storage.exists(path):
+            if run_files.is_done(place):
+                digest = run_files.read_result(place, {"head": head, "seed": seed})["metrics_sha256"]
+                storage.check_sha256(path, digest, f"remove {place} and run web-memory train again")
             with storage.open_read(path) as file:
                 lines = file.read().decode().splitlines()
             found.append(Curve(head, [json.loads(line) for line in lines]))

@@ -17,8 +17,9 @@ from model.data import class_names
 from model.measures import bootstrap, filter_quality, metrics, plausibility
 from model.reports import runs
 from model.training import run_files
-from pipelines import storage
+from pipelines import manifest, storage
 from pipelines.manifest import Embeddings, Neighbors
+from pipelines.progress import read_note
 
 REFERENCES = ("linear", "mlp", "mean_knn")
 COLUMNS = (*metrics.GROUPS, "all")
@@ -157,8 +158,8 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
     lists = Neighbors.open(places.neighbors)
     found = runs.load(run_files.identity(places, seed, train, lists.fingerprint), train, finetune, lists)
     rows = measure(found, train)
-    index = storage.read_json(storage.join(places.index, "manifest.json"))
-    notes = [storage.read_json(path) for path in storage.files(storage.join(places.workdir, "stages"), ".json")]
+    index = manifest.read_index(storage.join(places.index, "manifest.json"))
+    notes = [read_note(path) for path in storage.files(storage.join(places.workdir, "stages"), ".json")]
     return {
         "runs": found.folder,
         "shots": train.shots,

@@ -96,14 +96,15 @@ def load(frozen: run_files.Identity, train: Train, finetune: Finetune, lists: ma
     for head in train.heads:
         for seed in train.seeds:
             place = run_files.of_seed(folder, head, seed)
-            found.append(load_run(head, seed, place, test["query_id"].to_numpy()))
+            found.append(load_run(head, seed, place, test["query_id"].to_numpy(), run_files.config_hash(frozen)))
     finetuned = run_files.finetune_identity(frozen, train.seeds, finetune)
     for seed, place in run_files.finished_runs(finetuned, train.seeds).items():
-        found.append(load_run(f"{finetune.head} + FT", seed, place, test["query_id"].to_numpy()))
+        config_hash = run_files.config_hash(finetuned, run_files.FINETUNE)
+        found.append(load_run(f"{finetune.head} + FT", seed, place, test["query_id"].to_numpy(), config_hash))
     return Runs(folder, test["label"].to_numpy().astype(np.int32), counts, found)
 
 
-def load_run(head: str, seed: int, place: str, ids: np.ndarray) -> Run:
+def load_run(head: str, seed: int, place: str, ids: np.ndarray, config_hash: str) -> Run:
     """Reads one run.
 
     Args:
@@ -111,13 +112,16 @@ def load_run(head: str, seed: int, place: str, ids: np.ndarray) -> Run:
         seed: of the run.
         place: its folder.
         ids: of the test images.
+        config_hash: of the folder of all runs.
 
     Raises:
-        UserError: if it is missing, or has other test images.
+        UserError: if it is missing, damaged or of another run, or has other test images.
     """
-    result = run_files.read(storage.join(place, run_files.RESULT))
+    result = run_files.read_result(place, {"head": head, "seed": seed, "config_hash": config_hash})
     path = storage.join(place, run_files.PREDICTIONS)
-    table = schemas.read(path, ["query_id", "top_classes", "probabilities"])
+    storage.check_sha256(path, result.get("predictions_sha256", ""), f"remove {place} and run web-memory train again")
+    origin = {"config_hash": config_hash, "head": head, "seed": str(seed)}
+    table = schemas.read(path, ["query_id", "top_classes", "probabilities"], origin)
     if not np.array_equal(table["query_id"].to_numpy(), ids):
         raise UserError(
             f"{path}: has other test images than the neighbour lists; remove {place} and run web-memory train"

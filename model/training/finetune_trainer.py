@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 
 from configs.base import Finetune, Train
 from model import objectives
@@ -23,7 +22,8 @@ from model.data.batch import standardize
 from model.data.datasets import Task
 from model.data.input_pipeline import Augment, Draws, Images
 from model.data.tables import Tables
-from model.training import run_files, train_loop
+from model.training import run_files
+from model.training.checkpoints import Checkpoints
 from model.training.trainer import Setting, State, Trainer
 from pipelines.encoders import vit
 from pipelines.errors import UserError
@@ -68,8 +68,8 @@ class Encoder:
         return standardize(vectors)
 
 
-def restore_frozen(folder: str, state: State) -> State:
-    """Returns the last state of the frozen run in `folder`; `state` has its shapes.
+def restore_frozen(folder: str, head: str, seed: int, state: State) -> State:
+    """Returns the last state of the frozen run of a head and seed in `folder`; `state` has its shapes.
 
     Raises:
         UserError: if the run is not finished, or its checkpoint cannot be read.
@@ -77,8 +77,10 @@ def restore_frozen(folder: str, state: State) -> State:
     if not run_files.is_done(folder):
         raise UserError(f"{folder}: holds no finished run; run web-memory train with this configuration first")
     local = pathlib.Path(folder).absolute()
-    with ocp.CheckpointManager(local / "checkpoints") as checkpoints:
-        return train_loop.restore(checkpoints, local, state)
+    result = run_files.read_result(folder, {"head": head, "seed": seed})
+    of = {name: result.get(name) for name in ("head", "seed", "setting", "split", "config_hash")}
+    with Checkpoints(local, of) as checkpoints:
+        return checkpoints.restore(state, must_exist=True)
 
 
 class FinetuneTrainer(Trainer):
@@ -143,7 +145,7 @@ class FinetuneTrainer(Trainer):
 
     def start(self, seed: int) -> State:
         """Returns the state before the first step: the frozen run of this seed, and the frozen encoder."""
-        frozen = restore_frozen(self._frozen(seed), super().start(seed))
+        frozen = restore_frozen(self._frozen(seed), self._settings.head, seed, super().start(seed))
         params = {**frozen.params, "encoder": jax.tree.map(jnp.array, self.encoder.params)}
         optimizer = self.optimizer(*[jnp.zeros(())] * 3)
         state = State(params, optimizer.init(params), frozen.objective, jnp.zeros((), jnp.int32))

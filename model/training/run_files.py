@@ -4,23 +4,30 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from configs.base import Finetune, Places, Train
-from pipelines import manifest, storage
+from pipelines import fields, manifest, schemas, storage
 from pipelines.errors import UserError
 
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
 METRICS = "metrics.jsonl"
+CHECKPOINTS, CHECKPOINT = "checkpoints", "checkpoints.json"
 TRIAL = "trial.json"
 CHOSEN = "chosen.json"
 
+CHOICE = {"number": int, "point": {str: object}, "val_accuracy": float, "trials": int}
+PROPOSAL = {"number": int, "point": {str: object}}
+_RESULT = {"head": str, "seed": int, "config_hash": str, "metrics_sha256": str, "train_secs": float}
+
 # The choice of heads and seeds does not change the bytes of any one run.
 _NOT_IDENTITY = ("heads", "seeds")
-# The stage of fine-tuned runs. The path of the encoder and the number of processes do not change their bytes.
-FINETUNE = "model.finetune"
+# The stages of the runs of all heads and of fine-tuned runs.
+TRAIN, FINETUNE = "model.train", "model.finetune"
+# The path of the encoder and the number of processes do not change the bytes of fine-tuned runs.
 _NOT_FINETUNE_IDENTITY = ("encoder", "workers")
 
 
@@ -54,6 +61,11 @@ def identity(places: Places, seed: int, train: Train, fingerprint: str) -> Ident
     return Identity(storage.join(places.runs, manifest.fingerprint(decides)[:8]), decides)
 
 
+def config_hash(runs: Identity, stage: str = TRAIN) -> str:
+    """Returns the `config_hash` of the files of some runs, as `manifest.claim` does for their stage."""
+    return manifest.config_hash(stage, runs.decides)
+
+
 def of_seed(folder: str, head: str, seed: int) -> str:
     """Returns the folder of one head and seed."""
     return storage.join(folder, head, f"seed-{seed}")
@@ -62,6 +74,37 @@ def of_seed(folder: str, head: str, seed: int) -> str:
 def is_done(folder: str) -> bool:
     """Whether a run is finished: its result is written last."""
     return storage.exists(storage.join(folder, RESULT))
+
+
+def read_result(folder: str, of: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the result of a finished run.
+
+    Args:
+        folder: of the run.
+        of: entries that it must have, such as `head` and `seed`.
+
+    Raises:
+        UserError: if it is missing or damaged, or of another run.
+    """
+    path, again = storage.join(folder, RESULT), f"remove {folder} and train again"
+    found = read(path, _RESULT, again=again)
+    if differs := fields.difference({name: found.get(name) for name in of}, json.loads(json.dumps(dict(of)))):
+        raise UserError(f"{path}: is of another run, {differs}; {again}")
+    return found
+
+
+def metrics_until(data: bytes, step: int) -> bytes:
+    """Returns the lines of a log up to a step; a line without an end was cut short, and its step is run again."""
+    lines = data.splitlines(keepends=True) if step else []
+    return b"".join(line for line in lines if line.endswith(b"\n") and _step_of(line) <= step)
+
+
+def _step_of(line: bytes) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        # A damaged line stays, so that its checkpoint does not find what it expects.
+        return 0
 
 
 def chosen(folder: str, head: str, instead: str = "") -> dict[str, Any]:
@@ -75,14 +118,24 @@ def chosen(folder: str, head: str, instead: str = "") -> dict[str, Any]:
     Raises:
         UserError: if nothing is chosen yet.
     """
-    return read(storage.join(folder, head, CHOSEN), instead)
+    return read(storage.join(folder, head, CHOSEN), CHOICE, instead)
 
 
-def read(path: str, instead: str = "") -> dict[str, Any]:
-    """Reads a JSON file of a run; arguments and errors as those of `chosen`."""
+def read(path: str, shape: Mapping[str, Any], instead: str = "", again: str = "") -> dict[str, Any]:
+    """Reads a JSON file of a run.
+
+    Args:
+        path: of the file.
+        shape: entries that it must have.
+        instead: an alternative to running `model.train` if it is missing, for the error.
+        again: what to do if it is damaged, for the error.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
     if not storage.exists(path):
         raise UserError(f"{path}: does not exist; run web-memory train with this configuration first{instead}")
-    return storage.read_json(path)
+    return schemas.read_json(path, shape, again or "remove it and run web-memory train again")
 
 
 def finetune_identity(frozen: Identity, seeds: Sequence[int], finetune: Finetune) -> Identity:

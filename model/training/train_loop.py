@@ -8,10 +8,9 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import orbax.checkpoint as ocp
 import pyarrow as pa
 from tensorboardX import SummaryWriter
 
@@ -19,10 +18,10 @@ from model.data.datasets import Split
 from model.data.sampling import batch_rows
 from model.measures import metrics
 from model.training import divergence, run_files
+from model.training.checkpoints import Checkpoints
 from model.training.divergence import Diverged
 from model.training.trainer import Setting, State, Trainer
 from pipelines import schemas, storage
-from pipelines.errors import UserError
 
 _NOTHING = dict.fromkeys((*metrics.GROUPS, "all"), 0.0)
 
@@ -32,11 +31,9 @@ class _Log:
 
     def __init__(self, folder: pathlib.Path, step: int) -> None:
         self._file = folder / run_files.METRICS
-        lines = self._file.read_text().splitlines() if self._file.exists() else []
-        # A line that was cut short cannot be parsed, and its step is run again.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        kept = run_files.metrics_until(self._file.read_bytes() if self._file.exists() else b"", step)
         with storage.atomic_write(str(self._file)) as file:
-            file.write("".join(line + "\n" for line in kept).encode())
+            file.write(kept)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -65,8 +62,10 @@ def _write_predictions(folder: str, trainer: Trainer, params: Any, metadata: dic
     if weights.shape[-1]:
         field = pa.field("attention", pa.list_(pa.float32(), weights.shape[-1]))
         columns["attention"] = schemas.fixed_list(weights, field)
-    schemas.write(storage.join(folder, run_files.PREDICTIONS), pa.table(columns), metadata)
+    path = storage.join(folder, run_files.PREDICTIONS)
+    schemas.write(path, pa.table(columns), metadata)
     return {
+        "predictions_sha256": storage.sha256(path),
         "accuracy": metrics.accuracy(predicted, split.labels, trainer.groups),
         "top5": metrics.top_accuracy(classes, split.labels),
         "ece": metrics.calibration_error(probabilities[:, 0], predicted == split.labels),
@@ -81,36 +80,18 @@ def _cause(trainer: Trainer, seed: int, step: int, setting: Setting) -> str:
     return divergence.cause(trainer.task, rows.ravel(), setting.learning_rate, trainer.reads_memory)
 
 
-def restore(checkpoints: ocp.CheckpointManager, folder: pathlib.Path, state: State) -> State:
-    """Returns the state of the last checkpoint, or `state` if there is none.
-
-    Args:
-        checkpoints: of the run.
-        folder: of the run, for errors.
-        state: has the shapes of the checkpoint.
-
-    Raises:
-        UserError: if the checkpoint cannot be read.
-    """
-    if (latest := checkpoints.latest_step()) is None:
-        return state
-    try:
-        return checkpoints.restore(latest, args=ocp.args.StandardRestore(state))
-    except Exception as error:
-        # Orbax passes on whatever the reader of the broken file raises.
-        reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"{folder / 'checkpoints'}: cannot be read ({reason}); remove {folder}, train again") from error
-
-
 def _train(
-    trainer: Trainer, local: pathlib.Path, setting: Setting, seed: int, on_steps: Callable[[int], None]
+    trainer: Trainer,
+    local: pathlib.Path,
+    setting: Setting,
+    seed: int,
+    of: Mapping[str, Any],
+    on_steps: Callable[[int], None],
 ) -> State:
-    """Trains to the last step, from the last checkpoint if there is one."""
+    """Trains to the last step, from the last checkpoint if there is one; it must be `of` the same run."""
     train = trainer.train
-    with ocp.CheckpointManager(
-        local / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=1)
-    ) as checkpoints:
-        state = restore(checkpoints, local, trainer.start(seed))
+    with Checkpoints(local, of) as checkpoints:
+        state = checkpoints.restore(trainer.start(seed))
         log = _Log(local, int(state.step))
         while (step := int(state.step)) < train.steps:
             end = min(step + train.checkpoint_every, train.steps)
@@ -126,7 +107,7 @@ def _train(
                 )
             accuracies = {f"val_{name}": value for name, value in trainer.accuracy(state.params, "val").items()}
             log.write(end, {"loss": float(losses.mean()), **accuracies})
-            checkpoints.save(end, args=ocp.args.StandardSave(state))
+            checkpoints.save(end, state, local / run_files.METRICS)
             on_steps(end)
         log.close()
     return state
@@ -153,25 +134,26 @@ def run(
         on_steps: called with the number of steps done.
 
     Returns:
-        `head`, `seed`, `setting`, `split`, `accuracy` (fractions), on test also `top5` and `ece`, `val_accuracy` and
-        `train_secs` (of an interrupted run only those since it resumed). A trial that diverged has accuracies of 0 and
-        the reason in `diverged`. `reading` is the speed of reading if batches were read from files
-        (`host_tables.Meter.rates`).
+        `head`, `seed`, `setting`, `split`, `config_hash`, `accuracy` (fractions), `metrics_sha256`, on test also
+        `top5`, `ece` and `predictions_sha256`, `val_accuracy` and `train_secs` (of an interrupted run only those since
+        it resumed). A trial that diverged has accuracies of 0 and the reason in `diverged`. `reading` is the speed of
+        reading if batches were read from files (`host_tables.Meter.rates`).
 
     Raises:
         Diverged: if a run that is no trial diverged.
-        UserError: if the checkpoint cannot be read.
+        UserError: if the checkpoint or the result is damaged or of another run.
     """
-    result_path = storage.join(folder, run_files.RESULT)
-    if storage.exists(result_path):
+    of = {"head": trainer.name, "seed": seed, "setting": dataclasses.asdict(setting), "split": split}
+    of["config_hash"] = config_hash
+    if run_files.is_done(folder):
         on_steps(trainer.train.steps)
-        return storage.read_json(result_path)
+        return run_files.read_result(folder, of)
     begin = time.monotonic()
     local = pathlib.Path(folder).absolute()
     local.mkdir(parents=True, exist_ok=True)
-    result = {"head": trainer.name, "seed": seed, "setting": dataclasses.asdict(setting), "split": split}
+    result = dict(of)
     try:
-        params = _train(trainer, local, setting, seed, on_steps).params
+        params = _train(trainer, local, setting, seed, of, on_steps).params
     except Diverged as error:
         if split != "val":
             raise
@@ -186,5 +168,6 @@ def run(
     if rates := trainer.data["train"].rates():
         result["reading"] = rates
     result["train_secs"] = round(time.monotonic() - begin, 3)
-    storage.write_json(result_path, result)
+    result["metrics_sha256"] = storage.sha256(str(local / run_files.METRICS))
+    storage.write_json(storage.join(folder, run_files.RESULT), result)
     return result

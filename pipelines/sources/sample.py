@@ -50,6 +50,7 @@ class InputShard:
         number: upper part of the ids of its rows.
         labels: how names of classes in the file become labels; None if a label must be a number.
         others: is given the number of members that belong to no row, by suffix, while the file is read.
+        rows_sha256: of the rows in the listing.
     """
 
     source: Source
@@ -63,6 +64,7 @@ class InputShard:
     number: int = -1
     labels: Labels | None = None
     others: "collections.Counter[str] | None" = dataclasses.field(default=None, compare=False)
+    rows_sha256: str = ""
 
     @property
     def container(self) -> str:

@@ -51,8 +51,11 @@ def _write_run(world: World, head: str, seed: int, predicted: np.ndarray, attent
     if attention is not None:
         field = pa.field("", pa.list_(pa.float32(), attention.shape[1]))
         columns["attention"] = schemas.fixed_list(attention, field)
-    schemas.write(str(folder / "predictions.parquet"), pa.table(columns), {})
-    storage.write_json(str(folder / "result.json"), {"train_secs": 1.0 + seed})
+    path, config_hash = str(folder / "predictions.parquet"), run_files.config_hash(frozen)
+    schemas.write(path, pa.table(columns), {"config_hash": config_hash, "head": head, "seed": str(seed)})
+    digests = {"predictions_sha256": storage.sha256(path), "metrics_sha256": ""}
+    result = {"head": head, "seed": seed, "config_hash": config_hash, "train_secs": 1.0 + seed, **digests}
+    storage.write_json(str(folder / "result.json"), result)
 
 
 def _load(config: Config) -> runs.Runs:
@@ -182,9 +185,17 @@ def test_a_run_that_is_missing_or_of_other_images_is_refused(world, capsys):
     assert "linear/seed-2/result.json: does not exist; run web-memory train" in capsys.readouterr().err
     (path,) = world.folder.glob("runs/*/mam/seed-1/predictions.parquet")
     table = schemas.read(str(path), ["query_id", "top_classes", "probabilities"])
-    schemas.write(str(path), table.slice(1), {})
+    result = storage.read_json(str(path.parent / "result.json"))
+    origin = {"head": "mam", "seed": "1", "config_hash": result["config_hash"]}
+    schemas.write(str(path), table.slice(1), origin)
     config = options.parse(_argv(world), "")[0]
+    with pytest.raises(UserError, match="seed-1/predictions.parquet: is damaged or of another run"):
+        _load(config)
+    storage.write_json(str(path.parent / "result.json"), {**result, "predictions_sha256": storage.sha256(str(path))})
     with pytest.raises(UserError, match="seed-1/predictions.parquet: has other test images"):
+        _load(config)
+    storage.copy(str(path.parent.parent / "seed-0/result.json"), str(path.parent / "result.json"))
+    with pytest.raises(UserError, match="seed-1/result.json: is of another run, seed was 0 and is now 1; remove"):
         _load(config)
 
 

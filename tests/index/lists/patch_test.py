@@ -340,6 +340,6 @@ def test_damaged_lists_are_not_patched(tmp_path, capsys):
     shutil.copy(version / "train-00001.parquet", version / "train-00000.parquet")
     world.update(4, world.ids[:2])
     assert world.neighbors() == 2
-    assert "train-00000.parquet: is damaged: it lists other queries; remove it" in capsys.readouterr().err
+    assert "train-00000.parquet: is damaged or of another run; remove it" in capsys.readouterr().err
     (version / "train-00000.parquet").unlink()
     assert world.neighbors() == 0 and snapshot(world.folder / "neighbors") == world.anew()

@@ -7,7 +7,7 @@ import pytest
 
 from model.data import datasets
 from model.data.datasets import Task
-from pipelines import options, storage
+from pipelines import manifest, options, storage
 from pipelines.errors import UserError
 from tests.world import KEY, SPLITS, World, unit
 
@@ -50,7 +50,9 @@ def test_lists_of_another_version_of_the_index_are_refused_and_no_index_is_neede
     world = looked_up.copy(tmp_path, "index", "memory")
     assert len(_load(world).memory_ids)
     facts = storage.read_json(f"{looked_up.folder}/index/manifest.json")
-    storage.write_json(f"{tmp_path}/index/manifest.json", {**facts, "fingerprint": "0123456789abcdef"})
+    facts = {name: value for name, value in facts.items() if name not in ("fingerprint", "rates")} | {"version": 2}
+    another = {**facts, "fingerprint": manifest.fingerprint(facts)}
+    storage.write_json(f"{tmp_path}/index/manifest.json", another, sealed=False)
     with pytest.raises(UserError, match="was looked up in another version of the index than .*/index holds now; run"):
         _load(world)
 

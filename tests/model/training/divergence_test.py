@@ -11,6 +11,7 @@ from model.data import sampling, tables
 from model.training import divergence, train_loop
 from model.training.divergence import Diverged
 from model.training.trainer import Setting, Trainer
+from pipelines import storage
 from tests.model.small_task import small_task
 
 _TRAIN = Train(steps=12, batch_size=8, checkpoint_every=5, values=("text",), attention_dim=4, value_dim=8)
@@ -49,7 +50,7 @@ def test_a_trial_that_diverges_is_a_result(tmp_path):
     task, _ = _broken_query(small_task(), 3)
     result = _run(task, tmp_path / "run", split="val")
     assert "at step 3" in result["diverged"] and set(result["accuracy"].values()) == {0.0}
-    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+    assert storage.read_json(str(tmp_path / "run" / "result.json")) == result
 
 
 def test_what_is_not_finite_is_found_only_where_it_is_read():

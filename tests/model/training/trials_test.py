@@ -146,5 +146,5 @@ def test_once_chosen_no_other_setting_sees_test(world):
 
 def test_results_of_other_trials_are_refused(world):
     world.runs().trials()
-    with pytest.raises(UserError, match="trial-0/trial.json: is of other trials, point was"):
+    with pytest.raises(UserError, match="trial-0/trial.json: is of other trials, point.learning_rate was 0.1 and"):
         world.runs(learning_rates=(0.3, 0.4)).trials()

@@ -126,7 +126,7 @@ def test_second_call_builds_nothing(fake_builds, tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-@pytest.mark.parametrize("lost", ["saved_model.pb", "variables/variables.index", "encoder.json", "sizes.json"])
+@pytest.mark.parametrize("lost", ["saved_model.pb", "variables/variables.index", "encoder.json", "digests.json"])
 def test_folder_that_lost_a_file_is_built_again(lost, fake_builds, tmp_path):
     builds = fake_builds()
     folder = ensure("minilm-l6-v2", tmp_path)

@@ -251,7 +251,11 @@ def test_compressed_answers_are_decompressed(serve, encoding, body):
         ("gzip, gzip", b"x", ("HttpError", "Content-Encoding 'gzip, gzip'", False)),
         ("gzip", b"no gzip", ("HttpError", "the body is not gzip, as the server says", False)),
         ("gzip", gzip.compress(b"image", mtime=0)[:-9], ("DownloadFailed", "its gzip data breaks off", True)),
-        ("gzip", gzip.compress(b"image", mtime=0) + b"more", ("HttpError", "goes on after the end of its gzip data", False)),
+        (
+            "gzip",
+            gzip.compress(b"image", mtime=0) + b"more",
+            ("HttpError", "goes on after the end of its gzip data", False),
+        ),
         ("gzip", gzip.compress(bytes(50_000_000)), ("TooLarge", "is larger than 100 bytes", False)),
     ],
 )
