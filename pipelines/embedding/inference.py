@@ -17,8 +17,8 @@ from pipelines.embedding import bisection
 from pipelines.embedding.bisection import Failure
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.encoders.loaded import EncoderSet, ImageEncoder, TextEncoder, finish
-from pipelines.filtering.opt_out import OptOut
 from pipelines.filtering.row_filters import RowFilters
+from pipelines.filtering.unwanted.opt_out import OptOut
 from pipelines.images import thumbnail
 from pipelines.images.decode import DecodeError, ImagePreprocess, decode, prepare
 from pipelines.sources import Filtered, InputShard, Reject, Sample

@@ -17,8 +17,8 @@ from pipelines.encoders.handles import EncoderSpec
 from pipelines.encoders.loaded import EncoderSet
 from pipelines.encoders.process import keep_freed_memory, one_thread_a_call
 from pipelines.errors import UserError
-from pipelines.filtering.opt_out import OptOut
 from pipelines.filtering.row_filters import RowFilters
+from pipelines.filtering.unwanted.opt_out import OptOut
 from pipelines.manifest import Marker
 from pipelines.runner import Runner
 from pipelines.sources import InputShard

@@ -18,9 +18,9 @@ import pyarrow as pa
 from configs.base import Filters
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
-from pipelines.filtering import removed_list
 from pipelines.filtering.dropped import REASONS, REMOVED
 from pipelines.filtering.leakage import Rule
+from pipelines.filtering.unwanted import removed_list
 from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo
 

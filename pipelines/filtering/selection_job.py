@@ -22,12 +22,13 @@ from apache_beam.pvalue import AsIter, AsList, TaggedOutput
 from apache_beam.utils.shared import Shared
 
 from pipelines import manifest, schemas, storage
-from pipelines.filtering import dropped, duplicates, leakage, opt_out, removed_list, selection
+from pipelines.filtering import dropped, duplicates, leakage, selection
 from pipelines.filtering.dropped import REASONS, REMOVED
 from pipelines.filtering.leakage import Queries
-from pipelines.filtering.opt_out import OptOut
 from pipelines.filtering.selection import Compared, DroppedShard, Example, Listed, MemoryShard, SelectionJob
 from pipelines.filtering.similarity import NONE, unit
+from pipelines.filtering.unwanted import opt_out, removed_list
+from pipelines.filtering.unwanted.opt_out import OptOut
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 from pipelines.schemas import THUMBNAIL, content_keys, unit_keys

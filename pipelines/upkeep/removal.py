@@ -15,10 +15,11 @@ import pyarrow as pa
 from configs.base import Places
 from pipelines import generation, manifest, storage
 from pipelines.errors import UserError
-from pipelines.filtering import opt_out, removed_list, selection
-from pipelines.filtering.opt_out import OptOut
-from pipelines.filtering.removed_list import RemovedList
+from pipelines.filtering import selection
 from pipelines.filtering.selection import MemoryShard, MemoryShards
+from pipelines.filtering.unwanted import opt_out, removed_list
+from pipelines.filtering.unwanted.opt_out import OptOut
+from pipelines.filtering.unwanted.removed_list import RemovedList
 from pipelines.schemas import EncoderInfo, content_keys
 
 _ID = re.compile(r"\d{1,19}")

@@ -15,8 +15,8 @@ from pipelines.embedding.shard_run import ShardLine
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.encoders.loaded import EncoderSet
 from pipelines.errors import UserError
-from pipelines.filtering.opt_out import OptOut
 from pipelines.filtering.row_filters import RowFilters
+from pipelines.filtering.unwanted.opt_out import OptOut
 from pipelines.schemas import EncoderInfo
 from pipelines.sources import Filtered, InputShard, Reject, Sample
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import UserError
-from pipelines.filtering import opt_out
-from pipelines.filtering.opt_out import OptOut
+from pipelines.filtering.unwanted import opt_out
+from pipelines.filtering.unwanted.opt_out import OptOut
 
 
 def _load(path, text):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.filtering.urls import normal
+from pipelines.filtering.unwanted.urls import normal
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipelines import class_names
 from pipelines.errors import UserError
-from pipelines.filtering import urls
+from pipelines.filtering.unwanted import urls
 from pipelines.schemas import content_keys
 from pipelines.sources.sample import stated_digest
 

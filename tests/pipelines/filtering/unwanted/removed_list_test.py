@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import UserError
-from pipelines.filtering import removed_list
-from pipelines.filtering.removed_list import RemovedList
+from pipelines.filtering.unwanted import removed_list
+from pipelines.filtering.unwanted.removed_list import RemovedList
 
 
 def digests(*names: str) -> np.ndarray:

@@ -1,23 +1,16 @@
-"""Files on any storage: paths, listings, checksums, compression, and writes that are whole or absent.
+"""Files on any storage: paths, listings, and writes that are whole or absent.
 
 Every open, rename and delete of the project is here, through fsspec, so that a path may be local, `gs://` or `s3://`.
-`schemas` and `manifest` say what the files contain.
 """
 
 import contextlib
 import dataclasses
-import fcntl
-import hashlib
-import io
-import json
-import lzma
 import os
 import pathlib
 import re
 import shutil
 import uuid
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import IO, Any
 
 import fsspec
@@ -28,27 +21,11 @@ from pipelines.errors import UserError
 
 TEMPORARY = ".tmp-"
 """Part of the name of every file that is not whole yet."""
-SEAL = "sha256"
-"""Entry of a JSON object that says what the other entries are, so that a changed bit is noticed."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_COMPRESSED = re.compile(
-    rb"(?P<gzip>\x1f\x8b\x08)|(?P<bz2>BZh[1-9](?:1AY&SY|\x17rE8P\x90))|(?P<xz>\xfd7zXZ\0)|(?P<zstd>\x28\xb5\x2f\xfd)"
-)
-_ZLIB = re.compile(rb"x[\x01\x5e\x9c\xda]")
-HEAD_BYTES = 12
-"""First bytes of a file, by which its compression is recognised."""
 
 # Paths that are not below the folder that they are joined to, on some system or for some driver.
 _LEADS_OUT = re.compile(r"^$|^/|^[A-Za-z]:|(^|/)\.{0,2}(/|$)|[\\\0]|::|://")
-MAX_TEXT_RATIO = 200
-"""A list or other text may unpack to so many times its size, beyond the first 16 MiB."""
-
-_FREE_TEXT_BYTES = 16 << 20
-_BLOCK_BYTES = 1 << 20
-
-# What reading compressed bytes raises if they are broken or end early, and what a store raises if it fails.
-BROKEN_STREAM = (OSError, EOFError, zlib.error, lzma.LZMAError)
 # What reading Parquet raises if its bytes are not what its footer says.
 BROKEN_PARQUET = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
@@ -140,75 +117,6 @@ def open_read(uri: str) -> IO[bytes]:
         raise MissingFile(f"{uri}: no such file") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{uri}: cannot be read, {os.strerror(error.errno or 0).lower()}") from error
-
-
-def open_decompressed(uri: str) -> IO[bytes]:
-    """Opens a file as `open_read` does, and decompresses it as `decompressed` does, to a bounded size."""
-    file = open_read(uri)
-    unpacked = decompressed(file, uri)
-    return unpacked if unpacked is file else io.BufferedReader(_Bounded(unpacked, file), _BLOCK_BYTES)
-
-
-class _Bounded(io.RawIOBase):
-    """What a file unpacks to; an OSError where that is far more than texts are compressed to."""
-
-    def __init__(self, unpacked: IO[bytes], file: IO[bytes]) -> None:
-        self._unpacked, self._file, self._count = unpacked, file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._unpacked.read(len(buffer))
-        self._count += len(data)
-        if self._count > max(_FREE_TEXT_BYTES, MAX_TEXT_RATIO * self._file.tell()):
-            raise OSError(f"it unpacks to more than {MAX_TEXT_RATIO} times its size")
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        for file in (self._unpacked, self._file):
-            file.close()
-        super().close()
-
-
-def decompressed(file: IO[bytes], uri: str, is_plain: Callable[[bytes], bool] | None = None) -> IO[bytes]:
-    """Decompresses an open file: gzip, bzip2, xz or zstd, recognised by its first bytes or else by its suffix.
-
-    Reading it raises one of `BROKEN_STREAM` if the bytes are broken or end early.
-
-    Args:
-        file: at its start.
-        uri: its place, for the suffix.
-        is_plain: for a format whose first bytes may be any: tells whether `HEAD_BYTES` of them are those of a file that
-            is not compressed. If they are not, zlib, which too few bytes tell from text, is recognised as well.
-    """
-    if not file.seekable():
-        file = io.BufferedReader(file)  # type: ignore[type-var]
-    head = _head(file)
-    kind = None
-    if not (is_plain and is_plain(head)):
-        found = _COMPRESSED.match(head)
-        kind = (found.lastgroup if found else None) or _by_suffix(uri)
-        kind = "zlib" if is_plain and not kind and _ZLIB.match(head) else kind
-    if kind in ("zstd", "zlib"):
-        # fsspec's reader of zstd stops after the first frame, whether or not it is whole; Arrow's gzip also reads zlib.
-        codec = {"zlib": "gzip"}.get(kind, kind)
-        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec))
-    return fsspec.compression.compr[kind](file, mode="rb") if kind else file
-
-
-def _head(file: IO[bytes]) -> bytes:
-    """Returns the first bytes of an open file, which stays at its start."""
-    if isinstance(file, io.BufferedReader):
-        return file.peek(HEAD_BYTES)[:HEAD_BYTES]
-    head, _ = file.read(HEAD_BYTES), file.seek(0)
-    return head
-
-
-def _by_suffix(uri: str) -> str | None:
-    kind = "gzip" if uri.lower().endswith(".tgz") else fsspec.utils.infer_compression(uri)
-    return None if kind == "zip" else kind
 
 
 def exists(uri: str) -> bool:
@@ -342,69 +250,6 @@ def copy(source: str, target: str) -> None:
         shutil.copyfileobj(reader, writer)
 
 
-def lock(uri: str, holder: str = "the same stage") -> IO[bytes] | None:
-    """Takes a lock, held until the returned file is closed or the process ends; None if the storage has no locks.
-
-    Args:
-        uri: of the file that is locked; it stays when the lock ends, and means nothing then.
-        holder: whoever takes it, for the sentence that another process is refused with.
-
-    Raises:
-        UserError: if another process holds it.
-    """
-    fs, path = filesystem(uri)
-    if not isinstance(fs, LocalFileSystem):
-        return None
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-    if not _flock(file, fcntl.LOCK_EX):
-        with file:
-            known, _, process = file.read(200).decode(errors="replace").partition("\n")
-        shown = f" (process {process.strip()})" if process else ""
-        raise UserError(f"{uri}: {known or holder} is already running there{shown}; wait for it or stop it")
-    file.truncate(0)
-    file.write(f"{holder}\n{os.getpid()}\n".encode())
-    file.flush()
-    return file
-
-
-def share(uri: str) -> IO[bytes] | None:
-    """Takes a share in a file: `is_shared` is true until the returned file is closed or the process ends.
-
-    Returns:
-        None if the storage has no locks, or the file does not exist or is about to be deleted.
-    """
-    path = local_path(uri)
-    try:
-        file = open(path, "rb") if path else None
-    except OSError:
-        return None
-    if file and not _flock(file, fcntl.LOCK_SH):
-        file.close()
-        return None
-    return file
-
-
-def is_shared(uri: str) -> bool:
-    """Tells whether any process has a share in a file; False if the storage has no locks."""
-    path = local_path(uri)
-    if path is None or not os.path.exists(path):
-        return False
-    with open(path, "rb") as file:
-        return not _flock(file, fcntl.LOCK_EX)
-
-
-def _flock(file: IO[bytes], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        # The file system has no locks, as an object store has none.
-        return True
-    return True
-
-
 def remove_temporaries(folder: str, deep: bool = True) -> None:
     """Deletes the temporary files of killed writers in a folder, where no writer may be running.
 
@@ -458,87 +303,3 @@ def _delete(fs: fsspec.AbstractFileSystem, path: str) -> None:
         return
     for file in fs.find(path):
         fs.rm_file(file)
-
-
-def sha256(uri: str) -> str:
-    """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    with open_read(uri) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-_checked: set[tuple[str, str, str, int]] = set()
-
-
-def check_sha256(uri: str, digest: str, remedy: str) -> None:
-    """Checks the bytes of a file; those of a file that has not changed since are not read again by this process.
-
-    Args:
-        uri: of the file.
-        digest: what its SHA-256 must be, 64 hexadecimal digits.
-        remedy: what to do if it is not, the end of the error's sentence.
-
-    Raises:
-        UserError: if the file is missing or its bytes are others.
-    """
-    there = found(uri)
-    if not there:
-        raise MissingFile(f"{uri}: is missing; {remedy}")
-    known = (uri, digest, there.etag, there.size_bytes)
-    if known not in _checked:
-        if sha256(uri) != digest:
-            raise UserError(f"{uri}: is damaged or of another run, its SHA-256 is not the one expected; {remedy}")
-        _checked.add(known)
-
-
-def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a JSON object with the entry `sha256`: the SHA-256 of the others as compact JSON with sorted keys."""
-    rest = unseal(value)
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return {**rest, SEAL: hashlib.sha256(text.encode()).hexdigest()}
-
-
-def unseal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a JSON object without its seal."""
-    return {name: part for name, part in value.items() if name != SEAL}
-
-
-def is_sealed(value: Any) -> bool:
-    """Tells whether a JSON value is an object that is as `seal` made it."""
-    try:
-        return isinstance(value, dict) and SEAL in value and seal(value)[SEAL] == value[SEAL]
-    except (ValueError, RecursionError):
-        return False
-
-
-def write_json(uri: str, value: Any, sealed: bool = True) -> None:
-    """Writes a JSON file with sorted keys, whole or not at all; an object gets a seal if it is to have one."""
-    whole = seal(value) if sealed and isinstance(value, Mapping) else value
-    with atomic_write(uri) as file:
-        file.write((json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
-
-
-def read_json(uri: str, remedy: str = "remove it and run its stage again", sealed: bool = False) -> Any:
-    """Reads a JSON file, without its seal, which must hold if there is one.
-
-    Args:
-        uri: of the file.
-        remedy: what to do if it is damaged, the end of the error's sentence.
-        sealed: whether it must have a seal.
-
-    Raises:
-        UserError: if the file is missing or damaged.
-    """
-    with open_read(uri) as file:
-        data = file.read()
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{uri}: is not valid JSON ({error}); {remedy}") from error
-    has_seal = isinstance(value, dict) and SEAL in value
-    if sealed and not has_seal:
-        raise UserError(f"{uri}: is damaged or of an older version, it has no {SEAL} of itself; {remedy}")
-    if has_seal:
-        if not is_sealed(value):
-            raise UserError(f"{uri}: is damaged; {remedy} (its {SEAL} is not that of its contents, so do not edit it)")
-        return unseal(value)
-    return value
