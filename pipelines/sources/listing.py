@@ -24,7 +24,7 @@ from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
 from pipelines.sources import patterns
 from pipelines.sources.images import Images, leaves_root, split_zip
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, to_sample
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, check_depth, to_sample
 from pipelines.sources.web import Unreadable
 
 _SCHEMA = pa.schema(
@@ -81,7 +81,7 @@ def plan(source: Source, rows: Iterator[Row], folder: str, embed: Embed) -> list
     if source.class_names:
         names = class_names.read(source.class_names)
         rows = (_with_class_name(row, names, source.class_names) for row in rows)
-    parts = _parts(rows, embed.list_shard_rows)
+    parts = _parts(rows, embed.list_shard_rows, source.path)
     named = ((f"{stem(source)}-{number:05d}", part) for number, part in enumerate(parts))
     written = {storage.name(path) for path in storage.files(folder, ".parquet")}
     shards = list(_in_order(functools.partial(_shard, source, folder, written), named, _PLAN_THREADS))
@@ -90,12 +90,16 @@ def plan(source: Source, rows: Iterator[Row], folder: str, embed: Embed) -> list
     return shards
 
 
-def _parts(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
-    """Yields consecutive rows: `most` of them, or fewer where their texts are large."""
+def _parts(rows: Iterable[Row], most: int, uri: str) -> Iterator[list[Row]]:
+    """Yields `most` consecutive rows, or fewer where their texts are large; a `UserError` if one is nested too deep."""
     part: list[Row] = []
     size = 0
     for row in rows:
         part.append(row)
+        try:
+            check_depth(row.fields)
+        except ValueError as error:
+            raise UserError(f"{uri}: the row of {row.member[:200]!r} {error}; leave that field out") from error
         size += len(row.member) + sum(len(value) for value in row.fields.values() if hasattr(value, "__len__"))
         if len(part) == most or size > _MAX_PART_CHARS:
             yield part

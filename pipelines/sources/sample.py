@@ -15,6 +15,9 @@ from pipelines.errors import UserError, nearest
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_LABEL = (1 << 31) - 1
+MAX_DEPTH = 64
+"""How deep the metadata of a row may be nested."""
+
 _OWN_PLACE = {"caption", "label", "url", "width", "height"}
 # What img2dataset records about its own work, and EXIF, which may be large and personal.
 _BOOKKEEPING = {"key", "status", "error_message", "exif"}
@@ -144,6 +147,20 @@ def rename(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> d
     return {**rest, **ours}
 
 
+def check_depth(value: Any) -> None:
+    """Raises a `ValueError` if lists and objects of JSON are nested more than `MAX_DEPTH` deep.
+
+    Deeper ones can be parsed, but not everywhere written again: how deep Python goes depends on who calls.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        parts = [part if isinstance(part, list | tuple) else part.values() for part in level]
+        level = [inner for part in parts for inner in part if isinstance(inner, dict | list | tuple)]
+        if not level:
+            return
+    raise ValueError(f"is nested more than {MAX_DEPTH} deep")
+
+
 def _json_value(value: Any) -> Any:
     """Returns a value as JSON: numbers that are not finite and bytes become null, other types their text."""
     if isinstance(value, bool | int | str | None):
@@ -178,6 +195,7 @@ def to_sample(
         return Reject(member, "read", "BadCaption", f"caption is of type {type(caption).__name__}, not a text")
     url = url if isinstance(url, str) else None
     try:
+        check_depth(fields)
         metadata = _metadata(fields)
         size = len(json.dumps([caption, url, metadata], ensure_ascii=False).encode())
     except (ValueError, RecursionError) as error:
