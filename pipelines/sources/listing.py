@@ -30,6 +30,7 @@ from pipelines.sources.sample import (
     InputShard,
     Reject,
     Sample,
+    check_depth,
     storable_text,
     to_sample,
     without_login,
@@ -96,7 +97,7 @@ def plan(
     if source.class_names:
         names = class_names.read(source.class_names)
         rows = (_with_class_name(row, names, source.class_names) for row in rows)
-    parts = _parts(rows, embed.list_shard_rows)
+    parts = _parts(rows, embed.list_shard_rows, source.path)
     if counts is not None:
         parts = _counted(parts, counts)
     named = ((f"{stem(source)}-{number:05d}", part) for number, part in enumerate(parts))
@@ -113,12 +114,16 @@ def _counted(parts: Iterator[list[Row]], counts: Counter[Any]) -> Iterator[list[
         yield part
 
 
-def _parts(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
-    """Yields consecutive rows: `most` of them, or fewer where their texts are large."""
+def _parts(rows: Iterable[Row], most: int, uri: str) -> Iterator[list[Row]]:
+    """Yields `most` consecutive rows, or fewer where their texts are large; a `UserError` if one is nested too deep."""
     part: list[Row] = []
     size = 0
     for row in rows:
         part.append(row)
+        try:
+            check_depth(row.fields)
+        except ValueError as error:
+            raise UserError(f"{uri}: the row of {row.member[:200]!r} {error}; leave that field out") from error
         size += len(row.member) + sum(len(value) for value in row.fields.values() if hasattr(value, "__len__"))
         if len(part) == most or size > _MAX_PART_CHARS:
             yield part

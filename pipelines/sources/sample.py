@@ -32,6 +32,8 @@ _FAILED, _DONE = "failed_to_", "success"
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,40}(\.0{0,40})?")
 _MAX_WHOLE_DIGITS = 80
 _MAX_SHOWN_CHARS = 80
+MAX_DEPTH = 64
+"""How deep the metadata of a row may be nested."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +194,20 @@ def rename(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> d
     return {**rest, **ours}
 
 
+def check_depth(value: Any) -> None:
+    """Raises a `ValueError` if lists and objects of JSON are nested more than `MAX_DEPTH` deep.
+
+    Deeper ones can be parsed, but not everywhere written again: how deep Python goes depends on who calls.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        parts = [part if isinstance(part, list | tuple) else part.values() for part in level]
+        level = [inner for part in parts for inner in part if isinstance(inner, dict | list | tuple)]
+        if not level:
+            return
+    raise ValueError(f"is nested more than {MAX_DEPTH} deep")
+
+
 def _json_value(value: Any) -> Any:
     """Returns a value as JSON: numbers that are not finite and bytes become null, other types their text."""
     if isinstance(value, str):
@@ -339,6 +355,7 @@ def to_sample(
     except ValueError as error:
         return Reject(member, "read", "BadUrl", str(error))
     try:
+        check_depth(fields)
         metadata = _metadata({"class": fields["label"], **fields} if is_unknown else fields, left_out)
         size = len(json.dumps([caption, url, metadata], ensure_ascii=False).encode())
     except (ValueError, RecursionError) as error:

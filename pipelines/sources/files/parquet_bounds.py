@@ -168,19 +168,33 @@ def batch_rows(file: IO[bytes], group: list[Chunk], columns: Collection[str], mo
         most: rows.
 
     Raises:
-        Excess: if a page claims far more than it has.
+        Excess: if a page, or those of all columns, claim far more than they have.
         ValueError: if the headers cannot be read.
     """
-    repeated = 0
+    repeated = unpacked = packed = 0
     for chunk in group:
         if any(chunk.path == column or chunk.path.startswith(f"{column}.") for column in columns):
-            shared = max((size for size, is_shared in _pages(file, chunk) if is_shared), default=0)
-            repeated += shared if chunk.is_bytes else 0
+            pages = list(_pages(file, chunk))
+            largest = max(pages, default=_Page(0, 0, False), key=lambda page: page.unpacked)
+            unpacked, packed = unpacked + largest.unpacked, packed + largest.packed
+            repeated += max((page.unpacked for page in pages if page.shared), default=0) if chunk.is_bytes else 0
+    if unpacked > max(_MAX_BATCH_BYTES, MAX_PAGE_RATIO * packed):
+        limit = f"above {_MAX_BATCH_BYTES:,}, the limit is {MAX_PAGE_RATIO} times their size"
+        raise Excess(f"a page of each column, {packed:,} bytes in all, claims to unpack to {unpacked:,}; {limit}")
     return max(1, min(most, _MAX_BATCH_BYTES // max(repeated, 1)))
 
 
-def _pages(file: IO[bytes], chunk: Chunk) -> Iterator[tuple[int, bool]]:
-    """Yields for each page of a column what it unpacks to, and whether many rows can share one of its values."""
+@dataclasses.dataclass(frozen=True)
+class _Page:
+    """Sizes of a page in bytes, and whether many rows can share one of its values."""
+
+    unpacked: int
+    packed: int
+    shared: bool
+
+
+def _pages(file: IO[bytes], chunk: Chunk) -> Iterator[_Page]:
+    """Yields what the headers of a column's pages claim."""
     place, end = chunk.start, chunk.start + chunk.size_bytes
     while place < end:
         header, size = _header(file, place, chunk.path)
@@ -196,7 +210,7 @@ def _pages(file: IO[bytes], chunk: Chunk) -> Iterator[tuple[int, bool]]:
                 f"column {chunk.path!r} has a page of {packed:,} bytes that claims to unpack to {unpacked:,}; above "
                 f"{FREE_PAGE_BYTES:,}, the limit is {MAX_PAGE_RATIO} times its size"
             )
-        yield unpacked, kind == _DICTIONARY_PAGE or encoding == _DELTA_BYTE_ARRAY
+        yield _Page(unpacked, packed, kind == _DICTIONARY_PAGE or encoding == _DELTA_BYTE_ARRAY)
         place += size + packed
 
 
