@@ -66,3 +66,12 @@ def test_curves_are_read_of_the_first_seed_where_they_are(tmp_path):
     points = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     assert report_page.read_curves({**_RESULTS, "runs": str(tmp_path)}) == [Curve("linear", points)]
+
+
+def test_warnings_are_at_the_top_and_escaped():
+    grids = [Grid("title", ("method", "a"), [("linear", "1")])]
+    results = {**_RESULTS, "warnings": ["val and <test> disagree"]}
+    page = report_page.render(results, grids, (), "", "")
+    assert "<strong>Warning:</strong> val and &lt;test&gt; disagree</p>" in page
+    assert page.index("Warning:") < page.index("Test accuracy by shots")
+    assert "Warning:" not in _render()
