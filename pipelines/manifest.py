@@ -338,9 +338,7 @@ def read_shards(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
     identity, whole = read_complete(folder, "pipelines.embed", {"shards": [_SHARD], "snapshot": str})
     path, shards = storage.join(folder, COMPLETE_FILE), whole["shards"]
     if whole["snapshot"] != fingerprint([whole["config_hash"], shards]):
-        raise UserError(
-            f"{path}: has a snapshot that is not that of its shards; remove it and run web-memory embed again"
-        )
+        raise UserError(f"{path}: its snapshot is not that of its shards; remove it and run web-memory embed again")
     if schemas.misshapen(identity, {"encoders": {str: schemas.shape_of(EncoderInfo)}}):
         raise UserError(f"{folder}: its {STAGE_FILE} is not that of embeddings; remove the folder")
     for shard in shards:
@@ -403,6 +401,8 @@ class Embeddings:
         path = storage.join(self.folder, f"{entry['name']}.parquet")
         wanted = columns if "id" in columns or kept == stored else ["id", *columns]
         table = schemas.read(path, wanted, {"config_hash": self._config_hash}, entry["footer_sha256"])
+        if not entry["footer_sha256"]:
+            storage.check_sha256(path, entry["sha256"], "remove it and run web-memory embed again")
         if table.num_rows != stored:
             raise UserError(
                 f"{path}: has {table.num_rows} rows, not {stored}; remove it and run web-memory embed again"
@@ -410,10 +410,10 @@ class Embeddings:
         if kept == stored:
             return table
         drops = storage.join(self.folder, DROPPED, f"{entry['name']}.parquet")
-        storage.check_sha256(drops, entry["dropped_sha256"], "run web-memory embed again")
         out = schemas.read(drops, ["id", "reason"] if also else ["id"], {"config_hash": self._config_hash})
         if pc.sum(pc.is_in(table["id"], value_set=out["id"].combine_chunks())).as_py() != stored - kept:
             raise UserError(f"{drops}: does not list {stored - kept} rows of {path}; run web-memory embed again")
+        storage.check_sha256(drops, entry["dropped_sha256"], "remove it and run web-memory embed again")
         if also:
             out = out.filter(pc.invert(pc.is_in(out["reason"], value_set=pa.array(also, pa.string()))))
         return table.filter(pc.invert(pc.is_in(table["id"], value_set=out["id"].combine_chunks()))).select(columns)
