@@ -14,6 +14,11 @@ def nearest(wrong: str, right: Sequence[str]) -> str:
     return f"did you mean {found[0]!r}?" if found else f"known are {', '.join(sorted(right))}"
 
 
+def one_line(error: BaseException) -> str:
+    """Returns what an exception says, without line breaks: sentences for the user have none."""
+    return " ".join(str(error).split())
+
+
 def command(stage: str) -> str:
     """Returns the command of a stage as users type it: `index.build` is `web-memory build`."""
     return f"web-memory {stage.rpartition('.')[2]}"

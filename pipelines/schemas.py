@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, one_line
 
 SCHEMA_VERSION = 3
 ROW_BITS = 40
@@ -260,13 +260,13 @@ def open_parquet(
             parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
         except storage.BROKEN_PARQUET as error:
             raise UserError(
-                f"{uri}: is not a whole Parquet file ({error}); remove it and run its stage again"
+                f"{uri}: is not a whole Parquet file ({one_line(error)}); remove it and run its stage again"
             ) from error
         _check(uri, parquet.schema_arrow, columns, metadata or {})
         try:
             yield parquet
         except storage.BROKEN_PARQUET as error:
-            raise UserError(f"{uri}: is damaged ({error}); remove it and run its stage again") from error
+            raise UserError(f"{uri}: is damaged ({one_line(error)}); remove it and run its stage again") from error
 
 
 def _check(uri: str, schema: pa.Schema, columns: Sequence[str], metadata: Mapping[str, str]) -> None:

@@ -103,6 +103,7 @@ def write_shard(
         rows_out=n,
         rows_rejected=0,
         output_sha256=storage.sha256(path),
+        output_footer=schemas.footer_sha256(path),
         config_hash=config_hash,
         run_id="run",
         secs=0.0,

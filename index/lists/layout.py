@@ -142,8 +142,8 @@ class NeighborJob:
         return storage.join(self.home, f"{name}.parquet")
 
     def is_done(self, name: str) -> bool:
-        """Tells whether an output and its marker exist."""
-        return storage.exists(self.marker_path(name)) and storage.exists(self.output_path(name))
+        """Tells whether an output and its marker exist, as files."""
+        return bool(storage.found(self.marker_path(name)) and storage.found(self.output_path(name)))
 
     def read(self, path: str, columns: list[str], footer: str = "") -> pa.Table:
         """Reads a file of this job, of which the SHA-256 of the footer may be known."""

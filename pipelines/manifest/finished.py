@@ -107,9 +107,7 @@ def read_shards(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
     identity, whole = read_complete(folder, "pipelines.embed", {"shards": [_SHARD], "snapshot": str})
     path, shards = storage.join(folder, COMPLETE_FILE), whole["shards"]
     if whole["snapshot"] != fingerprint([whole["config_hash"], shards]):
-        raise UserError(
-            f"{path}: has a snapshot that is not that of its shards; remove it and run web-memory embed again"
-        )
+        raise UserError(f"{path}: its snapshot is not that of its shards; remove it and run web-memory embed again")
     if schemas.misshapen(identity, {"encoders": {str: schemas.shape_of(EncoderInfo)}}):
         raise UserError(f"{folder}: its {STAGE_FILE} is not that of embeddings; remove the folder")
     for shard in shards:

@@ -108,16 +108,18 @@ class Embeddings:
         path, drops = self._paths(shard)
         wanted = columns if "id" in columns or kept == stored else ["id", *columns]
         table = schemas.read(path, wanted, {"config_hash": self._config_hash}, entry["footer_sha256"])
+        if not entry["footer_sha256"]:
+            storage.check_sha256(path, entry["sha256"], "remove it and run web-memory embed again")
         if table.num_rows != stored:
             raise UserError(
                 f"{path}: has {table.num_rows} rows, not {stored}; remove it and run web-memory embed again"
             )
         if kept == stored:
             return table
-        storage.check_sha256(drops, entry["dropped_sha256"], "remove it and run web-memory embed again")
         out = schemas.read(drops, ["id", "reason"] if also else ["id"], {"config_hash": self._config_hash})
         if pc.sum(pc.is_in(table["id"], value_set=out["id"].combine_chunks())).as_py() != stored - kept:
             raise UserError(f"{drops}: does not list {stored - kept} rows of {path}; run web-memory embed again")
+        storage.check_sha256(drops, entry["dropped_sha256"], "remove it and run web-memory embed again")
         if also:
             out = out.filter(pc.invert(pc.is_in(out["reason"], value_set=pa.array(also, pa.string()))))
         return table.filter(pc.invert(pc.is_in(table["id"], value_set=out["id"].combine_chunks()))).select(columns)

@@ -84,6 +84,8 @@ def figures(workdir: pathlib.Path) -> dict[str, str]:
         tables = [lists.split(split).to_pydict() for split in lists.query_snapshots]
         memory = [lists.memory(["id", "label", *lists.encoders]).to_pydict()]
         found["neighbors"] = _digest(repr((lists.fingerprint, tables, memory)))
+    if (workdir / "figures.json").exists():
+        found["results"] = (workdir / "figures.json").read_text()
     return found
 
 
@@ -112,15 +114,12 @@ def _damage(how: str, path: pathlib.Path, relative: pathlib.Path, kind: Kind, ma
         shutil.copy(next(choice for choice in choices if choice != path), path)
 
 
-def trial(
-    made: Made, kind: Kind, relative: pathlib.Path, how: str, right: dict[str, str], scratch: pathlib.Path
-) -> str:
-    """Runs one trial and returns how it ended.
+def trial(made: Made, kind: Kind, relative: pathlib.Path, how: str, right: dict[str, str], copy: pathlib.Path) -> str:
+    """Runs one trial in a folder of its own and returns how it ended.
 
     Raises:
         Wrong: if the damage was not dealt with.
     """
-    copy = scratch / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(made.root, copy, symlinks=True)
     workdir = copy / made.workdir
@@ -134,6 +133,17 @@ def trial(
     if damaged == original:
         return "harmless"
     what = f"{kind.name} ({relative}), {how}"
+    refusal = _refusal(made, kind, copy, what) or _changed(workdir, right, what)
+    if refusal and "remove it and run" in refusal:
+        _follow(made, kind, copy, refusal, right, what)
+    if refusal:
+        return "refused"
+    is_left = path.is_file() and path.read_bytes() == damaged or damaged is None and not path.is_file()
+    return "harmless" if is_left else "healed"
+
+
+def _refusal(made: Made, kind: Kind, copy: pathlib.Path, what: str) -> str:
+    """Runs the commands of a kind; returns the sentence that the first of them to fail ended with, or nothing."""
     for command in kind.commands:
         out, err = io.StringIO(), io.StringIO()
         try:
@@ -143,22 +153,39 @@ def trial(
             raise Wrong(f"{what}: {command} raised {type(error).__name__}: {error}") from error
         text = err.getvalue()
         if code == 2 and text.startswith("error: ") and text.count("\n") == 1:
-            return "refused"
+            return text
         if code:
             raise Wrong(f"{what}: {command} ended with {code}: {text!r}")
+    return ""
+
+
+def _changed(workdir: pathlib.Path, right: dict[str, str], what: str) -> str:
+    """Reads everything; returns the sentence that a reader refused a file with, or nothing."""
     try:
         after = figures(workdir)
     except UserError as error:
         if "\n" in str(error):
             raise Wrong(f"{what}: {error}") from error
-        return "refused"
+        return f"error: {error}"
     except Exception as error:
         raise Wrong(f"{what}: reading raised {type(error).__name__}: {error}") from error
     if after != right:
         changed = [name for name in right if after.get(name) != right[name]]
         raise Wrong(f"{what}: {', '.join(changed)} changed without a word")
-    is_left = path.is_file() and path.read_bytes() == damaged or damaged is None and not path.is_file()
-    return "harmless" if is_left else "healed"
+    return ""
+
+
+def _follow(made: Made, kind: Kind, copy: pathlib.Path, refusal: str, right: dict[str, str], what: str) -> None:
+    """Does what a refusal says; raises `Wrong` if that does not help, where the trial has the command that it names."""
+    path, command = refusal.removeprefix("error: ").split(": ")[0], refusal.partition("and run ")[2].split(" again")[0]
+    if command != "its stage" and command.removeprefix("web-memory ") not in kind.commands:
+        return
+    shutil.rmtree(path) if pathlib.Path(path).is_dir() else pathlib.Path(path).unlink()
+    again = _refusal(made, kind, copy, f"{what}, then removed") or _changed(
+        copy / made.workdir, right, f"{what}, removed"
+    )
+    if again and "embed" not in command and "embed" not in again:
+        raise Wrong(f"{what}: {refusal.strip()!r} does not help: {again.strip()!r}")
 
 
 def bits(size_bytes: int, count: int, seed: int) -> Iterator[str]:
@@ -189,7 +216,7 @@ def run(
                 continue
             counts = ends.setdefault((kind.name, how.split(" ")[0] if how.startswith("bit") else how), Counter())
             try:
-                counts[trial(made, kind, files[0], how, right, scratch)] += 1
+                counts[trial(made, kind, files[0], how, right, scratch / "copy")] += 1
             except Wrong as error:
                 counts["WRONG"] += 1
                 wrong.append(str(error))

@@ -454,3 +454,69 @@ def test_what_a_later_stage_will_lack_is_said_at_the_start(world, capsys):
     # A memory alone is complete.
     assert world.embed("alone", val_set__path="") == 0
     assert "note: " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"null", b"{", None])
+def test_numbers_of_shards_are_known_without_their_list(world, damage):
+    world.embed()
+    before = world.parquet()
+    for place in ("out/memory", "out/queries/val"):
+        (world.root / place / "inputs.json").unlink()
+        if damage is not None:
+            (world.root / place / "inputs.json").write_bytes(damage)
+    # A shard of each is to be embedded again, the first; it must not get the number of another.
+    (world.root / "out/memory/_done/00000.json").unlink()
+    (world.root / "out/queries/val/_done/val-00000.json").unlink()
+    assert world.embed() == 0
+    assert world.parquet() == before
+    assert storage.read_json(f"{world.root}/out/memory/inputs.json")["names"] == ["00000", "00001"]
+
+
+def test_a_marker_with_the_number_of_another_shard_is_refused(world, capsys):
+    world.embed()
+    path = f"{world.root}/out/memory/_done/00001.json"
+    storage.write_json(path, storage.read_json(path) | {"number": 5})
+    assert world.embed() == 2
+    assert (
+        "_done/00001.json: has the number 5, which inputs.json gives to another shard; remove it"
+        in capsys.readouterr().err
+    )
+    os.remove(path)
+    before = world.parquet()
+    assert world.embed() == 0 and world.parquet() == before
+
+
+def test_lists_of_rejected_rows_that_are_gone_are_made_again(world):
+    world.embed()
+    before = world.parquet()
+    (world.root / "out/memory/_rejects/00000.parquet").unlink()
+    (world.root / "out/queries/val/_filtered/val-00001.parquet").unlink()
+    assert world.embed() == 0 and world.parquet() == before
+
+
+def test_a_command_that_failed_before_its_first_shard_claims_nothing(world, capsys):
+    (world.root / "saved_model").mkdir()
+    broken = world.root / "saved_model"
+    shutil.copytree(world.flags["encoders.key"], broken, dirs_exist_ok=True)
+    (broken / "variables/variables.index").write_bytes(b"")
+    (broken / "saved_model.pb").write_bytes(b"broken")
+    assert world.embed("out", encoders__key=broken) == 2
+    assert world.embed("out", embed__batch_size=3) == 0
+    assert world.embed("out", embed__batch_size=4) == 2
+    assert "another configuration, batch_size was 3 and is now 4; set" in capsys.readouterr().err
+
+
+def test_the_listing_of_another_split_is_refused(world, capsys):
+    (world.root / "test.txt").write_text("".join(f"{i}.png {2 - i % 3}\n" for i in range(5)))
+    more = {"test_set__path": "test.txt", "test_set__image_root": "images"}
+    assert world.embed("out", **more) == 0
+    before = world.parquet()
+    listing = next((world.root / "out/queries/val/_inputs").glob("val-00000-*"))
+    shutil.copy(next((world.root / "out/queries/test/_inputs").glob("test-00000-*")), listing)
+    (world.root / "out/queries/val/_done/val-00000.json").unlink()
+    assert world.embed("out", **more) == 2
+    assert (
+        f"{listing}: is damaged or of another list; remove it and run web-memory embed again" in capsys.readouterr().err
+    )
+    listing.unlink()
+    assert world.embed("out", **more) == 0 and world.parquet() == before

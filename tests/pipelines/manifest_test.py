@@ -113,7 +113,7 @@ def test_dropped_rows_are_left_out_whatever_is_read(folder):
     assert table.column_names == ["member", "id"]
     assert schemas.split_ids(table["id"].to_numpy())[1].tolist() == [1, 2, 4, 5, 6]
     _drop(folder, "00002", ids[:1], whole["config_hash"])
-    with pytest.raises(UserError, match="00002.parquet: is damaged or of another run"):
+    with pytest.raises(UserError, match="does not list 2 rows of"):
         embeddings.read(2, ["id"])
 
 
@@ -208,3 +208,75 @@ def test_vectors_cost_what_they_hold(tmp_path, dtype):
     schemas.write(path, pa.table([schemas.fixed_list(vectors, field)], schema=pa.schema([field])), {})
     np.testing.assert_array_equal(schemas.to_matrix(schemas.read(path, ["key"])["key"]), vectors)
     assert storage.size_bytes(path) <= 1.02 * vectors.nbytes
+
+
+def test_of_two_configurations_the_fields_that_differ_are_shown(tmp_path):
+    encoders = {"key": {"fingerprint": "a", "dim": 4}, "value": {"fingerprint": "c", "dim": 5}}
+    manifest.claim(str(tmp_path), "stage", {"encoders": encoders, "batch": 3})
+    changed = {"encoders": {**encoders, "key": {"fingerprint": "b", "dim": 4}}, "batch": 3}
+    sentence = "another configuration, encoders.key.fingerprint was 'a' and is now 'b'; set another --config.workdir"
+    with pytest.raises(UserError, match=sentence):
+        manifest.claim(str(tmp_path), "stage", changed)
+    many = {"key": {"fingerprint": "b", "dim": 6}, "value": {"fingerprint": "c", "dim": 7}}
+    with pytest.raises(UserError, match=r"encoders.key.dim was 4 and is now 6, .* \(1 more differ\)"):
+        manifest.claim(str(tmp_path), "stage", {"encoders": many, "batch": 4})
+
+
+def test_a_claim_without_an_output_is_given_up(tmp_path):
+    folder, wrong, right = str(tmp_path), {"a": 1}, {"a": 2}
+    manifest.claim(folder, "stage", wrong)
+    storage.write_json(f"{folder}/inputs.json", {"names": ["x"]})
+    (tmp_path / "_done").mkdir()
+    manifest.release(folder, "stage", wrong)
+    assert (tmp_path / "inputs.json").exists()
+    manifest.release(folder, "stage", right)
+    assert list(tmp_path.iterdir()) == []
+    manifest.claim(folder, "stage", wrong)
+    (tmp_path / "_done").mkdir()
+    (tmp_path / "_done/x.json").write_text("{}")
+    manifest.release(folder, "stage", right)
+    with pytest.raises(UserError, match="another configuration, a was 1 and is now 2"):
+        manifest.claim(folder, "stage", right)
+
+
+def _rewrite(path, **changes):
+    storage.write_json(path, storage.read_json(path) | changes)
+
+
+def test_shards_with_one_number_and_other_snapshots_are_refused(folder):
+    whole = storage.read_json(f"{folder}/complete.json")
+    shards = whole["shards"]
+    _rewrite(f"{folder}/complete.json", shards=[shards[0], {**shards[1], "number": 0}, shards[2]])
+    with pytest.raises(UserError, match="complete.json: its snapshot is not that of its shards; remove it and run"):
+        Embeddings(folder)
+    twice = [shards[0], {**shards[1], "number": 0}, shards[2]]
+    _rewrite(f"{folder}/complete.json", snapshot=manifest.fingerprint([whole["config_hash"], twice]))
+    with pytest.raises(UserError, match="00001.json: has the number 0, which 00000 has too"):
+        Embeddings(folder)
+    outside = [{**shards[0], "name": "../../x"}, *shards[1:]]
+    snapshot = manifest.fingerprint([whole["config_hash"], outside])
+    _rewrite(f"{folder}/complete.json", shards=outside, snapshot=snapshot)
+    with pytest.raises(UserError, match=r"names '../../x', which is not in that folder"):
+        Embeddings(folder)
+
+
+def test_markers_that_are_displaced_are_refused(folder):
+    _, whole = manifest.read_complete(folder, "pipelines.embed")
+    _rewrite(f"{folder}/_done/00002.json", number=0)
+    with pytest.raises(UserError, match="00002.json: has the number 0, which 00000 has too; remove it and run"):
+        manifest.read_markers(folder, whole["config_hash"])
+    storage.copy(f"{folder}/_done/00001.json", f"{folder}/_done/00002.json")
+    with pytest.raises(UserError, match="00002.json: is the marker of 00001; remove it and run web-memory embed again"):
+        manifest.read_markers(folder, whole["config_hash"])
+
+
+def test_a_shard_in_the_place_of_another_is_refused(folder):
+    storage.copy(f"{folder}/00000.parquet", f"{folder}/00002.parquet")
+    with pytest.raises(UserError, match="00002.parquet: is damaged or of another run"):
+        Embeddings(folder).read(2, ["id"])
+
+
+def test_a_folder_of_an_older_version_is_refused(tmp_path):
+    (tmp_path / "stage.json").write_text('{"schema_version": 2, "stage": "stage"}')
+    with pytest.raises(UserError, match="is of schema_version 2, this program reads 3; set another --config.workdir"):
+        manifest.claim(str(tmp_path), "stage", {})

@@ -102,3 +102,37 @@ def test_a_file_that_is_read_in_batches_is_not_held(tmp_path):
         seen, grown = process.submit(_read_in_batches, path).result()
     assert seen == rows
     assert grown < rows * 256 * 4 / 3
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "where"),
+    [
+        ({"a": 1, "more": 2}, {"a": int}, ""),
+        ({"a": 1}, {"a": float}, ""),
+        ({"a": True}, {"a": int}, "a is of another type"),
+        ({"a": "1"}, {"a": int}, "a is of another type"),
+        ({}, {"a": int}, "it has no 'a'"),
+        ([], {"a": int}, "it is no object"),
+        (None, {"a": int}, "it is no object"),
+        ({"a": [{"b": 1}, {}]}, {"a": [{"b": int}]}, "a[1] has no 'b'"),
+        ({"a": {"x": 1, "y": None}}, {"a": {str: int}}, "a.y is of another type"),
+        ({"a": None}, {"a": object}, ""),
+    ],
+)
+def test_shapes_of_json(value, shape, where):
+    assert schemas.misshapen(value, shape) == where
+
+
+def test_footers_tell_files_apart(tmp_path):
+    digests = {}
+    for name, table in (("a", {"x": [1, 2]}), ("b", {"x": [1, 3]}), ("c", {"x": [1, 2]})):
+        schemas.write(str(tmp_path / name), pa.table(table), {})
+        digests[name] = schemas.footer_sha256(str(tmp_path / name))
+    assert digests["a"] == digests["c"] != digests["b"]
+    assert schemas.read(str(tmp_path / "a"), ["x"], footer=digests["a"]).num_rows == 2
+    with pytest.raises(UserError, match="b: is damaged or of another run; remove it"):
+        schemas.read(str(tmp_path / "b"), ["x"], footer=digests["a"])
+    for text in (b"", b"x", b"PAR1", b"\xff" * 20):
+        (tmp_path / "d").write_bytes(text)
+        with pytest.raises(UserError, match="d: is damaged or of another run; remove it"):
+            schemas.read(str(tmp_path / "d"), ["x"], footer=digests["a"])

@@ -1,8 +1,10 @@
 import bz2
 import gzip
 import hashlib
+import json
 import lzma
 import os
+import re
 
 import pytest
 import zstandard
@@ -232,3 +234,90 @@ def test_the_home_folder_is_the_only_abbreviation(monkeypatch, tmp_path):
     assert storage.local_path("~root") == f"{os.getcwd()}/~root"
     assert storage.local_path(".") == storage.local_path("") == os.getcwd() and storage.local_path("/") == "/"
     assert storage.local_path("./x/") == f"{os.getcwd()}/x"
+
+
+@pytest.mark.parametrize("path", ["a", "a/b.c", "..a", "a..", "...", "é/ü", "a b", "ab:c"])
+def test_paths_inside_a_folder(path):
+    assert storage.inside("f", path) == f"f/{path}"
+    assert storage.inside("memory://x/", path) == f"memory://x/{path}"
+
+
+_OUTSIDE = (
+    "",
+    "/",
+    "/a",
+    "..",
+    "a/..",
+    "../a",
+    "a/../../b",
+    "a//b",
+    "./a",
+    "a/",
+    "a\\b",
+    "..\\b",
+    "a\0",
+    "C:/x",
+    "c:a",
+)
+
+
+@pytest.mark.parametrize("path", [*_OUTSIDE, "a::b", "http://x", "memory://x", None, 3, ["a"]])
+def test_paths_that_lead_out_of_a_folder(path):
+    with pytest.raises(UserError, match="f: a file there names .*, which is not in that folder"):
+        storage.inside("f", path)
+
+
+def test_an_object_knows_when_it_has_changed(root):
+    path, value = f"{root}/x.json", {"b": [1, 2.5, None], "a": {"é": "\ud800"}}
+    storage.write_json(path, value)
+    assert storage.read_json(path, sealed=True) == value
+    with storage.open_read(path) as file:
+        data = file.read()
+    parsed = json.loads(data)
+    # Anyone can check it: the SHA-256 of the other entries as compact JSON with sorted keys.
+    rest = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    assert parsed["sha256"] == hashlib.sha256(rest).hexdigest() and list(parsed) == ["a", "b", "sha256"]
+    harmless = 0
+    for bit in range(8 * len(data)):
+        with storage.atomic_write(path) as file:
+            file.write(data[: bit // 8] + bytes([data[bit // 8] ^ (1 << bit % 8)]) + data[bit // 8 + 1 :])
+        try:
+            assert storage.read_json(path, sealed=True) == value
+            harmless += 1
+        except UserError as error:
+            assert str(error).startswith(path) and str(error).count("\n") == 0
+    assert harmless < 60  # white space, and the case of hexadecimal digits
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "{}", '{"a": 1}', "[" * 100_000, "", "\x00"])
+def test_what_has_no_seal_is_refused_where_one_is_needed(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=r"x.json: is .+; do this") as error:
+        storage.read_json(str(tmp_path / "x.json"), "do this", sealed=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_marker(tmp_path, monkeypatch):
+    calls = []
+    sync, replace = os.fsync, os.replace
+
+    def of(descriptor):
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+
+    def named(path):
+        return re.sub(r"\.tmp-\w+", ".tmp", str(path).replace(str(tmp_path), "")) or "/"
+
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append(("sync", named(of(file)))), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(("rename", named(b))), replace(a, b)))
+    with storage.atomic_write(f"{tmp_path}/data") as file:
+        file.write(b"x")
+    with storage.atomic_folder(f"{tmp_path}/folder") as folder:
+        (tmp_path / folder / "inner").mkdir()
+        (tmp_path / folder / "inner/y").write_text("y")
+    storage.write_json(f"{tmp_path}/done/marker.json", {})
+    folder = [("sync", f"/folder.tmp{place}") for place in ("/inner/y", "/inner", "")]
+    assert calls == [
+        *[("sync", "/data.tmp"), ("rename", "/data"), ("sync", "/")],
+        *[*folder, ("rename", "/folder"), ("sync", "/")],
+        *[("sync", "/done/marker.json.tmp"), ("rename", "/done/marker.json"), ("sync", "/done")],
+    ]
