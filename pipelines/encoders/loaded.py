@@ -87,9 +87,9 @@ class TextEncoder:
             except Exception as error:
                 # The library has no exception of its own.
                 raise UserError(f"{path}: is not a tokenizer ({error})") from error
-            self._tokenizer.enable_truncation(preprocess["max_tokens"])
-            self._tokenizer.enable_padding(pad_to_multiple_of=_TEXT_LENGTH_STEP)
         self._spec, self._model = spec, saved_model.load(folder, spec.description, spec.unsafe)
+        if self._tokenizer:
+            _cut_and_pad(self._tokenizer, preprocess["max_tokens"], self._model.length)
 
     def encode(self, texts: Sequence[str | None], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` texts to vectors `[n, dim]` float32; None is an empty text."""
@@ -102,6 +102,21 @@ class TextEncoder:
         tokens = np.array([e.ids for e in encodings], np.int32)
         mask = np.array([e.attention_mask for e in encodings], np.int32)
         return finish(self._model(tokens, mask)[: len(texts)], self._spec)
+
+
+def _cut_and_pad(tokenizer: Any, max_tokens: int, length: int) -> None:
+    """Sets a tokenizer to the length that a model states or, if that is 0, to the longest text of a batch.
+
+    Models of a fixed length may see what is after the end of a text, so the tokenizer's own padding is used for them.
+    """
+    if not length:
+        tokenizer.enable_truncation(max_tokens)
+        tokenizer.enable_padding(pad_to_multiple_of=_TEXT_LENGTH_STEP)
+        return
+    own = tokenizer.padding or {}
+    tokenizer.enable_truncation(min(max_tokens, length))
+    known = {name: own[name] for name in ("pad_id", "pad_type_id", "pad_token") if name in own}
+    tokenizer.enable_padding(length=length, **known)
 
 
 class EncoderSet:

@@ -4,6 +4,7 @@ The fields `signature`, `inputs`, `output` and `requires` of `encoder.json` (doc
 `model_files` finds the folder, `loaded` prepares the arrays.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -51,8 +52,25 @@ def import_required(description: Mapping[str, Any]) -> None:
         ) from error
 
 
-def load(folder: pathlib.Path, description: Mapping[str, Any], unsafe: bool = False) -> Callable[..., np.ndarray]:
-    """Loads a model as a function from arrays `[B, ..]`, in the order of `inputs`, to float32 `[B, ..]`.
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A loaded model, which is called with arrays.
+
+    Attributes:
+        run: from arrays `[B, ..]`, in the order of `inputs`, to float32 `[B, ..]`.
+        length: second dimension of the first array, where the model states one; 0 if it takes any.
+    """
+
+    run: Callable[..., np.ndarray]
+    length: int
+
+    def __call__(self, *arrays: Any) -> np.ndarray:
+        """Returns the output for a batch; a `UserError` if the model does not accept the arrays or lacks the output."""
+        return self.run(*arrays)
+
+
+def load(folder: pathlib.Path, description: Mapping[str, Any], unsafe: bool = False) -> Model:
+    """Loads a model.
 
     Args:
         folder: of the SavedModel.
@@ -60,8 +78,7 @@ def load(folder: pathlib.Path, description: Mapping[str, Any], unsafe: bool = Fa
         unsafe: whether its operations may reach files, sockets, processes and Python.
 
     Raises:
-        UserError: if it cannot be loaded, may not be, or has no such signature. The function raises it if the model
-            does not accept the arrays, or has no such output.
+        UserError: if it cannot be loaded, may not be, or has no such signature.
     """
     import tensorflow as tf
     import tensorflow_hub as hub
@@ -100,7 +117,21 @@ def load(folder: pathlib.Path, description: Mapping[str, Any], unsafe: bool = Fa
             raise UserError(f"{folder}: its output is not a float tensor with a row for each input; see 'output'")
         return np.asarray(picked.numpy(), np.float32)
 
-    return run
+    return Model(run, _length(model, signature, names))
+
+
+def _length(model: Any, signature: str | None, names: list[str] | None) -> int:
+    """Returns the second dimension of the first input, 0 if any is taken: texts of fixed length are `[None, 77]`."""
+    if signature is None:
+        functions = getattr(model.__call__, "concrete_functions", ())
+        first = [arguments[0] for arguments, _ in (f.structured_input_signature for f in functions) if arguments]
+    else:
+        first = [model.signatures[signature].structured_input_signature[1]]
+    # Inputs with names are a dict, in no order.
+    specs = [spec.get((names or [*spec])[0]) if isinstance(spec, dict) else spec for spec in first if spec]
+    shapes = [spec.shape for spec in specs if hasattr(spec, "shape")]
+    lengths = [shape[1] if shape.rank == 2 else None for shape in shapes]
+    return 0 if None in lengths else max(lengths, default=0)
 
 
 def _signature(model: Any, signature: str, names: list[str] | None, folder: pathlib.Path) -> Callable[..., Any]:

@@ -246,9 +246,9 @@ def test_a_workdir_may_have_any_name(world):
 
 def _fails(world, capsys, sentence, *beam, out="out", **changes):
     assert world.embed(out, *beam, **changes) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and sentence in error and "Traceback" not in error, error
-    assert error.count("\n") == 1
+    # A slow machine shows progress before.
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("embed: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and sentence in lines[0], lines
 
 
 def test_too_many_rejects_fail_the_job_with_the_reasons(world, capsys):

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tokenizers
 
 from pipelines.encoders import handles, vit, vit_checkpoint
 from pipelines.encoders.handles import resolve
@@ -160,3 +162,52 @@ def test_vectors_of_any_length_get_unit_length():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert np.isnan(unit(np.array([[np.nan, 1]], np.float32))).any()
     assert not np.isfinite(unit(np.array([[np.inf, 1]], np.float32))).all()
+
+
+class _FixedIds(tf.Module):
+    """Gives ids and mask of a text of 7 tokens back, three numbers of each, however it is called."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 7], tf.int32)] * 2)
+    def __call__(self, ids, mask):
+        return tf.cast(tf.concat([ids, mask], 1), tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 7], tf.int64, name) for name in ("mask", "ids")])
+    def tokens(self, mask, ids):
+        return {"both": tf.cast(tf.concat([ids, mask], 1), tf.float32)}
+
+
+class _NamedIds(tf.Module):
+    @tf.function(input_signature=[{name: tf.TensorSpec([None, 7], tf.int32) for name in ("mask", "ids")}])
+    def __call__(self, inputs):
+        return tf.cast(tf.concat([inputs["ids"], inputs["mask"]], 1), tf.float32)
+
+
+@pytest.mark.parametrize("max_tokens", [4, 7, 8, 77])
+@pytest.mark.parametrize("pad", [None, 5])
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [
+        (_FixedIds, {}),
+        (_FixedIds, {"signature": "tokens", "inputs": ["ids", "mask"]}),
+        (_NamedIds, {"inputs": ["ids", "mask"]}),
+    ],
+)
+def test_texts_have_the_length_that_the_signature_states(tmp_path, max_tokens, pad, model, change):
+    made_model = model()
+    signatures = made_model.tokens if model is _FixedIds else None
+    tf.saved_model.save(made_model, str(tmp_path), signatures and {"tokens": signatures})
+    words = {word: number for number, word in enumerate(["[UNK]", "a", "red", "dog"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    if pad:
+        tokenizer.enable_padding(pad_id=pad, pad_token="a", length=3)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    preprocess = {"tokenizer": "tokenizer.json", "max_tokens": max_tokens}
+    description = {"name": "fixed", "kind": "text", "dim": 14, "preprocess": preprocess, **change}
+    (tmp_path / "encoder.json").write_text(json.dumps(description))
+    encoder = TextEncoder(resolve(str(tmp_path), "float32", normalize=False))
+    found = encoder.encode(["a red dog", "", None, "dog " * 9], 5)
+    most = min(max_tokens, 7)
+    expected = [[1, 2, 3], [], [], [3] * most]
+    for row, ids in zip(found.tolist(), expected, strict=True):
+        assert row == ids + [pad or 0] * (7 - len(ids)) + [1] * len(ids) + [0] * (7 - len(ids))

@@ -85,6 +85,8 @@ def test_a_footer_with_another_bit_is_no_memory_without_the_image(places, tmp_pa
     data = bytearray(path.read_bytes())
     data[-30] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=f"{path.name}: is damaged or of another run, its SHA-256 .*run web-memory embed again"):
+    with pytest.raises(
+        UserError, match=f"{path.name}: is damaged or of another run, its SHA-256 .*run web-memory embed again"
+    ):
         _add(places, tmp_path, memory.ids[2])
     assert not len(removal.read(places.removed))

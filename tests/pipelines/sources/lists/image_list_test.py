@@ -92,7 +92,6 @@ def test_imagenet_lt_is_taken_as_it_is(tmp_path):
         ("a.jpg,0 1\n", "line 1"),
         ("x, 1\n", "line 1"),
         ("a.jpg 0\rb.jpg 1\r", "line 1: has a carriage return in it"),
-        ("a.jpg 0\x85b.jpg 1 2\n", "line 1"),
         ("a.jpg -1\n", "line 1"),
         ("a.jpg 2147483648\n", "line 1"),
         ("a.jpg ²\n", "line 1"),
@@ -141,16 +140,8 @@ def test_lists_of_other_systems_are_read(tmp_path, data):
 
 
 def test_a_path_may_have_spaces_dots_and_numbers(tmp_path):
-    names = [
-        "a b.png",
-        "photo 2.png",
-        "my.png copy 3.png",
-        "v1.0, final.jpg",
-        "3 4",
-        "x::y.jpg",
-        "a.jfif",
-        "caf\u00e9 \u2028.png",
-    ]
+    names = ["a b.png", "photo 2.png", "my.png copy 3.png", "v1.0, final.jpg", "3 4", "x::y.jpg", "a.jfif"]
+    names += ["caf\u00e9 \u2028.png", "a[1]{b}.png", "100%.png", "#?.png"]
     write_images(tmp_path / "images", *names)
     data = "".join(f"{name} {label}\n" for label, name in enumerate(names)).encode()
     assert _members(tmp_path, data) == [(name, label) for label, name in enumerate(names)]
