@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ROW_BITS = 40
 ROW_GROUP_ROWS = 4096
 # Values that the writer takes at a time: with 1,024, its default, a table of vectors took a fifth longer.

@@ -187,7 +187,7 @@ def test_a_damaged_file_is_refused_not_misread(folder, damage):
 def test_another_schema_version_is_refused(tmp_path):
     path = str(tmp_path / "x.parquet")
     pq.write_table(pa.table({"id": [1]}), path)
-    with pytest.raises(UserError, match="schema_version is None, this program reads 2"):
+    with pytest.raises(UserError, match="schema_version is None, this program reads 3"):
         schemas.read(path, ["id"])
 
 
