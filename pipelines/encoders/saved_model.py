@@ -128,9 +128,10 @@ def _length(model: Any, signature: str | None, names: list[str] | None) -> int:
     else:
         first = [model.signatures[signature].structured_input_signature[1]]
     # Inputs with names are a dict, in no order.
-    specs = [spec.get((names or [*spec])[0]) if isinstance(spec, dict) else spec for spec in first if spec]
+    specs: list[Any] = [spec.get((names or [*spec])[0]) if isinstance(spec, dict) else spec for spec in first if spec]
     shapes = [spec.shape for spec in specs if hasattr(spec, "shape")]
-    return max((shape[1] or 0 if shape.rank == 2 else 0 for shape in shapes), default=0)
+    lengths = [shape[1] or 0 if shape.rank == 2 else 0 for shape in shapes]
+    return 0 if 0 in lengths else max(lengths, default=0)
 
 
 def _signature(model: Any, signature: str, names: list[str] | None, folder: pathlib.Path) -> Callable[..., Any]:
