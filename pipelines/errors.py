@@ -1,7 +1,11 @@
 """The one exception that is meant for the person at the keyboard, and how suggestions are worded."""
 
 import difflib
+import re
+import tempfile
 from collections.abc import Sequence
+
+_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 
 
 class UserError(Exception):
@@ -17,6 +21,24 @@ def nearest(wrong: str, right: Sequence[str]) -> str:
 def one_line(error: BaseException) -> str:
     """Returns what an exception says, without line breaks: sentences for the user have none."""
     return " ".join(str(error).split())
+
+
+def full_disk(error: BaseException, place: str) -> UserError | None:
+    """Returns the error to show if a write failed for lack of space, of whatever type and depth it is; else None.
+
+    Args:
+        error: as it was raised; libraries and runners keep no more of the cause than its text.
+        place: folder of the outputs.
+    """
+    text, cause = "", error.__cause__
+    while cause is not None and len(text) < 1 << 16:
+        text, cause = f"{text}\n{cause}", cause.__cause__
+    if not _FULL.search(f"{error}{text}"):
+        return None
+    return UserError(
+        f"{place}: no space is left on its disk, or on that of the temporary files ({tempfile.gettempdir()}); make "
+        "room and run the same command again, it resumes"
+    )
 
 
 def command(stage: str) -> str:

@@ -1,7 +1,7 @@
 """The command line that all commands share: parses it, checks the config, runs the command, words every mistake.
 
-A `UserError` ends in one sentence and exit code 2, never a traceback. Fields are checked, set and described by
-`fields`, flags for Beam are read by `runner`.
+A `UserError` ends in one sentence and exit code 2, a mistake of ours in one that names the file of its traceback, and
+exit code 1. Fields are checked, set and described by `fields`, flags for Beam are read by `runner`.
 """
 
 import argparse
@@ -9,7 +9,10 @@ import contextlib
 import importlib.metadata
 import logging
 import pathlib
+import re
 import sys
+import tempfile
+import traceback
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +21,7 @@ from typing import Any
 import configs
 from configs.base import Config
 from pipelines import fields, storage
-from pipelines.errors import UserError, command, nearest
+from pipelines.errors import UserError, command, full_disk, nearest
 
 _OVERRIDE = "--config."
 _OWN = ("--config", "--help", "--log_format", "--version")
@@ -194,11 +197,13 @@ def main(
     warnings.simplefilter("ignore")
     # Beam's runners print the traceback of a worker before they raise it; `runner` words it once.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
+    workdir = "the command"
     try:
         config, chosen, rest = parse(sys.argv[1:] if argv is None else argv, description, switches, values)
         ours = [*_OWN, *(f"--{name}" for name in chosen)]
         if rest and not beam:
             raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0].partition('=')[0], ours)}")
+        workdir = config.workdir
         from pipelines import generation
 
         if beam:
@@ -209,13 +214,11 @@ def main(
                 run(generation.resolve(config, chooses_generation), runner, **chosen)
         else:
             run(generation.resolve(config), **chosen)
-    except UserError as error:
-        return failed(str(error))
-    except OSError as error:
-        return failed(f"{error.filename or 'the system'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 130
+    except Exception as error:
+        return _said(error, workdir)
     return 0
 
 
@@ -236,6 +239,37 @@ def _sole_writer(workdir: str, module: str) -> Iterator[None]:
     finally:
         if held:
             held.close()
+
+
+def _said(error: Exception, workdir: str) -> int:
+    """Says what a command failed with, in one sentence, and returns the exit code."""
+    if full := full_disk(error, workdir):
+        return failed(str(full))
+    if isinstance(error, UserError):
+        return failed(str(error))
+    if isinstance(error, OSError):
+        return failed(f"{error.filename or workdir}: {error.strerror or _first_line(error)}")
+    if isinstance(error, MemoryError):
+        return failed(f"{workdir}: there is not enough memory ({_first_line(error)}); docs/scale.md says what needs it")
+    # A mistake of ours: the traceback is for us, and not for the person at the keyboard.
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="web-memory-", suffix=".txt", delete=False) as file:
+            file.writelines(traceback.format_exception(error))
+        where = f"the traceback is in {file.name}, please report it"
+    except OSError as unwritable:
+        where = f"its traceback cannot be written ({unwritable.strerror})"
+    failed(f"{workdir}: this is a bug of web-memory ({_first_line(error)}); {where}")
+    return 1
+
+
+def _first_line(error: Exception) -> str:
+    """Returns type and message of an error in one line, without what Beam adds."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # A worker's traceback ends with its error.
+    last = lines[-1] if lines and "Traceback" in str(error) else "".join(lines[:1])
+    text = last.partition(" [while running")[0].strip()[:300]
+    name = type(error).__name__
+    return text if re.match(r"[\w.]+(Error|Exception): ", text) else f"{name}: {text}" if text else name
 
 
 def failed(sentence: str) -> int:

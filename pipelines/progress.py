@@ -154,12 +154,13 @@ class Stage:
         workdir: where the seconds are noted.
 
     Attributes:
+        workdir: as given.
         worked: to be set to false if all was done before, so that the seconds noted then are kept.
     """
 
     def __init__(self, name: str, unit: str, workdir: str) -> None:
         """Starts nothing yet."""
-        self._name, self._unit, self._workdir = name, unit, workdir
+        self._name, self._unit, self.workdir = name, unit, workdir
         self.worked = True
         self._lock: IO[bytes] | None = None
         self._begin = time.monotonic()
@@ -174,7 +175,7 @@ class Stage:
             UserError: if the same stage is at work in the same (local) workdir.
         """
         global _bar
-        self._lock = storage.lock(storage.join(self._workdir, "stages", f"{self._name}.lock"))
+        self._lock = storage.lock(storage.join(self.workdir, "stages", f"{self._name}.lock"))
         if sys.stdout.isatty() and not as_json:
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
@@ -196,7 +197,7 @@ class Stage:
             self._lock.close()
         if kind is None and self.worked:
             storage.write_json(
-                storage.join(self._workdir, "stages", f"{self._name}.json"),
+                storage.join(self.workdir, "stages", f"{self._name}.json"),
                 {"stage": self._name, "secs": round(self.secs, 3)},
             )
 

@@ -10,17 +10,26 @@ import difflib
 import importlib
 import multiprocessing
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines import progress
-from pipelines.errors import UserError, nearest
+from pipelines.errors import UserError, full_disk, nearest
 from pipelines.progress import Stage
 
 if TYPE_CHECKING:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
+# Flags of runners for a part that they would download.
+_PARTS = {
+    "prism": "--prism_location",
+    "flink": "--flink_job_server_jar",
+    "spark": "--spark_job_server_jar",
+}
+_NO_SERVICE = "--job_endpoint: no job service answers there"
+_ENDPOINT_SECS = 10.0
 # Runners that need more than Beam: a module, and the extra of ours that installs it.
 _EXTRAS = {"dataflow": ("google.cloud.dataflow", "gcp"), "dask": ("distributed", "dask")}
 
@@ -85,8 +94,13 @@ class Runner:
         options = self._options()
         processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
         watched = self._stage.watch(measure) if self._stage else contextlib.nullcontext()
+        workdir = self._stage.workdir if self._stage else ""
         with watched, worker_process.watched() if processes else contextlib.nullcontext():
-            _run_to_end(beam.Pipeline(options=options), build)
+            try:
+                _check_endpoint(options)
+                _run_to_end(beam.Pipeline(options=options), build)
+            except Exception as error:
+                raise _worded(error, _runner_name(self._argv), workdir) from error
         template = options.view_as(GoogleCloudOptions).template_location
         if options.view_as(TestOptions).dry_run or template:
             written = f"; its template is {template}" if template else ""
@@ -105,8 +119,6 @@ def _run_to_end(pipeline: "beam.Pipeline", build: "Callable[[beam.Pipeline], Non
             # Work on other machines would go on.
             result.cancel()
         raise
-    except Exception as error:
-        raise _worded(error) from error
     finally:
         # DaskRunner leaves its client open.
         if client := getattr(result, "client", None):
@@ -243,23 +255,64 @@ class _Lenient:
         return
 
 
-def _worded(error: Exception) -> BaseException:
+def _check_endpoint(options: "PipelineOptions") -> None:
+    """Raises a `UserError` if nothing listens where a job service is named: Beam itself would ask for minutes."""
+    from apache_beam.options.pipeline_options import PortableOptions, StandardOptions
+
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    host, _, port = (endpoint or "").rpartition(":")
+    if not endpoint or endpoint == "embed" or not options.view_as(StandardOptions).runner.endswith("PortableRunner"):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ENDPOINT_SECS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"{_NO_SERVICE} ({endpoint}: {getattr(error, 'strerror', None) or error})") from error
+
+
+def _worded(error: Exception, runner: str, workdir: str) -> BaseException:
     """Returns what a failed job is to raise: a `UserError` where the person can mend it, else the error itself."""
     from pipelines import worker_process
 
-    if "KeyboardInterrupt" in str(error):
+    text = f"\n{type(error).__name__}: {error}"
+    if "KeyboardInterrupt" in text:
         return KeyboardInterrupt()
+    if full := full_disk(error, workdir or "the job"):
+        return full
+    place = f"{workdir}: " if workdir else ""
     # Runners hand on a worker's exception as text; the sentence of a UserError is found again in it.
-    found = re.search(
-        r"(?:^|\n)(?:pipelines\.errors\.)?UserError: (.+?)(?: \[while running|\n|$)",
-        f"\n{type(error).__name__}: {error}",
-    )
-    if found:
-        return UserError(found.group(1))
-    if type(error).__name__ == "FutureTimeoutError":
-        return UserError("--job_endpoint: no job service answers there")
-    if type(error).__name__ == "KilledWorker":
-        return UserError(worker_process.KILLED)
+    if found := re.search(r"(?:^|\n)(?:pipelines\.errors\.)?UserError: (.+?)(?: \[while running|\n|$)", text):
+        sentence = found.group(1)
+        return UserError(f"{place}{sentence}" if sentence == worker_process.KILLED else sentence)
+    if found := re.search(r"(?:^|\n)(?:\w*Error): (\[Errno \d+\] .+?)(?: \[while running|\n|$)", text):
+        return UserError(f"{place}{found.group(1)}; fix that and run the same command again, it resumes")
+    if found := re.search(r"Unable to fetch remote .*? at (\S+?):? ", text):
+        flag = next((flag for name, flag in _PARTS.items() if name in runner.lower()), "")
+        by_hand = f" and name it by {flag}=FILE" if flag else ""
+        return UserError(
+            f"--runner={runner}: a part of it cannot be downloaded; get {found.group(1)} where there is a network"
+            f"{by_hand}, or leave --runner out"
+        )
+    # The launcher may notice the broken channel before the death of the process.
+    if type(error).__name__ == "KilledWorker" or "Channel closed prematurely" in text or worker_process.has_lost_one():
+        return UserError(f"{place}{worker_process.KILLED}")
+    return _of_service(error, runner)
+
+
+def _of_service(error: Exception, runner: str) -> Exception:
+    """Returns what a job on a service is to raise where the service itself failed; else the error itself."""
+    kind, first = type(error).__name__, next(iter(str(error).splitlines()), "")
+    if kind == "FutureTimeoutError":
+        return UserError(_NO_SERVICE)
+    if kind in ("_InactiveRpcError", "_MultiThreadedRendezvous"):
+        code = error.code().name if hasattr(error, "code") else first
+        return UserError(
+            f"--runner={runner}: the job service does not answer any more ({code}); run the same "
+            "command again once it does, it resumes"
+        )
+    if isinstance(error, OSError) and "connect" in first and "dask" in runner.lower():
+        return UserError(f"--dask_client_address: no scheduler answers there ({first})")
+    if isinstance(error, FileNotFoundError) and error.filename == "java":
+        return UserError(f"--runner={runner}: its job server needs Java, and there is no program 'java'; install it")
     if type(error).__module__.startswith("google."):
-        return UserError(f"Google Cloud: {str(error).splitlines()[0]}")
+        return UserError(f"Google Cloud: {first}")
     return error

@@ -5,6 +5,10 @@ the container is gone; this one does the same for processes.
 """
 
 import contextlib
+import os
+import pathlib
+import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -25,12 +29,13 @@ KILLED = "a worker process was killed (out of memory?); run the same command aga
 def watched() -> Iterator[None]:
     """Within it, Beam's local runner starts its worker processes through `WatchedWorker`."""
     handlers, hook = WorkerHandler._registered_environments, threading.excepthook
+    WatchedWorker.running.clear()
     handler = handlers[python_urns.SUBPROCESS_SDK]
     handlers[python_urns.SUBPROCESS_SDK] = (WatchedWorker, bytes)
 
     def quiet(args: threading.ExceptHookArgs) -> None:
         # Each of Beam's threads that read from a killed worker would print a traceback.
-        if not issubclass(args.exc_type, grpc.RpcError):
+        if not issubclass(args.exc_type, grpc.RpcError | KeyError):
             hook(args)
 
     threading.excepthook = quiet
@@ -41,27 +46,52 @@ def watched() -> Iterator[None]:
         threading.excepthook = hook
 
 
+def has_lost_one() -> bool:
+    """Tells whether a worker process of the last job has died."""
+    return any(worker.has_died for worker in WatchedWorker.running)
+
+
 class WatchedWorker(SubprocessSdkWorkerHandler):
-    """A worker process; if it dies, all requests to it fail with the sentence `KILLED`."""
+    """A worker process; if it dies, all requests to it fail with the sentence `KILLED`, and the others are ended.
+
+    Attributes:
+        running: the workers of the job.
+        has_died: whether the process ended with an error.
+    """
+
+    running: "list[WatchedWorker]" = []
+    has_died = False
 
     def start_worker(self) -> None:
         """Starts the process and a thread that waits for its end."""
-        self.worker = SubprocessSdkWorker(
-            self._worker_command_line, self.control_address, self.provision_info, self.worker_id
-        )
+        self._folder = tempfile.TemporaryDirectory(prefix="web-memory-worker-")
+        # Beam tells nobody the id of the process; its complaints about a job that has ended are no news.
+        line = f"echo $$ >{self._folder.name}/id; exec {self._worker_command_line.decode()} 2>{self._folder.name}/log"
+        self.worker = SubprocessSdkWorker(line.encode(), self.control_address, self.provision_info, self.worker_id)
         self.worker_thread = threading.Thread(name="run_worker", target=self._work)
+        self.running.append(self)
         self.worker_thread.start()
 
     def _work(self) -> None:
         try:
             self.worker.run()
         except RuntimeError:
+            self.has_died = True
+            # The others would wait for the rest of the job, or complain that it has gone.
+            for other in self.running:
+                other.end()
             # First future requests, then those that are pending.
             self.control_conn.push = self._fail
             asked = self.control_conn._futures_by_id
             for instruction in list(asked):
                 if future := asked.pop(instruction, None):
                     future.set(_failure(instruction))
+
+    def end(self) -> None:
+        """Kills the process, if it has not ended."""
+        with contextlib.suppress(OSError, ValueError):
+            if self.worker_thread.is_alive() and self.worker_thread is not threading.current_thread():
+                os.kill(int(pathlib.Path(self._folder.name, "id").read_text()), signal.SIGKILL)
 
     def _fail(self, request: object) -> ControlFuture | None:
         if isinstance(request, beam_fn_api_pb2.InstructionRequest):

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from configs.base import Embed
 from pipelines import schemas, sources, storage
 from pipelines.embedding.inference import BatchEmbedder, EmbeddedBatch, Item, ShardJob, Tools, Unused
-from pipelines.errors import UserError
+from pipelines.errors import UserError, full_disk
 from pipelines.manifest import FILTERED, REJECTS, Marker, read_marker
 from pipelines.sources import Filtered, InputShard, Reject, Sample
 from pipelines.sources.sample import storable_text
@@ -200,7 +200,7 @@ class ShardLine:
 
     @contextlib.contextmanager
     def _or_abandon(self, job: ShardJob) -> Iterator[None]:
-        """A context in which an error abandons every unfinished shard; an error of the storage names this shard."""
+        """A context in which an error abandons every unfinished shard; one of the storage names the place."""
         try:
             yield
         except BaseException as error:
@@ -209,8 +209,11 @@ class ShardLine:
             while self._runs:
                 self._runs.pop().abandon(error)
             if isinstance(error, OSError):
-                uri = job.shard.uri
-                raise UserError(f"{uri}: {error}; fix that and run the same command again") from error
+                # The source's own failures are rejects and user errors, so this is where the shard is written.
+                where = f"{job.folder}: {error}, while {job.shard.uri} was embedded"
+                raise full_disk(error, job.folder) or UserError(
+                    f"{where}; fix that and run the same command again"
+                ) from error
             raise
 
 

@@ -1,6 +1,9 @@
 import dataclasses
+import errno
 import json
+import os
 import pathlib
+import tempfile
 
 import pytest
 
@@ -92,6 +95,68 @@ def _fails(config):
 def test_main_ends_in_one_sentence_and_exit_code_2(capsys):
     assert options.main(_fails, "test", ["--config=configs/demo.py"]) == 2
     assert capsys.readouterr().err == "error: the sentence\n"
+
+
+def _raise(error):
+    def run(config):
+        raise error
+
+    return options.main(run, "test", ["--config=configs/demo.py", "--config.workdir=out/here"])
+
+
+def test_a_mistake_of_ours_is_one_sentence_with_the_file_of_its_traceback(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert _raise(KeyError("sizes")) == 1
+    printed = capsys.readouterr().err
+    (file,) = tmp_path.iterdir()
+    assert printed == (
+        f"error: out/here: this is a bug of web-memory (KeyError: 'sizes'); the traceback is in {file}, "
+        "please report it\n"
+    )
+    assert file.read_text().startswith("Traceback") and "KeyError: 'sizes'" in file.read_text()
+    # What Beam raises for a worker's error.
+    assert _raise(RuntimeError("Traceback (..):\n  File x\nKeyError: 'a' [while running 'Embed-ptransform-3']\n")) == 1
+    assert "(KeyError: 'a'); the traceback is in" in capsys.readouterr().err
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert _raise(KeyError("sizes")) == 1
+    assert capsys.readouterr().err.endswith("; its traceback cannot be written (No such file or directory)\n")
+
+
+def _caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/y"),
+        OSError("Error writing bytes to file. Detail: [errno 28] No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device"),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        _caused(RuntimeError("checkpoint failed"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+        UserError("/data/a.tar: [Errno 28] No space left on device; fix that"),
+    ],
+)
+def test_a_full_disk_is_said_with_the_folder_of_the_outputs(error, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert _raise(error) == 2
+    assert capsys.readouterr().err == (
+        f"error: out/here: no space is left on its disk, or on that of the temporary files ({tmp_path}); make room and "
+        "run the same command again, it resumes\n"
+    )
+
+
+def test_other_failures_of_the_system_name_a_place(capsys):
+    assert _raise(PermissionError(errno.EACCES, "Permission denied", "/x/y")) == 2
+    assert _raise(OSError("odd\nand long")) == 2
+    assert _raise(MemoryError("Unable to allocate 9 GiB")) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: /x/y: Permission denied",
+        "error: out/here: OSError: odd",
+        "error: out/here: there is not enough memory (MemoryError: Unable to allocate 9 GiB); docs/scale.md says what "
+        "needs it",
+    ]
 
 
 def test_main_refuses_flags_where_there_is_no_beam(capsys):

@@ -1,6 +1,8 @@
 import argparse
+import socket
 import sys
 import types
+import urllib.error
 
 import apache_beam as beam
 import google.auth.exceptions
@@ -144,6 +146,18 @@ def test_what_is_not_installed_is_named(monkeypatch, flag, module, extra):
             KilledWorker("task", types.SimpleNamespace(address="tcp://a:1"), 3),
             r"^a worker process was killed \(out of memory\?\); run the same command again",
         ),
+        (
+            RuntimeError("Traceback ..\nOSError: [Errno 28] No space left on device: '/x' [while running 'Embed-1']\n"),
+            r"^the job: no space is left on its disk, .*; make room and run the same command again, it resumes$",
+        ),
+        (
+            OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),
+            r"^the job: no space is left on its disk, or on that of the temporary files \(/.*\); make room",
+        ),
+        (
+            RuntimeError("Traceback ..\nPermissionError: [Errno 13] Permission denied: '/x' [while running 'Embed']"),
+            r"^\[Errno 13\] Permission denied: '/x'; fix that and run the same command again, it resumes$",
+        ),
     ],
 )
 def test_failures_of_a_service_are_worded(tmp_path, error, sentence):
@@ -154,6 +168,38 @@ def test_failures_of_a_service_are_worded(tmp_path, error, sentence):
         Runner().run(build, lambda: (0.5, 1))
 
 
-def test_a_job_service_that_is_not_there_is_worded(tmp_path):
-    with pytest.raises(UserError, match="--job_endpoint: no job service answers there"):
-        _run(tmp_path, [1], "--runner=PortableRunner", "--job_endpoint=localhost:1", "--job_server_timeout=1")
+@pytest.mark.parametrize("endpoint", ["localhost:1", "nonsense", "localhost:x", "localhost:99999", "no.such.host:8099"])
+def test_a_job_service_that_is_not_there_is_worded(tmp_path, endpoint):
+    with pytest.raises(UserError, match=rf"^--job_endpoint: no job service answers there \({endpoint}: .*\)$"):
+        _run(tmp_path, [1], "--runner=PortableRunner", f"--job_endpoint={endpoint}")
+
+
+def test_a_server_that_is_no_job_service_is_worded(tmp_path):
+    with socket.create_server(("localhost", 0)) as silent:
+        endpoint = f"localhost:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match="^--job_endpoint: no job service answers there"):
+            _run(tmp_path, [1], "--runner=PortableRunner", f"--job_endpoint={endpoint}", "--job_server_timeout=1")
+
+
+@pytest.mark.parametrize(
+    ("runner", "flag"),
+    [
+        ("FlinkRunner", "--flink_job_server_jar"),
+        ("SparkRunner", "--spark_job_server_jar"),
+        ("PrismRunner", "--prism_location"),
+    ],
+)
+def test_a_runner_whose_parts_cannot_be_fetched_is_worded(tmp_path, monkeypatch, runner, flag):
+    def urlopen(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("apache_beam.utils.subprocess_server.urlopen", urlopen)
+    monkeypatch.setattr("apache_beam.runners.portability.prism_runner.urlopen", urlopen)
+    monkeypatch.setattr("apache_beam.utils.subprocess_server.JavaJarServer.JAR_CACHE", str(tmp_path / "jars"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sentence = (
+        rf"^--runner={runner}: a part of it cannot be downloaded; get https://\S+[^:\s] where there is a network and "
+        f"name it by {flag}=FILE, or leave --runner out$"
+    )
+    with pytest.raises(UserError, match=sentence):
+        _run(tmp_path, [1], f"--runner={runner}")

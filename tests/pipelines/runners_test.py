@@ -130,7 +130,8 @@ def test_a_killed_worker_process_ends_the_job_and_the_same_command_goes_on(large
         worker.kill()
     _, errors = process.communicate(timeout=_PATIENCE_SECS)
     assert process.returncode == 2
-    assert errors.splitlines()[-1] == f"error: {worker_process.KILLED}" and "Traceback" not in errors
+    assert errors.splitlines()[-1] == f"error: {large_world.root}/killed: {worker_process.KILLED}"
+    assert "Traceback" not in errors and "KeyError" not in errors
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family)
     assert len(large_world.parquet("killed")) < len(large_world.parquet("direct"))
     assert large_world.embed("killed", *flags) == 0
