@@ -159,7 +159,7 @@ class Filters:
         at_most=1,
     )
     leakage_pixels: float = option(
-        0.55,
+        0.6,
         "Smallest correlation of details, once aligned, at which an image is a copy of another; 0 to let the cosine of "
         "`leakage` alone decide.",
         at_least=0,

@@ -10,6 +10,8 @@ All sums are of whole numbers that a float holds exactly, so a score depends on 
 other pairs, the number of threads or the machine.
 """
 
+import functools
+
 import numpy as np
 
 from pipelines.schemas import THUMBNAIL_SIDE as SIDE
@@ -30,6 +32,8 @@ _GREYS = 16
 # Root mean square of details, in grey levels, below which a picture is blank: noise would decide.
 _DETAIL = 1.0
 _BATCH = 256
+# Overlaps that are kept, of at most 8 KiB each.
+_KNOWN = 2048
 
 
 def blank(thumbnails: np.ndarray) -> np.ndarray:
@@ -71,6 +75,7 @@ def _halved(thumbnails: np.ndarray) -> np.ndarray:
     return np.rint(sums / 4)
 
 
+@functools.lru_cache(_KNOWN)
 def _overlaps(low: int, size: int, parts: int, pixels: int, unit: int) -> np.ndarray:
     """Returns how much of each pixel is in each of the equal parts of a line: float64 `[parts, pixels]`, whole numbers.
 

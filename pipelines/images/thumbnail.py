@@ -11,5 +11,5 @@ _GAP = 2.0
 
 def make(picture: Picture) -> bytes:
     """Returns the whole picture as grey levels, `SIDE` rows of `SIDE` pixels, whatever its aspect."""
-    small = picture.image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=picture.box, reducing_gap=_GAP)
+    small = picture.image.resize((SIDE, SIDE), Image.Resampling.BOX, box=picture.box, reducing_gap=_GAP)
     return small.convert("L").tobytes()
