@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from configs.base import Index as IndexConfig
 from configs.base import Places
+from index.building import partition_job
 from index.building.build_job import QUERIES_FILE, BuildJob
 from index.measure import estimate, measurement
 from index.store import index_manifest, keys, limits, routing, shard_store
@@ -17,7 +18,8 @@ from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError, command
 from pipelines.manifest import Embeddings
 
-_DRAWN_FILE = "drawn.json"
+# What was drawn, until the build ends; afterwards the manifest knows.
+_DRAWN_FILE = f"{partition_job.PARTS}/drawn.json"
 # Memory shards that the cells are trained on: a sample of the rows of each, so that few files are read.
 SAMPLED_SHARDS = 256
 
@@ -137,7 +139,7 @@ def _draw(job: BuildJob, memory: Embeddings, source: Embeddings, base: Mapping[s
             schemas.write(uri, table, job.metadata)
         if storage.name(uri) in drawn:
             shard_store.check_file(uri, drawn[storage.name(uri)], again)
-    if not drawn:
+    if not drawn and len(job.done()) < len(job.names):
         uris = [uri for uri in (job.queries, job.router) if uri]
         storage.write_json(path, {"files": {storage.name(uri): shard_store.file_facts(uri) for uri in uris}})
 

@@ -82,7 +82,10 @@ class RowFile:
         self.dtype, (stored, _) = jnp.dtype(dtype), _STORED[dtype]
         broken = f"{path}: is no complete file of {shape[0]:,} rows of {shape[1]} {dtype} values; remove it, run again"
         # Before Arrow sees it, which may end the process over damaged bytes.
-        if checksum(path) != schemas.read_json(_facts_path(path), _SHAPE, f"remove {path}, run again")["crc32c"]:
+        if (
+            checksum(path)
+            != schemas.read_json(_facts_path(path), _SHAPE, f"remove {_facts_path(path)}, run again")["crc32c"]
+        ):
             raise UserError(broken)
         try:
             with open(path, "rb") as file:

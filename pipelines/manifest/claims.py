@@ -26,7 +26,7 @@ INPUTS_FILE = "inputs.json"
 # What a command writes before its first output: files by name, and folders with all that they hold.
 _PREPARED = {
     *(STAGE_FILE, "config.json", INPUTS_FILE, LISTINGS, "_parts"),
-    *("index.json", "queries.parquet", "router.parquet", "drawn.json"),
+    *("index.json", "queries.parquet", "router.parquet"),
 }
 # Entries of the manifest of an index that its fingerprint is not of.
 _NOT_FACTS = ("fingerprint", "rates")

@@ -24,7 +24,6 @@ KINDS = [
     Kind("build stage", "index/builds/*/stage.json", _FINISH),
     Kind("build stage, unpublished", "index/builds/*/stage.json", _FINISH, _BUILT),
     Kind("build marker", "index/builds/*/_done/*.json", _FINISH, _BUILT),
-    Kind("drawn", "index/builds/*/drawn.json", _FINISH, _BUILT),
     *(
         Kind(f"{name}{state}", f"index/builds/*/{pattern}", _FINISH, without)
         for name, pattern in (

@@ -1,6 +1,7 @@
 import json
 import pathlib
 import shutil
+import tempfile
 
 import fsspec
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from index.store import shard_store
 from index.store.reader import Index
-from pipelines import storage
+from pipelines import manifest, storage
 from pipelines.errors import UserError
 from tests.world import World, brute_force, snapshot, unit, without_rates
 
@@ -199,3 +200,21 @@ def test_index_on_an_object_store(built: World):
     storage.remove(f"memory://bucket/index/{FIRST}/rows.parquet")
     with pytest.raises(UserError, match="rows.parquet"):
         Index.open("memory://bucket/index").load(0)
+
+
+@pytest.mark.parametrize("name", ["exact/../../../../out", "/out", "exact\\..\\out", "memory://out", "../out"])
+def test_an_index_at_a_url_writes_nothing_outside(built: World, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "deep" / "er"))
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    target = fsspec.filesystem("memory")
+    for path in files(built.index):
+        target.pipe(f"/evil/index/{path.relative_to(built.index)}", path.read_bytes())
+    facts = json.loads((built.index / "manifest.json").read_text())
+    known = facts["shards"][0]["files"]
+    known[name] = known.pop("exact/keys.npy") if "exact/keys.npy" in known else next(iter(known.values()))
+    contents = {field: value for field, value in facts.items() if field not in ("fingerprint", "rates")}
+    facts["fingerprint"] = manifest.fingerprint(contents)
+    target.pipe("/evil/index/manifest.json", json.dumps(facts).encode())
+    with pytest.raises(UserError, match="which is not in that folder"):
+        Index.open("memory://evil/index").search(unit(9, seed=5), 4)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

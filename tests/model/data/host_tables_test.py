@@ -139,3 +139,39 @@ def test_damaged_files_are_refused(tmp_path, damage):
     path.write_bytes({"cut": data[:-40], "noise": b"\7" * 100}.get(damage, data))
     with pytest.raises(UserError, match=r"key.arrow: is no complete file of . rows of . \w+ values; remove it"):
         RowFile(str(path), shape, dtype)
+
+
+def test_any_changed_bit_is_refused_before_arrow_sees_it(tmp_path):
+    path = tmp_path / "key.arrow"
+    RowFile.write(str(path), np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32), "float32")
+    data = path.read_bytes()
+    for bit in range(0, 8 * len(data), 7):
+        path.write_bytes(data[: bit // 8] + bytes([data[bit // 8] ^ (1 << bit % 8)]) + data[bit // 8 + 1 :])
+        with pytest.raises(UserError, match="key.arrow: is no complete file of 6 rows of 4 float32 values; remove it"):
+            RowFile(str(path), (6, 4), "float32")
+    path.write_bytes(data)
+    assert len(RowFile(str(path), (6, 4), "float32")) == 6
+
+
+@pytest.mark.parametrize("damage", ["[]", "null", "{}", "{", None])
+def test_a_checksum_that_is_damaged_or_lost(tmp_path, damage):
+    task = small_task(rows=20)
+    host_tables.load(task, "float32", str(tmp_path))
+    path = next(tmp_path.rglob("key.json"))
+    path.unlink() if damage is None else path.write_text(damage)
+    if damage is None:
+        host_tables.load(task, "float32", str(tmp_path))
+        assert path.exists()
+    else:
+        with pytest.raises(UserError, match="key.json: is .+; remove .*key.json, run again"):
+            host_tables.load(task, "float32", str(tmp_path))
+        path.unlink()
+        host_tables.load(task, "float32", str(tmp_path))
+
+
+def test_checksums(tmp_path):
+    (tmp_path / "x").write_bytes(b"123456789")
+    # The check value of CRC-32C (Castagnoli), RFC 3720.
+    assert host_tables.checksum(str(tmp_path / "x")) == [9, 0xE3069283]
+    (tmp_path / "y").write_bytes(b"")
+    assert host_tables.checksum(str(tmp_path / "y")) == [0]

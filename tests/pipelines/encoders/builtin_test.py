@@ -420,3 +420,15 @@ def test_nearest_sentence_means_the_same(text_encoder):
     vectors = model(*tokenize(pairs)).numpy()
     similarity = vectors @ vectors.T - 2 * np.eye(6)
     assert similarity.argmax(1).tolist() == [1, 0, 3, 2, 5, 4]
+
+
+def test_a_changed_bit_is_built_again(fake_builds, tmp_path):
+    builds = fake_builds()
+    folder = ensure("minilm-l6-v2", tmp_path)
+    ensure("minilm-l6-v2", tmp_path)
+    assert builds.count == 1
+    for number, (name, data) in enumerate((("saved_model.pb", b"grapi"), ("digests.json", b"null")), 2):
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(data)
+        assert ensure("minilm-l6-v2", tmp_path) == folder and builds.count == number
+        assert (folder / name).read_bytes() == before
