@@ -14,7 +14,7 @@ With so few images in a class the shot groups are many > 30, medium 10 to 30, fe
 The paper has no figures for this cut, and the built-in encoders have seen its classes (docs/datasets.md).
 """
 
-from configs.base import Config, Encoders, Filters, Index, Neighbors, Protocol, Source, Train
+from configs.base import Config, Encoders, Index, Neighbors, Protocol, Source, Train
 
 
 def get_config() -> Config:
@@ -30,8 +30,6 @@ def get_config() -> Config:
         # The border of a thumbnail shows a part of the thing: without it a linear head lost 3.4 points.
         encoders=Encoders(crop_fraction=1.0),
         protocol=Protocol(train_rows=3421, val_rows=1000, test_rows=4000, classes=200, classes_per_group=(40, 68, 92)),
-        # A thumbnail and its enlarged copy are less alike than two scales of a photograph (docs/filters.md).
-        filters=Filters(leakage=0.84),
         index=Index(shards=1, k=128),
         neighbors=Neighbors(k=128),
         train=Train(
