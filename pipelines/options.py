@@ -12,6 +12,7 @@ import pathlib
 import re
 import sys
 import tempfile
+import threading
 import traceback
 import types
 import warnings
@@ -194,6 +195,10 @@ def main(
     """
     # Warnings of libraries are not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
+    for handler in logging.root.handlers:
+        handler.addFilter(_is_news)
+    threading.excepthook = _quiet
+    sys.unraisablehook = _quiet
     warnings.simplefilter("ignore")
     # Beam's runners print the traceback of a worker before they raise it; `runner` words it once.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
@@ -239,6 +244,22 @@ def _sole_writer(workdir: str, module: str) -> Iterator[None]:
     finally:
         if held:
             held.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tells whether a record is to be shown: Orbax and its threads log the tracebacks of what they raise."""
+    return record.name not in ("absl", "asyncio", "concurrent.futures")
+
+
+def _quiet(args: Any) -> None:
+    """Keeps what libraries do in threads and at exit from printing tracebacks of a full disk: the command says it."""
+    error = args.exc_value
+    if error and (full_disk(error, "") or str(error) == "handle is closed"):
+        return
+    if isinstance(args, threading.ExceptHookArgs):
+        threading.__excepthook__(args)
+    else:
+        sys.__unraisablehook__(args)
 
 
 def _said(error: Exception, workdir: str) -> int:
