@@ -11,7 +11,7 @@ from index import build, neighbors
 from model import sweep, train
 from model.training import hyperparameters, trials
 from pipelines import embed, options, sources
-from pipelines.embedding import folders
+from pipelines.embedding import classes, folders
 from pipelines.embedding.request import Request
 from pipelines.errors import UserError
 from pipelines.schemas import EncoderInfo
@@ -123,8 +123,10 @@ def _open(root: pathlib.Path, name: str, rows: tuple[int, ...]) -> dict[str, lis
     """Returns what the sources of the splits give, planned as `pipelines.embed` does."""
     (root / "memory.txt").write_text("a.jpg 0\n")
     memory = ["memory.format=image_list", "memory.path=memory.txt"]
-    config = _config(name, *_flags(root, name, rows), *memory, "encoders.value_text=", "encoders.value_image=")
-    opened = folders.open_all(Request.of(config), {"key": _Encoder()}, False)  # type: ignore[dict-item]
+    flags = [*memory, "encoders.value_text=", "encoders.value_image=", "class_names="]
+    config = _config(name, *_flags(root, name, rows), *flags)
+    request = Request.of(config)
+    opened = folders.open_all(request, {"key": _Encoder()}, classes.agree(request), False)  # type: ignore[dict-item]
     return {
         folder.name: [item for shard in folder.shards for item in sources.read(shard, config.embed)]
         for folder in opened

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 _EMBED = Embed()
 # Beside the imports: blocks of files, a batch of rows, and the rows of the shards that are planned at a time.
-_MEBIBYTES = 400
+_MEBIBYTES = 600
 _SCRIPT = textwrap.dedent("""
     import collections, json, pathlib, sys
     from configs.base import Embed, Source

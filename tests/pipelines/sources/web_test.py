@@ -23,7 +23,7 @@ import pytest
 from configs.base import Source
 from pipelines.sources import Sample, web
 from pipelines.sources.connection import is_public
-from pipelines.sources.sample import to_sample
+from pipelines.sources.sample import InputShard, to_sample
 from pipelines.sources.web import Unreadable
 from tests.pipelines.sources.listed import EMBED, read
 
@@ -318,7 +318,8 @@ def test_names_and_passwords_are_not_stored(serve, tmp_path):
     stored = [pq.read_table(path).to_pylist() for path in tmp_path.rglob("*.parquet")]
     assert stored and "cret" not in repr(stored)
     # Formats whose files hold the samples.
-    sample = to_sample("0.jpg", b"image", {"url": urls[0], "page": {"of": [urls[0]]}, "caption": "ask me@home"})
+    shard = InputShard(table, "s", "s", 1, "e")
+    sample = to_sample(shard, "0.jpg", b"image", {"url": urls[0], "page": {"of": [urls[0]]}, "caption": "ask me@home"})
     assert sample == Sample("0.jpg", b"image", "ask me@home", url=clean[0], metadata={"page": {"of": [clean[0]]}})
 
 
