@@ -13,12 +13,12 @@ exact duplicates, and for near duplicates twice 8 + 2 d bytes per row (once if t
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsList, TaggedOutput
+from apache_beam.pvalue import AsList
 from apache_beam.utils.shared import Shared
 
 from pipelines import schemas, storage
@@ -32,14 +32,14 @@ from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 from pipelines.schemas import content_keys, unit_keys
 
-_IMAGES, _CELLS = "images", "cells"
+_DROPS, _IMAGES, _CELLS = "drops", "images", "cells"
 _SCREENED = "_screened"
 _EXAMPLES = 4
 
 Packed = tuple[int, bytes]
 Pair = tuple[int, tuple[bytes, bytes]]
-# Beam types its outputs by this.
-Screened: TypeAlias = Packed | TaggedOutput[Literal["images"], Pair] | TaggedOutput[Literal["cells"], Pair]
+# What a shard is screened for, and what of it: one stream, since DaskRunner gives all outputs of a DoFn to everyone.
+Screened = tuple[str, Packed | Pair]
 
 
 def run(job: SelectionJob, runner: Runner) -> None:
@@ -57,12 +57,15 @@ def run(job: SelectionJob, runner: Runner) -> None:
             pipeline
             | "Shards" >> beam.Create(shards)
             | "Spread" >> beam.Reshuffle()
-            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, main="drops")
+            | "Screen" >> beam.ParDo(Screen(job), *pivots)
         )
-        exact = screened[_IMAGES] | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
-        near = screened[_CELLS] | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(CompareKeys(job))
+        drops = screened | "Drops" >> beam.ParDo(Only(_DROPS)).with_output_types(Packed)
+        images = screened | "Images" >> beam.ParDo(Only(_IMAGES)).with_output_types(Pair)
+        cells = screened | "Cells" >> beam.ParDo(Only(_CELLS)).with_output_types(Pair)
+        exact = images | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
+        near = cells | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(CompareKeys(job))
         _ = (
-            (screened["drops"], exact, near)
+            (drops, exact, near)
             | beam.Flatten()
             | "By shard" >> beam.GroupByKey()
             | "Write" >> beam.ParDo(WriteShard(job))
@@ -152,7 +155,7 @@ class Screen(beam.DoFn):
         self._columns += ["key"] if job.leakage or job.near_duplicates else []
 
     def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
-        """Yields (shard, packed drops), (bucket, (ids, digests)) and (cell, (ids, keys)) of a shard."""
+        """Yields drops (shard, packed), images (bucket, (ids, digests)) and cells (cell, (ids, keys)) of a shard."""
         job, drops = self._job, [b""]
         centres = duplicates.different(np.frombuffer(b"".join(pivots), np.float16).reshape(-1, job.memory.key.dim))
         for block in job.memory.blocks(shard, self._columns):
@@ -165,7 +168,7 @@ class Screen(beam.DoFn):
             if job.near_duplicates:
                 yield from _by_cell(rows, centres)
         # Every shard yields, so that every shard gets a file.
-        yield shard.number, b"".join(drops)
+        yield _DROPS, (shard.number, b"".join(drops))
         storage.write_json(storage.join(job.folder, _SCREENED, f"{shard.name}.json"), {})
 
     def _rows(self, block: pa.RecordBatch, shard: MemoryShard) -> _Rows:
@@ -195,19 +198,19 @@ class Screen(beam.DoFn):
         return dropped.records(rows.ids[found], "leakage", queries.splits[query] + 1, queries.ids[query], cosine[found])
 
 
-def _by_bucket(rows: _Rows, memory_rows: int) -> Iterator[TaggedOutput]:
+def _by_bucket(rows: _Rows, memory_rows: int) -> Iterator[Screened]:
     """Yields ids and content keys for `CompareImages`."""
     parts = duplicates.buckets(rows.images, memory_rows)
     for part in np.unique(parts):
         inside = parts == part
-        yield TaggedOutput(_IMAGES, (int(part), (rows.ids[inside].tobytes(), rows.images[inside].tobytes())))
+        yield _IMAGES, (int(part), (rows.ids[inside].tobytes(), rows.images[inside].tobytes()))
 
 
-def _by_cell(rows: _Rows, centres: np.ndarray) -> Iterator[TaggedOutput]:
+def _by_cell(rows: _Rows, centres: np.ndarray) -> Iterator[Screened]:
     """Yields ids and keys for `CompareKeys`."""
     keys = duplicates.rounded(rows.keys)
     for cell, places in duplicates.cells(keys, centres):
-        yield TaggedOutput(_CELLS, (cell, (rows.ids[places].tobytes(), keys[places].tobytes())))
+        yield _CELLS, (cell, (rows.ids[places].tobytes(), keys[places].tobytes()))
 
 
 def _by_shard(rows: np.ndarray) -> Iterator[Packed]:
@@ -215,6 +218,19 @@ def _by_shard(rows: np.ndarray) -> Iterator[Packed]:
     shards, _ = schemas.split_ids(rows["id"])
     for shard in np.unique(shards):
         yield int(shard), rows[shards == shard].tobytes()
+
+
+class Only(beam.DoFn):
+    """Passes on one kind of what `Screen` yields."""
+
+    def __init__(self, kind: str) -> None:
+        """Keeps the kind."""
+        self._kind = kind
+
+    def process(self, item: Screened) -> Iterator[Packed | Pair]:
+        """Yields what is of the kind."""
+        if item[0] == self._kind:
+            yield item[1]
 
 
 class CompareImages(beam.DoFn):
