@@ -13,12 +13,12 @@ exact duplicates, and for near duplicates twice 8 + 2 d bytes per row (once if t
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsIter, AsList, TaggedOutput
+from apache_beam.pvalue import AsIter, AsList
 from apache_beam.utils.shared import Shared
 
 from pipelines import manifest, schemas, storage
@@ -33,17 +33,11 @@ from pipelines.filtering.unwanted.opt_out import OptOut
 from pipelines.runner import Runner
 from pipelines.schemas import THUMBNAIL, content_keys, unit_keys
 
-_IMAGES, _CELLS, _NEAR, _MET = "images", "cells", "near", "met"
+_DROPS, _IMAGES, _CELLS, _NEAR, _MET = "drops", "images", "cells", "near", "met"
 
 Pair = tuple[int, tuple[bytes, bytes]]
-# Beam types its outputs by this.
-Screened: TypeAlias = (
-    Packed
-    | TaggedOutput[Literal["images"], Pair]
-    | TaggedOutput[Literal["cells"], Pair]
-    | TaggedOutput[Literal["near"], Facts]
-    | TaggedOutput[Literal["met"], bytes]
-)
+# What a shard is screened for, and what of it: one stream, since DaskRunner gives all outputs of a DoFn to everyone.
+Screened = tuple[str, Packed | Pair | Facts | bytes]
 
 
 def run(job: SelectionJob, runner: Runner) -> None:
@@ -61,21 +55,26 @@ def run(job: SelectionJob, runner: Runner) -> None:
             pipeline
             | "Shards" >> beam.Create(shards)
             | "Spread" >> beam.Reshuffle()
-            | "Screen" >> beam.ParDo(Screen(job), *pivots).with_outputs(_IMAGES, _CELLS, _NEAR, _MET, main="drops")
+            | "Screen" >> beam.ParDo(Screen(job), *pivots)
         )
-        exact = screened[_IMAGES] | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
-        near = screened[_CELLS] | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(CompareKeys(job))
+        drops = screened | "Drops" >> beam.ParDo(Only(_DROPS)).with_output_types(Packed)
+        images = screened | "Images" >> beam.ParDo(Only(_IMAGES)).with_output_types(Pair)
+        cells = screened | "Cells" >> beam.ParDo(Only(_CELLS)).with_output_types(Pair)
+        nearest = screened | "Near" >> beam.ParDo(Only(_NEAR)).with_output_types(Facts)
+        met = screened | "Met" >> beam.ParDo(Only(_MET)).with_output_types(bytes)
+        exact = images | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
+        near = cells | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(CompareKeys(job))
         written = (
-            (screened["drops"], exact, near)
+            (drops, exact, near)
             | beam.Flatten()
             | "By shard" >> beam.GroupByKey()
             | "Write" >> beam.ParDo(WriteShard(job))
         )
         _ = (
-            (written, screened[_NEAR])
+            (written, nearest)
             | "Facts" >> beam.Flatten()
             | "All" >> beam.GroupByKey()
-            | "Finish" >> beam.ParDo(WriteSelection(job), AsIter(screened[_MET] | "Met" >> beam.Distinct()))
+            | "Finish" >> beam.ParDo(WriteSelection(job), AsIter(met | "Different" >> beam.Distinct()))
         )
 
     runner.run(build, functools.partial(_measure, job))
@@ -178,7 +177,7 @@ class Screen(beam.DoFn):
         self._columns += ["key"] if job.leakage or job.near_duplicates else []
 
     def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
-        """Yields (shard, packed drops), (bucket, (ids, digests)), (cell, (ids, keys)) and met entries of a shard."""
+        """Yields drops (shard, packed), images (bucket, (ids, digests)), cells (cell, (ids, keys)), facts and entries."""
         job, found = self._job, _Screening()
         job.memory.check(shard)
         met = {*self._filtered(shard)}
@@ -193,10 +192,10 @@ class Screen(beam.DoFn):
                 yield from _by_bucket(rows, job.memory.rows)
             if job.near_duplicates:
                 yield from _by_cell(rows, centres)
-        yield from (TaggedOutput(_MET, entry) for entry in sorted(met))
+        yield from ((_MET, entry) for entry in sorted(met))
         # Every shard yields, so that every shard gets a file.
-        yield shard.number, b"".join(found.drops)
-        yield TaggedOutput(_NEAR, (selection.FILE, (found.compared, found.near.tobytes())))
+        yield _DROPS, (shard.number, b"".join(found.drops))
+        yield _NEAR, (selection.FILE, (found.compared, found.near.tobytes()))
         storage.write_json(storage.join(job.folder, SCREENED, f"{shard.name}.json"), {})
 
     def _rows(self, block: pa.RecordBatch, shard: MemoryShard) -> _Rows:
@@ -265,19 +264,19 @@ def _load(reason: str, uri: str) -> OptOut:
     return OptOut(removed_list.read(uri).digests) if reason == REMOVED else OptOut.load(uri)
 
 
-def _by_bucket(rows: _Rows, memory_rows: int) -> Iterator[TaggedOutput]:
+def _by_bucket(rows: _Rows, memory_rows: int) -> Iterator[Screened]:
     """Yields ids and content keys for `CompareImages`."""
     parts = duplicates.buckets(rows.images, memory_rows)
     for part in np.unique(parts):
         inside = parts == part
-        yield TaggedOutput(_IMAGES, (int(part), (rows.ids[inside].tobytes(), rows.images[inside].tobytes())))
+        yield _IMAGES, (int(part), (rows.ids[inside].tobytes(), rows.images[inside].tobytes()))
 
 
-def _by_cell(rows: _Rows, centres: np.ndarray) -> Iterator[TaggedOutput]:
+def _by_cell(rows: _Rows, centres: np.ndarray) -> Iterator[Screened]:
     """Yields ids and keys for `CompareKeys`."""
     keys = duplicates.rounded(rows.keys)
     for cell, places in duplicates.cells(keys, centres):
-        yield TaggedOutput(_CELLS, (cell, (rows.ids[places].tobytes(), keys[places].tobytes())))
+        yield _CELLS, (cell, (rows.ids[places].tobytes(), keys[places].tobytes()))
 
 
 def _by_shard(rows: np.ndarray) -> Iterator[Packed]:
@@ -285,6 +284,19 @@ def _by_shard(rows: np.ndarray) -> Iterator[Packed]:
     shards, _ = schemas.split_ids(rows["id"])
     for shard in np.unique(shards):
         yield int(shard), rows[shards == shard].tobytes()
+
+
+class Only(beam.DoFn):
+    """Passes on one kind of what `Screen` yields."""
+
+    def __init__(self, kind: str) -> None:
+        """Keeps the kind."""
+        self._kind = kind
+
+    def process(self, item: Screened) -> Iterator[Any]:
+        """Yields what is of the kind."""
+        if item[0] == self._kind:
+            yield item[1]
 
 
 class CompareImages(beam.DoFn):
