@@ -60,7 +60,7 @@ def run(job: SelectionJob, runner: Runner) -> None:
         drops = screened | "Drops" >> beam.ParDo(Only(_DROPS)).with_output_types(Packed)
         images = screened | "Images" >> beam.ParDo(Only(_IMAGES)).with_output_types(Pair)
         cells = screened | "Cells" >> beam.ParDo(Only(_CELLS)).with_output_types(Pair)
-        nearest = screened | "Near" >> beam.ParDo(Only(_NEAR)).with_output_types(Facts)
+        kept = screened | "Near" >> beam.ParDo(Only(_NEAR)).with_output_types(Facts)
         met = screened | "Met" >> beam.ParDo(Only(_MET)).with_output_types(bytes)
         exact = images | "By bucket" >> beam.GroupByKey() | "Compare images" >> beam.ParDo(CompareImages())
         near = cells | "By cell" >> beam.GroupByKey() | "Compare keys" >> beam.ParDo(CompareKeys(job))
@@ -71,7 +71,7 @@ def run(job: SelectionJob, runner: Runner) -> None:
             | "Write" >> beam.ParDo(WriteShard(job))
         )
         _ = (
-            (written, nearest)
+            (written, kept)
             | "Facts" >> beam.Flatten()
             | "All" >> beam.GroupByKey()
             | "Finish" >> beam.ParDo(WriteSelection(job), AsIter(met | "Different" >> beam.Distinct()))
@@ -177,7 +177,7 @@ class Screen(beam.DoFn):
         self._columns += ["key"] if job.leakage or job.near_duplicates else []
 
     def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
-        """Yields drops (shard, packed), images (bucket, (ids, digests)), cells (cell, (ids, keys)), facts and entries."""
+        """Yields drops (shard, packed), images (bucket, (ids, digests)), cells (cell, (ids, keys)), facts, entries."""
         job, found = self._job, _Screening()
         job.memory.check(shard)
         met = {*self._filtered(shard)}
