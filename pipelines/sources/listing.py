@@ -49,7 +49,7 @@ _SCHEMA = pa.schema(
 _to_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str).encode
 _PLAN_THREADS = 8
 # Of the texts of a shard's rows: usual rows have some hundred characters.
-_MAX_PART_CHARS = 8 << 20
+_MAX_PART_CHARS = 4 << 20
 _DOWNLOADS = 16
 
 _T = TypeVar("_T")

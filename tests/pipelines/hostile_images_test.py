@@ -224,18 +224,73 @@ def test_memory_is_bounded_by_the_pixels():
         "webp": _encode(_scene(side, side).convert("RGBA"), "WEBP", lossless=True, method=0, exif=_exif(6)),
         "grey16": _encode(grey.convert("I;16"), "PNG", compress_level=1),
     }
-    script = textwrap.dedent("""
-        import pathlib, sys
-        from pipelines.images.decode import decode
-        data = sys.stdin.buffer.read()
-        peak = lambda: 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-        before = peak()
-        decode(data, 2_560_000)
-        print((peak() - before) / 2_560_000)
-    """)
     for name, data in images.items():
-        done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
-        assert 3 < float(done.stdout) < 24, name
+        peak, size = _measure(data)
+        assert size == f"{side} x {side}" and 3 < peak / side**2 < 24, name
+
+
+_SCRIPT = textwrap.dedent("""
+    import pathlib, sys
+    from pipelines.images.decode import DecodeError, decode
+    data = sys.stdin.buffer.read()
+    peak = lambda: 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    before = peak()
+    try:
+        image = decode(data, 100_000_000).image
+        found = f"{image.width} x {image.height}"
+    except DecodeError as error:
+        found = error.reason
+    print(peak() - before, found)
+""")
+
+
+def _measure(data: bytes) -> tuple[int, str]:
+    """Decodes in a process of its own; returns the bytes that it took, and the size or why it is refused."""
+    done = subprocess.run([sys.executable, "-c", _SCRIPT], input=data, capture_output=True, check=True)
+    peak, found = done.stdout.decode().strip().split(" ", 1)
+    return int(peak), found
+
+
+def _plain_webp(side: int) -> bytes:
+    """A whole picture of one colour: a few hundred bytes, and as many pixels as it states."""
+    return _encode(Image.new("RGB", (side, side), "red"), "WEBP", lossless=True, method=0)
+
+
+def _animated_webp(canvas: int) -> bytes:
+    """A frame of 8 x 8 pixels on a canvas of any size."""
+    return _webp_of_size(canvas, canvas)
+
+
+def _plain_png(side: int) -> bytes:
+    return _encode(Image.new("1", (side, side)), "PNG")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("make", "side", "expected"),
+    [
+        (_plain_webp, 9000, "TooManyPixels"),
+        (_plain_webp, 2000, "2000 x 2000"),
+        (_animated_webp, 9000, "TooManyPixels"),
+        (_animated_webp, 2800, "2800 x 2800"),
+        (_plain_png, 9999, "TooManyPixels"),
+        (_plain_png, 2800, "2800 x 2800"),
+        (lambda side: _gif(side, side), 9000, "TooManyPixels"),
+        (lambda side: _bmp_of_size(side, side), 9000, "TooManyPixels"),
+        (lambda side: _jpeg_of_size(side, side), 9000, "TooManyPixels"),
+    ],
+)
+def test_a_few_bytes_take_little_memory(make, side, expected):
+    data = make(side)
+    assert len(data) < 40_000
+    peak, found = _measure(data)
+    assert found == expected and peak < 200 << 20
+
+
+def test_large_pictures_of_real_content_are_decoded():
+    """Far more pixels than the bound for a few bytes, at a rate of compression that photographs have."""
+    data = _encode(_scene(4000, 3000), "JPEG", quality=60)
+    assert decode(data, _LIMIT).image.size == (4000, 3000)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -20,9 +20,9 @@ FREE_PAGE_BYTES = 16 << 20
 
 MAX_PAGE_RATIO = 200
 _FREE_VALUES, _VALUES_PER_BYTE = 1 << 20, 4
-_MAX_BATCH_BYTES = 128 << 20
+_MAX_BATCH_BYTES = 64 << 20
 _FREE_ROWS, _ROWS_PER_BYTE = 1 << 20, 64
-_FREE_TABLE_BYTES, _TABLE_RATIO = 256 << 20, 1000
+_FREE_TABLE_BYTES, _TABLE_RATIO = 64 << 20, 1000
 _MAX_ROW_BYTES = 4 << 20
 _TABLE_BATCH_ROWS = 512
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)

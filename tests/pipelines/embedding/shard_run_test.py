@@ -1,7 +1,11 @@
 """Shards one after another: single rows, and the shards beside one that fails."""
 
+import gzip
 import hashlib
 import json
+import subprocess
+import sys
+import tarfile
 import threading
 
 import numpy as np
@@ -209,3 +213,72 @@ def test_if_a_shard_fails_unfinished_shards_leave_nothing_and_are_done_again(tmp
     line.finish()
     assert sorted(manifest.read_markers(str(tmp_path), "h")) == ["s0", "s1", "s2", "s3", "s4"]
     assert {name: data for name, data in _files(tmp_path).items() if name in done} == done
+
+
+def _mixed(rows: int):
+    """Mostly rows that are not used, in the order of their members, with a sample now and then."""
+    for i in range(rows):
+        if i % 5000 == 7:
+            yield _sample(i % 9, (1.0, i))
+        elif i % 2:
+            yield Reject(f"{i:07d}", "read", "MissingImage", "gone", retryable=i % 3 == 0)
+        else:
+            yield Filtered(f"{i:07d}", "status", "failed_to_download")
+
+
+def test_many_unused_rows_are_written_in_order_and_do_not_depend_on_threads(tmp_path, monkeypatch):
+    rows, found = 30_001, []
+    for threads in (1, 3):
+        line, (job,) = _line(monkeypatch, tmp_path / str(threads), [_mixed(rows)], threads)
+        line.add(job)
+        line.finish()
+        found.append(_files(tmp_path / str(threads)))
+    assert found[0] == found[1]
+    marker = manifest.read_markers(str(tmp_path / "3"), "h")["s0"]
+    assert (marker.rows_in, marker.rows_out, marker.rows_filtered) == (rows, 6, 15_001)
+    assert marker.retryable == sum(i % 2 and i % 3 == 0 and i % 5000 != 7 for i in range(rows))
+    for folder, columns in (("_rejects", schemas.REJECTS.names), ("_filtered", schemas.FILTERED.names)):
+        members = schemas.read(f"{tmp_path}/3/{folder}/s0.parquet", columns).column("member").to_pylist()
+        assert members == sorted(members) and len(members) > 14_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_tar_of_empty_members_takes_little_memory(tmp_path):
+    """In a process of its own: 200,000 rows without an image, which a tar of 1.4 MB has when it is compressed."""
+    header = tarfile.TarInfo("0000000.jpg").tobuf(tarfile.USTAR_FORMAT)
+    with gzip.open(tmp_path / "0.tar.gz", "wb") as tar:
+        for i in range(200_000):
+            name = f"{i:07d}.txt".encode()
+            block = bytearray(name + header[len(name) :])
+            block[148:156] = b" " * 8
+            block[148:156] = b"%06o\0 " % sum(block)
+            tar.write(block)
+        tar.write(bytes(1024))
+    done = subprocess.run([sys.executable, "-c", _SCRIPT, str(tmp_path)], capture_output=True, check=True, text=True)
+    peak, rejected = map(int, done.stdout.split())
+    assert rejected == 200_000 and peak < 100 << 10
+
+
+_SCRIPT = """
+import pathlib, sys
+from configs.base import Embed, Filters, Source
+from pipelines import manifest
+from pipelines.embedding.inference import ShardJob, Tools
+from pipelines.embedding.shard_run import ShardLine
+from pipelines.encoders.handles import EncoderSpec
+from pipelines.encoders.loaded import EncoderSet
+from pipelines.filtering.row_filters import RowFilters
+from pipelines.schemas import EncoderInfo
+from pipelines.sources import InputShard
+folder = sys.argv[1]
+spec = EncoderSpec("precomputed:x", "precomputed", EncoderInfo("print", 2, False, "float32"), "", {})
+shard = InputShard(Source(), "s", folder + "/0.tar.gz", 1, "etag", number=0)
+job = ShardJob(shard, folder + "/out", "h", "r", {"key": spec})
+line = ShardLine(Tools(EncoderSet({"key": spec}), RowFilters(Filters()), None), Embed(), 1)
+peak = lambda: int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+before = peak()
+line.add(job)
+line.finish()
+print(peak() - before, manifest.read_marker(folder + "/out", "s", "h").rows_rejected)
+"""
