@@ -82,9 +82,10 @@ def _chain(values: Callable[[InputShard], Iterator[Any]], shards: Iterable[Input
 
 
 def _of_labels(path: str, found: Iterator[Any]) -> Naming | None:
-    found = (label for label in found if label is not None and label != "")
-    first = str(next(found, ""))
-    if not labels.is_name(first):
+    # What is neither a name nor a number makes its row a reject, and says nothing of the others.
+    found = (label for label in found if label != "" and isinstance(label, str | int) and not isinstance(label, bool))
+    first = next(found, "")
+    if not isinstance(first, str) or not labels.is_name(first):
         return None
     counts: Counter[str] = Counter()
     for label in itertools.chain([first], found):
@@ -185,9 +186,12 @@ def _ranked(rows: Callable[[], Iterator[Row]], found: Labels, order: list[str]) 
     ranks = {name: rank for rank, name in enumerate(order)}
     for row in rows():
         label = row.fields.get("label")
-        if isinstance(label, int) and 0 <= label < len(found.declared):
+        if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(found.declared):
             label = found.declared[label]
-        if not isinstance(label, str) or not label.strip():
+        if label is not None and not isinstance(label, str):
+            yield Row(row.member, {}, row.is_url, f"label is {str(label)[:80]!r}, not the name of a class")
+            continue
+        if label is None or not label.strip():
             yield row
             continue
         name = labels.normal(label)
@@ -218,7 +222,7 @@ def numbered(source: Source, rows: Callable[[], Iterator[Row]], found: Labels | 
     unknown: Counter[str] = Counter()
     for row in parts.chosen(source, lambda: _ranked(rows, found, order)):
         rank = row.fields.get("label")
-        if rank is None:
+        if not isinstance(rank, int):
             yield row
             continue
         name = order[rank]

@@ -112,7 +112,7 @@ def test_more_seeds_join_the_others_and_other_settings_get_a_folder_of_their_own
     assert len(list((world.folder / "runs").iterdir())) == 2
 
 
-class _Stop(Exception):
+class _Stop(BaseException):
     pass
 
 
