@@ -247,7 +247,7 @@ def test_several_settings_are_judged_on_val(world):
     assert not list(folder.glob("trial-*/predictions.parquet"))
 
 
-class _Stop(Exception):
+class _Stop(BaseException):
     pass
 
 
