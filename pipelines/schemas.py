@@ -239,7 +239,11 @@ def write(uri: str, table: pa.Table, metadata: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def open_parquet(
-    uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = None, footer: str = ""
+    uri: str,
+    columns: Sequence[str],
+    metadata: Mapping[str, str] | None = None,
+    footer: str = "",
+    remedy: str = "remove it and run its stage again",
 ) -> Iterator[pq.ParquetFile]:
     """Opens a Parquet file for reading, and verifies its page checksums.
 
@@ -248,25 +252,24 @@ def open_parquet(
         columns: that the file must have.
         metadata: values that the file's own metadata must have.
         footer: SHA-256 of its footer, which has no checksum of its own; empty if it is not known.
+        remedy: what to do if it is damaged, the end of the error's sentence.
 
     Raises:
         UserError: if the file is broken, lacks a column, or belongs to another run or version.
     """
     with storage.open_read(uri) as file:
         if footer and _footer_sha256(file) != footer:
-            raise UserError(f"{uri}: is damaged or of another run; remove it and run its stage again")
+            raise UserError(f"{uri}: is damaged or of another run; {remedy}")
         try:
             # With `pre_buffer`, everything that was read would stay in memory until the file is closed.
             parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
         except storage.BROKEN_PARQUET as error:
-            raise UserError(
-                f"{uri}: is not a whole Parquet file ({one_line(error)}); remove it and run its stage again"
-            ) from error
+            raise UserError(f"{uri}: is not a whole Parquet file ({one_line(error)}); {remedy}") from error
         _check(uri, parquet.schema_arrow, columns, metadata or {})
         try:
             yield parquet
         except storage.BROKEN_PARQUET as error:
-            raise UserError(f"{uri}: is damaged ({one_line(error)}); remove it and run its stage again") from error
+            raise UserError(f"{uri}: is damaged ({one_line(error)}); {remedy}") from error
 
 
 def _check(uri: str, schema: pa.Schema, columns: Sequence[str], metadata: Mapping[str, str]) -> None:

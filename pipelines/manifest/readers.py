@@ -95,6 +95,14 @@ class Embeddings:
         """Tells whether a shard, by its number, has a column."""
         return schemas.has_column(self._paths(shard)[0], column)
 
+    def _read(self, path: str, columns: list[str], footer: str = "") -> pa.Table:
+        again, origin = "remove it and run web-memory embed again", {"config_hash": self._config_hash}
+        try:
+            with schemas.open_parquet(path, columns, origin, footer, again) as parquet:
+                return parquet.read(columns)
+        except storage.MissingFile as error:
+            raise UserError(f"{path}: is missing; run web-memory embed again") from error
+
     def read(self, shard: int, columns: list[str], also: Sequence[str] = ()) -> pa.Table:
         """Reads columns of one shard, by its number, without the rows that were dropped.
 
@@ -107,7 +115,7 @@ class Embeddings:
         kept, stored = entry["rows"], entry["rows_stored"]
         path, drops = self._paths(shard)
         wanted = columns if "id" in columns or kept == stored else ["id", *columns]
-        table = schemas.read(path, wanted, {"config_hash": self._config_hash}, entry["footer_sha256"])
+        table = self._read(path, wanted, entry["footer_sha256"])
         if not entry["footer_sha256"]:
             storage.check_sha256(path, entry["sha256"], "remove it and run web-memory embed again")
         if table.num_rows != stored:
@@ -116,7 +124,7 @@ class Embeddings:
             )
         if kept == stored:
             return table
-        out = schemas.read(drops, ["id", "reason"] if also else ["id"], {"config_hash": self._config_hash})
+        out = self._read(drops, ["id", "reason"] if also else ["id"])
         if pc.sum(pc.is_in(table["id"], value_set=out["id"].combine_chunks())).as_py() != stored - kept:
             raise UserError(f"{drops}: does not list {stored - kept} rows of {path}; run web-memory embed again")
         storage.check_sha256(drops, entry["dropped_sha256"], "remove it and run web-memory embed again")
