@@ -6,6 +6,7 @@ exit code 1. Fields are checked, set and described by `fields`, flags for Beam a
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import pathlib
@@ -223,7 +224,11 @@ def main(
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 130
     except Exception as error:
-        return _said(error, workdir)
+        if sentence := _sentence(error, workdir):
+            return failed(sentence)
+        # Raised, for callers in Python; from a command line it ends in one sentence, too, and exit code 1.
+        sys.excepthook = functools.partial(_say_bug, workdir)
+        raise
     return 0
 
 
@@ -262,17 +267,21 @@ def _quiet(args: Any) -> None:
         sys.__unraisablehook__(args)
 
 
-def _said(error: Exception, workdir: str) -> int:
-    """Says what a command failed with, in one sentence, and returns the exit code."""
+def _sentence(error: Exception, workdir: str) -> str:
+    """Returns what a command failed with; empty for a mistake of ours."""
     if full := full_disk(error, workdir):
-        return failed(str(full))
+        return str(full)
     if isinstance(error, UserError):
-        return failed(str(error))
+        return str(error)
     if isinstance(error, OSError):
-        return failed(f"{error.filename or workdir}: {error.strerror or _first_line(error)}")
+        return f"{error.filename or workdir}: {error.strerror or _first_line(error)}"
     if isinstance(error, MemoryError):
-        return failed(f"{workdir}: there is not enough memory ({_first_line(error)}); docs/scale.md says what needs it")
-    # A mistake of ours: the traceback is for us, and not for the person at the keyboard.
+        return f"{workdir}: there is not enough memory ({_first_line(error)}); docs/scale.md says what needs it"
+    return ""
+
+
+def _say_bug(workdir: str, kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Says a mistake of ours in one sentence: its traceback is for us, and goes to a file."""
     try:
         with tempfile.NamedTemporaryFile("w", prefix="web-memory-", suffix=".txt", delete=False) as file:
             file.writelines(traceback.format_exception(error))
@@ -280,10 +289,9 @@ def _said(error: Exception, workdir: str) -> int:
     except OSError as unwritable:
         where = f"its traceback cannot be written ({unwritable.strerror})"
     failed(f"{workdir}: this is a bug of web-memory ({_first_line(error)}); {where}")
-    return 1
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """Returns type and message of an error in one line, without what Beam adds."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     # A worker's traceback ends with its error.

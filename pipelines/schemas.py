@@ -164,7 +164,9 @@ def to_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
         UserError: if the column is something else.
     """
     if not pa.types.is_fixed_size_list(column.type):
-        raise UserError(f"a column of vectors is of type {column.type}: its file is damaged; run its stage again")
+        raise UserError(
+            f"a column of vectors is of type {column.type}: its file is damaged; remove it and run its stage again"
+        )
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     width = column.type.list_size
     parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]
@@ -197,11 +199,13 @@ def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str)
     """
     keys = to_matrix(column).astype(np.float32)
     if keys.shape[1] != info.dim:
-        raise UserError(f"{where}: its keys have {keys.shape[1]} values, not {info.dim}; run web-memory embed again")
+        raise UserError(
+            f"{where}: its keys have {keys.shape[1]} values, not {info.dim}; remove its file and embed again"
+        )
     finite = np.isfinite(keys).all(axis=1)
     if not finite.all():
         raise UserError(
-            f"{where}: row {int(np.argmin(finite))} has a key that is not finite; run web-memory embed again"
+            f"{where}: row {int(np.argmin(finite))} has a key that is not finite; remove its file and embed again"
         )
     if not info.normalized:
         keys /= np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), np.finfo(np.float32).tiny)

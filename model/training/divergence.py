@@ -40,7 +40,7 @@ def cause(task: Task, rows: np.ndarray, learning_rate: float, reads_memory: bool
         reads_memory: whether the head reads neighbours.
     """
     if where := _not_finite(task, rows):
-        return f"{where} is not finite; run web-memory embed and web-memory neighbors again"
+        return f"{where} is not finite; remove the file of its shard and run web-memory reindex and neighbors"
     empty = int((~task.splits["train"].mask[rows].any(-1)).sum()) if reads_memory else 0
     lists = f", or the {empty} empty neighbour lists of the last batches" if empty else ""
     return f"the likely cause is the learning rate {learning_rate:g}{lists}; use a smaller one"

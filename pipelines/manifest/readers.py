@@ -126,7 +126,9 @@ class Embeddings:
             return table
         out = self._read(drops, ["id", "reason"] if also else ["id"])
         if pc.sum(pc.is_in(table["id"], value_set=out["id"].combine_chunks())).as_py() != stored - kept:
-            raise UserError(f"{drops}: does not list {stored - kept} rows of {path}; run web-memory embed again")
+            raise UserError(
+                f"{drops}: does not list {stored - kept} rows of {path}; remove it and run web-memory embed again"
+            )
         storage.check_sha256(drops, entry["dropped_sha256"], "remove it and run web-memory embed again")
         if also:
             out = out.filter(pc.invert(pc.is_in(out["reason"], value_set=pa.array(also, pa.string()))))
@@ -211,7 +213,7 @@ class Neighbors:
     @staticmethod
     def _check_rows(path: str, rows: int, expected: int) -> None:
         if rows != expected:
-            raise UserError(f"{path}: has {rows} rows, not {expected}; run web-memory neighbors again")
+            raise UserError(f"{path}: has {rows} rows, not {expected}; remove it and run web-memory neighbors again")
 
     def _read(self, group: str, schema: pa.Schema) -> pa.Table:
         if group not in self.files:

@@ -138,6 +138,32 @@ def test_a_killed_worker_process_ends_the_job_and_the_same_command_goes_on(large
     assert large_world.parquet("killed") == large_world.parquet("direct")
 
 
+@pytest.mark.parametrize(("stage", "delay_secs"), [(s, d) for s in ("build", "neighbors") for d in (0, 0.5, 1, 2, 3)])
+def test_a_killed_worker_of_the_index_is_one_sentence(tmp_path, stage, delay_secs):
+    world = index_world.World(tmp_path / "killed", rows=20_000).write()
+    assert stage == "build" or world.build() == 0
+    flags = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+    argv = [sys.executable, "-m", f"index.{stage}", f"--config={world.config_file}", *flags]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=errors, cwd=index_world.REPOSITORY)
+        workers: list[psutil.Process] = []
+        while process.poll() is None and not workers:
+            family = psutil.Process(process.pid).children(recursive=True)
+            workers = [child for child in family if child.cmdline()[1:3] == ["-m", _WORKER]]
+            time.sleep(0.01)
+        time.sleep(delay_secs)
+        if workers and workers[0].is_running():
+            workers[0].kill()
+        process.wait(_PATIENCE_SECS)
+    said = (tmp_path / "errors").read_text()
+    killed = f"error: {world.folder}: {worker_process.KILLED}\n"
+    assert (process.returncode, "Traceback" in said) in ((0, False), (2, False))
+    assert process.returncode == 0 or said.endswith(killed)
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    # The same command resumes.
+    assert subprocess.run(argv, cwd=index_world.REPOSITORY, capture_output=True).returncode == 0
+
+
 @contextlib.contextmanager
 def _serve(folder: pathlib.Path, module: str, flag: str):
     with socket.socket() as free:
