@@ -37,5 +37,5 @@ def test_arrays_come_in_chunks():
 
 def test_a_file_with_other_rows_than_noted_is_refused(column):
     column.lists.files["memory"][0]["rows"] += 1
-    with pytest.raises(UserError, match=r"has \d+ rows, not \d+; run web-memory neighbors again"):
+    with pytest.raises(UserError, match=r"has \d+ rows, not \d+; remove it and run web-memory neighbors again"):
         np.array(column)
