@@ -18,6 +18,7 @@ from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from index.searching.page import Tile
+    from index.searching.queries import Query
 
 _VALUES: dict[str, tuple[Any, str]] = {
     "image": ("", "image file to search for"),
@@ -35,7 +36,7 @@ def run(config: Config, image: str, text: str, id: int, k: int, html: str) -> No
         UserError: if a flag is wrong, there is no index, or a row that it finds has been replaced since it was built.
     """
     from index.searching import page, queries, rows
-    from index.store.indexed_memory import open_memory
+    from index.store.indexed_memory import in_published, open_memory
     from index.store.reader import Index
     from pipelines.sources import pictures
 
@@ -44,19 +45,22 @@ def run(config: Config, image: str, text: str, id: int, k: int, html: str) -> No
         raise UserError("give one of --image=FILE, --text=TEXT and --id=ID")
     if k < 1:
         raise UserError(f"--k={k}: must be at least 1")
-    index = Index.open(config.places.index)
-    memory = open_memory(config.places.memory, index)
     load = pictures.Pictures(config.memory, config.places.data, config.embed).load
-    if image:
-        query = queries.of_image(image, config.encoders, config.embed, index)
-    elif text:
-        query = queries.of_text(text, config.encoders, config.embed, index)
-    else:
-        query = queries.of_row(id, memory, load)
-    ids, scores = rows.find(index, query, k)
-    found = zip(rows.read(memory, ids), scores.tolist(), strict=True)
-    tiles = [rows.tile(row, score, load if html else None) for row, score in found]
-    title = f"nearest to {query.title}, of {index.rows:,} rows"
+
+    def find(index: Index) -> "tuple[str, Query, list[Tile]]":
+        memory = open_memory(config.places.memory, index)
+        if image:
+            query = queries.of_image(image, config.encoders, config.embed, index)
+        elif text:
+            query = queries.of_text(text, config.encoders, config.embed, index)
+        else:
+            query = queries.of_row(id, memory, load)
+        ids, scores = rows.find(index, query, k)
+        found = zip(rows.read(memory, ids), scores.tolist(), strict=True)
+        tiles = [rows.tile(row, score, load if html else None) for row, score in found]
+        return f"nearest to {query.title}, of {index.rows:,} rows", query, tiles
+
+    title, query, tiles = in_published(config.places.index, find)
     _print(title, tiles)
     if html:
         with storage.atomic_write(html) as file:

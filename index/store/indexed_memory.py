@@ -6,7 +6,8 @@ that the index knows by its id.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,8 @@ from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo, content_keys
+
+_T = TypeVar("_T")
 
 
 class IndexedMemory:
@@ -84,3 +87,25 @@ def open_memory(folder: str, index: Index) -> Embeddings | IndexedMemory:
             raise
         return IndexedMemory(folder, index)
     return memory if memory.snapshot == index.memory_snapshot else IndexedMemory(folder, index)
+
+
+def in_published(folder: str, work: Callable[[Index], _T]) -> _T:
+    """Returns the result of work on the published version of an index.
+
+    The work is repeated if it fails and another version has been published since: the rows of the version before are
+    then replaced, and what it read may be gone.
+
+    Args:
+        folder: of the index.
+        work: reads an index and its memory.
+
+    Raises:
+        UserError: as the work raises it.
+    """
+    while True:
+        index = Index.open(folder)
+        try:
+            return work(index)
+        except UserError:
+            if index_manifest.read(folder)["fingerprint"] == index.fingerprint:
+                raise
