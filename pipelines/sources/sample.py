@@ -373,10 +373,12 @@ def number_or_name(value: Any) -> int | str | None:
 
 def _label(found: Labels | None, value: Any) -> tuple[int | None, bool]:
     """Returns the label that a value stands for, and whether it is the name of a class that a memory alone has."""
+    if found is None:
+        return label_of(value), False
     value = _single(value)
     named = value if isinstance(value, str) and value.strip() else label_of(value)
-    if found is None or named is None:
-        return label_of(value), False
+    if named is None:
+        return None, False
     number = found.number(named)
     return number, number is None
 

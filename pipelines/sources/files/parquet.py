@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from configs.base import Embed, Source
 from pipelines import storage
-from pipelines.errors import UserError, nearest
+from pipelines.errors import UserError, nearest, one_line
 from pipelines.sources import naming
 from pipelines.sources.files import parquet_bounds
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename, to_sample
@@ -48,7 +48,7 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except storage.BROKEN_PARQUET as error:
-        raise BrokenParquet(" ".join(str(error).split())[:300] or type(error).__name__) from error
+        raise BrokenParquet(one_line(error)[:300] or type(error).__name__) from error
 
 
 def _check_footer(file: IO[bytes]) -> int:

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from configs.base import Source
 from pipelines import storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, one_line
 from pipelines.sources.files import parquet_bounds
 from pipelines.sources.files.parquet import row_values
 from pipelines.sources.listing import Row
@@ -117,9 +117,7 @@ def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any] | ValueError]]
         except parquet_bounds.Excess as error:
             raise UserError(f"{uri}: {error}; if it is not hostile, write it again as several files") from error
         except storage.BROKEN_PARQUET as error:
-            # Arrow's messages have several lines.
-            problem = " ".join(str(error).split())
-            raise UserError(f"{uri}: is not a whole Parquet file ({problem}); remove it or repair it") from error
+            raise _not_whole(uri, error) from error
 
 
 def _values(batch: pa.RecordBatch, columns: list[str]) -> Iterator[dict[str, Any] | ValueError]:
@@ -243,5 +241,8 @@ def _schema(uri: str) -> pa.Schema:
         try:
             return pq.read_schema(file)
         except storage.BROKEN_PARQUET as error:
-            problem = " ".join(str(error).split())
-            raise UserError(f"{uri}: is not a whole Parquet file ({problem}); remove it or repair it") from error
+            raise _not_whole(uri, error) from error
+
+
+def _not_whole(uri: str, error: Exception) -> UserError:
+    return UserError(f"{uri}: is not a whole Parquet file ({one_line(error)}); remove it or repair it")
