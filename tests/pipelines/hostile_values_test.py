@@ -180,12 +180,12 @@ def test_any_column_of_a_table_of_paths(columns):
         (root / "x.jpg").write_bytes(b"image")
         _write(root / "t.parquet", {"path": ["x.jpg"] * 3, **columns})
         source = Source(format="table", path="t.parquet")
-        found = [
-            item
-            for shard in sources.plan(source, folder, _EMBED, f"{folder}/listings")
-            for item in sources.read(shard, _EMBED)
-        ]
-        _check(found, 3)
+        try:
+            planned = sources.plan(source, folder, _EMBED, f"{folder}/listings")
+        except UserError as error:
+            assert "write all of them as names or all as numbers" in str(error)
+            return
+        _check([item for shard in planned for item in sources.read(shard, _EMBED)], 3)
 
 
 @_SLOW
