@@ -82,7 +82,7 @@ def _write(root: pathlib.Path, seed: int) -> None:
         "def get_config():\n"
         "    return Config(data=str(root), workdir=str(root / 'out'), class_names='names.txt',\n"
         f"        memory=Source(format='img2dataset', path='pairs/*.tar'), {splits},\n"
-        "        encoders=Encoders(key=str(root / 'image'), value_image='', value_text=str(root / 'text')),\n"
+        "        encoders=Encoders(key=str(root / 'image'), value_image=(), value_text=(str(root / 'text'),)),\n"
         "        embed=Embed(batch_size=4, list_shard_rows=4, max_rejects_share=1.0),\n"
         "        filters=Filters(leakage=0.0, exact_duplicates=True, min_caption_chars=3),\n"
         "        index=Index(searcher='exact', shards=2, k=3), neighbors=Neighbors(k=3, block_rows=4),\n"
