@@ -27,10 +27,11 @@ TOP = "config"
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """A field with a value: its name such as `index.shards`, its declaration and the value."""
+    """A field with a value: its name such as `index.shards`, its declaration, its type and the value."""
 
     name: str
     field: Field
+    kind: Any
     value: Any
 
     @property
@@ -40,13 +41,17 @@ class Leaf:
 
 
 def leaves(section: Any, prefix: str = "") -> Iterator[Leaf]:
-    """Yields the fields of a section and of the sections in it."""
+    """Yields the fields of a section and of the sections in it; a `UserError` if one is no section."""
+    kinds = typing.get_type_hints(type(section))
     for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
+        value, kind = getattr(section, field.name), kinds[field.name]
+        if dataclasses.is_dataclass(kind) and not dataclasses.is_dataclass(value):
+            wanted = getattr(kind, "__name__", "")
+            raise UserError(f"--config.{prefix}{field.name}: must be {wanted}(..), not of type {type(value).__name__}")
         if dataclasses.is_dataclass(value):
             yield from leaves(value, f"{prefix}{field.name}.")
         else:
-            yield Leaf(f"{prefix}{field.name}", declarations.of(field), value)
+            yield Leaf(f"{prefix}{field.name}", declarations.of(field), kind, value)
 
 
 def parse_value(text: str, kind: Any, flag: str) -> Any:
@@ -70,7 +75,7 @@ def override(config: Any, path: Sequence[str], text: str, flag: str) -> Any:
     Raises:
         UserError: if a name or the type is wrong; the sentence names the nearest right field.
     """
-    hints = typing.get_type_hints(type(config))
+    kinds = typing.get_type_hints(type(config))
     names = [field.name for field in dataclasses.fields(config)]
     head, rest = path[0], path[1:]
     if head not in names:
@@ -81,7 +86,7 @@ def override(config: Any, path: Sequence[str], text: str, flag: str) -> Any:
     if not rest and dataclasses.is_dataclass(value):
         inner = [field.name for field in dataclasses.fields(value)]
         raise UserError(f"{flag}: name a field below {head!r}: {', '.join(inner)}")
-    new = override(value, rest, text, flag) if rest else parse_value(text, hints[head], flag)
+    new = override(value, rest, text, flag) if rest else parse_value(text, kinds[head], flag)
     return dataclasses.replace(config, **{head: new})
 
 
@@ -105,10 +110,12 @@ def line_problems(config: Config) -> list[str]:
 
 def _check(leaf: Leaf) -> None:
     flag, field, value = f"--config.{leaf.name}", leaf.field, leaf.value
-    values = value if isinstance(value, tuple) else (value,)
+    values = value if isinstance(value, tuple | list) else (value,)
     if any(isinstance(text, str) and _PASSWORD.search(text) for text in values):
         # Not shown, and not stored: paths are in many files of a run.
         raise UserError(f"{flag}: has a URL with a password; leave it out, and give it in fsspec's own configuration")
+    if not _is_of(leaf.kind, value):
+        raise UserError(f"{flag}={value!r}: must be {_described(leaf.kind)}, not of type {type(value).__name__}")
     if field.required and not values:
         raise UserError(f"{flag}: must hold at least one value")
     if field.choices and (unknown := [choice for choice in values if choice not in field.choices]):
@@ -119,6 +126,23 @@ def _check(leaf: Leaf) -> None:
         raise UserError(f"{flag}={leaf.shown}: must be finite")
     if not field.holds(value):
         raise UserError(f"{flag}={leaf.shown}: must be {field.span}")
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Tells whether a value has a type; a whole number is a float, too, and true is no number."""
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        return isinstance(value, tuple) and all(_is_of(item, part) for part in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _described(kind: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0].__name__
+        return f"a tuple of {item}, such as ({'0.5' if item == 'float' else '1' if item == 'int' else repr('name')},)"
+    return f"of type {kind.__name__}"
 
 
 def _problems(section: Any, prefix: str) -> Iterator[tuple[Leaf, str]]:

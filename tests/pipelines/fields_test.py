@@ -86,6 +86,13 @@ def test_settings_of_training_are_checked(train, sentence):
             "--config.memory.path: has a URL with a password; leave it out, and give it in fsspec's own configuration",
         ),
         (Config(encoders=Encoders(value_text=("t=https://me:@h/m",))), "value_text: has a URL with a password"),
+        (Config(encoders=Encoders(value_text="t5")), "value_text='t5': must be a tuple of str, such as ('name',), not"),
+        (Config(encoders=Encoders(value_text="https://me:secret@h/m")), "value_text: has a URL with a password"),
+        (Config(seed="1"), "--config.seed='1': must be of type int, not of type str"),
+        (Config(seed=True), "--config.seed=True: must be of type int, not of type bool"),
+        (Config(filters=Filters(leakage="0.9")), "--config.filters.leakage='0.9': must be of type float"),
+        (Config(train=Train(seeds=[1])), "--config.train.seeds=[1]: must be a tuple of int, such as (1,), not of type"),
+        (Config(memory={"path": "x"}), "--config.memory: must be Source(..), not of type dict"),
         (Config(encoders=Encoders(key="")), "--config.encoders.key=: is empty; every memory needs keys"),
         (
             Config(encoders=Encoders(dtype="float64")),
