@@ -59,7 +59,7 @@ class _Pairs:
 
     def __init__(self, shard: InputShard, embed: Embed) -> None:
         self._shard, self._names = shard, field_names(shard.source, FIELDS)
-        single = {our: self._names[our] for our in ("label", "url")}
+        single = {our: self._names[our] for our in ("caption", "label", "url")}
         self._table = Sibling(shard.siblings[0], single) if shard.siblings else None
         texts = [name for our in ("caption", "label", "url") for name in self._names[our]]
         if not any(entry.startswith("image=") for entry in shard.source.fields):

@@ -155,6 +155,10 @@ def test_a_table_that_cannot_be_joined_is_named(tmp_path):
     pq.write_table(pa.table({"id": ["0"]}), table)
     with pytest.raises(UserError, match="00000.parquet: has no column 'key'"):
         _read(tmp_path, _tar(_pair("0")), siblings=(str(table),))
+    for our in ("caption", "label", "url"):
+        pq.write_table(pa.table({"key": ["0"], our: [["a dog", "one dog"]]}), table)
+        with pytest.raises(UserError, match=f"column '{our}', the {our}, is of type list.*make it a column of single"):
+            _read(tmp_path, _tar(_pair("0")), siblings=(str(table),))
     table.write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(UserError, match="00000.parquet: is not a whole Parquet file"):
         _read(tmp_path, _tar(_pair("0")), siblings=(str(table),))
