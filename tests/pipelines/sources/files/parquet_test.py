@@ -40,7 +40,11 @@ def test_a_table_of_img2dataset_itself(tmp_path, img2dataset):
     (shard,) = sources.plan(Source("img2dataset_parquet", "*.parquet"), str(tmp_path), _EMBED, "")
     first, second, third = sources.read(shard, _EMBED)
     assert first == Sample(
-        "0", bytes.fromhex("ffd8aa"), "a dog", url="http://x/0", metadata={"similarity": 0.0, "sha256": "00"}
+        "0",
+        bytes.fromhex("ffd8aa"),
+        "a dog",
+        url="http://x/0",
+        metadata={"similarity": 0.0, "width": 8, "height": 6, "sha256": "00"},
     )
     assert (second.image, second.caption, second.url) == (bytes.fromhex("ffd8bb"), "ein Hund, süß", "http://x/1")
     assert third == Filtered("2", "status", "failed_to_download: HTTP Error 404")

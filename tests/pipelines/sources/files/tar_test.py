@@ -90,14 +90,14 @@ def test_a_tar_of_img2dataset_itself(tmp_path, img2dataset):
             bytes.fromhex("ffd8aa"),
             "a dog",
             url="http://x/0",
-            metadata={"similarity": 0.0, "sha256": "00"},
+            metadata={"similarity": 0.0, "width": 8, "height": 6, "sha256": "00"},
         ),
         Sample(
             "000000001.jpg",
             bytes.fromhex("ffd8bb"),
             "ein Hund, süß",
             url="http://x/1",
-            metadata={"similarity": 0.25, "sha256": "00"},
+            metadata={"similarity": 0.25, "width": 8, "height": 6, "sha256": "00"},
         ),
     ]
 

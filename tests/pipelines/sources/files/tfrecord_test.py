@@ -74,13 +74,19 @@ def test_a_file_of_img2dataset_itself(tmp_path, img2dataset):
     (shard,) = sources.plan(Source("tfrecord", "*.tfrecord"), str(tmp_path), _EMBED, "")
     assert shard.name == "00000"
     assert list(sources.read(shard, _EMBED)) == [
-        Sample("0", bytes.fromhex("ffd8aa"), "a dog", url="http://x/0", metadata={"similarity": 0.0, "sha256": "00"}),
+        Sample(
+            "0",
+            bytes.fromhex("ffd8aa"),
+            "a dog",
+            url="http://x/0",
+            metadata={"similarity": 0.0, "width": 8, "height": 6, "sha256": "00"},
+        ),
         Sample(
             "1",
             bytes.fromhex("ffd8bb"),
             "ein Hund, süß",
             url="http://x/1",
-            metadata={"similarity": 0.25, "sha256": "00"},
+            metadata={"similarity": 0.25, "width": 8, "height": 6, "sha256": "00"},
         ),
     ]
 
