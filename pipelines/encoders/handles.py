@@ -1,7 +1,7 @@
 """Handles to encoders, each resolved once at launch to what its model takes and gives.
 
-A handle is a built-in name, a SavedModel folder, a TF Hub or Kaggle URL, a `.npz` of a Vision Transformer, or an
-`encoder.json` that describes one of these (docs/encoders.md). `loaded` loads the models.
+A handle is a built-in name, a checkpoint (`hf:FOLDER#image`), a SavedModel folder, a TF Hub or Kaggle URL, a `.npz` of
+a Vision Transformer, or an `encoder.json` that describes one of these (docs/encoders.md). `loaded` loads the models.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 from configs.base import Encoders
 from pipelines import manifest, schemas, storage
 from pipelines.encoders import builtin, model_files, model_operations, saved_model
+from pipelines.encoders.towers import checkpoints
 from pipelines.errors import UserError, nearest
 from pipelines.images.decode import ImagePreprocess
 from pipelines.sources.sample import without_login
@@ -43,7 +44,7 @@ class EncoderSpec:
         handle: what the config gave.
         kind: `image`, `text` or `precomputed`.
         info: its fingerprint, width and form.
-        model: built-in name, folder, URL or `.npz` that holds the weights.
+        model: built-in name, checkpoint, folder, URL or `.npz` that holds the weights.
         description: what the model takes and gives, as in `encoder.json`.
         unsafe: whether the operations of its model may reach files, sockets, processes and Python.
     """
@@ -123,7 +124,7 @@ def _fingerprint(description: dict[str, Any], model: str, unsafe_models: bool) -
     """Returns the fingerprint of an encoder, whose model is on this machine afterwards."""
     # The space decides no vector, and may be named once the memory exists.
     identity = {name: value for name, value in description.items() if name != "space"}
-    if model in builtin.NAMES:
+    if model in builtin.NAMES or checkpoints.is_handle(model):
         model_files.local_folder(model)
     elif not model.endswith(".npz"):
         # A missing library is reported before gigabytes are downloaded.
@@ -142,6 +143,9 @@ def _describe(handle: str) -> tuple[dict[str, Any], str, str]:
         return builtin.describe(handle), handle, handle
     if handle in PUBLISHED:
         return dict(PUBLISHED[handle]), handle, handle
+    if checkpoints.is_handle(handle):
+        pinned = checkpoints.pinned(handle)
+        return checkpoints.describe(pinned), pinned, handle
     if handle.endswith(".npz"):
         return {}, handle, handle
     path = _description_file(handle)

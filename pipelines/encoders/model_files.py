@@ -1,6 +1,5 @@
 """The files of a model on this machine: built, downloaded, copied from a store, or in a folder of the user's."""
 
-import hashlib
 import os
 import pathlib
 import shutil
@@ -8,7 +7,8 @@ import threading
 from typing import Any
 
 from pipelines import storage
-from pipelines.encoders import builtin, saved_model
+from pipelines.encoders import builtin, cache, saved_model
+from pipelines.encoders.towers import checkpoints
 from pipelines.errors import UserError
 
 URL = ("http://", "https://")
@@ -21,39 +21,20 @@ def local_folder(model: str) -> pathlib.Path:
     """Returns the folder of a SavedModel on this machine, which is fetched or built the first time.
 
     Args:
-        model: built-in name, folder or URL.
+        model: built-in name, checkpoint, folder or URL.
 
     Raises:
         UserError: if it cannot be fetched or built.
     """
-    cache = storage.cache_dir()
     if model in builtin.NAMES:
-        return builtin.ensure(model, cache / "encoders")
+        return builtin.ensure(model, storage.cache_dir() / "encoders")
+    if checkpoints.is_handle(model):
+        return checkpoints.ensure(model)
     if model.startswith(URL):
         return _from_hub(model)
     if storage.is_url(model):
-        return fetch_folder(model, cache / "encoders")
+        return cache.fetch_folder(model)
     return pathlib.Path(model)
-
-
-def fetch_folder(uri: str, cache: pathlib.Path) -> pathlib.Path:
-    """Returns the copy of a remote folder in a local cache; copies it if it has changed or is not there yet.
-
-    Raises:
-        UserError: if there is no such folder, or a file of it is named outside it.
-    """
-    fs, path = storage.filesystem(uri)
-    found = sorted(fs.find(path, detail=True).items())
-    if not found:
-        raise storage.MissingFile(f"{uri}: no such folder")
-    digest = hashlib.sha256(repr([(file, storage.Found.of(file, info).etag) for file, info in found]).encode())
-    target = cache / f"{storage.name(uri)}-{digest.hexdigest()[:12]}"
-    if not target.exists():
-        with storage.atomic_folder(str(target)) as temporary:
-            for file, _ in found:
-                inside = file.removeprefix(path.rstrip("/") + "/")
-                storage.copy(storage.inside(uri, inside), storage.inside(temporary, inside))
-    return target
 
 
 def _from_hub(url: str) -> pathlib.Path:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -275,7 +275,7 @@ def read_form(folder: pathlib.Path, kind: str, images: Preprocessing | None) -> 
     """Returns the form of a tower; reads configs only.
 
     Args:
-        folder: with config.json.
+        folder: with config.json, or of sentence-transformers.
         kind: `image` or `text`.
         images: preprocessing of the image tower.
 
@@ -291,8 +291,24 @@ def read_form(folder: pathlib.Path, kind: str, images: Preprocessing | None) -> 
     raise UserError(f"{folder}: is a {config.get('model_type', '')} model, which has no tower of {_KINDS[kind]}")
 
 
+def model_type(folder: pathlib.Path) -> str:
+    """Returns the `model_type` of a folder, a key of `FAMILIES`."""
+    return str(_family(folder)[0].get("model_type", ""))
+
+
+def has_both(folder: pathlib.Path) -> bool:
+    """Tells whether a folder has towers of images and of texts, whose vectors share a space."""
+    family = _family(folder)[1]
+    return bool(family.image and family.text)
+
+
+def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns all files of weights; a `UserError` as of `weights.weight_files`."""
+    return [*weights.weight_files(sentence.transformer_folder(folder)), *sentence.weight_files(folder)]
+
+
 def _family(folder: pathlib.Path) -> tuple[_Config, _Family]:
-    path = folder / weights.CONFIG
+    path = sentence.transformer_folder(folder) / weights.CONFIG
     config = _Config(path, weights.read_object(path, "what model it is"))
     found = config.get("model_type", "")
     if found not in FAMILIES:
@@ -307,14 +323,11 @@ def read(folder: pathlib.Path, kind: str, images: Preprocessing | None = None) -
     """Returns a tower with its weights; the arguments and errors are those of `read_form`."""
     form = read_form(folder, kind, images)
     config, family = _family(folder)
-    rules, others = (
-        (family.image_rules, family.text_rules) if kind == "image" else (family.text_rules, family.image_rules)
-    )
-    found = weights.Weights(weights.weight_files(folder))
-    theirs = names.ours(found, rules, (*others, *family.others), family.prefix, found.where)
-    arrays = _arranged(found.read(theirs))
+    found = weights.Weights(weights.weight_files(sentence.transformer_folder(folder)))
+    theirs = _names(form, family, found, found.where)
+    arrays = _arranged(found.read(theirs), form)
     if isinstance(form, TextForm):
-        arrays = sentence.with_layers(folder, _with_types(arrays))
+        arrays = sentence.with_layers(folder, arrays)
     elif form.has_positions and form.has_class:
         arrays = _fitted(arrays, form, config)
     tower = Tower(form, arrays)
@@ -322,7 +335,22 @@ def read(folder: pathlib.Path, kind: str, images: Preprocessing | None = None) -
     return tower
 
 
-def _arranged(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def of_arrays(form: ImageForm | TextForm, model_type: str, tensors: Mapping[str, np.ndarray], where: str) -> Tower:
+    """Returns a tower of arrays under the names of a family; a `UserError` as of `tower.check`."""
+    theirs = _names(form, FAMILIES[model_type], tensors, where)
+    tower = Tower(form, _arranged({ours: tensors[name].astype(np.float32) for name, ours in theirs.items()}, form))
+    check(tower, where, {ours: name for name, ours in theirs.items()})
+    return tower
+
+
+def _names(form: ImageForm | TextForm, family: _Family, found: Iterable[str], where: str) -> dict[str, str]:
+    rules, others = family.image_rules, family.text_rules
+    if isinstance(form, TextForm):
+        rules, others = others, rules
+    return names.ours(found, rules, (*others, *family.others), family.prefix, where)
+
+
+def _arranged(arrays: dict[str, np.ndarray], form: ImageForm | TextForm) -> dict[str, np.ndarray]:
     """Returns arrays in the arrangement of ours: kernels `[C_in, C_out]`, no axes of 1 in front, one array a layer."""
     found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
@@ -339,7 +367,7 @@ def _arranged(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 break
         else:
             found[name] = array
-    return found
+    return _with_types(found) if isinstance(form, TextForm) else found
 
 
 def _with_types(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

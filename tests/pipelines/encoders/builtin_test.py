@@ -111,7 +111,7 @@ def fake_builds(monkeypatch):
     def install(parties: int = 1) -> _FakeBuilds:
         builds = _FakeBuilds(parties)
         monkeypatch.setattr(builtin, "download", lambda requirement, folder: folder)
-        monkeypatch.setattr(builtin, "run_in_new_process", builds)
+        monkeypatch.setattr(builtin.cache, "run_in_new_process", builds)
         return builds
 
     return install
@@ -154,7 +154,7 @@ def test_failed_build_leaves_nothing(fake_builds, monkeypatch, tmp_path):
         (folder / "saved_model.pb").write_bytes(b"gra")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(builtin, "run_in_new_process", fail)
+    monkeypatch.setattr(builtin.cache, "run_in_new_process", fail)
     with pytest.raises(KeyboardInterrupt):
         ensure("minilm-l6-v2", tmp_path)
     assert not list(tmp_path.iterdir())
