@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines.images import image_bytes, orientation
+from pipelines.images.formats import orientation, reduction
 from pipelines.images.decode import DecodeError, ImagePreprocess, decode, prepare
 
 _LIMIT = 100_000_000
@@ -358,7 +358,7 @@ def test_the_limit_is_on_the_declared_pixels_at_any_scale():
 def test_adobe_cmyk_is_inverted():
     """Adobe stores inks inverted, and so does Pillow, with Adobe's segment: white paper is no ink."""
     data = _encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95)
-    assert b"Adobe" in image_bytes.bare(data).data
+    assert b"Adobe" in reduction.bare(data).data
     red = np.asarray(decode(data, _LIMIT).image, int)
     np.testing.assert_allclose(red, np.broadcast_to([255, 0, 0], red.shape), atol=6)
 
@@ -401,4 +401,4 @@ def test_tiny_and_thin_images_are_prepared(size, kind, crop):
 
 def test_bare_leaves_what_needs_no_cutting():
     for data in (_encode(_GREY, "WEBP"), _encode(_GREY, "BMP"), b"text"):
-        assert image_bytes.bare(data).data == data
+        assert reduction.bare(data).data == data

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from pipelines.images import orientation
+from pipelines.images.formats import orientation
 from pipelines.images.decode import decode
 
 _LIMIT = 1_000_000
