@@ -21,7 +21,7 @@ _KEPT = {b"ispe": 12, b"pixi": 9, b"av1C": 4, b"colr": 11, b"auxC": 64}
 # Turns are undone after decoding, and of several layers, which these choose from, none is decoded.
 _READ = (b"irot", b"imir", b"clap", b"a1op", b"lsel")
 # By the turn in quarters against the clock and the axis of the mirror, or None: the orientation of the EXIF standard.
-_ORIENTATIONS = {
+_ORIENTATIONS: dict[tuple[int, int | None], int] = {
     **{(0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6},
     **{(0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7},
     **{(0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5},
@@ -62,10 +62,10 @@ class _File:
         if not 0 < rows * columns == len(tiles) == len(set(tiles)) <= _MAX_TILES:
             raise RefusedError(f"is an AVIF with a grid of {len(tiles):,} tiles, more or fewer than it can have")
         self.parts.append(_Part(number, item, data, [(b"dimg", tiles)]))
-        found = [self.items.get(tile) for tile in tiles]
-        if any(tile is None or tile.kind != b"av01" for tile in found):
+        found = {tile: self.items[tile] for tile in tiles if tile in self.items}
+        if len(found) < len(tiles) or any(tile.kind != b"av01" for tile in found.values()):
             raise RefusedError("is an AVIF with a grid of something else than AV1 pictures")
-        sides = [self._frame(*pair) for pair in zip(tiles, found, strict=True) if pair[1]]
+        sides = [self._frame(*tile) for tile in found.items()]
         self._count((max(side[0] for side in sides), max(side[1] for side in sides)), columns, rows)
         return [number, *tiles]
 
