@@ -60,11 +60,8 @@ def _need(there: int, count: int) -> None:
 
 def _eight_bits(samples: np.ndarray, most: int) -> bytes:
     """Returns samples of 0 to `most`, which larger ones count as, stretched to 0 to 255."""
-    return (
-        ((np.minimum(samples, most) * np.uint32(255) + np.uint32(most // 2)) // np.uint32(most))
-        .astype(np.uint8)
-        .tobytes()
-    )
+    whole = np.minimum(samples, most) * np.uint32(255)
+    return ((whole + np.uint32(most // 2)) // np.uint32(most)).astype(np.uint8).tobytes()
 
 
 def _bytes(data: bytes, count: int, most: int) -> bytes:

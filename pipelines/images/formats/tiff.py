@@ -124,6 +124,10 @@ def _layout(tags: dict[int, np.ndarray]) -> _Layout:
         part = width, min(_one(tags, tag.ROWS_PER_STRIP, height), height)
     if not all((width, height, *part)):
         raise RefusedError("is a TIFF without pixels")
+    extras = tuple(int(extra) for extra in tags.get(tag.EXTRA_SAMPLES, ()))
+    if not extras and (color, samples) == (_RGB, 4):
+        # Where nothing is said about the fourth sample it is alpha.
+        extras = (_ALPHA,)
     layout = _Layout(
         width=width,
         height=height,
@@ -131,7 +135,7 @@ def _layout(tags: dict[int, np.ndarray]) -> _Layout:
         color=color,
         bits=_one(tags, tag.BITS, 1),
         samples=samples,
-        extras=tuple(int(extra) for extra in tags.get(tag.EXTRA_SAMPLES, ())),
+        extras=extras,
         apart=samples > 1 and _one(tags, tag.PLANES, 1) == _APART,
         across=-(-width // part[0]),
         down=-(-height // part[1]),
@@ -155,11 +159,9 @@ def _check_samples(tags: dict[int, np.ndarray], layout: _Layout) -> None:
     if len(set(stated)) != 1 or layout.bits not in depths or len(stated) not in (1, layout.samples):
         bits = "/".join(map(str, stated))
         raise RefusedError(f"is a TIFF of {bits} bits with photometric interpretation {layout.color}: not supported")
-    # Where nothing is said about a fourth sample of RGB it is alpha.
-    unsaid = layout.color == _RGB and layout.samples == 4 and not layout.extras
     extras = tuple(_ALPHA if extra == _PREMULTIPLIED else extra for extra in layout.extras)
     known = not extras or extras in _EXTRAS.get((layout.color, layout.bits), ())
-    if not known or (layout.samples != count + len(extras) and not unsaid):
+    if not known or layout.samples != count + len(extras):
         said = f"{layout.samples} samples, of which {len(extras)} are extra ({', '.join(map(str, extras)) or 'none'})"
         raise RefusedError(f"is a TIFF with {said}; with photometric interpretation {layout.color} not supported")
 
@@ -174,8 +176,9 @@ def _check_compression(tags: dict[int, np.ndarray], layout: _Layout) -> None:
         raise RefusedError(f"is a TIFF with compression {layout.compression} of {layout.bits} bits: not supported")
     if _one(tags, tag.PREDICTOR, _NO_PREDICTOR) not in (_NO_PREDICTOR, _DIFFERENCES):
         raise RefusedError("is a TIFF with a predictor for floating numbers, which is not supported")
-    if layout.color == _YCC and layout.apart:
-        raise RefusedError("is a TIFF of YCbCr in separate planes, which is not supported")
+    if layout.apart and layout.color not in (_RGB, _CMYK):
+        # Pillow puts the planes into red, green, blue and alpha, whatever they mean.
+        raise RefusedError(f"is a TIFF of separate planes with photometric interpretation {layout.color}: not supported")
     if layout.color == _PALETTE and len(tags.get(tag.COLORS, ())) != 3 << layout.bits:
         raise RefusedError("is a TIFF without a whole palette")
     if layout.color == _YCC and any(side not in (1, 2, 4) for side in tags.get(tag.YCC_SUBSAMPLING, (2, 2))):
