@@ -86,11 +86,11 @@ class _File:
 
     def _bytes(self, item: boxes.Item) -> bytes:
         source = self._inner if item.in_data else self._data
+        if not item.extents or any(not size or start + size > len(source) for start, size in item.extents):
+            raise RefusedError("is an AVIF with a picture outside the file")
         self._left -= sum(size for _, size in item.extents)
         if self._left < 0:
             raise RefusedError("is an AVIF whose pictures overlap")
-        if not item.extents or any(not size or start + size > len(source) for start, size in item.extents):
-            raise RefusedError("is an AVIF with a picture outside the file")
         return b"".join(source[start : start + size] for start, size in item.extents)
 
 
