@@ -22,6 +22,8 @@ _SPACES = b" \t\n\v\f\r"
 _BITS, _COLORS = (b"P1", b"P4"), (b"P3", b"P6")
 _TEXTS = (b"P1", b"P2", b"P3")
 _BLOCK = 1 << 20
+# Each leaves a piece of text to join.
+_MAX_COMMENTS = 1 << 16
 
 
 def bare(data: bytes) -> Bare:
@@ -75,9 +77,15 @@ def _bytes(data: bytes, count: int, most: int) -> bytes:
     return b"".join(_eight_bits(block, most) for block in blocks)
 
 
+def _without_comments(text: bytes) -> bytes:
+    if text.count(b"#") > _MAX_COMMENTS:
+        raise RefusedError(f"is a PBM, PGM or PPM with more than {_MAX_COMMENTS:,} comments among its pixels")
+    return _COMMENT.sub(b"", text)
+
+
 def _bits(text: bytes, count: int) -> bytes:
     """Returns so many samples of a text of 0 (white) and 1, with or without spaces between."""
-    digits = _COMMENT.sub(b"", text).translate(None, _SPACES)[:count]
+    digits = _without_comments(text).translate(None, _SPACES)[:count]
     _need(len(digits), count)
     if digits.translate(None, b"01"):
         raise RefusedError("is a PBM with something that is neither 0 nor 1")
@@ -87,7 +95,7 @@ def _bits(text: bytes, count: int) -> bytes:
 def _numbers(text: bytes, count: int, most: int) -> bytes:
     """Returns so many samples of a text of numbers."""
     _need(len(text), 2 * count - 1)
-    text, found, place = _COMMENT.sub(b"", text), [], 0
+    text, found, place = _without_comments(text), [], 0
     while place < len(text) and count > 0:
         end = place + _BLOCK
         while end < len(text) and text[end] not in _SPACES and end < place + _BLOCK + 11:

@@ -178,7 +178,9 @@ def _check_compression(tags: dict[int, np.ndarray], layout: _Layout) -> None:
         raise RefusedError("is a TIFF with a predictor for floating numbers, which is not supported")
     if layout.apart and layout.color not in (_RGB, _CMYK):
         # Pillow puts the planes into red, green, blue and alpha, whatever they mean.
-        raise RefusedError(f"is a TIFF of separate planes with photometric interpretation {layout.color}: not supported")
+        raise RefusedError(
+            f"is a TIFF of separate planes with photometric interpretation {layout.color}: not supported"
+        )
     if layout.color == _PALETTE and len(tags.get(tag.COLORS, ())) != 3 << layout.bits:
         raise RefusedError("is a TIFF without a whole palette")
     if layout.color == _YCC and any(side not in (1, 2, 4) for side in tags.get(tag.YCC_SUBSAMPLING, (2, 2))):
