@@ -1,6 +1,6 @@
 """Decodes images to arrays of an encoder's size; untrusted bytes are bounded before they are decoded.
 
-`formats.reduction` first removes metadata. docs/adr/0010-decoding.md explains why some formats are refused, and how
+`reduction` first removes metadata. docs/adr/0010-decoding.md explains why some formats are refused, and how
 small a JPEG may be decoded.
 """
 
@@ -12,8 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import AvifImagePlugin, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from pipelines.images import colors
-from pipelines.images.formats import reduction
+from pipelines.images import colors, reduction
 from pipelines.images.formats.bare import Bare, RefusedError
 
 # `decode` bounds the pixels itself, by the limit in the config.

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines.images.formats import orientation, reduction
+from pipelines.images import reduction
 from pipelines.images.decode import DecodeError, ImagePreprocess, decode, prepare
+from pipelines.images.formats import orientation
 
 _LIMIT = 100_000_000
 _GREY = Image.new("RGB", (8, 8), (120, 120, 120))
@@ -293,7 +294,7 @@ def test_large_pictures_of_real_content_are_decoded():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_all_orientations_are_undone(orientation, kind):
     scene = _scene(40, 30)
     data = _encode(scene, kind, exif=_exif(orientation, ">"))
@@ -387,7 +388,7 @@ def test_one_bit_palettes_and_grey_with_alpha():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])
 @pytest.mark.parametrize("crop", ["center", "squash"])
 def test_tiny_and_thin_images_are_prepared(size, kind, crop):
     if kind == "WEBP" and max(size) > 16_383:

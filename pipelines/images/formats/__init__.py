@@ -1,1 +1,1 @@
-"""Encoded images, each format reduced to the bytes that the pixels of its first frame need (`reduction`)."""
+"""Encoded images, each format reduced to the bytes that the pixels of its first frame need."""
