@@ -1,7 +1,7 @@
 """Decodes images to arrays of an encoder's size; untrusted bytes are bounded before they are decoded.
 
-`reduction` first removes metadata. docs/adr/0010-decoding.md explains why some formats are refused, and how
-small a JPEG may be decoded.
+`reduction` first removes metadata. docs/adr/0010-decoding.md explains why some formats are refused, and how small a
+JPEG may be decoded.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from pipelines.images.formats.bare import Bare, RefusedError
 
 # `decode` bounds the pixels itself, by the limit in the config.
 Image.MAX_IMAGE_PIXELS = None
-# Workers decode as many images at a time as they have processors; each of them with a thread for every processor would
-# wait for the others.
+# Several threads and processes decode images at a time; if each of them started a thread for every processor, as Pillow
+# does, they would wait for each other.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Pillow's own reader of TIFFs without compression knows neither planes of 16 bits nor subsampled colours.
 TiffImagePlugin.READ_LIBTIFF = True

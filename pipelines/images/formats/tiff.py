@@ -203,7 +203,10 @@ def _parts(data: bytes, tags: dict[int, np.ndarray], layout: _Layout) -> Sequenc
     offsets = tags.get(tag.TILE_OFFSETS if layout.tiled else tag.STRIP_OFFSETS, np.zeros(0, np.int64))[:count]
     if layout.compression == _PLAIN:
         # What their sizes are said to be is often wrong.
-        sizes = np.full(count, _plain_bytes(tags, layout, layout.part[1]))
+        whole = _plain_bytes(tags, layout, layout.part[1])
+        if whole > len(data):
+            raise RefusedError(f"is a TIFF that ends within a {kind}")
+        sizes = np.full(count, whole)
         if not layout.tiled:
             sizes[layout.down - 1 :: layout.down] = _plain_bytes(tags, layout, (layout.height - 1) % layout.part[1] + 1)
     else:

@@ -218,6 +218,7 @@ _REFUSED = {
     "fewer strips": _changed(**{"278": (3, [4])}),
     "fewer tiles": _changed(**{"322": (3, [16]), "323": (3, [16])}),
     "ends within a strip": _changed(**{"273": (4, [4000])}),
+    r"ends within a strip\Z": tiff("<", _FULL | {256: (4, [1 << 31]), 257: (4, [1 << 31])}, [_PIXELS]),
     "strips overlap": _changed(**{"278": (3, [1]), "256": (3, [60]), "273": (4, [8] * 8)}),
     "outside the file": b"II*\0" + struct.pack("<I", 1 << 31),
     "ends within its directory": b"II*\0" + struct.pack("<IH", 8, 65_535) + bytes(99),
