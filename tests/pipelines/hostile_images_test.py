@@ -3,9 +3,7 @@
 import io
 import random
 import struct
-import subprocess
 import sys
-import textwrap
 import time
 import zlib
 
@@ -16,6 +14,7 @@ from PIL import Image, ImageOps
 from pipelines.images import reduction
 from pipelines.images.decode import DecodeError, ImagePreprocess, decode, prepare
 from pipelines.images.formats import orientation
+from tests.pipelines.images.formats.measured import measure
 
 _LIMIT = 100_000_000
 _GREY = Image.new("RGB", (8, 8), (120, 120, 120))
@@ -225,30 +224,8 @@ def test_memory_is_bounded_by_the_pixels():
         "grey16": _encode(grey.convert("I;16"), "PNG", compress_level=1),
     }
     for name, data in images.items():
-        peak, size = _measure(data)
+        peak, _, size = measure(data)
         assert size == f"{side} x {side}" and 3 < peak / side**2 < 24, name
-
-
-_SCRIPT = textwrap.dedent("""
-    import pathlib, sys
-    from pipelines.images.decode import DecodeError, decode
-    data = sys.stdin.buffer.read()
-    peak = lambda: 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-    before = peak()
-    try:
-        image = decode(data, 100_000_000).image
-        found = f"{image.width} x {image.height}"
-    except DecodeError as error:
-        found = error.reason
-    print(peak() - before, found)
-""")
-
-
-def _measure(data: bytes) -> tuple[int, str]:
-    """Decodes in a process of its own; returns the bytes that it took, and the size or why it is refused."""
-    done = subprocess.run([sys.executable, "-c", _SCRIPT], input=data, capture_output=True, check=True)
-    peak, found = done.stdout.decode().strip().split(" ", 1)
-    return int(peak), found
 
 
 def _plain_webp(side: int) -> bytes:
@@ -283,7 +260,7 @@ def _plain_png(side: int) -> bytes:
 def test_a_few_bytes_take_little_memory(make, side, expected):
     data = make(side)
     assert len(data) < 40_000
-    peak, found = _measure(data)
+    peak, _, found = measure(data)
     assert found == expected and peak < 200 << 20
 
 

@@ -5,7 +5,6 @@ import itertools
 import random
 import struct
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from PIL import AvifImagePlugin, Image, ImageOps, features
 
 from pipelines.images.decode import DecodeError, decode
 from pipelines.images.formats import avif
-from tests.pipelines.images.formats.measured import measure
+from tests.pipelines.images.formats.measured import changed, measure, no_more_memory, outcome
 from tests.pipelines.images.formats.scenes import alike, decoded, on_white, saved, scene
 
 if not features.check("avif"):
@@ -260,7 +259,7 @@ def test_what_is_not_decoded_is_named(words):
 
 @pytest.mark.parametrize("references", [("auxl", 1, [1]), ("auxl", 2, [2, 1]), ("dimg", 1, [2]), ("prem", 1, [1])])
 def test_loops_of_references_end(references):
-    _outcome(_two(references[0].encode(), *references[1:]))
+    outcome(_two(references[0].encode(), *references[1:]))
 
 
 def test_other_pictures_in_such_boxes_are_no_image():
@@ -307,7 +306,6 @@ def _grid_bomb(count: int) -> bytes:
 def test_hostile_ones_take_little_memory_and_time(make, expected):
     data = make()
     peak, secs, found = measure(data)
-    print(expected, len(data), peak >> 20, secs)
     assert found == expected and peak < 24 << 23 and secs < 3
 
 
@@ -332,29 +330,16 @@ def _seeds() -> list[bytes]:
     ]
 
 
-def _outcome(data: bytes) -> None:
-    begin = time.process_time()
-    try:
-        picture = decode(data, 1 << 20)
-        assert picture.image.mode == "RGB" and picture.image.size == (picture.width, picture.height)
-    except DecodeError as error:
-        assert error.reason in ("CannotDecode", "TooManyPixels", "EmptyImage") and "0x" not in str(error)
-    assert time.process_time() - begin < 2
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_cut_anywhere_it_is_a_picture_or_refused(seed):
     data = _seeds()[seed]
     for size in range(len(data)):
-        _outcome(data[:size])
+        outcome(data[:size])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_changed_anywhere_it_is_a_picture_or_refused(seed):
     data, chance = _seeds()[seed], random.Random(seed)
-    for _ in range(1_000):
-        changed = bytearray(data)
-        for _ in range(chance.randint(1, 4)):
-            place = chance.randrange(min(len(data), 700))
-            changed[place] = chance.choice([0, 255, chance.randrange(256), changed[place] ^ 1 << chance.randrange(8)])
-        _outcome(bytes(changed))
+    with no_more_memory(64 << 20):
+        for _ in range(1_000):
+            outcome(changed(data, chance, 0, min(len(data), 700)))

@@ -4,7 +4,6 @@ import itertools
 import random
 import struct
 import sys
-import time
 import zlib
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines.images.decode import DecodeError, decode
-from tests.pipelines.images.formats.measured import measure
+from tests.pipelines.images.formats.measured import changed, measure, no_more_memory, outcome
 from tests.pipelines.images.formats.scenes import alike, decoded, on_white, saved, scene, vips
 from tests.pipelines.images.formats.tiff_files import packed, tiff
 
@@ -216,7 +215,7 @@ _REFUSED = {
     "type 5, which it cannot be": _changed(**{"256": (5, [8, 1])}),
     "65,537 strips": _changed(**{"257": (4, [65_537]), "278": (3, [1])}),
     "fewer strips": _changed(**{"278": (3, [4])}),
-    "fewer tiles": _changed(**{"322": (3, [16]), "323": (3, [16])}),
+    "fewer tiles": _changed(**{"322": (3, [4]), "323": (3, [4])}),
     "ends within a strip": _changed(**{"273": (4, [4000])}),
     r"ends within a strip\Z": tiff("<", _FULL | {256: (4, [1 << 31]), 257: (4, [1 << 31])}, [_PIXELS]),
     "strips overlap": _changed(**{"278": (3, [1]), "256": (3, [60]), "273": (4, [8] * 8)}),
@@ -285,7 +284,6 @@ def _scans(count: int) -> bytes:
 def test_hostile_ones_take_little_memory_and_time(make, expected):
     data = make()
     peak, secs, found = measure(data)
-    print(expected, len(data), peak >> 20, secs)
     assert found == expected and peak < 150 << 20 and secs < 2
 
 
@@ -299,29 +297,16 @@ def _seeds() -> list[bytes]:
     return found + [saved(image.convert("1"), "TIFF", compression=one) for one in ("group3", "group4", "tiff_ccitt")]
 
 
-def _outcome(data: bytes) -> None:
-    begin = time.process_time()
-    try:
-        picture = decode(data, 1 << 20)
-        assert picture.image.mode == "RGB" and picture.image.size == (picture.width, picture.height)
-    except DecodeError as error:
-        assert error.reason in ("CannotDecode", "TooManyPixels", "EmptyImage") and "0x" not in str(error)
-    assert time.process_time() - begin < 2
-
-
 @pytest.mark.parametrize("seed", range(len(_seeds())))
 def test_cut_anywhere_it_is_a_picture_or_refused(seed):
     data = _seeds()[seed]
     for size in range(0, len(data), 1 if len(data) < 2500 else 7):
-        _outcome(data[:size])
+        outcome(data[:size])
 
 
 @pytest.mark.parametrize("seed", range(len(_seeds())))
 def test_changed_anywhere_it_is_a_picture_or_refused(seed):
     data, chance = _seeds()[seed], random.Random(seed)
-    for _ in range(400):
-        changed = bytearray(data)
-        for _ in range(chance.randint(1, 4)):
-            place = chance.choice([chance.randrange(len(data)), chance.randrange(max(0, len(data) - 250), len(data))])
-            changed[place] = chance.choice([0, 255, chance.randrange(256), changed[place] ^ 1 << chance.randrange(8)])
-        _outcome(bytes(changed))
+    with no_more_memory(64 << 20):
+        for _ in range(400):
+            outcome(changed(data, chance, chance.choice([0, max(0, len(data) - 250)]), len(data)))
