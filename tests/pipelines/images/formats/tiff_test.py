@@ -251,9 +251,12 @@ def _blank_fax(side: int) -> bytes:
 
 
 def _many_tags() -> bytes:
-    """Tags that each claim the same half megabyte; those that count are at the end."""
-    entries = b"".join(struct.pack("<HHII", 40_000 + tag, 7, 480_000, 8) for tag in range(20_000))
-    return b"II*\0" + struct.pack("<IH", 8, 20_000) + entries + bytes(400_000)
+    """A right picture beside 40,000 tags that each claim the same half megabyte."""
+    data = tiff("<", _FULL, [_PIXELS])
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    more = b"".join(struct.pack("<HHII", 1000 + tag, 7, 480_000, 8) for tag in range(40_000))
+    return data[:start] + struct.pack("<H", count + 40_000) + data[start + 2 : -4] + more + bytes(4)
 
 
 def _scans(count: int) -> bytes:
@@ -277,7 +280,7 @@ def _scans(count: int) -> bytes:
         (lambda: _strip_bomb(2_800, 2_800, 7), "CannotDecode"),
         (lambda: _blank_fax(9_000), "TooManyPixels"),
         (lambda: _blank_fax(2_800), "2800 x 2800"),
-        (_many_tags, "CannotDecode"),
+        (_many_tags, "8 x 8"),
         (lambda: _scans(1_000), "TooManyScans"),
     ],
 )
