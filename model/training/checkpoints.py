@@ -9,6 +9,7 @@ before Orbax reads it.
 
 import hashlib
 import pathlib
+import shutil
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +36,7 @@ class Checkpoints:
         """
         self._folder, self._of = folder, dict(of)
         self._place, self._file = folder / run_files.CHECKPOINTS, folder / run_files.CHECKPOINT
-        self._manager = ocp.CheckpointManager(self._place, options=ocp.CheckpointManagerOptions(max_to_keep=None))
+        self._opened: ocp.CheckpointManager | None = None
 
     def __enter__(self) -> "Checkpoints":
         """Returns itself."""
@@ -44,8 +45,17 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        """Closes the manager."""
-        self._manager.close()
+        """Closes the manager, if it was opened."""
+        if self._opened:
+            self._opened.close()
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Orbax's, which reads all checkpoints as it is opened: only once they are known to be whole."""
+        if not self._opened:
+            options = ocp.CheckpointManagerOptions(max_to_keep=None)
+            self._opened = ocp.CheckpointManager(self._place, options=options)
+        return self._opened
 
     def save(self, step: int, state: State, metrics: pathlib.Path) -> None:
         """Writes the checkpoint of a step, names it, and deletes those before.
@@ -59,7 +69,9 @@ class Checkpoints:
         self._manager.wait_until_finished()
         facts = {"step": step, "files": self._digests(step), "metrics_sha256": storage.sha256(str(metrics))}
         storage.write_json(str(self._file), {**facts, "of": self._of})
-        self._keep_only(step)
+        for other in self._manager.all_steps():
+            if other != step:
+                self._manager.delete(other)
 
     def restore(self, state: State, must_exist: bool = False) -> State:
         """Returns the state of the last checkpoint, or `state` if there is none.
@@ -75,17 +87,17 @@ class Checkpoints:
         if not self._file.exists():
             if must_exist:
                 raise UserError(f"{self._file}: no such file; {again}")
-            self._keep_only(-1)
+            self._keep_only("")
             return state
         known = schemas.read_json(str(self._file), _SHAPE, again)
         step = known["step"]
         if known["of"] != self._of:
             raise UserError(f"{self._file}: is of another run; {again}")
-        if step not in self._manager.all_steps() or self._digests(step) != known["files"]:
+        if not known["files"] or self._digests(step) != known["files"]:
             raise UserError(f"{self._place / str(step)}: is damaged, its files are not those it had; {again}")
         if not must_exist:
             self._check_metrics(known["metrics_sha256"], step, again)
-            self._keep_only(step)
+            self._keep_only(str(step))
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(state))
         except Exception as error:
@@ -105,7 +117,8 @@ class Checkpoints:
         if hashlib.sha256(lines).hexdigest() != digest:
             raise UserError(f"{path}: is damaged; {again}")
 
-    def _keep_only(self, step: int) -> None:
-        for other in self._manager.all_steps():
-            if other != step:
-                self._manager.delete(other)
+    def _keep_only(self, name: str) -> None:
+        """Deletes what is beside a checkpoint, or all if its name is empty: others were cut short or are older."""
+        for other in self._place.iterdir() if self._place.is_dir() else ():
+            if other.name != name:
+                shutil.rmtree(other) if other.is_dir() else other.unlink()

@@ -6,9 +6,9 @@ Works on a few rows at a time, so that beside the decoded image and the result t
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
-from pipelines.images.bare import Bare
+from pipelines.images.formats.bare import Bare
 
 _STRIP_PIXELS = 1 << 18
 # Pillow stretches greys of fewer than 8 bits: a value in the file times this is the value in the image.
@@ -24,7 +24,8 @@ def to_rgb(image: Image.Image, encoded: Bare) -> Image.Image:
     """
     if _has_no_alpha(image):
         image = image.convert("RGB")
-    if not (encoded.canvas or encoded.hidden or image.has_transparency_data or image.mode.startswith("I")):
+    is_plain = not (encoded.canvas or encoded.hidden or image.has_transparency_data)
+    if is_plain and not image.mode.startswith("I"):
         # `convert` copies even if there is nothing to convert.
         return image if image.mode == "RGB" else image.convert("RGB")
     low = _low_bytes(encoded) if encoded.hidden and len(encoded.hidden) == 3 and encoded.depth == 16 else None
@@ -56,6 +57,10 @@ def _on_white(strip: Image.Image, encoded: Bare, low: Image.Image | None) -> Ima
     if strip.mode.startswith("I"):
         # Pillow clips 16-bit greys at 255 instead of scaling them.
         strip = Image.fromarray((np.asarray(strip).astype(np.uint32) >> 8).astype(np.uint8))
+        strip = ImageChops.invert(strip) if encoded.inverted else strip
+    if encoded.premultiplied:
+        *colors, alpha = strip.convert("RGBA").split()
+        return Image.merge("RGB", [ImageChops.add(color, ImageChops.invert(alpha)) for color in colors])
     if strip.has_transparency_data:
         strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip.convert("RGBA"))
     strip = strip.convert("RGB")

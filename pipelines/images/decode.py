@@ -1,6 +1,6 @@
 """Decodes images to arrays of an encoder's size; untrusted bytes are bounded before they are decoded.
 
-`image_bytes` first removes metadata. docs/adr/0010-decoding.md explains why some formats are refused, and how small a
+`reduction` first removes metadata. docs/adr/0010-decoding.md explains why some formats are refused, and how small a
 JPEG may be decoded.
 """
 
@@ -10,16 +10,20 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from pipelines.images import colors, image_bytes
-from pipelines.images.bare import Bare
+from pipelines.images import colors, reduction
+from pipelines.images.formats.bare import Bare, RefusedError
 
 # `decode` bounds the pixels itself, by the limit in the config.
 Image.MAX_IMAGE_PIXELS = None
+# Several threads and processes decode images at a time; if each of them started a thread for every processor, as Pillow
+# does, they would wait for each other.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+# Pillow's own reader of TIFFs without compression knows neither planes of 16 bits nor subsampled colours.
+TiffImagePlugin.READ_LIBTIFF = True
 
 _MAX_SIDE, _MAX_RESIZED_SIDE = 4096, 1 << 20
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # More pixels than this are decoded only if the encoded image has a byte for each so many of them. Otherwise a picture
 # of one colour, some hundred bytes, could take the memory of the largest photograph.
 _FREE_PIXELS, _PIXELS_PER_BYTE = 1 << 23, 1000
@@ -152,12 +156,14 @@ def decode(data: bytes, max_pixels: int, preprocesses: Iterable[ImagePreprocess]
     if not data:
         raise DecodeError("EmptyImage", "has 0 bytes")
     try:
-        return _decode(image_bytes.bare(data), max_pixels, [preprocess.resized_side for preprocess in preprocesses])
+        return _decode(reduction.bare(data), max_pixels, [preprocess.resized_side for preprocess in preprocesses])
     except DecodeError:
         raise
+    except RefusedError as error:
+        raise DecodeError("CannotDecode", str(error)) from error
     except UnidentifiedImageError as error:
         # Pillow's own message contains a memory address, and rejects must be the same in every run.
-        raise DecodeError("CannotDecode", f"is no {', '.join(_FORMATS)} image that can be read") from error
+        raise DecodeError("CannotDecode", f"is no {', '.join(reduction.FORMATS)} image that can be read") from error
     except Exception as error:
         # Broken files raise anything from SyntaxError to struct.error.
         raise DecodeError("CannotDecode", f"{type(error).__name__}: {error}") from error
@@ -179,7 +185,9 @@ def _pixels(
     encoded: Bare, max_pixels: int, resized_sides: list[int]
 ) -> tuple[Image.Image, tuple[int, int], tuple[float, float]]:
     """Returns the image as it is stored in RGB, its size at full scale, and the part that the picture covers."""
-    with Image.open(io.BytesIO(encoded.data), formats=_FORMATS) as image:
+    if encoded.format is None:
+        raise UnidentifiedImageError
+    with Image.open(io.BytesIO(encoded.data), formats=(encoded.format,)) as image:
         size = encoded.canvas or image.size
         _check_cost(image, encoded, max_pixels)
         covered = _reduce(image, resized_sides)
@@ -192,7 +200,8 @@ def _check_cost(image: ImageFile.ImageFile, encoded: Bare, max_pixels: int) -> N
     if image.tile and image.tile[0].codec_name == "bmp_rle":
         # One skip of this code, 4 bytes, may fill 255 rows of any width.
         raise DecodeError("CannotDecode", "is a run-length encoded BMP, which is not supported")
-    width, height = (max(sides) for sides in zip(image.size, encoded.canvas or image.size, strict=True))
+    sizes = [size for size in (image.size, encoded.canvas, encoded.coded) if size]
+    width, height = (max(sides) for sides in zip(*sizes, strict=True))
     pixels, size = width * height, len(encoded.data)
     if pixels > max_pixels:
         raise DecodeError("TooManyPixels", f"{width} x {height}, the limit is {max_pixels:,} pixels")

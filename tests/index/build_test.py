@@ -247,9 +247,9 @@ def test_build_that_fails_at_any_write_goes_on(world: World, monkeypatch):
         assert world.build() == 0
         assert snapshot(world.index) == whole
         allowed += 1
-    # Two identities, config, queries, cells, three parts and their marker, three shards of three tables and their
-    # markers, the manifest.
-    assert allowed - 1 == 25
+    # Two identities, config, queries, cells, the digest of the drawn rows, three parts and their marker, three shards of
+    # three tables and their markers, the manifest.
+    assert allowed - 1 == 26
 
 
 def test_memory_that_changed_is_left_to_reindexing(world: World, capsys):

@@ -156,7 +156,7 @@ def test_another_key_encoder_is_refused(world: World, capsys):
         (["--id=9223372036854775807"], "has no such row; take an id that a search shows"),
         (["--id=9223372036854775808"], "has no such row; take an id that a search shows"),
         (["--image=nowhere.png"], "nowhere.png: no such file"),
-        (["--image=config.py"], "is no JPEG, PNG, WEBP, GIF, BMP image that can be read"),
+        (["--image=config.py"], "is no JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, PPM image that can be read"),
         (["--imagine=x"], "did you mean '--image'?"),
     ],
 )

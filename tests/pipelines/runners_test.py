@@ -164,6 +164,16 @@ def test_a_killed_worker_of_the_index_is_one_sentence(tmp_path, stage, delay_sec
     assert subprocess.run(argv, cwd=index_world.REPOSITORY, capture_output=True).returncode == 0
 
 
+def _await_listener(port: int) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECS
+    while True:
+        try:
+            return socket.create_connection(("localhost", port)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def _serve(folder: pathlib.Path, module: str, flag: str):
     with socket.socket() as free:
@@ -174,6 +184,7 @@ def _serve(folder: pathlib.Path, module: str, flag: str):
     with (folder / f"{module}.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", module, f"--{flag}={port}"], stdout=log, stderr=log, env=env)
     try:
+        _await_listener(port)
         yield f"localhost:{port}"
     finally:
         process.terminate()

@@ -112,7 +112,9 @@ def test_unusable_bytes_say_why(data, reason):
 
 
 @hypothesis.given(
-    st.integers(0, 10_000), st.binary(min_size=1, max_size=8), st.sampled_from(["JPEG", "PNG", "WEBP", "GIF"])
+    st.integers(0, 10_000),
+    st.binary(min_size=1, max_size=8),
+    st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "PPM"]),
 )
 @hypothesis.settings(deadline=None, max_examples=300)
 def test_damaged_bytes_decode_or_raise_decode_error(place, noise, kind):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from pipelines.images import orientation
 from pipelines.images.decode import decode
+from pipelines.images.formats import orientation
 
 _LIMIT = 1_000_000
 _WIDTH, _HEIGHT = 23, 17

@@ -7,6 +7,8 @@ import struct
 
 import numpy as np
 
+from pipelines.images.formats.bare import RefusedError
+
 _BITFIELDS, _ALPHA_BITFIELDS = 3, 6
 # Of the header of 40 bytes; larger ones contain the masks, after that one three or four follow.
 _MASKS, _LEAST_WITH_ALPHA = 54, 56
@@ -20,7 +22,7 @@ def plain(data: bytes) -> bytes:
 
     Raises:
         struct.error: if the header is cut.
-        ValueError: if pixels are missing, or a mask is not of consecutive bits.
+        RefusedError: if pixels are missing, or a mask is not of consecutive bits.
     """
     start, size, width, height = struct.unpack_from("<IIii", data, 10)
     bits, compression = struct.unpack_from("<HI", data, 28) if size >= 40 else (0, 0)
@@ -34,7 +36,7 @@ def plain(data: bytes) -> bytes:
     stride = (width * bits // 8 + 3) // 4 * 4
     rows = abs(height)
     if start + rows * stride > len(data):
-        raise ValueError("ends within its pixels")
+        raise RefusedError("ends within its pixels")
     kind = "<u2" if bits == 16 else "<u4"
     packed = (
         np.frombuffer(data, np.uint8, rows * stride, start).reshape(rows, stride)[:, : width * bits // 8].view(kind)
@@ -57,7 +59,7 @@ def _spread(packed: np.ndarray, masks: dict[int, int]) -> np.ndarray:
         low = (mask & -mask).bit_length() - 1
         most = mask >> low
         if most & most + 1:
-            raise ValueError("has a mask of bits that are not consecutive")
+            raise RefusedError("has a mask of bits that are not consecutive")
         values = (packed & packed.dtype.type(mask & np.iinfo(packed.dtype).max)).astype(np.uint64) >> np.uint64(low)
         out |= ((values * 255 + most // 2) // most).astype(np.uint32) << np.uint32(_SHIFTS[channel])
     return out

@@ -6,8 +6,8 @@ taken out of the file and compared by `colors`.
 
 import zlib
 
-from pipelines.images import orientation
-from pipelines.images.bare import Bare
+from pipelines.images.formats import orientation
+from pipelines.images.formats.bare import Bare
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -48,7 +48,7 @@ def bare(data: bytes) -> Bare:
         place = end
     blocks = [exif] if exif else [_raw_exif(*texts[_RAW_EXIF])] if _RAW_EXIF in texts else []
     xmp = _text(*texts[_XMP]) if _XMP in texts else b""
-    return Bare(b"".join(kept), orientation.find(blocks, xmp), hidden=hidden, depth=depth)
+    return Bare(b"".join(kept), "PNG", orientation.find(blocks, xmp), hidden=hidden, depth=depth)
 
 
 def _hidden(chunk: bytes, color: int, depth: int) -> tuple[int, ...] | None:

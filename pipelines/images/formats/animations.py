@@ -6,8 +6,10 @@ with the first colour of a GIF's palette.
 
 import struct
 
-from pipelines.images import orientation
-from pipelines.images.bare import Bare
+from pipelines.images.formats import orientation
+from pipelines.images.formats.bare import Bare, RefusedError
+
+GIFS = (b"GIF87a", b"GIF89a")
 
 _EXTENSION, _IMAGE, _CONTROL = 0x21, 0x2C, 0xF9
 _ALPHA = 0x10
@@ -37,7 +39,7 @@ def gif(data: bytes) -> Bare:
         if data[begin + 1] == _CONTROL and data[begin + 2] == 4:
             # Keep only the flag of transparency: disposal is for later frames.
             control = data[begin : begin + 3] + bytes([data[begin + 3] & 1]) + data[begin + 4 : begin + 8]
-    return Bare(header + b";")
+    return Bare(header + b";", "GIF")
 
 
 def _gif_frame(header: bytes, control: bytes, frame: bytes) -> Bare:
@@ -46,9 +48,9 @@ def _gif_frame(header: bytes, control: bytes, frame: bytes) -> Bare:
     # A frame that is larger than the canvas makes it larger.
     whole = max(canvas[0], left + width), max(canvas[1], top + height)
     if (left, top, width, height) == (0, 0, *whole):
-        return Bare(header + control + frame + b";")
+        return Bare(header + control + frame + b";", "GIF")
     alone = header[:6] + frame[5:9] + header[10:] + control + frame[:1] + bytes(4) + frame[5:] + b";"
-    return Bare(alone, canvas=whole, left=left, top=top)
+    return Bare(alone, "GIF", canvas=whole, left=left, top=top)
 
 
 def webp(data: bytes) -> Bare:
@@ -66,7 +68,7 @@ def webp(data: bytes) -> Bare:
         elif kind == b"XMP ":
             xmp = xmp or body
     if canvas is None:
-        return Bare(data)
+        return Bare(data, "WEBP")
     size, left, top = canvas, 0, 0
     if frame:
         left, top = 2 * _uint24(frame, 0), 2 * _uint24(frame, 3)
@@ -74,11 +76,11 @@ def webp(data: bytes) -> Bare:
         chunks = [entry for entry in _chunks(frame, _FRAME_HEADER_BYTES) if entry[0] in (b"VP8 ", b"VP8L", b"ALPH")]
     inside = left + size[0] <= canvas[0] and top + size[1] <= canvas[1]
     if not inside or not any(kind != b"ALPH" for kind, _ in chunks):
-        raise ValueError("is a WebP whose first frame is damaged")
+        raise RefusedError("is a WebP whose first frame is damaged")
     extended = bytes([flags & _ALPHA, 0, 0, 0]) + b"".join((side - 1).to_bytes(3, "little") for side in size)
     body = b"WEBP" + b"".join(_chunk(kind, body) for kind, body in [(b"VP8X", extended), *chunks])
     alone = b"RIFF" + struct.pack("<I", len(body)) + body
-    return Bare(alone, orientation.find([exif], xmp), canvas=canvas, left=left, top=top)
+    return Bare(alone, "WEBP", orientation.find([exif], xmp), canvas=canvas, left=left, top=top)
 
 
 def _uint24(data: bytes, place: int) -> int:
