@@ -1,8 +1,9 @@
-"""Shows the memory rows nearest to an image, a text or a row of the memory: `web-memory search`.
+"""Shows the memory rows nearest to an image, a text, a row of the memory or a vector: `web-memory search`.
 
     web-memory search --config=configs/demo.py --image=x.jpg
     web-memory search --config=configs/demo.py --text="a red bird" --k=20
     web-memory search --config=configs/demo.py --id=1099511627783 --html=page.html
+    web-memory search --config=configs/demo.py --vector=x.npy
 
 Images are embedded as the memory's keys were, texts by an encoder that shares their space, if the config has one.
 """
@@ -24,12 +25,13 @@ _VALUES: dict[str, tuple[Any, str]] = {
     "image": ("", "image file to search for"),
     "text": ("", "text to search for"),
     "id": (-1, "memory row to search for; the row itself is left out"),
+    "vector": ("", ".npy file with a vector of the keys' encoder to search for"),
     "k": (10, "number of rows to show (10)"),
     "html": ("", "page to write, with the pictures"),
 }
 
 
-def run(config: Config, image: str, text: str, id: int, k: int, html: str) -> None:
+def run(config: Config, image: str, text: str, id: int, vector: str, k: int, html: str) -> None:
     """Searches and shows the rows found.
 
     Raises:
@@ -41,8 +43,8 @@ def run(config: Config, image: str, text: str, id: int, k: int, html: str) -> No
     from pipelines.sources import pictures
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if bool(image) + bool(text) + (id >= 0) != 1:
-        raise UserError("give one of --image=FILE, --text=TEXT and --id=ID")
+    if bool(image) + bool(text) + bool(vector) + (id >= 0) != 1:
+        raise UserError("give one of --image=FILE, --text=TEXT, --id=ID and --vector=FILE")
     if k < 1:
         raise UserError(f"--k={k}: must be at least 1")
     load = pictures.Pictures(config.memory, config.places.data, config.embed).load
@@ -53,6 +55,8 @@ def run(config: Config, image: str, text: str, id: int, k: int, html: str) -> No
             query = queries.of_image(image, config.encoders, config.embed, index)
         elif text:
             query = queries.of_text(text, config.encoders, config.embed, index)
+        elif vector:
+            query = queries.of_vector(vector, index)
         else:
             query = queries.of_row(id, memory, load)
         ids, scores = rows.find(index, query, k)

@@ -1,9 +1,10 @@
-"""What a search asks for: the vector of an image, of a text or of a row of the memory.
+"""What a search asks for: the vector of an image, of a text or of a row of the memory, or one in a file.
 
 Images are embedded as the memory's keys were, texts by an encoder that shares the keys' space, if the config has one.
 """
 
 import dataclasses
+import io
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,7 @@ from configs.base import Embed, Encoders
 from index.store.indexed_memory import IndexedMemory
 from index.store.keys import COLUMNS
 from index.store.reader import Index
-from pipelines import schemas
+from pipelines import schemas, storage
 from pipelines.encoders import handles, loaded
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.errors import UserError
@@ -22,6 +23,7 @@ from pipelines.manifest import Embeddings
 from pipelines.schemas import unit_keys
 from pipelines.sources import pictures
 
+_MAX_VECTOR_BYTES = 1 << 20
 # Returns the picture of a row by its `source_shard` and `member`; a `UserError` if it cannot be read.
 Load = Callable[[str, str], Image.Image]
 
@@ -108,6 +110,35 @@ def of_text(text: str, encoders: Encoders, embed: Embed, index: Index) -> Query:
             f"{index.key_encoder.dim}; correct 'space' in one of the two descriptions"
         )
     return Query(f'"{text}"', loaded.TextEncoder(spec).encode([text], embed.batch_size)[0])
+
+
+def of_vector(path: str, index: Index) -> Query:
+    """Reads a vector of the keys' space, `[d]` or `[1, d]`, from a `.npy` file.
+
+    Args:
+        path: of the file.
+        index: that is searched.
+
+    Raises:
+        UserError: if the file is no such vector, or not of the width of the keys.
+    """
+    known = index.key_encoder
+    try:
+        with storage.open_read(path) as file:
+            data = file.read(_MAX_VECTOR_BYTES + 1)
+        if len(data) > _MAX_VECTOR_BYTES:
+            raise ValueError(f"has more than {_MAX_VECTOR_BYTES:,} bytes")
+        found = np.load(io.BytesIO(data), allow_pickle=False)
+        if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+            raise ValueError("must be an array of floating-point numbers")
+        if found.shape not in ((known.dim,), (1, known.dim)):
+            raise ValueError(f"is {list(found.shape)}, the keys are [{known.dim}]")
+        vector = found.reshape(1, -1).astype(np.float32)
+        if not np.isfinite(vector).all() or not vector.any():
+            raise ValueError("is zero or not finite")
+    except (ValueError, EOFError) as error:
+        raise UserError(f"--vector={path}: {str(error).partition(chr(10))[0]}") from error
+    return Query(storage.name(path), (loaded.unit(vector) if known.normalized else vector)[0])
 
 
 def _text_encoder(encoders: Encoders, key: EncoderSpec) -> EncoderSpec:

@@ -128,6 +128,36 @@ def test_text_of_the_same_space(world: World, capsys):
     assert scores[0] == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(6,), (1, 6)])
+def test_a_vector_in_a_file(world: World, capsys, shape):
+    # Of another length than the keys, which are of unit length.
+    np.save(world.root / "vector.npy", 7 * world.keys[15].reshape(shape).astype(np.float64))
+    assert world.search(f"--vector={world.root}/vector.npy", "--k=7") == 0
+    ids, scores = shown(capsys.readouterr().out)
+    right, right_scores = world.nearest(15, 7)
+    assert ids == right
+    np.testing.assert_allclose(scores, right_scores, atol=6e-5)
+
+
+@pytest.mark.parametrize(
+    ("vector", "sentence"),
+    [
+        (np.ones(5, np.float32), "is [5], the keys are [6]"),
+        (np.ones((2, 6), np.float32), "is [2, 6], the keys are [6]"),
+        (np.ones(6, np.int64), "must be an array of floating-point numbers"),
+        (np.zeros(6, np.float32), "is zero or not finite"),
+        (np.full(6, np.nan, np.float32), "is zero or not finite"),
+        (np.ones(1 << 19, np.float32), "has more than 1,048,576 bytes"),
+        (np.array([{}] * 6), "Object arrays cannot be loaded"),
+    ],
+)
+def test_a_file_that_is_no_vector_of_the_keys(world: World, capsys, vector, sentence):
+    np.save(world.root / "wrong.npy", vector, allow_pickle=True)
+    assert world.search(f"--vector={world.root}/wrong.npy") == 2
+    error = capsys.readouterr().err
+    assert f"error: --vector={world.root}/wrong.npy: {sentence}" in error and error.count("\n") == 1
+
+
 def test_text_of_a_space_of_its_own_is_refused(world: World, capsys):
     assert world.search("--text=4") == 2
     error = capsys.readouterr().err
@@ -148,8 +178,8 @@ def test_another_key_encoder_is_refused(world: World, capsys):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "give one of --image=FILE, --text=TEXT and --id=ID"),
-        (["--text=a", "--id=3"], "give one of --image=FILE, --text=TEXT and --id=ID"),
+        ([], "give one of --image=FILE, --text=TEXT, --id=ID and --vector=FILE"),
+        (["--text=a", "--id=3"], "give one of --image=FILE, --text=TEXT, --id=ID and --vector=FILE"),
         (["--id=3", "--k=0"], "--k=0: must be at least 1"),
         (["--id=3", "--k=ten"], "--k=ten: must be of type int"),
         (["--id=999"], "--id=999: "),
@@ -157,6 +187,8 @@ def test_another_key_encoder_is_refused(world: World, capsys):
         (["--id=9223372036854775808"], "has no such row; take an id that a search shows"),
         (["--image=nowhere.png"], "nowhere.png: no such file"),
         (["--image=config.py"], "is no JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, PPM image that can be read"),
+        (["--vector=nowhere.npy"], "nowhere.npy: no such file"),
+        (["--vector=config.py"], "--vector=config.py: "),
         (["--imagine=x"], "did you mean '--image'?"),
     ],
 )
