@@ -12,7 +12,7 @@ from tests.index.vector_line import BEAM, Line
 
 _COMMANDS = ("reindex", "search")
 KINDS = [
-    Kind(name, pattern, _COMMANDS)
+    Kind(name, pattern, _COMMANDS, remade=("index version",))
     for name, pattern in (
         ("removed list", "removed.txt"),
         ("copy of the removed list", "removed.txt.copy"),
