@@ -33,9 +33,8 @@ $(VENV)/demo.installed: setup.py constraints.txt | $(VENV)/bin/python
 	@echo "installing (3 GB, half a minute to two) .."
 	@date +%s > $(VENV)/install.begin
 	$(call install,.[demo])
-	@mkdir -p $(WORKDIR)/stages
-	@echo "{\"stage\": \"install\", \"secs\": $$(( $$(date +%s) - $$(cat $(VENV)/install.begin) ))}" \
-		> $(WORKDIR)/stages/install.json
+	@$(BIN)/python -c "import time; from pipelines import progress; \
+		progress.write_note('$(WORKDIR)', 'install', time.time() - $$(cat $(VENV)/install.begin))"
 	@touch $@
 
 $(VENV)/dev.installed: $(VENV)/demo.installed

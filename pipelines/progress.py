@@ -145,6 +145,12 @@ def read_note(path: str) -> dict[str, Any]:
     return schemas.read_json(path, {"stage": str, "secs": float}, "remove it")
 
 
+def write_note(workdir: str, stage: str, secs: float) -> None:
+    """Notes how many seconds a stage took, for the report."""
+    note = {"stage": stage, "secs": round(float(secs), 3)}
+    storage.write_json(storage.join(workdir, "stages", f"{stage}.json"), note)
+
+
 class Stage:
     """Shows the progress of one stage; a context manager.
 
@@ -196,10 +202,7 @@ class Stage:
         if self._lock:
             self._lock.close()
         if kind is None and self.worked:
-            storage.write_json(
-                storage.join(self.workdir, "stages", f"{self._name}.json"),
-                {"stage": self._name, "secs": round(self.secs, 3)},
-            )
+            write_note(self.workdir, self._name, self.secs)
 
     @property
     def secs(self) -> float:

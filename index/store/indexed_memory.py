@@ -50,7 +50,7 @@ class IndexedMemory:
     def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
         """Reads columns of the rows of a shard that the index can find and that are unchanged."""
         name, _ = self._shards[shard]
-        identity = storage.read_json(storage.join(self.folder, manifest.STAGE_FILE))
+        identity = manifest.read_identity(self.folder)
         path, wanted = storage.join(self.folder, f"{name}.parquet"), dict.fromkeys(["id", "content_key", *columns])
         table = schemas.read(path, list(wanted), {"config_hash": manifest.fingerprint(identity)})
         ids, images = self._live

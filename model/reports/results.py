@@ -139,7 +139,7 @@ def doubts(found: runs.Runs, lists: Neighbors, train: Train) -> list[str]:
         path = storage.join(found.folder, head, run_files.CHOSEN)
         if storage.exists(path):
             test = float(found.right(head).mean())
-            reached[head] = plausibility.Reached(storage.read_json(path)["val_accuracy"], test)
+            reached[head] = plausibility.Reached(run_files.read(path, {"val_accuracy": float})["val_accuracy"], test)
     return plausibility.warnings(reached, lists.split("val")["label"].to_numpy(), len(found.labels))
 
 

@@ -1,8 +1,9 @@
 """Finds the memory rows that are copies of queries, which would give away the labels of the queries.
 
-A copy has the bytes of a query or, where the keys have a cosine that makes it a candidate, its pixels (`pixels`). Where
-there are no pixels, as for vectors that others computed, or only blank ones, a high cosine decides alone. Streaming the
-memory is up to `selection_job`.
+A copy has the bytes of a query or, where the keys have a cosine that makes it a candidate, its pixels (`pixels`).
+Two drawings on an empty ground, which may share no more than an outline, need a high cosine as well. Where there are no
+pixels, as for vectors that others computed, or only blank ones, a high cosine decides alone. Streaming the memory is up
+to `selection_job`.
 """
 
 import dataclasses
@@ -28,7 +29,8 @@ class Rule:
     """What makes a row a copy of a query.
 
     Attributes:
-        cosine: smallest cosine of a copy where there are no pixels to compare; 0 if nothing is compared.
+        cosine: smallest cosine of a copy where there are no pixels to compare, or both pictures have an empty ground; 0
+            if nothing is compared.
         candidates: smallest cosine at which pixels are compared.
         pixels: smallest `pixels.similarity` of a copy; 0 if cosines decide alone.
     """
@@ -209,9 +211,11 @@ class Queries:
         for query, cosine in zip(queries.T, cosines.T, strict=True):
             rows = np.flatnonzero((query != NONE) & ~found.is_copy)
             query, cosine = query[rows], cosine[rows]
-            alike = pixels.similarity(thumbnails[rows], self.thumbnails[shown[query]])
+            ours, theirs = thumbnails[rows], self.thumbnails[shown[query]]
+            alike = pixels.similarity(ours, theirs)
             pairs += len(rows)
-            is_copy = alike >= np.float32(rule.pixels)
+            is_outline = pixels.grounded(ours) & pixels.grounded(theirs)
+            is_copy = (alike >= np.float32(rule.pixels)) & (~is_outline | (cosine >= np.float32(rule.cosine)))
             # Of candidates that are not copies, the one that is nearest to being one is kept.
             better = is_copy | ~(alike <= found.pixels[rows])
             rows, is_copy = rows[better], is_copy[better]

@@ -31,6 +31,8 @@ _LEAST = SIDE * _UNIT // 2
 _GREYS = 16
 # Root mean square of details, in grey levels, below which a picture is blank: noise would decide.
 _DETAIL = 1.0
+# Share of the pixels with one grey level from which they are an empty ground: of photographs 1 in 50 has so many.
+_GROUND = 0.2
 _BATCH = 256
 # Overlaps that are kept, of at most 8 KiB each.
 _KNOWN = 2048
@@ -40,6 +42,16 @@ def blank(thumbnails: np.ndarray) -> np.ndarray:
     """Tells which thumbnails uint8 `[n, SIDE, SIDE]` have too little detail to be told apart, bool `[n]`."""
     detail = _details(thumbnails.astype(np.int32))
     return np.square(detail).mean((-2, -1)) < (9 * _DETAIL) ** 2
+
+
+def grounded(thumbnails: np.ndarray) -> np.ndarray:
+    """Tells which thumbnails uint8 `[n, SIDE, SIDE]` have an empty ground, as drawings, logos and scans do, bool `[n]`.
+
+    All that two of them may have in common is an outline.
+    """
+    rows = thumbnails.reshape(len(thumbnails), SIDE**2).astype(np.int64) + 256 * np.arange(len(thumbnails))[:, None]
+    counts = np.bincount(rows.ravel(), minlength=256 * len(thumbnails)).reshape(-1, 256)
+    return counts.max(1, initial=0) >= _GROUND * SIDE**2
 
 
 def similarity(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -141,9 +141,20 @@ def write_config(folder: str, config: Mapping[str, Any]) -> None:
 
 
 def indexed_memory(index: str) -> str:
-    """Returns the snapshot of the memory that the index in a folder is of, as it is published; empty for none."""
+    """Returns the snapshot of the memory that the index in a folder is of, as it is published; empty for none.
+
+    Raises:
+        UserError: if the manifest is damaged.
+    """
     path = storage.join(index, "manifest.json")
-    return str(storage.read_json(path)["memory"]["snapshot"]) if storage.exists(path) else ""
+    if not storage.exists(path):
+        return ""
+    facts = read_index(path)
+    if where := schemas.misshapen(facts, {"memory": {"snapshot": str}}):
+        raise UserError(
+            f"{path}: is not a manifest of this version ({where}); remove it and run web-memory build again"
+        )
+    return str(facts["memory"]["snapshot"])
 
 
 LIST_FILE = {"name": str, "rows": int, "sha256": str, "footer_sha256": str}

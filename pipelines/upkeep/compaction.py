@@ -141,7 +141,8 @@ def finish(memory: str, published: str) -> None:
     complete = storage.join(source, manifest.COMPLETE_FILE)
     if not storage.exists(complete):
         return
-    whole = storage.read_json(complete)
+    again = f"remove {source} and run web-memory reindex --compact again"
+    whole = schemas.read_json(complete, {"snapshot": str, "rewritten": [str]}, again)
     if whole["snapshot"] != published:
         return
     storage.remove(storage.join(memory, manifest.COMPLETE_FILE))

@@ -247,8 +247,8 @@ def test_build_that_fails_at_any_write_goes_on(world: World, monkeypatch):
         assert world.build() == 0
         assert snapshot(world.index) == whole
         allowed += 1
-    # Two identities, config, queries, cells, the digest of the drawn rows, three parts and their marker, three shards of
-    # three tables and their markers, the manifest.
+    # Two identities, config, queries, cells, the digest of the drawn rows, three parts and their marker, three shards
+    # of three tables and their markers, the manifest.
     assert allowed - 1 == 26
 
 

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from pipelines.images import decode, thumbnail
 
@@ -51,3 +51,10 @@ EDITS = {
     "more contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
     "greyer": lambda image: ImageEnhance.Color(image).enhance(0.3),
 }
+
+
+def drawing(sides: int, color: str) -> Image.Image:
+    """Returns a polygon on a white ground, as vendors of icons draw the same thing."""
+    image = Image.new("RGB", (160, 160), "white")
+    ImageDraw.Draw(image).regular_polygon((80, 80, 60), sides, fill=color, outline="black")
+    return image

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from configs.base import Filters
 from pipelines.filtering import leakage, similarity
 from pipelines.filtering.leakage import Queries, Rule
+from tests.pipelines.filtering import drawn
 from tests.pipelines.selection_world import Rows, brute_leakage, near_to
 
 
@@ -45,3 +47,19 @@ def test_copies_equal_brute_force_and_bytes_go_before_cosines(splits):
             assert (["val", "test"][queries.splits[place]], queries.ids[place]) == (split, twin)
             assert cosine[i] == pytest.approx(value, abs=1e-6)
     assert not right and (query[4], cosine[4]) == (7, 1.0)
+
+
+@pytest.mark.parametrize(("cosine", "is_copy"), [(0.8, False), (0.95, True)])
+def test_outlines_alone_make_no_copy(tmp_path, cosine, is_copy):
+    """A red and a grey triangle, whose details agree; a photograph is a copy at either cosine."""
+    rule = Rule.of(Filters())
+    query = Rows.random([2], seed=1)
+    query.thumbnails = [drawn.small(drawn.drawing(3, "gray")), drawn.small(drawn.picture(1))]
+    query.write(tmp_path / "val")
+    ours = [drawn.small(drawn.drawing(3, "red")), drawn.small(drawn.picture(1), 50)]
+    grey = np.frombuffer(b"".join(ours), np.uint8).reshape(-1, 32, 32)
+    keys = similarity.unit(near_to(query.keys, cosine))
+    rows = leakage.Rows(np.array([b"a" * 32, b"b" * 32]), keys, grey, np.ones(2, bool))
+    found = Queries.load({"val": str(tmp_path / "val")}).matches(rows, rule)
+    assert (found.pixels >= rule.pixels).all() and found.query.tolist() == [0, 1]
+    assert found.is_copy.tolist() == [is_copy, True]

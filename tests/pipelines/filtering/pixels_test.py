@@ -53,3 +53,12 @@ def test_blank_pictures_are_recognised(originals):
     blank = np.stack([np.full((32, 32), 200, np.uint8), ramp, grain])
     assert pixels.blank(blank).all() and not pixels.blank(originals).any()
     assert pixels.similarity(blank, originals[:3]).max() < COPY
+
+
+def test_drawings_on_an_empty_ground_are_told_from_photographs(originals):
+    drawings = _grey(drawn.small(drawn.drawing(sides, color)) for sides in (3, 5) for color in ("red", "green", "gray"))
+    assert pixels.grounded(drawings).all() and not pixels.grounded(originals).any()
+    assert not len(pixels.grounded(drawings[:0]))
+    framed = _grey(drawn.small(drawn.EDITS["framed"](drawn.picture(seed))) for seed in SEEDS)
+    # Framed photographs may have a ground, but their originals have none.
+    assert (pixels.grounded(framed) & pixels.grounded(originals)).sum() == 0
