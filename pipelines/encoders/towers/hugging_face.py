@@ -22,7 +22,7 @@ _ACTIVATIONS = {
     "silu": "silu",
     "relu": "relu",
 }
-# Configs of before 2023 call the id of the end token 2, whatever it is.
+# Configs of CLIP of before 2023 call the id of the end token 2, whatever it is; that of MetaCLIP 2 is 2.
 _OLD_CLIP_END = 2
 _KINDS = {"image": "images", "text": "texts"}
 
@@ -136,7 +136,7 @@ def _clip_text(config: _Config) -> TextForm:
         blocks,
         tokens=text.whole("vocab_size", 49408),
         pool="end",
-        end=-1 if end == _OLD_CLIP_END else end,
+        end=-1 if end == _OLD_CLIP_END and _is_old_clip(config) else end,
         positions=text.whole("max_position_embeddings", 77),
         is_masked=False,
         layers=(Dense(blocks.width, config.whole("projection_dim", 512), False),),

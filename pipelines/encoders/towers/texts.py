@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipelines import storage
 from pipelines.encoders.towers import sentence, spm, weights
@@ -200,16 +200,16 @@ def _sentence_config(folder: pathlib.Path, place: pathlib.Path) -> dict[str, Any
 
 def _max_tokens(form: TextForm, sentences: dict[str, Any], config: dict[str, Any]) -> int:
     """Returns the most ids of a text: of the tower, or fewer if sentence-transformers or the tokenizer say so."""
-    most = form.length or (form.positions - form.first_position if form.positions else 0)
-    if not form.length:
-        said = [
-            value for value in (sentences.get("max_seq_length"), config.get("model_max_length")) if _is_count(value)
-        ]
-        most = min([*said[:1], most or _MOST_TOKENS]) if said else most or _MOST_TOKENS
+    if form.length:
+        return form.length
+    most = form.positions - form.first_position if form.positions else _MOST_TOKENS
+    for found in (sentences.get("max_seq_length"), config.get("model_max_length")):
+        if _is_count(found):
+            return min(found, most)
     return most
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     # Files say 1e30 for no limit.
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 20
 
@@ -250,7 +250,11 @@ def _loaded(settings: dict[str, Any], path: pathlib.Path) -> Any:
     import tokenizers
 
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(settings))
-    except Exception as error:
-        # The library has no exception of its own.
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(settings))
+        tokenizer.encode("a é")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # The library has no exception of its own, and a panic within it is no `Exception`.
         raise UserError(f"{path}: is not a tokenizer ({one_line(error)}); download it again") from error
+    return tokenizer
