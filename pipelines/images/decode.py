@@ -230,7 +230,8 @@ def prepare(picture: Picture, preprocess: ImagePreprocess) -> np.ndarray:
     if preprocess.crop == "center":
         # Cropping and resizing in one call reads only the pixels that are kept.
         width, height = right - left, bottom - top
-        side = preprocess.size / (preprocess.resized_side / min(width, height))
+        # Rounding may make it longer than the shorter side, which Pillow refuses.
+        side = min(preprocess.size / (preprocess.resized_side / min(width, height)), width, height)
         left, top = left + (width - side) / 2, top + (height - side) / 2
         right, bottom = left + side, top + side
     size = (preprocess.size, preprocess.size)

@@ -212,6 +212,10 @@ class _TextModule(_Layers):
 
     def _features(self, token_ids: Any, attention_mask: Any) -> Any:
         form, width = self._form, self._form.blocks.width
+        if form.positions and not form.length:
+            # Padding to a round length may reach behind the last position.
+            rows = form.positions - form.first_position
+            token_ids, attention_mask = token_ids[:, :rows], attention_mask[:, :rows]
         batch, length = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
         x = tf.gather(self._get("tokens"), token_ids) * form.token_scale
         if form.positions:

@@ -22,7 +22,7 @@ _ACTIVATIONS = {
     "silu": "silu",
     "relu": "relu",
 }
-# Configs of CLIP of before 2023 call the id of the end token 2, whatever it is.
+# Configs of CLIP of before 2023 call the id of the end token 2, whatever it is; that of MetaCLIP 2 is 2.
 _OLD_CLIP_END = 2
 _KINDS = {"image": "images", "text": "texts"}
 

@@ -1,15 +1,16 @@
 """`preprocessor_config.json` of a Hugging Face folder: how its images are resized, cropped and scaled."""
 
 import dataclasses
+import math
 import pathlib
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipelines.encoders.towers import weights
 from pipelines.errors import UserError
 
 FILE = "preprocessor_config.json"
 # By Pillow's numbers.
-_FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
+_FILTERS = {"1": "lanczos", "2": "bilinear", "3": "bicubic", "4": "area"}
 _RESCALE = 1 / 255
 
 
@@ -42,16 +43,20 @@ def read(folder: pathlib.Path) -> Preprocessing:
 
     if found.get("do_resize") is False:
         raise refuse("'do_resize' is false, but the model takes images of one size")
-    resize = _FILTERS.get(found.get("resample", 3))
+    if found.get("do_pad"):
+        raise refuse("'do_pad' is true, but images are cropped or squashed to a square")
+    resize = _FILTERS.get(str(found.get("resample", 3)))
     if resize is None:
-        raise refuse(f"'resample' is {found.get('resample')!r}, not one of {', '.join(map(str, _FILTERS))}")
-    if found.get("do_rescale") is False or abs(found.get("rescale_factor", _RESCALE) - _RESCALE) > 1e-6:
+        raise refuse(f"'resample' is {found.get('resample')!r}, not one of {', '.join(_FILTERS)}")
+    factor = found.get("rescale_factor", _RESCALE)
+    if found.get("do_rescale") is False or not isinstance(factor, float) or not abs(factor - _RESCALE) < 1e-6:
         raise refuse("'rescale_factor' is not 1/255, or 'do_rescale' is false")
     scales = [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0)]
     if found.get("do_normalize") is not False:
-        scales = [_triple(found.get(name)) or () for name in ("image_mean", "image_std")]
-        if not all(scales) or not all(scales[1]):
+        mean, std = _triple(found.get("image_mean")), _triple(found.get("image_std"))
+        if mean is None or std is None or not all(std):
             raise refuse("'image_mean' and 'image_std' must be three numbers each, no std of them 0")
+        scales = [mean, std]
     size = _side(found.get("size"), ("height", "width"))
     shorter = _side(found.get("size"), ("shortest_edge",)) or (found["size"] if _is_side(found.get("size")) else 0)
     crop = 0
@@ -74,16 +79,17 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, dict) else ()
 
 
-def _is_side(value: Any) -> bool:
+def _is_side(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _side(size: Any, names: tuple[str, ...]) -> int:
     """Returns the side that an object gives under all of these names; 0 if it does not."""
-    sides = {size.get(name) for name in names} if isinstance(size, dict) else set()
-    return sides.pop() if len(sides) == 1 and all(map(_is_side, sides)) else 0
+    sides = [size.get(name) for name in names] if isinstance(size, dict) else []
+    first = sides[0] if sides and all(side == sides[0] for side in sides) else 0
+    return first if _is_side(first) else 0
 
 
 def _triple(value: Any) -> tuple[float, float, float] | None:
-    numbers = [n for n in value if isinstance(n, int | float)] if isinstance(value, list) else []
+    numbers = [n for n in value if type(n) in (int, float) and math.isfinite(n)] if isinstance(value, list) else []
     return (float(numbers[0]), float(numbers[1]), float(numbers[2])) if len(numbers) == 3 == len(value) else None

@@ -148,6 +148,13 @@ def test_prepare_equals_resizing_then_cropping(size):
     assert np.abs(array - expected).mean() < 2.5
 
 
+@pytest.mark.parametrize("shorter", [55, 95, 97, 107, 187])
+def test_prepare_keeps_the_whole_shorter_side_of_any_length(shorter):
+    """Their quotients by 224 round to a side that is a little longer."""
+    for size in ((shorter, 200), (200, shorter), (shorter, shorter)):
+        assert prepare(_picture(Image.new("RGB", size)), ImagePreprocess(224)).shape == (224, 224, 3)
+
+
 def test_old_descriptions_mean_what_they_meant():
     assert ImagePreprocess(size=224) == ImagePreprocess(224, 1.0, "bicubic", "center", None)
     ImagePreprocess(**{"size": 224, "crop_fraction": 0.875, "resize": "bicubic"}).check()
