@@ -139,8 +139,9 @@ def fetch_folder(uri: str) -> pathlib.Path:
 def sha256(path: pathlib.Path) -> str:
     """Returns the SHA-256 of a large file; it is kept in the cache until the file's size or time changes."""
     seen = path.stat()
-    state = [str(path.resolve()), seen.st_size, seen.st_mtime_ns]
-    note = storage.cache_dir() / "digests" / f"{hashlib.sha256(state[0].encode()).hexdigest()[:16]}.json"
+    place = str(path.resolve())
+    state = [place, seen.st_size, seen.st_mtime_ns]
+    note = storage.cache_dir() / "digests" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(OSError, UserError, KeyError, TypeError):
         known = storage.read_json(str(note), sealed=True)
         if known["state"] == state:

@@ -175,8 +175,8 @@ class _ImageModule(_Layers):
         x, width = self._norm(x, "last_norm"), self._form.blocks.width
         probe = tf.broadcast_to(self._get("pool.probe"), (batch, width))
         parts = [(probe, "query"), (x, "key"), (x, "value")]
-        heads = [self._heads(self._linear(of, f"pool.attention.{part}"), 1, batch)[0] for of, part in parts]
-        y = self._attend(*heads, "pool.attention", None)
+        query, key, value = (self._heads(self._linear(of, f"pool.attention.{part}"), 1, batch)[0] for of, part in parts)
+        y = self._attend(query, key, value, "pool.attention", None)
         return y + self._mlp(self._norm(y, "pool.norm"), "pool.mlp")
 
 

@@ -92,7 +92,7 @@ def _dense(place: pathlib.Path) -> Dense:
     activation = str(fields.get("activation_function", "Tanh")).rpartition(".")[2]
     if activation not in _ACTIVATIONS:
         raise UserError(f"{path}: the activation {activation} is not one of {', '.join(_ACTIVATIONS)}")
-    return Dense(*sides, fields.get("bias") is not False, _ACTIVATIONS[activation])
+    return Dense(sides[0], sides[1], fields.get("bias") is not False, _ACTIVATIONS[activation])
 
 
 def with_layers(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

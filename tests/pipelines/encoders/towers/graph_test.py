@@ -1,6 +1,5 @@
 """Exported towers in a fresh process against the outputs of transformers (`make_oracles`)."""
 
-import pathlib
 import subprocess
 import sys
 
