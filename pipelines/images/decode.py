@@ -32,7 +32,7 @@ _MAX_SCANNED_PIXELS = 4_000_000_000
 # A JPEG is decoded at 1/8, 1/4 or 1/2 if each side then has this many times the pixels that the encoders resize to.
 _MARGINS = {8: 2.0, 4: 1.46, 2: 2.0}
 
-_CROPS = ("center", "squash")
+_CROPS = ("center", "center_rounded", "squash")
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -76,8 +76,9 @@ class ImagePreprocess:
         size: side of the square input, in pixels.
         crop_fraction: fraction of the resized shorter side that is kept.
         resize: `bicubic`, `bilinear`, `lanczos` or `area` (the mean of the pixels that an output pixel covers).
-        crop: `center` resizes the shorter side to `size / crop_fraction` and crops the centre; `squash` resizes both
-            sides to `size`, ignoring the aspect.
+        crop: `center` resizes the shorter side to `size / crop_fraction` and crops the centre; `center_rounded` rounds
+            the longer side and the corner of the crop down to whole pixels, as torchvision and transformers do;
+            `squash` resizes both sides to `size`, ignoring the aspect.
         value_range: float32 values of black and white; None leaves uint8 for graphs that scale pixels themselves.
     """
 
@@ -227,7 +228,9 @@ def _reduce(image: ImageFile.ImageFile, resized_sides: list[int]) -> tuple[float
 def prepare(picture: Picture, preprocess: ImagePreprocess) -> np.ndarray:
     """Returns a picture as uint8 `[size, size, 3]`."""
     left, top, right, bottom = picture.box
-    if preprocess.crop == "center":
+    if preprocess.crop == "center_rounded":
+        left, top, right, bottom = _rounded(picture, preprocess)
+    elif preprocess.crop == "center":
         # Cropping and resizing in one call reads only the pixels that are kept.
         width, height = right - left, bottom - top
         # Rounding may make it longer than the shorter side, which Pillow refuses.
@@ -236,3 +239,14 @@ def prepare(picture: Picture, preprocess: ImagePreprocess) -> np.ndarray:
         right, bottom = left + side, top + side
     size = (preprocess.size, preprocess.size)
     return np.asarray(picture.image.resize(size, _RESAMPLING[preprocess.resize], box=(left, top, right, bottom)))
+
+
+def _rounded(picture: Picture, preprocess: ImagePreprocess) -> tuple[float, float, float, float]:
+    """Returns the part of a picture that is kept if it is first resized to whole pixels, and cropped at one."""
+    left, top, right, bottom = picture.box
+    side, shorter = preprocess.resized_side, min(picture.width, picture.height)
+    across, down = side * picture.width // shorter, side * picture.height // shorter
+    x, y = (right - left) / across, (bottom - top) / down
+    left, top = left + (across - preprocess.size) // 2 * x, top + (down - preprocess.size) // 2 * y
+    # Rounding may reach behind the end, which Pillow refuses.
+    return left, top, min(left + preprocess.size * x, right), min(top + preprocess.size * y, bottom)

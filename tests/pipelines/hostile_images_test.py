@@ -366,7 +366,7 @@ def test_one_bit_palettes_and_grey_with_alpha():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])
-@pytest.mark.parametrize("crop", ["center", "squash"])
+@pytest.mark.parametrize("crop", ["center", "center_rounded", "squash"])
 def test_tiny_and_thin_images_are_prepared(size, kind, crop):
     if kind == "WEBP" and max(size) > 16_383:
         pytest.skip("larger than a WebP can be")

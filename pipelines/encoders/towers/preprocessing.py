@@ -66,7 +66,7 @@ def read(folder: pathlib.Path) -> Preprocessing:
     if size and crop in (0, size):
         preprocess: dict[str, Any] = {"size": size, "crop": "squash", "resize": resize}
     elif shorter and crop and crop <= shorter:
-        preprocess = {"size": crop, "crop_fraction": crop / shorter, "crop": "center", "resize": resize}
+        preprocess = {"size": crop, "crop_fraction": crop / shorter, "crop": "center_rounded", "resize": resize}
     elif shorter and not found.get("do_center_crop") and "shortest_edge" not in _names(found.get("size")):
         # An old file of SigLIP or ViT: one number is both sides.
         preprocess = {"size": shorter, "crop": "squash", "resize": resize}

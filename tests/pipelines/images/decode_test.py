@@ -148,6 +148,18 @@ def test_prepare_equals_resizing_then_cropping(size):
     assert np.abs(array - expected).mean() < 2.5
 
 
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (7, 200), (33, 32), (31, 97), (475, 303), (187, 187), (64, 81)])
+@pytest.mark.parametrize(("side", "crop"), [(28, 28), (32, 28), (37, 28)])
+def test_a_rounded_centre_is_that_of_two_steps(size, side, crop):
+    """In one step as in the usual two, of whole pixels: the shorter side, then the longer one and the crop rounded."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+    found = prepare(_picture(image), ImagePreprocess(crop, crop / side, "bicubic", "center_rounded"))
+    resized = image.resize([side * length // min(size) for length in size], Image.Resampling.BICUBIC)
+    left, top = (resized.width - crop) // 2, (resized.height - crop) // 2
+    expected = np.asarray(resized.crop((left, top, left + crop, top + crop)))
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize("shorter", [55, 95, 97, 107, 187])
 def test_prepare_keeps_the_whole_shorter_side_of_any_length(shorter):
     """Their quotients by 224 round to a side that is a little longer."""
@@ -213,7 +225,7 @@ def test_value_range_scales_to_float32():
         ({"crop_fraction": 1e-9}, "'size' over 'crop_fraction' must be at most"),
         ({"resize": "nearest"}, "'resize' must be one of bicubic, bilinear, lanczos, area"),
         ({"resize": ["area"]}, "'resize' must be one of bicubic"),
-        ({"crop": "pad"}, "'crop' must be one of center, squash"),
+        ({"crop": "pad"}, "'crop' must be one of center, center_rounded, squash"),
         ({"crop": "squash", "crop_fraction": 0.875}, "'crop_fraction' must be 1 where 'crop' is squash"),
         ({"value_range": [1, -1]}, r"'value_range' must be null or two numbers, \[low, high\]"),
         ({"value_range": [0, 1, 2]}, "'value_range' must be null"),

@@ -14,7 +14,7 @@ HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 FLAGS = {"do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True}
 RESCALE = {"rescale_factor": 0.00392156862745098}
 SQUARE = {"height": 224, "width": 224}
-CENTER = {"size": 224, "crop": "center", "resize": "bicubic"}
+CENTER = {"size": 224, "crop": "center_rounded", "resize": "bicubic"}
 SQUASH = {"size": 224, "crop": "squash", "resize": "bicubic"}
 FILES = {
     "CLIP, transformers 5": (
