@@ -19,7 +19,8 @@ from typing import Any
 
 import safetensors.numpy
 
-from pipelines.encoders import cache, efficientnet_lite, minilm, torch_checkpoint
+from pipelines.encoders import cache
+from pipelines.encoders.builtin_models import efficientnet_lite, minilm, torch_checkpoint
 from pipelines.errors import UserError, nearest
 
 _MAX_FILE_BYTES = 1 << 28

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines.encoders import builtin
 from pipelines.encoders.builtin import ENCODERS, NAMES, describe, ensure
-from pipelines.encoders.torch_checkpoint import read_legacy_checkpoint
+from pipelines.encoders.builtin_models.torch_checkpoint import read_legacy_checkpoint
 from pipelines.errors import UserError
 from pipelines.storage import cache_dir
 

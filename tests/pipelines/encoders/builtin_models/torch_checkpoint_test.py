@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.encoders.torch_checkpoint import read_legacy_checkpoint
+from pipelines.encoders.builtin_models.torch_checkpoint import read_legacy_checkpoint
 from pipelines.errors import UserError
 
 _HEADER = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})

@@ -1,0 +1,1 @@
+"""The models behind the built-in encoders, and the reader of their old checkpoints."""
