@@ -22,6 +22,7 @@ setup(
         "flax>=0.12",
         "fsspec",
         "google-crc32c>=1.7",
+        "huggingface_hub>=1",
         "idna>=3.7",
         "jax>=0.10",
         "jinja2>=3.1",

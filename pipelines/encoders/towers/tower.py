@@ -272,7 +272,9 @@ def check(tower: Tower, where: str, theirs: Mapping[str, str] | None = None) -> 
         return f"{first} and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else first
 
     if missing := sorted(wanted.keys() - tower.arrays.keys()):
-        raise UserError(f"{where}: has no {shown(missing)}, which its config asks for; download the weights again")
+        raise UserError(
+            f"{where}: has no array for {shown(missing)}, which its config asks for; download the weights again"
+        )
     if extra := sorted(tower.arrays.keys() - wanted.keys()):
         raise UserError(
             f"{where}: has {shown(extra)}, which is not of the model that its config describes; convert the model to "

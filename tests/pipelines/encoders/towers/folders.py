@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+import tokenizers
 
 from tests.pipelines.encoders.towers import arrays
 
@@ -54,3 +55,18 @@ def _write_module(folder: pathlib.Path, module: str, pool: str) -> None:
 def dense() -> np.ndarray:
     """Returns the weights of the dense layer, float32 `[10, 16]`."""
     return np.random.default_rng(7).normal(size=(10, 16)).astype(np.float32)
+
+
+def write_tokenizer(folder: pathlib.Path) -> None:
+    """Writes a tokenizer of a few words, of 90 ids, that begins texts with 88 and ends them with 89."""
+    words = {word: number for number, word in enumerate("<unk> a red blue dog cat on the green photo of".split())}
+    made = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(
+            {**words, **{f"word{number}": number for number in range(len(words), 88)}, "<s>": 88, "</s>": 89}, "<unk>"
+        )
+    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.add_special_tokens(["<s>", "</s>"])
+    ends = [("<s>", 88), ("</s>", 89)]
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    made.save(str(folder / "tokenizer.json"))
