@@ -29,6 +29,8 @@ _TAIL_BYTES, _MOST_FOOTER_BYTES = 8, 1 << 28
 
 # A small grey picture of each image (`pipelines.images.thumbnail`).
 THUMBNAIL, THUMBNAIL_SIDE = "thumbnail", 32
+KEY_SPACE = "key_space"
+"""What `classes.parquet` calls the column of names that are in the space of the keys."""
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 

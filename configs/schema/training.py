@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from configs.schema.fields import option
 
-HEADS = ("linear", "mlp", "mean_knn", "mam", "mam_names", "rac", "vl_ltr")
+HEADS = ("linear", "mlp", "mean_knn", "mam", "mam_names", "rac", "vl_ltr", "zero_shot")
 TEXT_HEADS = ("mam_names", "rac", "vl_ltr")
 LOSSES = ("lace", "lace_post_hoc", "cross_entropy", "ncr", "heteroscedastic", "mile", "curriculumnet", "paco")
 SAMPLINGS = ("uniform", "square_root", "balanced")

@@ -14,6 +14,8 @@ from pipelines.schemas import EncoderInfo
 _COLUMN = "value_text"
 _REMEDY = "run web-memory embed again, which embeds the names again and nothing else"
 _SMALLEST_LENGTH = 1e-12
+KEYS = "key"
+"""The kind of the names that are in the space of the keys."""
 
 
 def read(places: Places, classes: int) -> list[str]:
@@ -55,20 +57,25 @@ def load(
         names: of the C classes.
 
     Returns:
-        float32 `[C, V]`, unit length, in the space of that kind of value; a kind that the file lacks is left out.
+        float32 `[C, V]`, unit length, in the space of that kind of value; a kind that the file lacks is left out. Under
+        `key` the names in the space of the keys, if a text encoder of the memory shares it.
 
     Raises:
         UserError: if the names are not those of the task, or were embedded by another encoder.
     """
     columns = {kind: f"value_{kind}" for kind in kinds if f"value_{kind}".startswith(_COLUMN)}
-    if not columns or not storage.exists(path):
+    if not storage.exists(path):
         return {}
     with schemas.open_parquet(path, ["name"]) as parquet:
         stored = parquet.schema_arrow
+        if shared := (stored.metadata or {}).get(schemas.KEY_SPACE.encode(), b"").decode(errors="replace"):
+            columns[KEYS] = shared
+        if not columns:
+            return {}
         table = parquet.read(["name", *(set(columns.values()) & set(stored.names))])
     if table["name"].to_pylist()[: len(names)] != [name.strip() for name in names]:
         raise UserError(f"{path}: holds other class names than --config.class_names; {_REMEDY}")
-    present = [kind for kind, column in columns.items() if column in table.column_names]
+    present = [kind for kind, column in columns.items() if column in table.column_names and column in encoders]
     for kind in present:
         _check_encoder(path, stored, columns[kind], encoders[columns[kind]])
     return {kind: _unit(schemas.to_matrix(table[columns[kind]]), len(names)) for kind in present}

@@ -1,15 +1,16 @@
 """The heads by the name that the config gives."""
 
-from model.heads import linear, mlp, name_head, rac, retrieval, vl_ltr
+from model.heads import linear, mlp, name_head, rac, retrieval, vl_ltr, zero_shot
 from model.heads.base import Head, count_parameters, init
 from pipelines.errors import UserError, nearest
 
 __all__ = ["HEADS", "count_parameters", "get", "init"]
 
-HEADS: dict[str, Head] = {
-    head.name: head
-    for head in (linear.HEAD, mlp.HEAD, retrieval.MEAN_KNN, retrieval.MAM, name_head.HEAD, rac.HEAD, vl_ltr.HEAD)
-}
+_ALL = (
+    *(linear.HEAD, mlp.HEAD, retrieval.MEAN_KNN, retrieval.MAM),
+    *(name_head.HEAD, rac.HEAD, vl_ltr.HEAD, zero_shot.HEAD),
+)
+HEADS: dict[str, Head] = {head.name: head for head in _ALL}
 
 
 def get(name: str) -> Head:

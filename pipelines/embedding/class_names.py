@@ -6,6 +6,7 @@ the names or the encoders change. Which head reads it is up to `model`.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,8 @@ def write(names: list[str], specs: Mapping[str, EncoderSpec], path: str, batch_s
 
     Args:
         names: of the classes.
-        specs: of each vector column; the text encoders among them embed the names.
+        specs: of each vector column; the text encoders among them embed the names. The first whose space is that of
+            the keys is noted in the file.
         path: of the file.
         batch_size: texts in each encoder call.
 
@@ -53,12 +55,23 @@ def write(names: list[str], specs: Mapping[str, EncoderSpec], path: str, batch_s
     if not names or not texts:
         return 0
     infos = {column: dataclasses.asdict(spec.info) for column, spec in texts.items()}
-    config_hash = manifest.fingerprint({"names": names, "encoders": infos, "batch_size": batch_size})
+    identity: dict[str, Any] = {"names": names, "encoders": infos, "batch_size": batch_size}
+    shared = _of_key_space(specs)
+    config_hash = manifest.fingerprint({**identity, "shared": shared} if shared else identity)
     if _stored_hash(path) != config_hash:
         fingerprints = {f"{column}.fingerprint": spec.info.fingerprint for column, spec in texts.items()}
         table = _table(names, texts, _encode(names, texts, batch_size))
-        schemas.write(path, table, {"config_hash": config_hash, **fingerprints})
+        schemas.write(path, table, {"config_hash": config_hash, schemas.KEY_SPACE: shared, **fingerprints})
     return len(names)
+
+
+def _of_key_space(specs: Mapping[str, EncoderSpec]) -> str:
+    """Returns the first column of texts whose encoder shares the space of the keys; empty if there is none."""
+    key = specs.get("key")
+    if key is None or not key.space:
+        return ""
+    wanted = ("text", key.space, key.info.dim)
+    return next((name for name, spec in specs.items() if (spec.kind, spec.space, spec.info.dim) == wanted), "")
 
 
 def _stored_hash(path: str) -> str:

@@ -27,7 +27,9 @@ def _write(path, fingerprints=None, names=_NAMES, columns=("value_text", "value_
     arrays = [pa.array(range(len(names)), pa.int32()), pa.array(names)]
     arrays += [schemas.fixed_list(vectors[column], schema.field(column)) for column in sorted(dims)]
     made_by = {column: _ENCODERS[column].fingerprint for column in columns} | (fingerprints or {})
-    metadata = {"config_hash": "0"} | {f"{column}.fingerprint": value for column, value in made_by.items()}
+    space = made_by.pop("key_space", "")
+    metadata = {"config_hash": "0", "key_space": space}
+    metadata |= {f"{column}.fingerprint": value for column, value in made_by.items()}
     schemas.write(str(path), pa.Table.from_arrays(arrays, schema=schema), metadata)
     return vectors
 
@@ -40,6 +42,16 @@ def test_names_of_each_kind_of_text_are_read(tmp_path):
     for kind in ("text", "text_large"):
         vector = vectors[f"value_{kind}"][:1].astype(np.float64)
         np.testing.assert_allclose(found[kind], vector / np.linalg.norm(vector), rtol=1e-6)
+
+
+def test_names_in_the_space_of_the_keys_are_read_whatever_is_trained_on(tmp_path):
+    path = tmp_path / "classes.parquet"
+    vectors = _write(path, {"key_space": "value_text_large"})
+    for kinds in ((), ("text",)):
+        found = class_names.load(str(path), _ENCODERS, kinds, _NAMES)
+        assert set(found) == {*kinds, class_names.KEYS}
+        norms = np.linalg.norm(vectors["value_text_large"], axis=1, keepdims=True)
+        np.testing.assert_allclose(found[class_names.KEYS], vectors["value_text_large"] / norms, rtol=1e-5)
 
 
 def test_there_are_none_without_a_file_or_text_values(tmp_path):

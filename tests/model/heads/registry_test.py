@@ -8,6 +8,7 @@ from configs.schema import training
 from model.data.batch import Batch
 from model.heads import registry
 from model.heads.linear import dropout, thin
+from model.heads.zero_shot import ClassNames
 from model.prepare.class_bank import Bank
 from model.prepare.name_prior import NamePrior
 from pipelines.errors import UserError
@@ -20,7 +21,8 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     bank = Bank(normal(7, 5, 12), jnp.asarray(rng.random((7, 5)) < 0.8))
     batch = Batch(normal(b, d), normal(b, k, d), values, normal(b, k), jnp.ones((b, k), bool))
     known = NamePrior(normal(7, 12), normal(d + 1, d), normal(7, d))
-    return batch._replace(prepared={"vl_ltr": bank, "mam_names": known}.get(head))
+    names = ClassNames(normal(7, d))
+    return batch._replace(prepared={"vl_ltr": bank, "mam_names": known, "zero_shot": names}.get(head))
 
 
 def test_mlp_has_the_parameters_of_mam():
@@ -48,7 +50,7 @@ def test_an_unknown_head_is_refused():
         registry.get("mum").build(Train(), 7, _batch())
 
 
-@pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in ("mam_names", "vl_ltr")])
+@pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in ("mam_names", "vl_ltr", "zero_shot")])
 def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
     batch = _batch(name)
     head = registry.get(name).build(Train(attention_dim=8), 7, batch)

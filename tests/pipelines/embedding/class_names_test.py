@@ -1,13 +1,17 @@
 """Embedding of class names through the embed command, with a text encoder whose answers NumPy knows."""
 
+import dataclasses
+import json
 import os
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from configs.base import Config
 from pipelines import schemas
 from pipelines.embedding import class_names
+from pipelines.encoders.handles import resolve
 from pipelines.encoders.loaded import TextEncoder
 from pipelines.errors import UserError
 from tests.pipelines import tiny_encoders as tiny
@@ -53,6 +57,25 @@ def test_names_are_the_mean_of_their_synonyms(named, encoders, capsys):
         _unit(word["green"]),
     ]
     np.testing.assert_allclose(schemas.to_matrix(table["value_text"]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("space", "shared"), [("words", "value_text"), ("", ""), ("others", "")])
+def test_the_column_in_the_space_of_the_keys_is_noted(tmp_path, space, shared):
+    tiny.save_image_encoder(tmp_path / "image")
+    tiny.save_text_encoder(tmp_path / "text")
+    for kind, name in (("image", "words"), ("text", space)):
+        path = tmp_path / kind / "encoder.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "space": name}))
+    specs = {
+        "key": resolve(str(tmp_path / "image"), "float32"),
+        "value_text": resolve(str(tmp_path / "text"), "float32"),
+    }
+    if specs["key"].info.dim != specs["value_text"].info.dim:
+        info = dataclasses.replace(specs["key"].info, dim=specs["value_text"].info.dim)
+        specs["key"] = dataclasses.replace(specs["key"], info=info)
+    path = str(tmp_path / "classes.parquet")
+    class_names.write(["a red dog", "a cat"], specs, path, 4)
+    assert (pq.read_schema(path).metadata[schemas.KEY_SPACE.encode()].decode()) == shared
 
 
 @pytest.mark.parametrize(("value", "said"), [(0, "a vector of zeros"), (np.nan, "values that are not finite")])

@@ -1,0 +1,63 @@
+"""Zero-shot classification by the names of the classes, the line to beat where encoders share a space.
+
+As in CLIP (Radford et al., 2021): an image is of the class whose name has the highest cosine with its key. Training
+learns one factor of the cosines, which makes them probabilities and changes no prediction.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from configs.base import Train
+from model.data import class_names
+from model.data.batch import Batch, Output
+from model.data.datasets import Task
+from model.heads.base import Head
+from pipelines.errors import UserError
+
+# At which the factors of CLIP models are clipped.
+_FIRST_FACTOR = 100.0
+
+
+class ClassNames(NamedTuple):
+    """The embedded names, float32 `[C, D]`, unit length, in the space of the keys."""
+
+    vectors: jax.Array
+
+
+class ZeroShot(nn.Module):
+    """Logits `s cos(key, name)`, s learned and positive."""
+
+    @nn.compact
+    def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
+        """Returns logits of the queries alone."""
+        known: ClassNames = batch.prepared
+        length = jnp.linalg.norm(batch.queries, axis=-1, keepdims=True)
+        cosines = batch.queries / jnp.maximum(length, jnp.finfo(jnp.float32).tiny) @ known.vectors.T
+        factor = _FIRST_FACTOR * jnp.exp(self.param("factor", nn.initializers.zeros, ()))
+        return Output(factor * cosines, batch.queries, jnp.zeros((len(cosines), 0)))
+
+
+def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
+    """Returns the head."""
+    return ZeroShot()
+
+
+def prepare(task: Task, train: Train) -> ClassNames:
+    """Returns the embedded names."""
+    return ClassNames(jnp.asarray(task.name_vectors[class_names.KEYS]))
+
+
+def check(task: Task, train: Train) -> None:
+    """Raises a `UserError` if no names are embedded in the space of the keys."""
+    if class_names.KEYS not in task.name_vectors:
+        raise UserError(
+            "--config.train.heads: zero_shot compares images with the names of the classes, and no names are embedded "
+            "in the space of the keys; name the two towers of one checkpoint as --config.encoders.key and "
+            "--config.encoders.value_text (docs/encoders.md, 'space') and run web-memory embed again"
+        )
+
+
+HEAD = Head("zero_shot", build, needs_neighbors=False, needs_text=False, prepare=prepare, check=check)

@@ -1,0 +1,43 @@
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.base import Train
+from model.data.batch import Batch
+from model.heads import registry
+from model.heads.zero_shot import ClassNames
+from pipelines.errors import UserError
+
+_HEAD = registry.get("zero_shot")
+
+
+def _batch(queries, names) -> Batch:
+    nothing = jnp.zeros((len(queries), 0))
+    batch = Batch(jnp.asarray(queries), nothing[..., None], {}, nothing, nothing.astype(bool))
+    return batch._replace(prepared=ClassNames(jnp.asarray(names)))
+
+
+def test_an_image_is_of_the_class_whose_name_is_nearest_whatever_is_learned():
+    rng = np.random.default_rng(0)
+    queries, names = rng.normal(size=(50, 8)).astype(np.float32), rng.normal(size=(6, 8)).astype(np.float32)
+    names /= np.linalg.norm(names, axis=1, keepdims=True)
+    cosines = queries.astype(np.float64) @ names.T / np.linalg.norm(queries, axis=1, keepdims=True)
+    batch = _batch(queries, names)
+    head = _HEAD.build(Train(), 6, batch)
+    params = registry.init(head, batch, 0)
+    assert registry.count_parameters(head, batch) == 1
+    np.testing.assert_allclose(head.apply({"params": params}, batch, 0.0, None).logits, 100 * cosines, rtol=1e-4)
+    for factor in (-3.0, 2.0):
+        logits = head.apply({"params": {"factor": jnp.asarray(factor)}}, batch, 0.5, jax.random.key(0)).logits
+        assert np.array_equal(logits.argmax(1), cosines.argmax(1))
+        np.testing.assert_allclose(logits, 100 * np.exp(factor) * cosines, rtol=1e-4, atol=1e-4)
+
+
+def test_without_names_in_the_space_of_the_keys_it_is_refused():
+    names = {"text": np.ones((3, 4), np.float32)}
+    with pytest.raises(UserError, match="no names are embedded in the space of the keys; name the two towers of one"):
+        _HEAD.check(types.SimpleNamespace(name_vectors=names), Train())
+    _HEAD.check(types.SimpleNamespace(name_vectors=names | {"key": names["text"]}), Train())
