@@ -73,6 +73,7 @@ def parse(
     description: str,
     switches: Mapping[str, str] | None = None,
     values: Mapping[str, tuple[Any, str]] | None = None,
+    needs_config: bool = True,
 ) -> tuple[Config, dict[str, Any], list[str]]:
     """Parses a command line, and checks every field of the config.
 
@@ -81,6 +82,7 @@ def parse(
         description: first line of `--help`.
         switches: flags that are on or off, with their help.
         values: flags that have a value, with their default, which says their type, and their help.
+        needs_config: whether a config file must be named; without one the fields have their defaults.
 
     Returns:
         The resolved config, switches and values by name, and the arguments that are not ours, in order.
@@ -103,7 +105,7 @@ def parse(
         print(text if known.help else f"{parser.format_help()}\nconfig fields, as --config.FIELD=VALUE:\n\n{text}")
         raise SystemExit(0)
     _refuse_misspelt(rest)
-    if not known.config:
+    if needs_config and not known.config:
         raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
     fields.check(config)
     return config, _chosen(known, switches or {}, values or {}), rest
@@ -182,6 +184,7 @@ def main(
     switches: Mapping[str, str] | None = None,
     values: Mapping[str, tuple[Any, str]] | None = None,
     chooses_generation: bool = False,
+    argument: str = "",
 ) -> int:
     """Runs a command and returns its exit code.
 
@@ -193,6 +196,8 @@ def main(
         switches: flags of this command that are on or off, with their help.
         values: flags of this command that have a value, with their default and their help.
         chooses_generation: whether the command needs no pointer to the generation in use, because it writes it.
+        argument: name of the one argument, without a flag, of a command that needs no config and no workdir; empty for
+            none. Left out, it is an empty text.
     """
     # Warnings of libraries are not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
@@ -205,14 +210,19 @@ def main(
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     workdir = "the command"
     try:
-        config, chosen, rest = parse(sys.argv[1:] if argv is None else argv, description, switches, values)
-        ours = [*_OWN, *(f"--{name}" for name in chosen)]
+        given = sys.argv[1:] if argv is None else argv
+        config, chosen, rest = parse(given, description, switches, values, needs_config=not argument)
+        if argument:
+            chosen[argument] = rest.pop(0) if rest and not rest[0].startswith("-") else ""
+        ours = [*_OWN, *(f"--{name}" for name in chosen if name != argument)]
         if rest and not beam:
             raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0].partition('=')[0], ours)}")
         workdir = config.workdir
         from pipelines import generation
 
-        if beam:
+        if argument:
+            run(config, **chosen)
+        elif beam:
             from pipelines.runner import Runner
 
             runner = Runner(rest, ours)

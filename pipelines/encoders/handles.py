@@ -13,6 +13,7 @@ from typing import Any
 from configs.base import Encoders
 from pipelines import manifest, schemas, storage
 from pipelines.encoders import builtin, model_files, model_operations, saved_model
+from pipelines.encoders.facts import foreign
 from pipelines.encoders.onnx import files as onnx_files
 from pipelines.encoders.onnx import fit as onnx_fit
 from pipelines.encoders.onnx import session as onnx_session
@@ -191,7 +192,8 @@ def _description_file(handle: str) -> str:
             )
         return path
     if not any(storage.exists(storage.join(handle, file)) for file in (saved_model.FILE, DESCRIPTION_FILE)):
-        raise UserError(f"encoder {handle!r}: is neither a SavedModel folder nor built in ({', '.join(builtin.NAMES)})")
+        unknown = f"is neither a SavedModel folder nor built in ({', '.join(builtin.NAMES)})"
+        raise UserError(f"encoder {handle!r}: {foreign.advice(handle) or unknown}")
     return storage.join(handle, DESCRIPTION_FILE)
 
 
