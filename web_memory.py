@@ -1,4 +1,4 @@
-"""The console script: `web-memory STAGE --config=FILE [flags]`, the same as `python -m PACKAGE.STAGE`.
+"""The console script: `web-memory STAGE --config=FILE [flags]`, the same as `python -m MODULE` of `STAGES`.
 
 Several stages are joined by commas (`train,report`); `run` stands for the whole line. Nothing but the standard library
 is imported until a stage is chosen.

@@ -8,6 +8,7 @@ Of a SavedModel or an ONNX file without an `encoder.json` it shows one to fill i
 `encoders` and `embed` apply.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -29,23 +30,24 @@ def run(config: Config, handle: str) -> None:
     Raises:
         UserError: if the handle names no encoder, or one that cannot be loaded.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from pipelines.encoders.facts import catalogue, parts, template, trial
     from pipelines.encoders.handles import PRECOMPUTED, resolve
     from pipelines.encoders.process import one_thread_a_call
 
     if not handle:
-        progress.table("encoders (docs/encoders.md)", catalogue.COLUMNS, catalogue.rows(), left=catalogue.COLUMNS)
+        progress.summary("encoders (docs/encoders.md)", catalogue.rows())
         return
     if handle.startswith(PRECOMPUTED):
         raise UserError(f"encoder {handle!r}: stands for vectors of a source; there is no model to look at")
     if template.wanted(handle):
         _show_template(template.make(handle))
         return
-    one_thread_a_call(1)
     chosen = config.encoders
     # The vectors as the model returns them.
     spec = resolve(handle, chosen.dtype, False, chosen.crop_fraction, chosen.unsafe_models)
     batch_size = config.embed.batch_size
+    one_thread_a_call(1)
     _show(spec, parts.read(spec), trial.run(spec, batch_size), batch_size)
 
 
@@ -61,14 +63,13 @@ def _show(spec: "EncoderSpec", parts: "Parts", trial: "Trial", batch_size: int) 
         "parameters": f"{parts.parameters:,}",
         "bytes": f"{parts.size_bytes:,}",
         **({"source": parts.source} if parts.source else {}),
-        **{f"SHA-256 of {file}": digest for file, digest in parts.files.items()},
         "fingerprint": spec.info.fingerprint,
         "length of vectors": lengths,
-        **{f"cosine of {one} and {other}": f"{cosine:.3f}" for (one, other), cosine in trial.cosines.items()},
-        f"{unit}, by the clock": f"{trial.wall_rate:,.1f} on one thread, {each}",
-        f"{unit}, by processor time": f"{trial.processor_rate:,.1f}",
+        "cosines": "; ".join(f"{one}, {other}: {cosine:.3f}" for (one, other), cosine in trial.cosines.items()),
+        unit: f"{trial.wall_rate:,.1f} by the clock, {trial.processor_rate:,.1f} by processor time; one thread, {each}",
     }
     progress.summary(spec.handle, rows)
+    progress.table("files", ("SHA-256", "file"), [(digest, file) for file, digest in parts.files.items()], ("file",))
 
 
 def _show_template(template: "Template") -> None:

@@ -158,7 +158,9 @@ def _describe(handle: str) -> tuple[dict[str, Any], str, str]:
     path = _description_file(handle)
     description = storage.read_json(path)
     if not isinstance(description, dict) or not isinstance(description.get("model", ""), str):
-        raise UserError(f"{path}: must be an object whose 'model', if it has one, is a folder, a URL, a .onnx or a .npz")
+        raise UserError(
+            f"{path}: must be an object whose 'model', if it has one, is a folder, a URL, a .onnx or a .npz"
+        )
     if without_login(description.get("model", "")) != description.get("model", ""):
         raise UserError(f"{path}: 'model' is a URL with a name or a password; leave it out")
     # The place of a model is no part of its identity.
@@ -185,6 +187,8 @@ def _description_file(handle: str) -> str:
         )
     if onnx_files.is_onnx(handle):
         path = storage.join(handle.rpartition("/")[0] or ".", DESCRIPTION_FILE)
+        if not storage.exists(handle):
+            raise UserError(f"encoder {handle!r}: there is no such file")
         if not storage.exists(path):
             raise UserError(
                 f"encoder {handle!r}: has no {DESCRIPTION_FILE} beside it; `web-memory encoders {handle}` shows one to "

@@ -10,7 +10,9 @@ _PYTORCH = (
     "transformers with model.save_pretrained(FOLDER, safe_serialization=True) and name hf:FOLDER#image or "
     f"hf:FOLDER#text, or {_ONNX}"
 )
-_KERAS = "is a file of Keras, which may run any code and is never read; load it in Keras, call model.export(FOLDER) and "
+_KERAS = (
+    "is a file of Keras, which may run any code and is never read; load it in Keras, call model.export(FOLDER) and "
+)
 _HUB = "a model of the Hugging Face Hub is named hf:{0}#image or hf:{0}#text"
 _SUFFIXES = {
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _PYTORCH),

@@ -103,7 +103,9 @@ def _parts(arrays: tuple[np.ndarray, ...], found: fit.Fit) -> Iterator[tuple[np.
     for first in range(0, len(arrays[0]), rows):
         part = tuple(array[first : first + rows] for array in arrays)
         if missing := rows - len(part[0]):
-            part = tuple(np.concatenate([array, np.zeros_like(array, shape=(missing, *array.shape[1:]))]) for array in part)
+            part = tuple(
+                np.concatenate([array, np.zeros_like(array, shape=(missing, *array.shape[1:]))]) for array in part
+            )
         if len(part) == 2 and rows == 1 and not found.length:
             tokens = max(int(part[1].sum()), 1)
             part = tuple(array[:, : -(-tokens // _TEXT_LENGTH_STEP) * _TEXT_LENGTH_STEP] for array in part)

@@ -134,7 +134,9 @@ def text_model(names=("input_ids", "attention_mask"), dtype="int64", shape=("bat
     weights = [tensor(name, np.array(n, np.int64)) for name, n in numbers.items()] + [tensor("table", TABLE)]
     weights.append(tensor("least", np.array([[1]], np.float32)))
     output = ("vectors", (shape[0], DIM)) if pooled else ("words", (*shape, DIM))
-    return model(nodes, [value(name, dtype, shape) for name in names], [value(output[0], "float32", output[1])], weights)
+    return model(
+        nodes, [value(name, dtype, shape) for name in names], [value(output[0], "float32", output[1])], weights
+    )
 
 
 def mean_words(texts):

@@ -184,7 +184,11 @@ _UNKNOWN = built.model(
         (built.image_model(), {**built.IMAGE, "inputs": ["pixel"]}, "has no input 'pixel'; did you mean 'pixels'"),
         (built.image_model(), {**built.IMAGE, "signature": "x"}, "'signature' is for SavedModels"),
         (built.image_model(), {**built.IMAGE, "pool": "max"}, "'pool' must be one of mean, first"),
-        (built.image_model(), {**built.IMAGE, "inputs": ["a", "b"]}, "'inputs' must be a list of the name of the input"),
+        (
+            built.image_model(),
+            {**built.IMAGE, "inputs": ["a", "b"]},
+            "'inputs' must be a list of the name of the input",
+        ),
         (built.image_model(), {**built.IMAGE, "output": [1]}, "'output' must be a name or a place"),
         (built.image_model(dtype="uint8"), built.IMAGE, "pixels is uint8; pixels are uint8, or with a 'value_range'"),
         (
@@ -251,6 +255,8 @@ def test_handles_that_name_no_file_are_worded(tmp_path):
     with pytest.raises(UserError, match="an ONNX file is not read from a URL; download it"):
         resolve(f"{tmp_path}/a/encoder.json", "float32")
     (tmp_path / "a/encoder.json").unlink()
+    with pytest.raises(UserError, match="gone.onnx': there is no such file"):
+        resolve(f"{tmp_path}/a/gone.onnx", "float32")
     with pytest.raises(UserError, match=f"has no encoder.json beside it; `web-memory encoders {handle}` shows one"):
         resolve(handle, "float32")
 
