@@ -27,6 +27,7 @@ from pipelines.errors import UserError, command, full_disk, nearest
 
 _OVERRIDE = "--config."
 _OWN = ("--config", "--help", "--log_format", "--version")
+_NAMED_CONFIG, _NO_CONFIG = "--config=FILE", "[ARGUMENT] [--config=FILE]"
 LOG_FORMATS = ("text", "json")
 # Modules of `configs` that are no experiments.
 _NO_CONFIGS = ("__init__", "base", "published")
@@ -91,7 +92,7 @@ def parse(
         UserError: if the config, an override or a flag of ours is wrong.
         SystemExit: after `--help` and `--version`.
     """
-    parser = _parser(description, switches or {}, values or {})
+    parser = _parser(description, switches or {}, values or {}, needs_config)
     overrides = [arg for arg in argv if arg.startswith(_OVERRIDE)]
     known, rest = parser.parse_known_args([arg for arg in argv if not arg.startswith(_OVERRIDE)])
     # Before anything can be wrong, so that every error has this form.
@@ -131,11 +132,11 @@ def _with_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def _parser(
-    description: str, switches: Mapping[str, str], values: Mapping[str, tuple[Any, str]]
+    description: str, switches: Mapping[str, str], values: Mapping[str, tuple[Any, str]], needs_config: bool
 ) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description,
-        usage="web-memory STAGE --config=FILE [--config.FIELD=VALUE ..] [flags]",
+        usage=f"web-memory STAGE {_NAMED_CONFIG if needs_config else _NO_CONFIG} [--config.FIELD=VALUE ..] [flags]",
         add_help=False,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -28,10 +28,13 @@ _OF_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def advice(handle: str) -> str:
-    """Returns what a handle that names no encoder seems to be and what to do, as the end of a sentence; empty if unknown.
+    """Returns what a handle that names no encoder seems to be and what to do; empty if that is unknown.
 
     Args:
         handle: a name, or a path.
+
+    Returns:
+        The end of a sentence that begins with the handle.
     """
     for suffix, sentence in _SUFFIXES.items():
         if handle.endswith(suffix):

@@ -78,7 +78,7 @@ def make(handle: str) -> Template:
     chosen = next((one for one in signatures if one.name == _DEFAULT_SIGNATURE), signatures[0])
     description, missing = _describe(chosen, pathlib.PurePath(storage.name(handle)).stem)
     if is_onnx:
-        description["model"] = storage.name(handle)
+        description = {"model": storage.name(handle), **description}
     path = _beside(handle) if is_onnx else storage.join(handle, DESCRIPTION_FILE)
     return Template(signatures, path, json.dumps(description, indent=2), missing)
 

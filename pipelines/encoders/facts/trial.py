@@ -49,6 +49,7 @@ def run(spec: EncoderSpec, batch_size: int) -> Trial:
         UserError: if it cannot be loaded, or does not take or give what it should.
     """
     inputs: dict[str, Any]
+    encode: Callable[..., np.ndarray]
     if spec.kind == "image":
         images = ImageEncoder(spec)
         inputs, encode = samples.pictures(images.preprocess), images.encode

@@ -81,8 +81,8 @@ def fit(form: Form, description: Mapping[str, Any], where: str) -> Fit:
         length = length or description["preprocess"]["max_tokens"]
     if form.scales_by_batch and shape[0] > 1:
         raise UserError(
-            f"{where}: is quantised dynamically and takes {shape[0]} rows at once, so vectors depend on the other rows; "
-            "export it with batches of any size"
+            f"{where}: is quantised dynamically and takes {shape[0]} rows at once, so vectors depend on other "
+            "rows; export it with batches of any size"
         )
     dtypes = tuple(tensor.dtype for tensor in tensors)
     rows = shape[0] or int(form.scales_by_batch)

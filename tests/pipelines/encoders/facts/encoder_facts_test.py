@@ -163,3 +163,9 @@ def test_a_folder_of_transformers_is_recognised(tmp_path):
 def test_wrong_arguments_are_worded(capsys, argv, words):
     assert encoder_facts.main(argv) == 2
     assert words in capsys.readouterr().err
+
+
+def test_help_needs_no_config(capsys):
+    with pytest.raises(SystemExit):
+        encoder_facts.main(["--help"])
+    assert "usage: web-memory STAGE [ARGUMENT] [--config=FILE] [--config.FIELD=VALUE ..]" in capsys.readouterr().out

