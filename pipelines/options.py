@@ -27,6 +27,7 @@ from pipelines.errors import UserError, command, full_disk, nearest
 
 _OVERRIDE = "--config."
 _OWN = ("--config", "--help", "--log_format", "--version")
+_NAMED_CONFIG, _NO_CONFIG = "--config=FILE", "[ARGUMENT] [--config=FILE]"
 LOG_FORMATS = ("text", "json")
 # Modules of `configs` that are no experiments.
 _NO_CONFIGS = ("__init__", "base", "published")
@@ -73,6 +74,7 @@ def parse(
     description: str,
     switches: Mapping[str, str] | None = None,
     values: Mapping[str, tuple[Any, str]] | None = None,
+    needs_config: bool = True,
 ) -> tuple[Config, dict[str, Any], list[str]]:
     """Parses a command line, and checks every field of the config.
 
@@ -81,6 +83,7 @@ def parse(
         description: first line of `--help`.
         switches: flags that are on or off, with their help.
         values: flags that have a value, with their default, which says their type, and their help.
+        needs_config: whether a config file must be named; without one the fields have their defaults.
 
     Returns:
         The resolved config, switches and values by name, and the arguments that are not ours, in order.
@@ -89,7 +92,7 @@ def parse(
         UserError: if the config, an override or a flag of ours is wrong.
         SystemExit: after `--help` and `--version`.
     """
-    parser = _parser(description, switches or {}, values or {})
+    parser = _parser(description, switches or {}, values or {}, needs_config)
     overrides = [arg for arg in argv if arg.startswith(_OVERRIDE)]
     known, rest = parser.parse_known_args([arg for arg in argv if not arg.startswith(_OVERRIDE)])
     # Before anything can be wrong, so that every error has this form.
@@ -103,7 +106,7 @@ def parse(
         print(text if known.help else f"{parser.format_help()}\nconfig fields, as --config.FIELD=VALUE:\n\n{text}")
         raise SystemExit(0)
     _refuse_misspelt(rest)
-    if not known.config:
+    if needs_config and not known.config:
         raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
     fields.check(config)
     return config, _chosen(known, switches or {}, values or {}), rest
@@ -129,11 +132,11 @@ def _with_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def _parser(
-    description: str, switches: Mapping[str, str], values: Mapping[str, tuple[Any, str]]
+    description: str, switches: Mapping[str, str], values: Mapping[str, tuple[Any, str]], needs_config: bool
 ) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description,
-        usage="web-memory STAGE --config=FILE [--config.FIELD=VALUE ..] [flags]",
+        usage=f"web-memory STAGE {_NAMED_CONFIG if needs_config else _NO_CONFIG} [--config.FIELD=VALUE ..] [flags]",
         add_help=False,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -182,6 +185,7 @@ def main(
     switches: Mapping[str, str] | None = None,
     values: Mapping[str, tuple[Any, str]] | None = None,
     chooses_generation: bool = False,
+    argument: str = "",
 ) -> int:
     """Runs a command and returns its exit code.
 
@@ -193,6 +197,8 @@ def main(
         switches: flags of this command that are on or off, with their help.
         values: flags of this command that have a value, with their default and their help.
         chooses_generation: whether the command needs no pointer to the generation in use, because it writes it.
+        argument: name of the one argument, without a flag, of a command that needs no config and no workdir; empty for
+            none. Left out, it is an empty text.
     """
     # Warnings of libraries are not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
@@ -205,14 +211,19 @@ def main(
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     workdir = "the command"
     try:
-        config, chosen, rest = parse(sys.argv[1:] if argv is None else argv, description, switches, values)
-        ours = [*_OWN, *(f"--{name}" for name in chosen)]
+        given = sys.argv[1:] if argv is None else argv
+        config, chosen, rest = parse(given, description, switches, values, needs_config=not argument)
+        if argument:
+            chosen[argument] = rest.pop(0) if rest and not rest[0].startswith("-") else ""
+        ours = [*_OWN, *(f"--{name}" for name in chosen if name != argument)]
         if rest and not beam:
             raise UserError(f"{rest[0]}: unknown flag; {nearest(rest[0].partition('=')[0], ours)}")
         workdir = config.workdir
         from pipelines import generation
 
-        if beam:
+        if argument:
+            run(config, **chosen)
+        elif beam:
             from pipelines.runner import Runner
 
             runner = Runner(rest, ours)

@@ -19,7 +19,7 @@ SHELVES = {
 # Folders that know nothing of each other.
 APART = {frozenset({"index.building", "index.lists"}), frozenset({"pipelines.demo", "pipelines.embedding"})}
 COMMANDS = {
-    *("pipelines.demo_corpus", "pipelines.embed", "pipelines.leaks"),
+    *("pipelines.demo_corpus", "pipelines.embed", "pipelines.encoder_facts", "pipelines.leaks"),
     *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
     *("model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
 }

@@ -17,8 +17,9 @@ def test_help_names_every_stage(capsys):
 
 
 def test_every_stage_is_there():
-    for name, (package, _) in web_memory.STAGES.items():
-        assert (ROOT / package / f"{name}.py").exists()
+    for name, (module, _) in web_memory.STAGES.items():
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+        assert module.endswith(f".{name}") or name == "encoders", "its own name is that of a folder"
 
 
 def test_version(capsys):

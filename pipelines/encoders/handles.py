@@ -1,7 +1,8 @@
 """Handles to encoders, each resolved once at launch to what its model takes and gives.
 
-A handle is a built-in name, a checkpoint (`hf:FOLDER#image`), a SavedModel folder, a TF Hub or Kaggle URL, a `.npz` of
-a Vision Transformer, or an `encoder.json` that describes one of these (docs/encoders.md). `loaded` loads the models.
+A handle is a built-in name, a checkpoint (`hf:FOLDER#image`), a SavedModel folder, a TF Hub or Kaggle URL, an ONNX
+file, a `.npz` of a Vision Transformer, or an `encoder.json` that describes one of these (docs/encoders.md). `loaded`
+loads the models.
 """
 
 import dataclasses
@@ -12,6 +13,10 @@ from typing import Any
 from configs.base import Encoders
 from pipelines import manifest, schemas, storage
 from pipelines.encoders import builtin, model_files, model_operations, saved_model
+from pipelines.encoders.facts import foreign
+from pipelines.encoders.onnx import files as onnx_files
+from pipelines.encoders.onnx import fit as onnx_fit
+from pipelines.encoders.onnx import session as onnx_session
 from pipelines.encoders.towers import checkpoints
 from pipelines.errors import UserError, nearest
 from pipelines.images.decode import ImagePreprocess
@@ -44,7 +49,7 @@ class EncoderSpec:
         handle: what the config gave.
         kind: `image`, `text` or `precomputed`.
         info: its fingerprint, width and form.
-        model: built-in name, checkpoint, folder, URL or `.npz` that holds the weights.
+        model: built-in name, checkpoint, folder, URL, `.onnx` or `.npz` that holds the weights.
         description: what the model takes and gives, as in `encoder.json`.
         unsafe: whether the operations of its model may reach files, sockets, processes and Python.
     """
@@ -103,10 +108,10 @@ def resolve(
     if model.endswith(".npz"):
         description = _describe_vit(description, model, where)
     try:
-        _check(description)
+        _check(description, model)
         if crop_fraction and description["kind"] == "image":
             description = {**description, "preprocess": {**description["preprocess"], "crop_fraction": crop_fraction}}
-            _check(description)
+            _check(description, model)
     except (KeyError, ValueError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: {reason}; docs/encoders.md says what it must contain") from error
@@ -126,6 +131,8 @@ def _fingerprint(description: dict[str, Any], model: str, unsafe_models: bool) -
     identity = {name: value for name, value in description.items() if name != "space"}
     if model in builtin.NAMES or checkpoints.is_handle(model):
         model_files.local_folder(model)
+    elif onnx_files.is_onnx(model):
+        identity["files"] = onnx_session.inspect(model, description)
     elif not model.endswith(".npz"):
         # A missing library is reported before gigabytes are downloaded.
         saved_model.import_required(description)
@@ -151,11 +158,23 @@ def _describe(handle: str) -> tuple[dict[str, Any], str, str]:
     path = _description_file(handle)
     description = storage.read_json(path)
     if not isinstance(description, dict) or not isinstance(description.get("model", ""), str):
-        raise UserError(f"{path}: must be an object whose 'model', if it has one, is a folder, a URL or a .npz")
+        raise UserError(
+            f"{path}: must be an object whose 'model', if it has one, is a folder, a URL, a .onnx or a .npz"
+        )
     if without_login(description.get("model", "")) != description.get("model", ""):
         raise UserError(f"{path}: 'model' is a URL with a name or a password; leave it out")
     # The place of a model is no part of its identity.
-    return description, storage.join(path.rpartition("/")[0] or ".", description.pop("model", "")), path
+    model = storage.join(path.rpartition("/")[0] or ".", description.pop("model", ""))
+    if onnx_files.is_onnx(handle):
+        _check_beside(handle, model, path)
+        model = handle
+    return description, model, path
+
+
+def _check_beside(handle: str, model: str, path: str) -> None:
+    """Raises a `UserError` if the description in the folder of an ONNX file is that of another file."""
+    if onnx_files.is_onnx(model) and storage.name(model) != storage.name(handle):
+        raise UserError(f"encoder {handle!r}: {path} describes {storage.name(model)}; write one for this file")
 
 
 def _description_file(handle: str) -> str:
@@ -166,8 +185,19 @@ def _description_file(handle: str) -> str:
             f"encoder {handle!r}: its inputs and outputs are unknown; write an encoder.json with "
             '"model" set to this URL and name that file (docs/encoders.md)'
         )
+    if onnx_files.is_onnx(handle):
+        path = storage.join(handle.rpartition("/")[0] or ".", DESCRIPTION_FILE)
+        if not storage.exists(handle):
+            raise UserError(f"encoder {handle!r}: there is no such file")
+        if not storage.exists(path):
+            raise UserError(
+                f"encoder {handle!r}: has no {DESCRIPTION_FILE} beside it; `web-memory encoders {handle}` shows one to "
+                "fill in"
+            )
+        return path
     if not any(storage.exists(storage.join(handle, file)) for file in (saved_model.FILE, DESCRIPTION_FILE)):
-        raise UserError(f"encoder {handle!r}: is neither a SavedModel folder nor built in ({', '.join(builtin.NAMES)})")
+        unknown = f"is neither a SavedModel folder nor built in ({', '.join(builtin.NAMES)})"
+        raise UserError(f"encoder {handle!r}: {foreign.advice(handle) or unknown}")
     return storage.join(handle, DESCRIPTION_FILE)
 
 
@@ -188,7 +218,7 @@ def _describe_vit(description: dict[str, Any], model: str, where: str) -> dict[s
     return {**known, **description, "preprocess": {**known["preprocess"], **wanted}}
 
 
-def _check(description: dict[str, Any]) -> None:
+def _check(description: dict[str, Any], model: str) -> None:
     """Raises a `ValueError` that names the field that is wrong, a `KeyError` for one that is missing."""
     if not isinstance(description["name"], str):
         raise ValueError("'name' must be a text")
@@ -203,7 +233,10 @@ def _check(description: dict[str, Any]) -> None:
     if kind not in list(checks):
         raise ValueError(f"'kind' is {kind!r}, must be image or text")
     checks[kind](preprocess)
-    saved_model.check(description, 2 if kind == "text" and preprocess else 1)
+    if onnx_files.is_onnx(model):
+        onnx_fit.check(description)
+    else:
+        saved_model.check(description, 2 if kind == "text" and preprocess else 1)
 
 
 def _check_names(preprocess: dict[str, Any], known: list[str]) -> None:

@@ -1,8 +1,9 @@
 """Loaded encoders: a model as a function of a batch of images or texts that returns vectors.
 
-`handles` resolves what is loaded here; `saved_model` and `vit` call the models.
+`handles` resolves what is loaded here; `saved_model`, `onnx.session` and `vit` call the models.
 """
 
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from pipelines.encoders import model_files, saved_model
 from pipelines.encoders.handles import EncoderSpec
+from pipelines.encoders.onnx import files as onnx_files
+from pipelines.encoders.onnx import session as onnx_session
 from pipelines.errors import UserError
 from pipelines.images.decode import ImagePreprocess
 
@@ -55,7 +58,7 @@ class ImageEncoder:
 
             self._model: Callable[..., Any] = vit.VitEncoder(*vit_checkpoint.load(spec.model), self.preprocess.size)
         else:
-            self._model = saved_model.load(model_files.local_folder(spec.model), spec.description, spec.unsafe)
+            self._model = _load(spec)[1]
 
     def encode(self, images: Sequence[np.ndarray | None], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` images uint8 `[size, size, 3]` to vectors `[n, dim]` float32.
@@ -71,12 +74,22 @@ class ImageEncoder:
         return finish(self._model(self.preprocess.scale(batch))[: len(images)], self._spec)
 
 
+def _load(spec: EncoderSpec) -> tuple[pathlib.Path, saved_model.Model]:
+    """Loads a SavedModel or an ONNX file; returns the folder of its files with it."""
+    if onnx_files.is_onnx(spec.model):
+        path = onnx_files.local(spec.model, spec.description)
+        return path.parent, onnx_session.load(path, spec.description)
+    folder = model_files.local_folder(spec.model)
+    return folder, saved_model.load(folder, spec.description, spec.unsafe)
+
+
 class TextEncoder:
     """A loaded text encoder, with its tokenizer if it takes token ids."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        """Loads the SavedModel and its tokenizer, if it has one."""
-        folder, preprocess = model_files.local_folder(spec.model), spec.description["preprocess"]
+        """Loads the model and its tokenizer, if it has one."""
+        self._spec, preprocess = spec, spec.description["preprocess"]
+        folder, self._model = _load(spec)
         self._tokenizer = None
         if preprocess:
             import tokenizers
@@ -87,7 +100,6 @@ class TextEncoder:
             except Exception as error:
                 # The library has no exception of its own.
                 raise UserError(f"{path}: is not a tokenizer ({error})") from error
-        self._spec, self._model = spec, saved_model.load(folder, spec.description, spec.unsafe)
         if self._tokenizer:
             _cut_and_pad(self._tokenizer, preprocess["max_tokens"], self._model.length)
 

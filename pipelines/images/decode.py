@@ -33,6 +33,7 @@ _MAX_SCANNED_PIXELS = 4_000_000_000
 _MARGINS = {8: 2.0, 4: 1.46, 2: 2.0}
 
 _CROPS = ("center", "center_rounded", "squash")
+_LAYOUTS = ("channels_last", "channels_first")
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -80,6 +81,9 @@ class ImagePreprocess:
             the longer side and the corner of the crop down to whole pixels, as torchvision and transformers do;
             `squash` resizes both sides to `size`, ignoring the aspect.
         value_range: float32 values of black and white; None leaves uint8 for graphs that scale pixels themselves.
+        mean: of red, green and blue in `value_range`, subtracted from them; None for no change.
+        std: that the three are divided by afterwards; None for no change.
+        layout: `channels_last` for batches `[B, size, size, 3]`, `channels_first` for `[B, 3, size, size]`.
     """
 
     size: int
@@ -87,11 +91,15 @@ class ImagePreprocess:
     resize: str = "bicubic"
     crop: str = "center"
     value_range: tuple[float, float] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    layout: str = "channels_last"
 
     def __post_init__(self) -> None:
-        """Converts a list from JSON to a tuple."""
-        if isinstance(self.value_range, list):
-            object.__setattr__(self, "value_range", tuple(self.value_range))
+        """Converts lists from JSON to tuples."""
+        for name in ("value_range", "mean", "std"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
 
     def check(self) -> None:
         """Raises a `ValueError` that names the field that is wrong."""
@@ -109,6 +117,20 @@ class ImagePreprocess:
             raise ValueError("'crop_fraction' must be 1 where 'crop' is squash, which keeps the whole image")
         if self.value_range is not None and not _is_ascending_pair(self.value_range):
             raise ValueError("'value_range' must be null or two numbers, [low, high], the lower first")
+        self._check_batches()
+
+    def _check_batches(self) -> None:
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if value is None:
+                continue
+            if not isinstance(value, tuple) or len(value) != 3 or not all(map(_is_number, value)):
+                raise ValueError(f"{name!r} must be null or three numbers, of red, green and blue")
+            if self.value_range is None:
+                raise ValueError(f"{name!r} is of values in 'value_range'; set that, to [0, 1] for the usual numbers")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("'std' must be three numbers above 0")
+        if self.layout not in list(_LAYOUTS):
+            raise ValueError(f"'layout' must be one of {', '.join(_LAYOUTS)}")
 
     @property
     def resized_side(self) -> int:
@@ -116,10 +138,27 @@ class ImagePreprocess:
         return round(self.size / self.crop_fraction)
 
     def scale(self, batch: np.ndarray) -> np.ndarray:
-        """Returns uint8 pixels of any shape as float32 in `value_range`, or unchanged if it is None."""
-        if self.value_range is None:
-            return batch
-        return np.linspace(*self.value_range, 256, dtype=np.float32)[batch]
+        """Returns pixels as a model takes them: in `value_range`, standardised, and in its layout.
+
+        Args:
+            batch: uint8 `[.., size, size, 3]`.
+
+        Returns:
+            float32, or uint8 if there is no `value_range`.
+        """
+        first = self.layout == "channels_first"
+        if self.mean is None and self.std is None:
+            scaled = batch if self.value_range is None else np.linspace(*self.value_range, 256, dtype=np.float32)[batch]
+            return np.ascontiguousarray(np.moveaxis(scaled, -1, -3)) if first else scaled
+        assert self.value_range is not None
+        values = np.linspace(*self.value_range, 256)[:, None] - np.array(self.mean or (0, 0, 0))
+        tables = (values / np.array(self.std or (1, 1, 1))).astype(np.float32)
+        shape = (*batch.shape[:-3], 3, *batch.shape[-3:-1]) if first else batch.shape
+        result = np.empty(shape, np.float32)
+        for channel in range(3):
+            target = result[..., channel, :, :] if first else result[..., channel]
+            target[...] = tables[:, channel][batch[..., channel]]
+        return result
 
 
 @dataclasses.dataclass(frozen=True)

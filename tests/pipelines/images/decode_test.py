@@ -214,6 +214,23 @@ def test_value_range_scales_to_float32():
     assert ImagePreprocess(16).scale(pixels) is pixels
 
 
+def test_mean_std_and_layout_are_those_of_each_channel():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
+    expected = (pixels / 255 - mean) / std
+    last = ImagePreprocess(16, value_range=[0, 1], mean=mean, std=std)
+    last.check()
+    np.testing.assert_allclose(last.scale(pixels), expected, rtol=1e-6, atol=1e-6)
+    first = ImagePreprocess(16, value_range=[0, 1], mean=mean, std=std, layout="channels_first").scale(pixels)
+    assert first.dtype == np.float32 and first.flags.c_contiguous
+    np.testing.assert_array_equal(first, last.scale(pixels).transpose(0, 3, 1, 2))
+    raw = ImagePreprocess(16, layout="channels_first").scale(pixels)
+    assert raw.dtype == np.uint8
+    np.testing.assert_array_equal(raw, pixels.transpose(0, 3, 1, 2))
+    centred = ImagePreprocess(16, value_range=[0, 255], mean=[1, 2, 3]).scale(pixels)
+    np.testing.assert_array_equal(centred, pixels - np.float32([1, 2, 3]))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -233,6 +250,10 @@ def test_value_range_scales_to_float32():
         ({"value_range": [0, float("inf")]}, "'value_range' must be null"),
         ({"value_range": "01"}, "'value_range' must be null"),
         ({"value_range": 255}, "'value_range' must be null"),
+        ({"mean": [0.5, 0.5, 0.5]}, "'mean' is of values in 'value_range'; set that"),
+        ({"std": [0.5, 0.5], "value_range": [0, 1]}, "'std' must be null or three numbers"),
+        ({"std": [0.5, 0.5, 0], "value_range": [0, 1]}, "'std' must be three numbers above 0"),
+        ({"layout": "NCHW"}, "'layout' must be one of channels_last, channels_first"),
     ],
 )
 def test_wrong_fields_are_named(change, words):
