@@ -248,7 +248,8 @@ def _text(path: str, root: str, arrays: npz.Arrays) -> Tower:
     blocks = names.blocks(path, arrays, "gelu_tanh")
     arrays = _with_second_positions(path, root, arrays)
     length = npz.shape(path, arrays, names.name("positions"), "1 N D")[1]
-    head, layers = names.name("layers.0.kernel"), ()
+    head = names.name("layers.0.kernel")
+    layers: tuple[Dense, ...] = ()
     if head in arrays:
         width = npz.shape(path, arrays, head, "D C")[1]
         layers = (Dense(blocks.width, width, names.name("layers.0.bias") in arrays),)
@@ -271,8 +272,8 @@ def _with_second_positions(path: str, root: str, arrays: npz.Arrays) -> npz.Arra
         return arrays
     if arrays[first].shape != arrays[second].shape:
         raise UserError(
-            f"{path}: {second} is {list(arrays[second].shape)}, {first} {list(arrays[first].shape)}; they are added, so "
-            "fetch the file again"
+            f"{path}: {second}, which is added to {first}, is {list(arrays[second].shape)}, must be "
+            f"{list(arrays[first].shape)}; fetch the file again"
         )
     rest = {name: array for name, array in arrays.items() if name != second}
     return {**rest, first: arrays[first] + arrays[second]}

@@ -41,7 +41,7 @@ def opened(path: str, what: str) -> Iterator[zipfile.ZipFile]:
             raise
         except Exception as error:
             # A hostile archive raises errors of zipfile, zlib or NumPy's header parser.
-            reason = str(error) or type(error).__name__
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"{path}: was refused as {what} ({reason}); fetch the file again") from error
 
 
@@ -113,15 +113,16 @@ def read(path: str, choose: Callable[[set[str]], Iterable[str]], is_whole: bool)
 
 
 def shape(path: str, arrays: Mapping[str, np.ndarray], name: str, axes: str) -> tuple[int, ...]:
-    """Returns the shape of an array, whose axes are named: `P P 3 D`.
+    """Returns the shape of an array, whose axes are named, or numbered if they are known: `P P 3 D`.
 
     Raises:
-        UserError: if it is missing, empty, or has another number of axes.
+        UserError: if it is missing, empty, or has other axes.
     """
     if name not in arrays:
         raise UserError(f"{path}: has no array {name}; take a whole checkpoint")
-    found = arrays[name].shape
-    if len(found) != len(axes.split()) or 0 in found:
+    found, named = arrays[name].shape, axes.split()
+    wrong = [axis for axis, length in zip(named, found, strict=False) if axis.isdigit() and int(axis) != length]
+    if len(found) != len(named) or 0 in found or wrong:
         raise UserError(f"{path}: {name} is {list(found)}, must be [{axes}]")
     return found
 

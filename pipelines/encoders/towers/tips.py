@@ -6,7 +6,7 @@ MLPs have the exact GELU and its text norms an epsilon of 1e-5, Scenic's the tan
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -130,31 +130,30 @@ class _TorchNames:
             return array[0, 0]
         return array[0] if ours in ("registers", "positions") and array.ndim == 3 and len(array) == 1 else array
 
-    def blocks(self, path: str, arrays: npz.Arrays, width: int, **more: object) -> Blocks:
+    def blocks(self, path: str, arrays: npz.Arrays, width: int, activation: str, epsilon: float) -> Blocks:
         if width not in HEADS:
             raise UserError(
                 f"{path}: is {width} wide, but the heads of TIPSv2 are known for {', '.join(map(str, HEADS))} only"
             )
         rows = npz.shape(path, arrays, self.name("blocks.0.mlp.in.kernel"), "M D")[0]
-        hidden = rows // 2 if self.within["mlp.in"] == self.within.get("mlp.gate") else rows
-        depth = count_blocks(arrays, rf"{re.escape(self.place)}(\d{{1,2}})\.")
-        found = Blocks(depth, width, HEADS[width], hidden, "relu", 1e-5)
-        return dataclasses.replace(found, **more)
+        gated = "mlp.gate" in self.within
+        return Blocks(
+            depth=count_blocks(arrays, rf"{re.escape(self.place)}(\d{{1,2}})\."),
+            width=width,
+            heads=HEADS[width],
+            hidden=rows // 2 if gated else rows,
+            activation=activation,
+            epsilon=epsilon,
+            gated=gated,
+            layer_scale=self.name("blocks.0.scale1") in arrays,
+        )
 
 
 def _torch_image(path: str, arrays: npz.Arrays) -> Tower:
     gated = "blocks.0.mlp.w12.weight" in arrays
     names = _TorchNames({**_TORCH_IMAGE_BLOCK, **(_GATED_MLP if gated else _MLP)}, _TORCH_IMAGE, "blocks.")
     width, _, patch, _ = npz.shape(path, arrays, "patch_embed.proj.weight", "D 3 P P")
-    blocks = names.blocks(
-        path,
-        arrays,
-        width,
-        activation="silu" if gated else "gelu",
-        epsilon=1e-6,
-        gated=gated,
-        layer_scale="blocks.0.ls1.gamma" in arrays,
-    )
+    blocks = names.blocks(path, arrays, width, "silu" if gated else "gelu", 1e-6)
     count = npz.shape(path, arrays, "pos_embed", "1 N D")[1]
     grid = square_side(path, "pos_embed", count - 1)
     registers = npz.shape(path, arrays, "register_tokens", "1 R D")[1]
@@ -168,7 +167,7 @@ def _image_form(blocks: Blocks, patch: int, grid: int, registers: int) -> ImageF
 def _torch_text(path: str, arrays: npz.Arrays) -> Tower:
     names = _TorchNames(_TORCH_TEXT_BLOCK, _TORCH_TEXT, "transformer.resblocks.")
     tokens, width = npz.shape(path, arrays, "token_embedding.weight", "V D")
-    form = _text_form(names.blocks(path, arrays, width), tokens)
+    form = _text_form(names.blocks(path, arrays, width, "relu", 1e-5), tokens)
     return npz.tower(path, form, arrays, names.name, names.part)
 
 
@@ -187,8 +186,8 @@ def _scenic_image(path: str, arrays: npz.Arrays) -> Tower:
     _, rows, columns, _ = npz.shape(path, arrays, place, "1 N N D")
     if rows != columns or rows == _FIRST_GRID:
         raise UserError(
-            f"{path}: {place} has {rows} x {columns} places; those of TIPSv2 are a square, and 16 x 16 are those of the "
-            "first TIPS, which is not read; take a file of TIPSv2"
+            f"{path}: {place} has {rows} x {columns} places; TIPSv2 has a square, and 16 x 16 are of the first "
+            "TIPS, which is not read; take a file of TIPSv2"
         )
     tokens = npz.shape(path, arrays, names.name("class"), "1 K D")[1]
 
