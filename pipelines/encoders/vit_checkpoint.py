@@ -1,21 +1,22 @@
-"""Reads big_vision, augreg and SigLIP checkpoints (`.npz`) into a `vit.Vit`, as hostile data.
+"""Reads big_vision, augreg and SigLIP checkpoints (`.npz`) into a `vit.Vit`.
 
-It bounds what is read, renames the arrays of older checkpoints and infers the config from shapes. The parameters of
-`Vit` have the names of big_vision's `models/vit.py`, so a renamed checkpoint is a parameter tree. `vit` has the graph.
+It renames the arrays of older checkpoints and infers the config from shapes. The parameters of `Vit` have the names of
+big_vision's `models/vit.py`, so a renamed checkpoint is a parameter tree. `vit` has the graph; `npz` bounds what is
+read.
 """
 
 import math
 import re
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pipelines import storage
+from pipelines.encoders.towers import npz
 from pipelines.encoders.vit import Params, Vit, VitConfig
 from pipelines.errors import UserError
 
@@ -30,51 +31,12 @@ _OLD_NAMES = (
 )
 _CLASSIFIER = "head/"
 _STACKED_BLOCK = "Transformer/encoderblock/"
-# NumPy's header has no name for bfloat16 and calls it two bytes of anything.
-_DTYPES = {"<f4": np.float32, "<f2": np.float16, "|V2": jnp.bfloat16}
-MAX_BYTES = 16 << 30
-"""Most bytes of arrays that are read."""
-# Weights hardly compress, so data that inflates more is a bomb.
-_MAX_INFLATION = 10
-_MAX_MEMBERS = 8192
 _MAX_DEPTH = 256
-
-
-def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:
-    """Returns shape and type of one array, which agree with the size of its member."""
-    name = member.filename
-    with archive.open(member) as stream:
-        # Version 1.0 is what NumPy writes for plain arrays, and bounds the header to 64 KiB.
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError(f"{name} is not in version 1.0 of NumPy's format")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        if dtype.str not in _DTYPES:
-            raise ValueError(f"{name} is of type {dtype}, must be float32, float16 or bfloat16")
-        if math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
-            raise ValueError(f"{name} has {member.file_size:,} bytes, which is not what its shape {shape} takes")
-    return shape, dtype
-
-
-def _read_shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """Returns zeros of an array's shape, which take no memory."""
-    shape, _ = _read_header(archive, member)
-    return np.broadcast_to(np.float32(0), shape)
-
-
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """Reads one array as float32; nothing is allocated before its header has been checked."""
-    _, dtype = _read_header(archive, member)
-    with archive.open(member) as stream:
-        array = np.lib.format.read_array(stream, allow_pickle=False)
-    return array.view(_DTYPES[dtype.str]).astype(np.float32, copy=False)
 
 
 def _find_tower(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Returns the members of the image tower, by their names below its root; a `ValueError` if they are too large."""
-    infos = archive.infolist()
-    members = {info.filename.removesuffix(".npy"): info for info in infos}
-    if len(infos) > _MAX_MEMBERS or len(members) < len(infos):
-        raise ValueError(f"it has {len(infos)} members where {_MAX_MEMBERS} are allowed, or two of one name")
+    members = npz.members(archive)
     roots = [root for root in _ROOTS if f"{root}embedding/kernel" in members]
     if len(roots) != 1:
         raise ValueError(f"it must have one array embedding/kernel below one of {', '.join(_ROOTS[1:])} or the top")
@@ -83,22 +45,8 @@ def _find_tower(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         for name, info in members.items()
         if name.startswith(roots[0]) and not name.startswith(roots[0] + _CLASSIFIER)
     }
-    _check_size(tower)
+    npz.check_size(tower.values())
     return tower
-
-
-def _check_size(tower: Mapping[str, zipfile.ZipInfo]) -> None:
-    total, stored = (sum(getattr(info, of) for info in tower.values()) for of in ("file_size", "compress_size"))
-    if (limit := min(MAX_BYTES, _MAX_INFLATION * stored)) < total:
-        raise ValueError(f"its arrays have {total:,} bytes, the limit is {limit:,}")
-
-
-def _read_tower(
-    file: IO[bytes], read: Callable[[zipfile.ZipFile, zipfile.ZipInfo], np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Reads the arrays of the image tower, by their names below its root, and nothing else of the file."""
-    with zipfile.ZipFile(file) as archive:
-        return {name: read(archive, info) for name, info in _find_tower(archive).items()}
 
 
 def _rename(name: str) -> str:
@@ -194,21 +142,17 @@ def _shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:
 def _read(
     path: str, read: Callable[[zipfile.ZipFile, zipfile.ZipInfo], np.ndarray]
 ) -> tuple[VitConfig, dict[str, np.ndarray]]:
-    with storage.open_read(path) as file:
+    with npz.opened(path, "a ViT checkpoint") as archive:
         try:
-            arrays = modernise(_read_tower(file, read))
+            arrays = modernise({name: read(archive, info) for name, info in _find_tower(archive).items()})
             return infer(arrays), arrays
         except UserError as error:
             raise UserError(f"{path}: {error}; take a ViT checkpoint of augreg, big_vision or SigLIP") from error
-        except Exception as error:
-            # A hostile archive raises errors of zipfile, zlib or NumPy's header parser.
-            reason = str(error) or type(error).__name__
-            raise UserError(f"{path}: was refused as a ViT checkpoint ({reason}); fetch the file again") from error
 
 
 def read_config(path: str) -> VitConfig:
     """Returns the config of a checkpoint; reads only the headers of its arrays. Errors as `load`."""
-    return _read(path, _read_shape)[0]
+    return _read(path, npz.read_shape)[0]
 
 
 def load(path: str, dtype: Any = jnp.float32) -> tuple[Vit, Params]:
@@ -227,5 +171,5 @@ def load(path: str, dtype: Any = jnp.float32) -> tuple[Vit, Params]:
     Raises:
         UserError: if the file does not exist, is broken or hostile, or is not such a checkpoint.
     """
-    config, arrays = _read(path, _read_array)
+    config, arrays = _read(path, npz.read_array)
     return Vit(config, dtype), flax.traverse_util.unflatten_dict(arrays, sep="/")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.encoders.towers.tower import Blocks, ImageForm, TextForm, Tower
+from pipelines.encoders.towers.tower import Blocks, Dense, ImageForm, TextForm, Tower
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "quick_gelu": lambda x: x * tf.sigmoid(1.702 * x),
@@ -105,6 +105,11 @@ class _Layers(tf.Module):
             x = x + self._scaled(self._mlp(self._norm(x, f"{place}.norm2"), f"{place}.mlp"), f"{place}.scale2")
         return x
 
+    def _run_layers(self, x: Any, layers: tuple[Dense, ...]) -> Any:
+        for number, layer in enumerate(layers):
+            x = ACTIVATIONS[layer.activation](self._linear(x, f"layers.{number}"))
+        return x
+
     def _scaled(self, x: Any, name: str) -> Any:
         return x * self._get(name) if name in self._variables else x
 
@@ -148,8 +153,17 @@ class _ImageModule(_Layers):
             x = self._norm(x, "first_norm")
         rotate = _rotation(form) if form.rotary else None
         x = self._run_blocks(tf.reshape(x, (-1, width)), batch, rotate=rotate)
-        pooled = self._class_output(x) if form.has_class else self._probed(x, batch)
-        return self._linear(pooled, "projection") if form.dim else pooled
+        pooled = self._image_pooled(x, batch)
+        return self._run_layers(self._linear(pooled, "projection") if form.dim else pooled, form.layers)
+
+    def _image_pooled(self, x: Any, batch: Any) -> Any:
+        """Returns the vectors `[B, C]` of tokens `[B * N, C]`."""
+        form = self._form
+        if form.has_class:
+            return self._class_output(x)
+        if form.is_mean:
+            return tf.reduce_mean(tf.reshape(self._norm(x, "last_norm"), (-1, form.grid**2, form.blocks.width)), 1)
+        return self._probed(x, batch)
 
     def _with_prefix(self, x: Any, batch: Any) -> Any:
         """Returns patches `[B, N, C]` behind the class token and the registers, with positions."""
@@ -198,6 +212,13 @@ def _rotation(form: ImageForm) -> Callable[[Any], Any]:
     return rotate
 
 
+def _sinusoids(count: int, width: int) -> Any:
+    """Returns positions float32 `[count, width]`: sines and cosines of wavelengths from 2 pi to 20,000 pi."""
+    half = width // 2
+    angles = np.arange(count)[:, None] * 10_000.0 ** -(np.arange(half) / max(half - 1, 1))
+    return tf.constant(np.concatenate([np.sin(angles), np.cos(angles)], 1), tf.float32)
+
+
 class _TextModule(_Layers):
     def __init__(self, form: TextForm, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__(form.blocks, arrays)
@@ -219,7 +240,8 @@ class _TextModule(_Layers):
         batch, length = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
         x = tf.gather(self._get("tokens"), token_ids) * form.token_scale
         if form.positions:
-            x = x + self._get("positions")[form.first_position :][:length]
+            rows = _sinusoids(form.positions, width) if form.sinusoids else self._get("positions")
+            x = x + rows[form.first_position :][:length]
         x = tf.reshape(x, (-1, width))
         if form.first_norm:
             x = self._norm(x, "first_norm")
@@ -227,8 +249,7 @@ class _TextModule(_Layers):
         if form.last_norm:
             x = self._norm(x, "last_norm")
         vectors = self._pooled(tf.reshape(x, (batch, length, width)), token_ids, attention_mask)
-        for number, layer in enumerate(form.layers):
-            vectors = ACTIVATIONS[layer.activation](self._linear(vectors, f"layers.{number}"))
+        vectors = self._run_layers(vectors, form.layers)
         return tf.math.l2_normalize(vectors, -1) if form.is_unit else vectors
 
     def _bias(self, mask: Any, length: Any) -> Any:

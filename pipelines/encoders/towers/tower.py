@@ -94,6 +94,32 @@ class Blocks:
 
 
 @dataclasses.dataclass(frozen=True)
+class Dense:
+    """A layer behind the pooling.
+
+    Attributes:
+        inputs: width before it.
+        outputs: width after it.
+        has_bias: whether it has one.
+        activation: a name in `graph.ACTIVATIONS`.
+    """
+
+    inputs: int
+    outputs: int
+    has_bias: bool
+    activation: str = "identity"
+
+
+def _layer_shapes(layers: tuple[Dense, ...]) -> Shapes:
+    found: Shapes = {}
+    for number, layer in enumerate(layers):
+        found[f"layers.{number}.kernel"] = (layer.inputs, layer.outputs)
+        if layer.has_bias:
+            found[f"layers.{number}.bias"] = (layer.outputs,)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageForm:
     """The form of an image tower, a Vision Transformer.
 
@@ -110,6 +136,8 @@ class ImageForm:
         patch_bias: whether the patches have a bias.
         first_norm: whether the tokens are normed before the blocks.
         dim: width of the joint space that vectors are projected to; 0 for no projection.
+        is_mean: whether, without a class token, the vector is the mean of all tokens; there is no probe then.
+        layers: behind the pooling.
     """
 
     blocks: Blocks
@@ -124,11 +152,13 @@ class ImageForm:
     patch_bias: bool = True
     first_norm: bool = False
     dim: int = 0
+    is_mean: bool = False
+    layers: tuple[Dense, ...] = ()
 
     @property
     def vector_width(self) -> int:
         """Width of the vectors."""
-        return self.dim or self.blocks.width
+        return self.layers[-1].outputs if self.layers else self.dim or self.blocks.width
 
     @property
     def prefix(self) -> int:
@@ -155,30 +185,13 @@ class ImageForm:
         if self.first_norm:
             found |= dict(self.blocks.norm("first_norm"))
         found |= dict(self.blocks.norm("last_norm"))
-        if not self.has_class:
+        if not self.has_class and not self.is_mean:
             found["pool.probe"] = (width,)
             pool = dataclasses.replace(self.blocks, gated=False, unbiased=())
             found |= dict(pool.attention("pool.")) | dict(pool.norm("pool.norm")) | dict(pool.mlp("pool."))
         if self.dim:
             found["projection.kernel"] = (width, self.dim)
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Dense:
-    """A layer behind the pooling of a text tower.
-
-    Attributes:
-        inputs: width before it.
-        outputs: width after it.
-        has_bias: whether it has one.
-        activation: a name in `graph.ACTIVATIONS`.
-    """
-
-    inputs: int
-    outputs: int
-    has_bias: bool
-    activation: str = "identity"
+        return found | _layer_shapes(self.layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +203,7 @@ class TextForm:
         tokens: size of the vocabulary.
         pool: `mean`, `first` or `max` of the tokens of the text; `last`, whatever is there; `end`, the first token of
             the id `end`.
-        positions: rows of the array of positions that is added; 0 for none.
+        positions: rows of the positions that are added; 0 for none.
         first_position: the row of the first token.
         length: number of ids that are always given; 0 for any number, up to `positions`.
         end: id of the token that ends a text; -1 for the highest id in it, as old CLIP configs mean.
@@ -231,17 +244,13 @@ class TextForm:
         """Returns the shape of each array."""
         width, found = self.blocks.width, self.blocks.shapes()
         found["tokens"] = (self.tokens, width)
-        if self.positions:
+        if self.positions and not self.sinusoids:
             found["positions"] = (self.positions, width)
         if self.buckets:
             found["relative"] = (self.buckets, self.blocks.heads)
         for name, is_there in (("first_norm", self.first_norm), ("last_norm", self.last_norm)):
             found |= dict(self.blocks.norm(name)) if is_there else {}
-        for number, layer in enumerate(self.layers):
-            found[f"layers.{number}.kernel"] = (layer.inputs, layer.outputs)
-            if layer.has_bias:
-                found[f"layers.{number}.bias"] = (layer.outputs,)
-        return found
+        return found | _layer_shapes(self.layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,31 +266,34 @@ class Tower:
         return sum(array.size for array in self.arrays.values())
 
 
-def check(tower: Tower, where: str, theirs: Mapping[str, str] | None = None) -> None:
+def check(tower: Tower, where: str, theirs: Mapping[str, str] | None = None, by: str = "its config") -> None:
     """Raises a `UserError` that names arrays that are missing, too many, or of another shape.
 
     Args:
         tower: to check.
         where: the checkpoint.
         theirs: the checkpoint's names of arrays, by ours; ours are shown where there is none.
+        by: what the form was read off.
     """
     wanted, names = tower.form.shapes(), theirs or {}
 
-    def shown(found: list[str]) -> str:
-        first = ", ".join(names.get(name, name) for name in found[:_MOST_NAMED])
-        return f"{first} and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else first
+    def listed(found: list[str]) -> str:
+        # The checkpoint may have several of ours in one.
+        shown = list(dict.fromkeys(names.get(name, name) for name in found))
+        first = ", ".join(shown[:_MOST_NAMED])
+        return f"{first} and {len(shown) - _MOST_NAMED} more" if len(shown) > _MOST_NAMED else first
 
     if missing := sorted(wanted.keys() - tower.arrays.keys()):
         raise UserError(
-            f"{where}: has no array for {shown(missing)}, which its config asks for; download the weights again"
+            f"{where}: has no array for {listed(missing)}, which {by} asks for; download the weights again"
         )
     if extra := sorted(tower.arrays.keys() - wanted.keys()):
         raise UserError(
-            f"{where}: has {shown(extra)}, which is not of the model that its config describes; convert the model to "
-            "a SavedModel or ONNX (docs/encoders.md)"
+            f"{where}: has {listed(extra)}, which is not of the model that {by} describes; convert the model to a "
+            "SavedModel or ONNX (docs/encoders.md)"
         )
     for name, shape in wanted.items():
         if tower.arrays[name].shape != shape:
             raise UserError(
-                f"{where}: {names.get(name, name)} is {list(tower.arrays[name].shape)}, its config says {list(shape)}"
+                f"{where}: {names.get(name, name)} is {list(tower.arrays[name].shape)}, {by} says {list(shape)}"
             )

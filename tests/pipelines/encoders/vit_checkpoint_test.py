@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.encoders import vit_checkpoint
+from pipelines.encoders.towers import npz
 from pipelines.errors import UserError
 from tests.pipelines import vit_files
 
@@ -202,7 +203,7 @@ def test_headers_that_lie_are_refused(augreg, path, data, sentence):
 def test_a_large_declared_total_is_refused_before_it_is_read(augreg, path, monkeypatch):
     _save(path, augreg)
     vit_checkpoint.load(str(path))
-    monkeypatch.setattr(vit_checkpoint, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(npz, "MAX_BYTES", 50_000)
     monkeypatch.setattr(np.lib.format, "read_array", None)
     _refused(path, "its arrays have .* bytes, the limit is 50,000")
 
