@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pipelines.encoders.towers import npz
+from pipelines.encoders.towers.npz_files import npz
 from pipelines.encoders.vit import Params, Vit, VitConfig
 from pipelines.errors import UserError
 

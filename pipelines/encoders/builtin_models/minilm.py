@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipelines.encoders.towers import hugging_face
+from pipelines.encoders.towers.hugging_face import models
 from pipelines.encoders.towers.tower import Blocks, TextForm, Tower
 
 DIM = 384
@@ -39,4 +39,4 @@ def configure_tokenizer(tokenizer_json: bytes) -> bytes:
 
 def tower(tensors: Mapping[str, np.ndarray]) -> Tower:
     """Returns the tower of weights under the names of a Hugging Face `BertModel`."""
-    return hugging_face.of_arrays(_FORM, "bert", tensors, "the weights of MiniLM")
+    return models.of_arrays(_FORM, "bert", tensors, "the weights of MiniLM")

@@ -12,7 +12,8 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.encoders import cache
-from pipelines.encoders.towers import hub, hugging_face, preprocessing, texts
+from pipelines.encoders.towers import texts
+from pipelines.encoders.towers.hugging_face import hub, models, preprocessing
 from pipelines.encoders.towers.tower import TextForm
 from pipelines.errors import UserError
 
@@ -64,11 +65,11 @@ def describe(handle: str) -> dict[str, Any]:
     """
     folder, kind = _find(handle)
     images = preprocessing.read(folder) if kind == "image" else None
-    form = hugging_face.read_form(folder, kind, images)
-    files = hugging_face.weight_files(folder)
+    form = models.read_form(folder, kind, images)
+    files = models.weight_files(folder)
     digests = {file.relative_to(folder).as_posix(): cache.sha256(file) for file in files}
     found: dict[str, Any] = {
-        "name": f"{hugging_face.model_type(folder)}-{kind}",
+        "name": f"{models.model_type(folder)}-{kind}",
         "kind": kind,
         "dim": form.vector_width,
         # What JSON makes of it, so that a stored description is equal to this one.
@@ -76,10 +77,10 @@ def describe(handle: str) -> dict[str, Any]:
         "weights_sha256": digests,
         "graph_version": _GRAPH_VERSION,
     }
-    if hugging_face.has_both(folder):
+    if models.has_both(folder):
         found["space"] = "towers-" + hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()[:_SPACE_DIGITS]
     if isinstance(form, TextForm):
-        prepared = texts.prepare(folder, hugging_face.model_type(folder), form)
+        prepared = texts.prepare(folder, models.model_type(folder), form)
         found["tokenizer_sha256"] = hashlib.sha256(prepared.tokenizer).hexdigest()
         return {**found, "preprocess": {"tokenizer": _TOKENIZER, "max_tokens": prepared.max_tokens}}
     return {**found, "preprocess": images.preprocess if images else {}}
@@ -106,10 +107,10 @@ def _build(handle: str, built: pathlib.Path) -> None:
     from pipelines.encoders.towers import graph
 
     folder, kind = _find(handle)
-    tower = hugging_face.read(folder, kind, preprocessing.read(folder) if kind == "image" else None)
+    tower = models.read(folder, kind, preprocessing.read(folder) if kind == "image" else None)
     module = graph.module(tower)
     tf.saved_model.save(module, str(built), signatures={"serving_default": module.features})
     if isinstance(tower.form, TextForm):
         path = built / _TOKENIZER
         path.parent.mkdir()
-        path.write_bytes(texts.prepare(folder, hugging_face.model_type(folder), tower.form).tokenizer)
+        path.write_bytes(texts.prepare(folder, models.model_type(folder), tower.form).tokenizer)

@@ -6,7 +6,8 @@ import pathlib
 from typing import Any, TypeGuard
 
 from pipelines import storage
-from pipelines.encoders.towers import sentence, spm, weights
+from pipelines.encoders.towers import spm
+from pipelines.encoders.towers.hugging_face import sentence, weights
 from pipelines.encoders.towers.tower import TextForm
 from pipelines.errors import UserError, one_line
 

@@ -1,6 +1,6 @@
 """What a tower is, whatever checkpoint it comes from: its form, and the arrays that it needs by name and shape.
 
-Readers of checkpoints (`hugging_face`, `big_vision`) return a `Tower`; `graph` computes it. Kernels are
+Readers of checkpoints (`hugging_face`, `npz_files`) return a `Tower`; `graph` computes it. Kernels are
 `[C_in, C_out]`. An array is named by its place: `blocks.0.attention.query.kernel`.
 """
 
@@ -284,9 +284,7 @@ def check(tower: Tower, where: str, theirs: Mapping[str, str] | None = None, by:
         return f"{first} and {len(shown) - _MOST_NAMED} more" if len(shown) > _MOST_NAMED else first
 
     if missing := sorted(wanted.keys() - tower.arrays.keys()):
-        raise UserError(
-            f"{where}: has no array for {listed(missing)}, which {by} asks for; download the weights again"
-        )
+        raise UserError(f"{where}: has no array for {listed(missing)}, which {by} asks for; download the weights again")
     if extra := sorted(tower.arrays.keys() - wanted.keys()):
         raise UserError(
             f"{where}: has {listed(extra)}, which is not of the model that {by} describes; convert the model to a "

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.encoders import vit_checkpoint
-from pipelines.encoders.towers import npz
+from pipelines.encoders.towers.npz_files import npz
 from pipelines.errors import UserError
 from tests.pipelines import vit_files
 

@@ -16,7 +16,8 @@ import pytest
 import tensorflow as tf
 
 from pipelines.encoders import vit, vit_checkpoint
-from pipelines.encoders.towers import big_vision, graph, npz
+from pipelines.encoders.towers import graph
+from pipelines.encoders.towers.npz_files import big_vision, npz
 from pipelines.encoders.towers.tower import Dense
 from pipelines.errors import UserError
 from tests.pipelines import vit_files

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from pipelines.encoders.towers import graph, hugging_face, preprocessing
+from pipelines.encoders.towers import graph
+from pipelines.encoders.towers.hugging_face import models, preprocessing
 from tests.pipelines.encoders.towers import arrays, folders
 from tests.world import REPOSITORY
 
@@ -59,7 +60,7 @@ def outputs(tmp_path_factory) -> dict[str, np.ndarray]:
     for case, (name, kind, modules) in _cases().items():
         source = root / "sources" / case
         oracle = folders.write(name, source, _MODULES.get(modules, ()), "first" if modules == "first" else "mean")
-        tower = hugging_face.read(source, kind, preprocessing.read(source) if kind == "image" else None)
+        tower = models.read(source, kind, preprocessing.read(source) if kind == "image" else None)
         places[case] = root / case
         tf.saved_model.save(graph.module(tower), str(places[case]))
         if kind == "image":

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.encoders.handles import resolve
 from pipelines.encoders.loaded import ImageEncoder
-from pipelines.encoders.towers import hub
+from pipelines.encoders.towers.hugging_face import hub
 from pipelines.errors import UserError
 from tests.pipelines.encoders.towers import arrays, folders
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipelines.encoders.towers import preprocessing
+from pipelines.encoders.towers.hugging_face import preprocessing
 from pipelines.errors import UserError
 from pipelines.images.decode import ImagePreprocess
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.encoders.towers import graph, hugging_face
+from pipelines.encoders.towers import graph
+from pipelines.encoders.towers.hugging_face import models
 from pipelines.encoders.towers.tower import Blocks, TextForm, Tower
 
 
@@ -24,4 +25,4 @@ def test_padding_may_reach_behind_the_last_position():
 def test_the_id_2_ends_texts_of_metaclip_and_means_the_highest_in_old_configs_of_clip(model_type, said, end, tmp_path):
     config = {"model_type": model_type, "text_config": {"eos_token_id": said}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert hugging_face.read_form(tmp_path, "text", None).end == end
+    assert models.read_form(tmp_path, "text", None).end == end

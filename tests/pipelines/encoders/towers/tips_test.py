@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pipelines.encoders.towers import npz, tips
+from pipelines.encoders.towers.npz_files import npz, tips
 from pipelines.errors import UserError
 from tests.pipelines.encoders.towers import npz_files
 from tests.pipelines.encoders.towers.npz_files import Shape

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.encoders.towers import names, positions, sentence, weights
-from pipelines.encoders.towers.names import Rules
-from pipelines.encoders.towers.preprocessing import Preprocessing
+from pipelines.encoders.towers.hugging_face import names, positions, sentence, weights
+from pipelines.encoders.towers.hugging_face.names import Rules
+from pipelines.encoders.towers.hugging_face.preprocessing import Preprocessing
 from pipelines.encoders.towers.tower import Blocks, Dense, ImageForm, TextForm, Tower, check
 from pipelines.errors import UserError
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import storage
-from pipelines.encoders.towers import weights
+from pipelines.encoders.towers.hugging_face import weights
 from pipelines.encoders.towers.tower import Dense, TextForm
 from pipelines.errors import UserError
 

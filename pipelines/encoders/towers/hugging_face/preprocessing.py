@@ -5,7 +5,7 @@ import math
 import pathlib
 from typing import Any, TypeGuard
 
-from pipelines.encoders.towers import weights
+from pipelines.encoders.towers.hugging_face import weights
 from pipelines.errors import UserError
 
 FILE = "preprocessor_config.json"

@@ -10,8 +10,15 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pipelines.encoders.towers import npz
-from pipelines.encoders.towers.big_vision import BLOCK, FlaxNames, behind_class, count_blocks, square_side, translated
+from pipelines.encoders.towers.npz_files import npz
+from pipelines.encoders.towers.npz_files.big_vision import (
+    BLOCK,
+    FlaxNames,
+    behind_class,
+    count_blocks,
+    square_side,
+    translated,
+)
 from pipelines.encoders.towers.tower import Blocks, ImageForm, TextForm, Tower
 from pipelines.errors import UserError
 

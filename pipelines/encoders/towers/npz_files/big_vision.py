@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from pipelines.encoders.towers import npz
+from pipelines.encoders.towers.npz_files import npz
 from pipelines.encoders.towers.tower import Blocks, Dense, ImageForm, TextForm, Tower
 from pipelines.errors import UserError
 

@@ -1,0 +1,1 @@
+"""Checkpoints in `.npz`, as towers."""
