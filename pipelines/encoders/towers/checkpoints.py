@@ -1,4 +1,4 @@
-"""Handles of checkpoints: `hf:FOLDER#image` and `hf:FOLDER#text`, from the files to a SavedModel in the cache.
+"""Handles of checkpoints, `hf:FOLDER#image` or `FILE.npz#text`, from the files to a SavedModel in the cache.
 
 A description holds what decides the vectors: the form of the tower, the digests of the weights and of the prepared
 tokenizer, and the version of the graphs. `describe` reads configs and hashes files; `ensure` builds.
@@ -8,53 +8,182 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any
+from typing import Any, Protocol
 
 from pipelines import storage
 from pipelines.encoders import cache
 from pipelines.encoders.towers import texts
 from pipelines.encoders.towers.hugging_face import hub, models, preprocessing
-from pipelines.encoders.towers.tower import TextForm
+from pipelines.encoders.towers.npz_files import big_vision, tips
+from pipelines.encoders.towers.texts import Texts
+from pipelines.encoders.towers.tower import ImageForm, TextForm, Tower
 from pipelines.errors import UserError
 
 PREFIX = "hf:"
 KINDS = ("image", "text")
+_NPZ = tuple(f".npz#{kind}" for kind in KINDS)
 # Raised when a change of `graph` changes vectors.
 _GRAPH_VERSION = 1
 _TOKENIZER = "assets.extra/tokenizer.json"
+# What stands beside weights of big_vision, in the order in which it is looked for.
+_TOKENIZERS = ("tokenizer.json", "*.spm", "*.model")
 _SPACE_DIGITS = 16
+
+
+class _Checkpoint(Protocol):
+    """A checkpoint on this machine, and one of its towers."""
+
+    @property
+    def kind(self) -> str:
+        """Of the tower: `image` or `text`."""
+
+    @property
+    def name(self) -> str:
+        """What the model is called, whatever its place."""
+
+    @property
+    def has_both(self) -> bool:
+        """Whether there is the other tower, too, whose vectors share the space."""
+
+    def files(self) -> dict[str, pathlib.Path]:
+        """Returns the files of the weights by their names in the checkpoint."""
+
+    def form(self) -> ImageForm | TextForm:
+        """Returns the form of the tower; reads no weights."""
+
+    def tower(self) -> Tower:
+        """Returns the tower."""
+
+    def images(self) -> dict[str, Any]:
+        """Returns the preprocessing of images, fields of `ImagePreprocess`."""
+
+    def texts(self, form: TextForm) -> Texts:
+        """Returns the tokenizer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Folder:
+    """A folder as the Hugging Face Hub has it."""
+
+    place: pathlib.Path
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return models.model_type(self.place)
+
+    @property
+    def has_both(self) -> bool:
+        return models.has_both(self.place)
+
+    def files(self) -> dict[str, pathlib.Path]:
+        return {path.relative_to(self.place).as_posix(): path for path in models.weight_files(self.place)}
+
+    def form(self) -> ImageForm | TextForm:
+        return models.read_form(self.place, self.kind, self._preprocessing())
+
+    def tower(self) -> Tower:
+        return models.read(self.place, self.kind, self._preprocessing())
+
+    def _preprocessing(self) -> preprocessing.Preprocessing | None:
+        return preprocessing.read(self.place) if self.kind == "image" else None
+
+    def images(self) -> dict[str, Any]:
+        return preprocessing.read(self.place).preprocess
+
+    def texts(self, form: TextForm) -> Texts:
+        return texts.prepare(self.place, models.model_type(self.place), form)
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A `.npz` of big_vision or TIPSv2."""
+
+    place: pathlib.Path
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return self.place.name.removesuffix(".npz")
+
+    @property
+    def has_both(self) -> bool:
+        return not self._is_tips and big_vision.has_both(str(self.place))
+
+    @property
+    def _is_tips(self) -> bool:
+        return tips.is_tips(str(self.place))
+
+    def files(self) -> dict[str, pathlib.Path]:
+        return {self.place.name: self.place}
+
+    def form(self) -> ImageForm | TextForm:
+        reader = tips if self._is_tips else big_vision
+        return reader.read_form(str(self.place), self.kind)
+
+    def tower(self) -> Tower:
+        return (tips if self._is_tips else big_vision).read(str(self.place), self.kind)
+
+    def images(self) -> dict[str, Any]:
+        """Returns the published evaluations': the centre 7/8 of ViTs, the whole image of SigLIP and TIPS."""
+        form = self.form()
+        size = form.size if isinstance(form, ImageForm) else 0
+        if self._is_tips or (isinstance(form, ImageForm) and not form.has_class and not form.is_mean):
+            return {"size": size, "crop": "squash", "resize": "bilinear"}
+        return {"size": size, "crop": "center", "resize": "area", "crop_fraction": 0.875}
+
+    def texts(self, form: TextForm) -> Texts:
+        if self._is_tips:
+            raise UserError(
+                f"{self.place}: the tokenizer of TIPSv2 is not known here; convert the text tower to a SavedModel or "
+                "ONNX (docs/encoders.md)"
+            )
+        found = [path for pattern in _TOKENIZERS for path in sorted(self.place.parent.glob(pattern))]
+        if not found:
+            raise UserError(
+                f"{self.place.parent}: has no tokenizer.json and no .spm or .model of sentencepiece, which says how "
+                "texts become tokens; put the one that the model was trained with beside its weights"
+            )
+        return texts.beside_weights(found[0], form)
 
 
 def is_handle(handle: str) -> bool:
     """Tells whether a handle names a checkpoint that is read here."""
-    return handle.startswith(PREFIX)
+    return handle.startswith(PREFIX) or handle.endswith(_NPZ)
 
 
 def pinned(handle: str) -> str:
     """Returns the handle with the revision of a model of the Hugging Face Hub, so that each machine takes the same."""
-    place, _, kind = _split(handle)
-    return f"{PREFIX}{hub.pinned(place)}#{kind}" if hub.is_name(place) else handle
+    place, kind = _split(handle)
+    is_of_hub = handle.startswith(PREFIX) and hub.is_name(place)
+    return f"{PREFIX}{hub.pinned(place)}#{kind}" if is_of_hub else handle
 
 
-def _split(handle: str) -> tuple[str, str, str]:
+def _split(handle: str) -> tuple[str, str]:
     place, mark, kind = handle.removeprefix(PREFIX).rpartition("#")
     if not mark or kind not in KINDS or not place:
         place = handle.removeprefix(PREFIX) if not mark else place
         raise UserError(f"encoder {handle!r}: say which tower is meant, {PREFIX}{place}#image or {PREFIX}{place}#text")
-    return place, mark, kind
+    return place, kind
 
 
-def _find(handle: str) -> tuple[pathlib.Path, str]:
-    """Returns the folder of a checkpoint on this machine, and the kind of the tower that is meant."""
-    place, _, kind = _split(handle)
+def _find(handle: str) -> _Checkpoint:
+    """Returns a checkpoint, which is on this machine afterwards."""
+    place, kind = _split(handle)
+    if not handle.startswith(PREFIX):
+        path = cache.fetch_folder(place.rpartition("/")[0]) / storage.name(place) if storage.is_url(place) else None
+        file = path or pathlib.Path(place)
+        if not file.is_file():
+            raise UserError(f"encoder {handle!r}: there is no file {file}")
+        return _File(file, kind)
     if hub.is_name(place):
-        return hub.download(place), kind
+        return _Folder(hub.download(place), kind)
     folder = cache.fetch_folder(place) if storage.is_url(place) else pathlib.Path(place)
     if not folder.is_dir():
         raise UserError(
             f"encoder {handle!r}: there is no folder {folder}; name one, or ORG/NAME of the Hugging Face Hub"
         )
-    return folder, kind
+    return _Folder(folder, kind)
 
 
 def describe(handle: str) -> dict[str, Any]:
@@ -63,27 +192,25 @@ def describe(handle: str) -> dict[str, Any]:
     Raises:
         UserError: if a file is missing or damaged, or the model is not one of those that are read here.
     """
-    folder, kind = _find(handle)
-    images = preprocessing.read(folder) if kind == "image" else None
-    form = models.read_form(folder, kind, images)
-    files = models.weight_files(folder)
-    digests = {file.relative_to(folder).as_posix(): cache.sha256(file) for file in files}
+    checkpoint = _find(handle)
+    form = checkpoint.form()
+    digests = {name: cache.sha256(path) for name, path in checkpoint.files().items()}
     found: dict[str, Any] = {
-        "name": f"{models.model_type(folder)}-{kind}",
-        "kind": kind,
+        "name": f"{checkpoint.name}-{checkpoint.kind}",
+        "kind": checkpoint.kind,
         "dim": form.vector_width,
         # What JSON makes of it, so that a stored description is equal to this one.
         "form": json.loads(json.dumps(dataclasses.asdict(form))),
         "weights_sha256": digests,
         "graph_version": _GRAPH_VERSION,
     }
-    if models.has_both(folder):
+    if checkpoint.has_both:
         found["space"] = "towers-" + hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()[:_SPACE_DIGITS]
     if isinstance(form, TextForm):
-        prepared = texts.prepare(folder, models.model_type(folder), form)
+        prepared = checkpoint.texts(form)
         found["tokenizer_sha256"] = hashlib.sha256(prepared.tokenizer).hexdigest()
         return {**found, "preprocess": {"tokenizer": _TOKENIZER, "max_tokens": prepared.max_tokens}}
-    return {**found, "preprocess": images.preprocess if images else {}}
+    return {**found, "preprocess": checkpoint.images()}
 
 
 def ensure(handle: str) -> pathlib.Path:
@@ -106,11 +233,11 @@ def _build(handle: str, built: pathlib.Path) -> None:
 
     from pipelines.encoders.towers import graph
 
-    folder, kind = _find(handle)
-    tower = models.read(folder, kind, preprocessing.read(folder) if kind == "image" else None)
+    checkpoint = _find(handle)
+    tower = checkpoint.tower()
     module = graph.module(tower)
     tf.saved_model.save(module, str(built), signatures={"serving_default": module.features})
     if isinstance(tower.form, TextForm):
         path = built / _TOKENIZER
         path.parent.mkdir()
-        path.write_bytes(texts.prepare(folder, models.model_type(folder), tower.form).tokenizer)
+        path.write_bytes(checkpoint.texts(tower.form).tokenizer)

@@ -154,6 +154,13 @@ def read_form(path: str, kind: str, size: int | None = None) -> ImageForm | Text
     return _read(path, kind, size, False).form
 
 
+def has_both(path: str) -> bool:
+    """Tells whether a file has towers of images and of texts, whose vectors share a space; reads no array."""
+    with npz.opened(path, "a checkpoint") as archive:
+        names = npz.members(archive).keys()
+    return all(any(root + _MARKS[kind] in names for root in _ROOTS[kind]) for kind in _ROOTS)
+
+
 def read(path: str, kind: str, size: int | None = None) -> Tower:
     """Returns a tower with its weights; the arguments and errors are those of `read_form`."""
     return _read(path, kind, size, True)

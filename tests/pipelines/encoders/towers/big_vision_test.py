@@ -208,7 +208,11 @@ def test_every_missing_array_is_noticed(siglip, kind, is_stacked, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "shape", "sentence"),
     [
-        (f"{BLOCK}/MlpBlock_0/Dense_0/kernel", None, f"has no {BLOCK}/MlpBlock_0/Dense_0/kernel, which {NEEDED} asks"),
+        (
+            f"{BLOCK}/MlpBlock_0/Dense_0/kernel",
+            None,
+            f"has no array for {BLOCK}/MlpBlock_0/Dense_0/kernel, which {NEEDED} asks",
+        ),
         (f"{BLOCK}/MlpBlock_0/Dense_0/kernel", (24, 41), r"_1/MlpBlock_0/Dense_0/kernel is \[24, 41\], .* \[24, 40\]"),
         (f"{BLOCK}/LayerScale_0/gamma", (24,), f"has {BLOCK}/LayerScale_0/gamma, which is not of the model"),
         ("params/img/embedding/kernel", (4, 5, 3, 24), r"embedding/kernel is \[4, 5, 3, 24\], .* \[4, 4, 3, 24\]"),

@@ -8,12 +8,14 @@ import struct
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers
 
 from pipelines.encoders.handles import EncoderSpec, resolve
 from pipelines.encoders.loaded import ImageEncoder, TextEncoder
 from pipelines.encoders.towers import checkpoints
 from pipelines.errors import UserError
-from tests.pipelines.encoders.towers import arrays, folders
+from tests.pipelines.encoders.towers import arrays, folders, npz_files
+from tests.pipelines.encoders.towers.npz_files import Shape
 
 _TEXTS = ["a red dog", "a dog", "", "the green cat on a photo of the blue dog " * 4]
 
@@ -205,3 +207,49 @@ def test_texts_alone_need_to_know_how_tokens_become_one_vector(tmp_path):
     folders.write("bert", tmp_path / "lstm", ("Pooling", "LSTM"))
     with pytest.raises(UserError, match="has a module 'LSTM', which is not known here"):
         _resolve(tmp_path / "lstm", "text")
+
+
+# -- Files of big_vision -------------------------------------------------------------------------
+
+_IMAGE, _TEXT = Shape(24, 2, 2, 40, 3, patch=4), Shape(16, 2, 2, 24, 6, tokens=80, out=24)
+
+
+@pytest.fixture
+def siglip(tmp_path, monkeypatch) -> pathlib.Path:
+    """Both towers of a small SigLIP 2 in one file, and a tokenizer of single letters beside it."""
+    monkeypatch.setenv("WEB_MEMORY_CACHE", str(tmp_path / "cache"))
+    arrays = npz_files.siglip(npz_files.Random(), _IMAGE, _TEXT)
+    (tmp_path / "models").mkdir()
+    np.savez(tmp_path / "models/siglip.npz", **arrays)
+    letters = [chr(number) for number in range(33, 97)]
+    vocabulary = {token: number for number, token in enumerate(["<pad>", "<eos>", "<unk>", *letters])}
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>"))
+    made.save(str(tmp_path / "models/tokenizer.json"))
+    return tmp_path / "models/siglip.npz"
+
+
+def test_both_towers_of_one_npz_share_a_space_and_have_the_vectors_of_numpy(siglip):
+    arrays = dict(np.load(siglip))
+    image, text = (resolve(f"{siglip}#{kind}", "float32") for kind in ("image", "text"))
+    assert image.space and image.space == text.space and image.info.dim == 24 == text.info.dim
+    encoder = ImageEncoder(image)
+    assert (encoder.preprocess.size, encoder.preprocess.crop) == (12, "squash")
+    pixels = npz_files.pixels(3, 12)
+    expected = np.stack([npz_files.siglip_image(arrays, pixel, _IMAGE.depth) for pixel in pixels])
+    np.testing.assert_allclose(encoder.encode(list(pixels), 4), _unit(expected), atol=1e-4)
+    # Lower case is not in this vocabulary: unknown, then the end, then padding up to six.
+    found = TextEncoder(text).encode(["A", "!?"], 2)
+    rows = np.array([[2, 1, 0, 0, 0, 0], [3, 33, 1, 0, 0, 0]])
+    expected = np.stack([npz_files.siglip_text(arrays, row, _TEXT.depth) for row in rows])
+    np.testing.assert_allclose(found, _unit(expected), atol=1e-4)
+
+
+def test_a_npz_without_a_tokenizer_or_of_no_model_is_refused(siglip):
+    (siglip.parent / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer.json and no .spm or .model of sentencepiece"):
+        resolve(f"{siglip}#text", "float32")
+    with pytest.raises(UserError, match="there is no file /nowhere.npz"):
+        resolve("/nowhere.npz#image", "float32")
+    np.savez(siglip, x=np.ones(3, np.float32))
+    with pytest.raises(UserError, match="must have one array embedding/kernel below one of"):
+        resolve(f"{siglip}#image", "float32")

@@ -272,7 +272,11 @@ def _refused(path, arrays, kind, sentence):
             (71, 24),
             r"blocks.1.attn.qkv.weight is \[.*\], the shape of its other arrays says",
         ),
-        ("blocks.1.attn.qkv.weight", None, "has no blocks.1.attn.qkv.weight, which the shape of its other arrays asks"),
+        (
+            "blocks.1.attn.qkv.weight",
+            None,
+            "has no array for blocks.1.attn.qkv.weight, which the shape of its other arrays asks",
+        ),
         ("blocks.1.ls2.gamma", (23,), r"blocks.1.ls2.gamma is \[23\], the shape of its other arrays says \[24\]"),
         ("blocks.0.extra", (24,), "has blocks.0.extra, which is not of the model"),
         ("pos_embed", (1, 12, 24), "pos_embed has 11 places, which make no square"),
