@@ -11,7 +11,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
-# The same examples in every run; `--hypothesis-profile=random` looks for others.
-hypothesis.settings.register_profile("fixed", derandomize=True)
+# The same examples in every run, however slow the machine; `--hypothesis-profile=random` looks for others.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("random")
 hypothesis.settings.load_profile("fixed")
