@@ -7,6 +7,7 @@ command is interrupted, the old version stays in use; run the command again: it 
 
 import dataclasses
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pipelines.upkeep.proof import Proof
     from pipelines.upkeep.removal import Outcome
 
+# A search of a version that was just replaced takes less.
+_PATIENCE_SECS = 10.0
 _SWITCHES = {
     "compact": "delete removed rows from every file, rebuild the index, and prove that they are gone",
     "no_compact": "if recall has dropped below the target, only report it instead of rebuilding",
@@ -209,7 +212,7 @@ def _compact(line: _Line) -> None:
     with line.runner.stage("index", "rows", places.workdir) as stage:
         facts, stage.worked = rebuild.run(places, line.index, line.request.seed, line.runner, source)
         compaction.finish(places.memory, facts["memory"]["snapshot"])
-        if held := _purge(places):
+        if held := _purge_patiently(places):
             raise UserError(f"{held[0]}: is still read by another process; end it and run the same command again")
         memory = Embeddings(places.memory)
         known = {path: sha256 for shard in memory.shard_rows for path, sha256 in memory.files(shard).items()}
@@ -232,6 +235,14 @@ def _beside(places: "Places", shown: "Proof") -> dict[str, str]:
     if named:
         rows["not searched"] = "; ".join(f"{name} ({action})" for name, action in named.items())
     return rows
+
+
+def _purge_patiently(places: "Places") -> list[str]:
+    """Deletes what is unused once searches that began before the new version was published have ended; as `_purge`."""
+    deadline = time.monotonic() + _PATIENCE_SECS
+    while (held := _purge(places)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return held
 
 
 def _purge(places: "Places") -> list[str]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.base import Encoders
-from index import Index, build
+from index import Index, build, reindex
 from index.building import rebuild
 from index.measure import curve
 from pipelines import embed, generation, options, schemas
@@ -211,7 +211,8 @@ def test_the_other_commands_go_on_with_a_changed_index(line, capsys):
     line.check()
 
 
-def test_readers_keep_their_version_from_being_deleted(line, capsys):
+def test_readers_keep_their_version_from_being_deleted(line, capsys, monkeypatch):
+    monkeypatch.setattr(reindex, "_PATIENCE_SECS", 0.3)
     reader, queries = line.index, unit(9, DIM, seed=3)
     line.put("0002", 20)
     assert line.run("--compact") == 2
