@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.encoders import model_files, saved_model
+from pipelines.encoders import model_files, process, saved_model
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.errors import UserError
 from pipelines.images.decode import ImagePreprocess
@@ -55,6 +55,7 @@ class ImageEncoder:
 
             self._model: Callable[..., Any] = vit.VitEncoder(*vit_checkpoint.load(spec.model), self.preprocess.size)
         else:
+            process.set_compute(spec.compute)
             self._model = saved_model.load(model_files.local_folder(spec.model), spec.description, spec.unsafe)
 
     def encode(self, images: Sequence[np.ndarray | None], batch_size: int) -> np.ndarray:
@@ -87,6 +88,7 @@ class TextEncoder:
             except Exception as error:
                 # The library has no exception of its own.
                 raise UserError(f"{path}: is not a tokenizer ({error})") from error
+        process.set_compute(spec.compute)
         self._spec, self._model = spec, saved_model.load(folder, spec.description, spec.unsafe)
         if self._tokenizer:
             _cut_and_pad(self._tokenizer, preprocess["max_tokens"], self._model.length)
