@@ -11,6 +11,7 @@ FORMATS = (
 )
 SPLITS = ("train", "val", "test")
 DTYPES = ("float32", "float16")
+COMPUTES = ("float32", "bfloat16")
 # Styles of the demo's drawings.
 STYLES = ("noto", "twemoji", "openmoji", "fluent-3d", "fluent-flat", "emojione", "fxemoji")
 
@@ -89,7 +90,12 @@ class Encoders:
         at_least=0,
         at_most=1,
     )
-
+    compute: str = option(
+        "float32",
+        "Precision of matrix products while encoders run; `bfloat16` is part of the encoders' fingerprints and needs a "
+        "processor with such instructions (docs/encoders.md).",
+        choices=COMPUTES,
+    )
     unsafe_models: bool = option(
         False,
         "Whether SavedModels whose operations reach files, sockets, processes or Python are loaded; only models that "

@@ -56,12 +56,18 @@ def key_encoder(encoders: Encoders, index: Index) -> EncoderSpec:
         spec = handles.precomputed(encoders.key, known.dim, encoders.dtype, encoders.normalize)
     else:
         spec = handles.resolve(
-            encoders.key, encoders.dtype, encoders.normalize, encoders.crop_fraction, encoders.unsafe_models
+            encoders.key,
+            encoders.dtype,
+            encoders.normalize,
+            encoders.crop_fraction,
+            encoders.unsafe_models,
+            encoders.compute,
         )
     if (spec.info.fingerprint, spec.info.dim) != (known.fingerprint, known.dim):
         raise UserError(
             f"--config.encoders.key={encoders.key}: its fingerprint is {spec.info.fingerprint}, but the keys of "
-            f"{index.folder} are from {known.fingerprint}; name the encoder that the memory was embedded with"
+            f"{index.folder} are from {known.fingerprint}; name the encoder that the memory was embedded with, and its "
+            "--config.encoders.compute"
         )
     return spec
 
@@ -145,7 +151,7 @@ def _text_encoder(encoders: Encoders, key: EncoderSpec) -> EncoderSpec:
     """Returns the text encoder that shares the space of the key encoder."""
     texts = [handle for handle, kind in handles.columns(encoders).values() if kind == "text"]
     for handle in texts if key.space else ():
-        spec = handles.resolve(handle, encoders.dtype, unsafe_models=encoders.unsafe_models)
+        spec = handles.resolve(handle, encoders.dtype, unsafe_models=encoders.unsafe_models, compute=encoders.compute)
         if spec.space == key.space:
             return spec
     space = f"space {key.space!r}" if key.space else "which names no space"

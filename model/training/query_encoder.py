@@ -25,7 +25,9 @@ def load(wanted: Encoders, settings: Finetune, folder: str) -> Encoder:
     """
     handle = settings.encoder or wanted.key
     # A SavedModel is not loaded here, so what it could do does not matter.
-    spec = handles.resolve(handle, wanted.dtype, wanted.normalize, wanted.crop_fraction, unsafe_models=True)
+    spec = handles.resolve(
+        handle, wanted.dtype, wanted.normalize, wanted.crop_fraction, unsafe_models=True, compute=wanted.compute
+    )
     if not spec.model.endswith(".npz"):
         raise UserError(
             f"--config.encoders.key={handle}: cannot be fine-tuned; embed with the .npz of a Vision Transformer"

@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.base import Encoders
 from pipelines import manifest, schemas, storage
-from pipelines.encoders import builtin, model_files, model_operations, saved_model
+from pipelines.encoders import builtin, model_files, model_operations, process, saved_model
 from pipelines.encoders.facts import foreign
 from pipelines.encoders.onnx import files as onnx_files
 from pipelines.encoders.onnx import fit as onnx_fit
@@ -52,6 +52,7 @@ class EncoderSpec:
         model: built-in name, checkpoint, folder, URL, `.onnx` or `.npz` that holds the weights.
         description: what the model takes and gives, as in `encoder.json`.
         unsafe: whether the operations of its model may reach files, sockets, processes and Python.
+        compute: precision of matrix products, `float32` or `bfloat16`.
     """
 
     handle: str
@@ -60,6 +61,7 @@ class EncoderSpec:
     model: str
     description: dict[str, Any]
     unsafe: bool = False
+    compute: str = process.FLOAT32
 
     @property
     def space(self) -> str:
@@ -90,7 +92,12 @@ def columns(encoders: Encoders) -> dict[str, tuple[str, str]]:
 
 
 def resolve(
-    handle: str, dtype: str, normalize: bool = True, crop_fraction: float = 0.0, unsafe_models: bool = False
+    handle: str,
+    dtype: str,
+    normalize: bool = True,
+    crop_fraction: float = 0.0,
+    unsafe_models: bool = False,
+    compute: str = process.FLOAT32,
 ) -> EncoderSpec:
     """Resolves an encoder handle, downloading or building the model if it is not cached.
 
@@ -100,11 +107,20 @@ def resolve(
         normalize: whether vectors are scaled to unit length.
         crop_fraction: of images, instead of the described one; 0 for the described one.
         unsafe_models: whether the operations of a model may reach files, sockets, processes and Python.
+        compute: precision of matrix products, `float32` or `bfloat16`.
 
     Raises:
-        UserError: if there is no such encoder, its description is incomplete, or its model may not be loaded.
+        UserError: if there is no such encoder, its description is incomplete, its model may not be loaded, or this
+            machine or this model cannot compute in that precision.
     """
+    process.check_compute(compute)
     description, model, where = _describe(handle)
+    if compute != process.FLOAT32 and (model.endswith(".npz") or onnx_files.is_onnx(model)):
+        library = "onnxruntime" if onnx_files.is_onnx(model) else "JAX"
+        raise UserError(
+            f"{process.FLAG}={compute}: encoder {handle!r} runs in {library}, which is not made faster by it; set "
+            f"{process.FLAG}=float32"
+        )
     if model.endswith(".npz"):
         description = _describe_vit(description, model, where)
     try:
@@ -115,8 +131,11 @@ def resolve(
     except (KeyError, ValueError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: {reason}; docs/encoders.md says what it must contain") from error
-    info = schemas.EncoderInfo(_fingerprint(description, model, unsafe_models), description["dim"], normalize, dtype)
-    return EncoderSpec(handle, description["kind"], info, model, description, unsafe_models)
+    fingerprint = _fingerprint(description, model, unsafe_models)
+    if compute != process.FLOAT32:
+        fingerprint = manifest.fingerprint({"encoder": fingerprint, "compute": compute})
+    info = schemas.EncoderInfo(fingerprint, description["dim"], normalize, dtype)
+    return EncoderSpec(handle, description["kind"], info, model, description, unsafe_models, compute)
 
 
 def precomputed(handle: str, dim: int, dtype: str, normalize: bool) -> EncoderSpec:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.encoders import model_files, saved_model
+from pipelines.encoders import model_files, process, saved_model
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.encoders.onnx import files as onnx_files
 from pipelines.encoders.onnx import session as onnx_session
@@ -79,6 +79,7 @@ def _load(spec: EncoderSpec) -> tuple[pathlib.Path, saved_model.Model]:
     if onnx_files.is_onnx(spec.model):
         path = onnx_files.local(spec.model, spec.description)
         return path.parent, onnx_session.load(path, spec.description)
+    process.set_compute(spec.compute)
     folder = model_files.local_folder(spec.model)
     return folder, saved_model.load(folder, spec.description, spec.unsafe)
 

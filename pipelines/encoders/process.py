@@ -1,7 +1,17 @@
-"""What embedding sets for the whole process: TensorFlow's threads, and memory that is kept instead of given back."""
+"""What embedding sets for the whole process: TensorFlow's threads and precision, and memory that is kept when freed."""
 
 import contextlib
 import ctypes
+import pathlib
+
+from pipelines.errors import UserError
+
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+FLAG = "--config.encoders.compute"
+_CPUINFO = pathlib.Path("/proc/cpuinfo")
+# Either makes matrix products of bfloat16 faster than those of float32.
+_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+_REWRITER = "auto_mixed_precision_onednn_bfloat16"
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -31,3 +41,44 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def check_compute(compute: str) -> None:
+    """Checks that this machine computes in a precision, `float32` or `bfloat16`, faster than in float32.
+
+    Raises:
+        UserError: for bfloat16, if no processor flag says that it has such instructions, or TensorFlow uses a GPU.
+    """
+    if compute == FLOAT32:
+        return
+    found = _CPUINFO.read_text() if _CPUINFO.exists() else ""
+    if not {*_BFLOAT16_FLAGS} & {*found.split()}:
+        raise UserError(
+            f"{FLAG}={compute}: the processor of this machine has neither AMX-BF16 nor AVX-512 BF16 "
+            f"({' and '.join(_BFLOAT16_FLAGS)} were looked for in {_CPUINFO}), so bfloat16 would bring nothing; "
+            f"set {FLAG}={FLOAT32}"
+        )
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        # `auto_mixed_precision`, TensorFlow's rewriting for GPUs, computes in float16.
+        raise UserError(
+            f"{FLAG}={compute}: TensorFlow computes on a GPU here and rewrites models to bfloat16 only for processors; "
+            f"set {FLAG}={FLOAT32}, or CUDA_VISIBLE_DEVICES=-1 to embed on the processor"
+        )
+
+
+def set_compute(compute: str) -> None:
+    """Makes every TensorFlow model of this process, also those loaded before, compute in `float32` or `bfloat16`.
+
+    Call it before threads run models: a thread that has run one keeps the precision of its first call.
+
+    Raises:
+        UserError: as `check_compute`.
+    """
+    import tensorflow as tf
+
+    check_compute(compute)
+    is_wanted = compute == BFLOAT16
+    if tf.config.optimizer.get_experimental_options().get(_REWRITER, False) != is_wanted:
+        tf.config.optimizer.set_experimental_options({_REWRITER: is_wanted})
