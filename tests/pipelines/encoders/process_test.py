@@ -76,9 +76,7 @@ def test_bfloat16_is_refused_for_models_in_jax(tmp_path, cpuinfo):
     cpuinfo("amx_bf16")
     path = tmp_path / "augreg.npz"
     vit_files.write(path, vit_files.LAYOUTS["augreg"], vit_files.TINY)
-    with pytest.raises(
-        UserError, match=r"encoder '\S*augreg.npz' runs in JAX, .*set --config.encoders.compute="
-    ):
+    with pytest.raises(UserError, match=r"encoder '\S*augreg.npz' runs in JAX, .*set --config.encoders.compute="):
         resolve(str(path), "float32", compute="bfloat16")
 
 
