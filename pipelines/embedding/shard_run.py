@@ -223,11 +223,13 @@ class ShardLine:
         self._write(_MOST_WINDOWS)
 
     def _write(self, most: int) -> None:
-        """Writes the oldest windows until only so many wait, and finishes shards that have none left."""
-        while sum(window is not None for _, window in self._windows) > most or (
-            self._windows and self._windows[0][1] is None
-        ):
-            run, window = self._windows.popleft()
+        """Writes the oldest windows until at most so many wait for texts, and finishes shards that have none left."""
+        while self._windows:
+            waiting = sum(bool(window and window.texts) for _, window in self._windows)
+            run, window = self._windows[0]
+            if window and window.texts and waiting <= most:
+                return
+            self._windows.popleft()
             with self._or_abandon(run.job):
                 if window:
                     run.write(window)
