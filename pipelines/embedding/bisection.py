@@ -1,6 +1,6 @@
 """Encodes a batch in spite of inputs that the encoder fails on: halves the batch until each of them is found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,9 +32,6 @@ def encode(
 
     Returns:
         Vectors `[n, dim]` float32, zero where the encoder fails, and the failures by place in the batch.
-
-    Raises:
-        UserError: if the encoder fails on every one of several inputs, which is then not the fault of the inputs.
     """
     whole = _attempt(encoder, inputs, batch_size)
     if not isinstance(whole, Failure):
@@ -52,10 +49,15 @@ def encode(
             spans += [(begin, middle), (middle, end)]
         else:
             failed[begin] = part
-    if not found and len(inputs) > 1:
-        raise UserError(f"an encoder fails on every one of {len(inputs)} inputs ({whole.error_type}: {whole.message})")
     zero = np.zeros(len(next(iter(found.values()), ())), np.float32)
     return np.stack([found.get(place, zero) for place in range(len(inputs))]), failed
+
+
+def check(failed: Mapping[int, Failure], count: int) -> None:
+    """Raises a `UserError` if an encoder failed on every one of several inputs: then it is not the inputs' fault."""
+    if 1 < count == len(failed):
+        first = failed[min(failed)]
+        raise UserError(f"an encoder fails on every one of {count} inputs ({first.error_type}: {first.message})")
 
 
 def _attempt(encoder: ImageEncoder | TextEncoder, inputs: Sequence[Any], batch_size: int) -> np.ndarray | Failure:

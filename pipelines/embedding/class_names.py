@@ -108,8 +108,7 @@ def _encode(names: list[str], specs: Mapping[str, EncoderSpec], batch_size: int)
     for column, encoder in EncoderSet(specs).columns.items():
         if not isinstance(encoder, TextEncoder):
             raise TypeError(f"{column}: {specs[column].handle} is not a text encoder")
-        batches = [texts[first : first + batch_size] for first in range(0, len(texts), batch_size)]
-        encoded = np.concatenate([encoder.encode(batch, batch_size) for batch in batches])
+        encoded = encoder.encode_all(texts, batch_size)
         _check(encoded, texts, specs[column].handle)
         total = np.zeros((len(names), encoded.shape[1]))
         np.add.at(total, owners, encoded / np.maximum(np.linalg.norm(encoded, axis=1, keepdims=True), 1e-12))

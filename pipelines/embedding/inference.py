@@ -1,6 +1,7 @@
-"""A batch of samples to vectors: filter, decode, encode.
+"""A batch of samples to vectors: filter, decode, encode images.
 
-Reading, writing and the order of the work are up to `shard_run`, batches that an encoder fails on to `bisection`.
+Texts are up to `texts`, reading, writing and the order of the work to `shard_run`, batches that an encoder fails on to
+`bisection`.
 """
 
 import collections
@@ -96,7 +97,7 @@ class EmbeddedBatch:
     """What became of the samples of one encoder call.
 
     Attributes:
-        rows: samples that have vectors.
+        rows: samples that have vectors, without their images.
         vectors: `[n, dim]` of each column, in the type that is stored and the order of `rows`.
         unused: rejected and filtered rows with their places in the shard.
     """
@@ -105,22 +106,49 @@ class EmbeddedBatch:
     vectors: dict[str, np.ndarray]
     unused: list[tuple[int, Unused]]
 
+    def extended(
+        self, vectors: Mapping[str, np.ndarray], failed: Mapping[int, Failure], encoders: Mapping[str, EncoderSpec]
+    ) -> "EmbeddedBatch":
+        """Returns the batch with more columns, without the rows that have no vector in one of them.
+
+        Args:
+            vectors: `[n, dim]` float32 of each new column.
+            failed: why an encoder failed, by place among the rows.
+            encoders: of all columns.
+        """
+        stored = {column: encoders[column].info.stored(matrix) for column, matrix in vectors.items()}
+        for matrix in stored.values():
+            zero, broken = schemas.unusable(matrix)
+            failed = dict.fromkeys(zero, _ZERO) | dict.fromkeys(broken, _NOT_FINITE) | {**failed}
+        rejects: list[tuple[int, Unused]] = [
+            (self.rows[i].place, Reject(self.rows[i].sample.member, "encode", failure.error_type, failure.message))
+            for i, failure in failed.items()
+        ]
+        good = [i for i in range(len(self.rows)) if i not in failed]
+        kept = {column: matrix[good] for column, matrix in {**self.vectors, **stored}.items()}
+        return EmbeddedBatch([self.rows[i] for i in good], kept, self.unused + rejects)
+
 
 class BatchEmbedder:
     """Takes batches of one job from bytes to vectors; threads share it.
 
     Attributes:
         job: the shard that the batches are of.
+        texts: the columns of each text encoder, which are not filled here.
     """
 
     def __init__(self, job: ShardJob, tools: Tools, embed: Embed) -> None:
         """Groups the columns by the encoder that they share."""
         self.job, self._tools, self._embed = job, tools, embed
-        self._columns: dict[ImageEncoder | TextEncoder, list[str]] = collections.defaultdict(list)
+        self._images: dict[ImageEncoder, list[str]] = collections.defaultdict(list)
+        self.texts: dict[TextEncoder, list[str]] = collections.defaultdict(list)
         for column in job.encoders:
-            if column in tools.encoders.columns:
-                self._columns[tools.encoders.columns[column]].append(column)
-        self._preprocesses = {e.preprocess for e in self._columns if isinstance(e, ImageEncoder)}
+            encoder = tools.encoders.columns.get(column)
+            if isinstance(encoder, ImageEncoder):
+                self._images[encoder].append(column)
+            elif encoder:
+                self.texts[encoder].append(column)
+        self._preprocesses = {encoder.preprocess for encoder in self._images}
 
     def unwanted(self, sample: Sample) -> Unused | None:
         """Returns why a sample is not used, from what is known before its image is decoded."""
@@ -130,19 +158,16 @@ class BatchEmbedder:
         return next((reject for reject in missing if reject), None)
 
     def __call__(self, items: Sequence[Item]) -> EmbeddedBatch:
-        """Decodes and encodes the samples of one batch."""
+        """Decodes the samples of one batch and encodes their images."""
         results = [(item.place, self._decode(item)) for item in items]
         unused = [(place, result) for place, result in results if not isinstance(result, Item)]
         rows = [result for _, result in results if isinstance(result, Item)]
         if not rows:
             return EmbeddedBatch([], {}, unused)
         vectors, failed = self._encode(rows)
-        unused += [
-            (rows[i].place, Reject(rows[i].sample.member, "encode", failure.error_type, failure.message))
-            for i, failure in failed.items()
-        ]
-        good = [i for i in range(len(rows)) if i not in failed]
-        return EmbeddedBatch([rows[i] for i in good], {name: matrix[good] for name, matrix in vectors.items()}, unused)
+        # Batches wait for their texts and for those before them, and images are most of their bytes.
+        light = [dataclasses.replace(r, sample=dataclasses.replace(r.sample, image=b""), images={}) for r in rows]
+        return EmbeddedBatch(light, {}, unused).extended(vectors, failed, self.job.encoders)
 
     def _decode(self, item: Item) -> Item | Unused:
         """Returns the item with all that the encoders need, or why it is not used."""
@@ -174,23 +199,21 @@ class BatchEmbedder:
         return opt_out.entry_of(sample.url, content_key, stated_digest(sample.metadata) or content_key)
 
     def _encode(self, rows: Sequence[Item]) -> tuple[dict[str, np.ndarray], dict[int, Failure]]:
-        """Returns the vectors of each column, and by place among the rows those that an encoder fails on."""
+        """Returns the vectors of each column but texts', and by place among the rows those an encoder fails on."""
         vectors: dict[str, np.ndarray] = {}
         failed: dict[int, Failure] = {}
         for column, spec in self.job.encoders.items():
             if column in rows[0].sample.vectors:
                 vectors[column] = finish(np.stack([row.sample.vectors[column] for row in rows]), spec)
-        for encoder, columns in self._columns.items():
+        for encoder, columns in self._images.items():
             wanted = [column for column in columns if column not in vectors]
             if wanted:
-                matrix, failures = bisection.encode(encoder, _inputs(encoder, rows), self._embed.batch_size)
+                images = [row.images[encoder.preprocess] for row in rows]
+                matrix, failures = bisection.encode(encoder, images, self._embed.batch_size)
+                bisection.check(failures, len(rows))
                 vectors |= dict.fromkeys(wanted, matrix)
                 failed |= failures
-        stored = {column: self.job.encoders[column].info.stored(matrix) for column, matrix in vectors.items()}
-        for matrix in stored.values():
-            zero, broken = schemas.unusable(matrix)
-            failed = dict.fromkeys(zero, _ZERO) | dict.fromkeys(broken, _NOT_FINITE) | failed
-        return stored, failed
+        return vectors, failed
 
 
 def _missing(column: str, spec: EncoderSpec, sample: Sample) -> Reject | None:
@@ -226,9 +249,3 @@ def _pixels(stated: Any) -> int | None:
     """Returns a side that a source states; None for what no image has, such as -1, true, or more than an int32."""
     whole = int(stated) if isinstance(stated, float) and stated.is_integer() else stated
     return whole if isinstance(whole, int) and not isinstance(whole, bool) and 0 <= whole <= _MAX_PIXELS else None
-
-
-def _inputs(encoder: ImageEncoder | TextEncoder, rows: Sequence[Item]) -> list[Any]:
-    if isinstance(encoder, ImageEncoder):
-        return [row.images[encoder.preprocess] for row in rows]
-    return [row.sample.caption for row in rows]

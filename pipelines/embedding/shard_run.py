@@ -2,8 +2,8 @@
 
 One worker does all the work of a shard, so that pixels never travel between workers and a shard is either done or
 not. Each thread takes a batch from bytes to vectors, with one thread of the encoder's own: more batches at a time keep
-the cores busier than more threads per batch. What happens to a batch is up to `inference`, which shards are pending to
-`folders`.
+the cores busier than more threads per batch. What happens to a batch is up to `inference`, to its texts to `texts`;
+which shards are pending to `folders`.
 """
 
 import bisect
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from configs.base import Embed
 from pipelines import schemas, sources, storage
 from pipelines.embedding.inference import BatchEmbedder, EmbeddedBatch, Item, ShardJob, Tools, Unused
+from pipelines.embedding.texts import ShardTexts, Window
 from pipelines.errors import UserError, full_disk
 from pipelines.manifest import FILTERED, REJECTS, Marker, read_marker
 from pipelines.sources import Filtered, InputShard, Reject, Sample
@@ -34,6 +35,8 @@ _MAX_TEXT_CHARS = 500
 
 # Rows that are not used and wait for a batch before them to be written.
 _MOST_WAITING = 4096
+# Whose texts are embedded while later batches are.
+_MOST_WINDOWS = 2
 _UNUSED = {REJECTS: schemas.REJECTS, FILTERED: schemas.FILTERED}
 
 # Rows of the unfinished shards of this process, by output file; progress reads it where job and launcher share it.
@@ -48,9 +51,12 @@ class ShardRun:
         self.job, self._embed = job, embed
         self.embedder = BatchEmbedder(job, tools, embed)
         self._begin = time.monotonic()
-        self._rows_in = self._rows = self._unknown_classes = 0
+        self._rows_in = self._rows = self._unknown_classes = self._collected = 0
         # Here, not in the job: the names of many classes would travel with every shard.
         self._passed_over: collections.Counter[str] = collections.Counter()
+        # Rows after which a batch and a window of texts end: until they are written, those that are not used wait.
+        self._span = max(_MOST_WAITING, 16 * embed.batch_size)
+        self._texts = ShardTexts(self.embedder.texts, job.encoders, embed.batch_size, self._span)
         self._shard = dataclasses.replace(job.shard, labels=tools.labels.get(job.folder), others=self._passed_over)
         # The first places of the batches that are not written yet, in their order.
         self._begun: collections.deque[int] = collections.deque()
@@ -68,10 +74,9 @@ class ShardRun:
     def read(self) -> Iterator[list[Item]]:
         """Yields the wanted samples in batches; neither these nor their vectors depend on the number of threads.
 
-        A batch also ends where many rows have passed since it began: until it is written, those that are not used wait.
+        A batch also ends where many rows have passed since it began.
         """
         part: list[Item] = []
-        span = max(_MOST_WAITING, 16 * self._embed.batch_size)
         for item in sources.read(self._shard, self._embed):
             place, self._rows_in = self._rows_in, self._rows_in + 1
             unused = self.embedder.unwanted(item) if isinstance(item, Sample) else item
@@ -81,15 +86,30 @@ class ShardRun:
                 if not part:
                     self._begun.append(place)
                 part.append(Item(place, item))
-            if part and (len(part) == self._embed.batch_size or self._rows_in - part[0].place >= span):
+            if part and (len(part) == self._embed.batch_size or self._rows_in - part[0].place >= self._span):
                 yield part
                 part = []
             self._unused.write(self._begun[0] if self._begun else self._rows_in)
         if part:
             yield part
 
-    def write(self, batch: EmbeddedBatch) -> None:
+    def collect(self, batch: EmbeddedBatch) -> bool:
+        """Takes the next batch of `read`, embedded but for its texts; tells whether the window is full."""
+        place, self._collected = self._begun[self._collected], self._collected + 1
+        return self._texts.add(batch, place)
+
+    def end_window(self, pool: concurrent.futures.ThreadPoolExecutor) -> Window:
+        """Begins to embed the texts of the collected batches; `write` waits for them."""
+        return self._texts.end_window(pool)
+
+    def write(self, window: Window) -> None:
+        """Writes the batches of a window, once their texts are embedded."""
+        for batch in self._texts.whole(window):
+            self._write(batch)
+
+    def _write(self, batch: EmbeddedBatch) -> None:
         """Writes the rows of a batch, and its unused rows once no earlier row can follow."""
+        self._collected -= 1
         self._begun.popleft()
         for place, unused in batch.unused:
             self._unused.add(place, unused)
@@ -144,7 +164,8 @@ class ShardLine:
     """Takes shards one after another through the threads of a process.
 
     While the last batches of a shard are embedded and its files are written, the next shard is read already, so that
-    no thread waits at the end of a shard. At most two batches per thread are ahead of the one that is written next.
+    no thread waits at the end of a shard. At most two batches per thread are ahead of those that wait for texts, which
+    are at most two windows and the one that is filled.
     """
 
     def __init__(self, tools: Tools, embed: Embed, threads: int) -> None:
@@ -162,6 +183,8 @@ class ShardLine:
         self._ahead: collections.deque[tuple[ShardRun, concurrent.futures.Future[EmbeddedBatch] | None]] = (
             collections.deque()
         )
+        # Windows whose texts are embedded; None ends a shard.
+        self._windows: collections.deque[tuple[ShardRun, Window | None]] = collections.deque()
 
     def add(self, job: ShardJob) -> None:
         """Reads a shard to its end, writing embedded batches meanwhile; does nothing if the shard is done.
@@ -182,6 +205,7 @@ class ShardLine:
         """Writes all unfinished shards; errors as `add`. The line takes no more shards."""
         while self._ahead:
             self._take()
+        self._write(0)
         self._pool.shutdown()
 
     def _append(self, run: ShardRun, batch: concurrent.futures.Future[EmbeddedBatch] | None) -> None:
@@ -192,11 +216,26 @@ class ShardLine:
     def _take(self) -> None:
         run, batch = self._ahead.popleft()
         with self._or_abandon(run.job):
-            if batch:
-                run.write(batch.result())
-            else:
-                run.finish()
-                self._runs.remove(run)
+            if not batch or run.collect(batch.result()):
+                self._windows.append((run, run.end_window(self._pool)))
+            if not batch:
+                self._windows.append((run, None))
+        self._write(_MOST_WINDOWS)
+
+    def _write(self, most: int) -> None:
+        """Writes the oldest windows until at most so many wait for texts, and finishes shards that have none left."""
+        while self._windows:
+            waiting = sum(bool(window and window.texts) for _, window in self._windows)
+            run, window = self._windows[0]
+            if window and window.texts and waiting <= most:
+                return
+            self._windows.popleft()
+            with self._or_abandon(run.job):
+                if window:
+                    run.write(window)
+                else:
+                    run.finish()
+                    self._runs.remove(run)
 
     @contextlib.contextmanager
     def _or_abandon(self, job: ShardJob) -> Iterator[None]:
@@ -206,6 +245,7 @@ class ShardLine:
         except BaseException as error:
             self._pool.shutdown(cancel_futures=True)
             self._ahead.clear()
+            self._windows.clear()
             while self._runs:
                 self._runs.pop().abandon(error)
             if isinstance(error, OSError):

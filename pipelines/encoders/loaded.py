@@ -3,6 +3,7 @@
 `handles` resolves what is loaded here; `saved_model`, `onnx.session` and `vit` call the models.
 """
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -91,7 +92,7 @@ class TextEncoder:
         """Loads the model and its tokenizer, if it has one."""
         self._spec, preprocess = spec, spec.description["preprocess"]
         folder, self._model = _load(spec)
-        self._tokenizer = None
+        self._tokenizer: Any = None
         if preprocess:
             import tokenizers
 
@@ -101,12 +102,43 @@ class TextEncoder:
             except Exception as error:
                 # The library has no exception of its own.
                 raise UserError(f"{path}: is not a tokenizer ({error})") from error
+        self._is_free = bool(self._tokenizer) and not self._model.length
         if self._tokenizer:
             _cut_and_pad(self._tokenizer, preprocess["max_tokens"], self._model.length)
 
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return self._spec.info.dim
+
+    def calls(self, texts: Sequence[str], batch_size: int) -> list[list[int]]:
+        """Groups any number of texts into calls of `encode`; returns the places of the texts of each.
+
+        Where the model takes any length, the texts of a call have the same length, rounded up to a multiple of 8, and
+        long texts are fewer: a call has about as many tokens as `batch_size` texts of 8.
+        """
+        by_length: dict[int, list[int]] = {}
+        for place, length in enumerate(map(_padded, self._tokenizer.encode_batch(texts)) if self._is_free else ()):
+            by_length.setdefault(length, []).append(place)
+        groups = sorted(by_length.items()) if self._is_free else [(_TEXT_LENGTH_STEP, [*range(len(texts))])]
+        rows = {length: _rows(length, batch_size) for length, _ in groups}
+        return [p[first : first + rows[n]] for n, p in groups for first in range(0, len(p), rows[n])]
+
     def encode(self, texts: Sequence[str | None], batch_size: int) -> np.ndarray:
-        """Encodes at most `batch_size` texts to vectors `[n, dim]` float32; None is an empty text."""
-        batch = [text or "" for text in texts] + [""] * (batch_size - len(texts))
+        """Encodes the texts of one of the `calls` to vectors `[n, dim]` float32; None is an empty text.
+
+        The graph sees one shape for each length, so that a text's bits do not depend on the other texts.
+        """
+        batch = [text or "" for text in texts]
+        if self._is_free:
+            encodings = self._tokenizer.encode_batch([*batch, ""])
+            length = max(map(_padded, encodings))
+            encodings += encodings[-1:] * (_rows(length, batch_size) - len(encodings))
+            tokens, mask = np.zeros((2, len(encodings), length), np.int32)
+            for row, encoding in enumerate(encodings):
+                tokens[row, : len(encoding.ids)], mask[row, : len(encoding.ids)] = encoding.ids, 1
+            return finish(self._model(tokens, mask)[: len(texts)], self._spec)
+        batch += [""] * (batch_size - len(texts))
         if self._tokenizer is None:
             import tensorflow as tf
 
@@ -116,15 +148,32 @@ class TextEncoder:
         mask = np.array([e.attention_mask for e in encodings], np.int32)
         return finish(self._model(tokens, mask)[: len(texts)], self._spec)
 
+    def encode_all(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
+        """Encodes any number of texts to vectors `[n, dim]` float32."""
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        for places in self.calls(texts, batch_size):
+            vectors[places] = self.encode([texts[place] for place in places], batch_size)
+        return vectors
+
+
+def _padded(encoding: Any) -> int:
+    """Returns the tokens of a text, rounded up to what the graph sees."""
+    return max(math.ceil(len(encoding.ids) / _TEXT_LENGTH_STEP), 1) * _TEXT_LENGTH_STEP
+
+
+def _rows(length: int, batch_size: int) -> int:
+    """Returns the texts of a call, by their padded length."""
+    return max(batch_size * _TEXT_LENGTH_STEP // length, 1)
+
 
 def _cut_and_pad(tokenizer: Any, max_tokens: int, length: int) -> None:
-    """Sets a tokenizer to the length that a model states or, if that is 0, to the longest text of a batch.
+    """Sets a tokenizer to the length that a model states or, if that is 0, to cut texts only.
 
     Models of a fixed length may see what is after the end of a text, so the tokenizer's own padding is used for them.
     """
     if not length:
         tokenizer.enable_truncation(max_tokens)
-        tokenizer.enable_padding(pad_to_multiple_of=_TEXT_LENGTH_STEP)
+        tokenizer.no_padding()
         return
     own = tokenizer.padding or {}
     tokenizer.enable_truncation(min(max_tokens, length))

@@ -32,5 +32,13 @@ def test_a_failing_batch_is_halved_down_to_single_inputs_and_the_others_keep_the
 
 
 def test_an_encoder_that_fails_on_every_input_fails_the_job():
-    with pytest.raises(UserError, match=r"fails on every one of 3 inputs \(RuntimeError: cannot take"):
-        bisection.encode(Fragile(1, 2, 3), [1, 2, 3], 3)
+    _, failed = bisection.encode(Fragile(1, 2, 3), [1, 2, 3], 3)
+    with pytest.raises(UserError, match=r"fails on every one of 3 inputs \(RuntimeError: cannot take \[1\]\)"):
+        bisection.check(failed, 3)
+
+
+def test_some_inputs_or_a_single_one_that_fail_do_not_fail_the_job():
+    for bad, inputs in (((1, 2), [1, 2, 3]), ((1,), [1]), ((), [1, 2])):
+        matrix, failed = bisection.encode(Fragile(*bad), inputs, 3)
+        bisection.check(failed, len(inputs))
+        assert len(failed) == len(bad) and len(matrix) == len(inputs)
