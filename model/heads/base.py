@@ -29,6 +29,7 @@ class Head:
         prepare: `(task, train)` to the arrays that it needs besides lists and memory, a NamedTuple; None for nothing.
             It is called once before the first step, and its result is `batch.prepared`. Heads with the same function
             share the result.
+        prepared: the type of that result, so that it can be kept with the head.
         check: `(task, train)`, called before `prepare`; raises a `UserError` if the head cannot learn the task.
     """
 
@@ -38,6 +39,7 @@ class Head:
     needs_text: bool
     attends: bool = False
     prepare: Callable[[Task, Train], Any] | None = None
+    prepared: type | None = None
     check: Callable[[Task, Train], None] | None = None
 
 

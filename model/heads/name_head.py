@@ -75,4 +75,13 @@ def check(task: Task, train: Train) -> None:
         )
 
 
-HEAD = Head("mam_names", build, needs_neighbors=True, needs_text=True, attends=True, prepare=prepare, check=check)
+HEAD = Head(
+    "mam_names",
+    build,
+    needs_neighbors=True,
+    needs_text=True,
+    attends=True,
+    prepare=prepare,
+    prepared=NamePrior,
+    check=check,
+)

@@ -60,4 +60,6 @@ def check(task: Task, train: Train) -> None:
         )
 
 
-HEAD = Head("zero_shot", build, needs_neighbors=False, needs_text=False, prepare=prepare, check=check)
+HEAD = Head(
+    "zero_shot", build, needs_neighbors=False, needs_text=False, prepare=prepare, prepared=ClassNames, check=check
+)

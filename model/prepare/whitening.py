@@ -56,8 +56,8 @@ def _gram(x: jax.Array, counted: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _whitened(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Returns rows in that space, of unit length."""
+def whitened(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Returns rows `[n, D]` in the space of a whitening `[D + 1, D]`, of unit length."""
     white = with_one(x) @ matrix
     return white / jnp.maximum(jnp.linalg.norm(white, axis=-1, keepdims=True), _SMALLEST)
 
@@ -83,11 +83,16 @@ def fit(keys: Vectors, rows: np.ndarray) -> np.ndarray:
     return affine(*solve(gram, _RIDGE))
 
 
+def score(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Returns the scores float32 `[n]` of pairs of whitened queries and keys, both `[n, D]`."""
+    return np.einsum("nd,nd->n", queries, keys)
+
+
 class _Scores:
     """The scores of one split, filled in chunk by chunk of the keys."""
 
     def __init__(self, split: Split, matrix: np.ndarray) -> None:
-        self._queries = np.asarray(_whitened(split.queries, matrix))
+        self._queries = np.asarray(whitened(split.queries, matrix))
         self._width = split.neighbors.shape[1]
         entries = np.flatnonzero(split.mask)
         rows = split.neighbors.ravel()[entries]
@@ -102,7 +107,7 @@ class _Scores:
             part = slice(at, min(at + BLOCK_ENTRIES, end))
             entries = self._entries[part]
             queries = self._queries[entries // self._width]
-            self.found.ravel()[entries] = np.einsum("nd,nd->n", queries, keys[self._rows[part] - first])
+            self.found.ravel()[entries] = score(queries, keys[self._rows[part] - first])
 
 
 def rescore(task: Task) -> Task:
@@ -114,8 +119,8 @@ def rescore(task: Task) -> Task:
     matrix = fit(task.keys, rows)
     scores = {name: _Scores(split, matrix) for name, split in task.splits.items()}
     for first, chunk in chunks(task.keys):
-        keys = np.asarray(_whitened(chunk, matrix))
+        keys = np.asarray(whitened(chunk, matrix))
         for of in scores.values():
             of.see(first, keys)
     splits = {name: dataclasses.replace(split, scores=scores[name].found) for name, split in task.splits.items()}
-    return dataclasses.replace(task, splits=splits)
+    return dataclasses.replace(task, splits=splits, whitening=matrix)

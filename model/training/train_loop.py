@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 from tensorboardX import SummaryWriter
 
+from model.data import array_files
 from model.data.datasets import Split
 from model.data.sampling import batch_rows
 from model.measures import metrics
@@ -135,9 +136,9 @@ def run(
 
     Returns:
         `head`, `seed`, `setting`, `split`, `config_hash`, `accuracy` (fractions), `metrics_sha256`, on test also
-        `top5`, `ece` and `predictions_sha256`, `val_accuracy` and `train_secs` (of an interrupted run only those since
-        it resumed). A trial that diverged has accuracies of 0 and the reason in `diverged`. `reading` is the speed of
-        reading if batches were read from files (`host_tables.Meter.rates`).
+        `top5`, `ece`, `parameters_sha256` and `predictions_sha256`, `val_accuracy` and `train_secs` (of an interrupted
+        run only those since it resumed). A trial that diverged has accuracies of 0 and the reason in `diverged`.
+        `reading` is the speed of reading if batches were read from files (`host_tables.Meter.rates`).
 
     Raises:
         Diverged: if a run that is no trial diverged.
@@ -164,6 +165,8 @@ def run(
         result |= {"accuracy": val, "val_accuracy": val}
         if split == "test":
             metadata = {"config_hash": config_hash, "head": trainer.name, "seed": str(seed)}
+            path = storage.join(folder, run_files.PARAMETERS)
+            result["parameters_sha256"] = array_files.write(path, params, metadata)
             result |= _write_predictions(folder, trainer, params, metadata)
     if rates := trainer.data["train"].rates():
         result["reading"] = rates
