@@ -14,7 +14,7 @@ SHELVES = {
     "configs": (),
     "pipelines": ("", "images", "sources", "encoders", "filtering", "upkeep", "embedding", "demo"),
     "index": ("engines", "store", "measure", "building", "lists", "searching"),
-    "model": ("measures", "data", "prepare", "heads", "objectives", "training", "reports"),
+    "model": ("measures", "data", "prepare", "heads", "objectives", "training", "reports", "recognition"),
 }
 # Folders that know nothing of each other.
 APART = {frozenset({"index.building", "index.lists"}), frozenset({"pipelines.demo", "pipelines.embedding"})}
@@ -45,6 +45,12 @@ EXEMPT = {
         "pipelines.sources.pictures",
     },
     "index.searching.rows": {"pipelines.sources.pictures"},
+    # docs/adr/0026: a prediction embeds, searches and runs a head.
+    "model.recognition.source": {"index", "index.store.indexed_memory", "pipelines.encoders.handles"},
+    "model.recognition.engine": {"index"},
+    "model.recognition.bundle": {"pipelines.encoders.handles"},
+    "model.recognition.session": {"pipelines.encoders.loaded"},
+    "model.recognition.pictures": {"pipelines.images.decode", "pipelines.sources.pictures"},
     # docs/adr/0018: it embeds what is new before it indexes it.
     "index.reindex": {
         "pipelines.embedding.columns",

@@ -24,7 +24,7 @@ def write(path: str, tree: Mapping[str, Any], metadata: Mapping[str, str]) -> st
         tree: arrays in dicts and NamedTuples, whose names have no `/`.
         metadata: kept in the file's header.
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in sorted(_leaves(tree, ""))}
+    arrays = {name: np.asarray(array, order="C") for name, array in sorted(_leaves(tree, ""))}
     with storage.atomic_write(path) as file:
         file.write(safetensors.numpy.save(arrays, dict(sorted(metadata.items()))))
     return storage.sha256(path)

@@ -15,7 +15,7 @@ import numpy as np
 from model.data import parallel
 from model.data.batch import Batch, Rows, standardize
 from model.data.datasets import Task
-from model.data.vectors import Vectors, chunks
+from model.data.vectors import Vectors, chunks, in_blocks
 
 # Bytes of alignment of arrays that XLA uses without a copy.
 _ALIGNMENT = 64
@@ -107,6 +107,11 @@ def aligned_empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
     return room[first : first + bytes_].view(jnp.dtype(dtype)).reshape(shape)
 
 
+def standardize_rows(rows: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """Returns rows float32 `[n, V]`, standardized, in a dtype; the bits of a row do not depend on the others."""
+    return in_blocks(_standardize, rows, dtype)
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _standardize(chunk: jax.Array, dtype: str) -> jax.Array:
     return standardize(chunk).astype(dtype)
@@ -116,18 +121,17 @@ def standardized(vectors: Vectors, dtype: str) -> jax.Array:
     """Returns all rows `[M, V]`, standardized, on every device; on a CPU only a chunk of them is in memory twice."""
     table = aligned_empty(vectors.shape, dtype)
     for first, chunk in chunks(vectors):
-        table[first : first + len(chunk)] = _standardize(chunk, dtype)
+        table[first : first + len(chunk)] = standardize_rows(chunk, dtype)
     return parallel.replicate(table)
 
 
 def of_queries(task: Task) -> dict[str, Tables]:
     """Returns the queries of each split and what is prepared, without neighbours, keys and values."""
-    device_standardize = jax.jit(standardize)
     prepared = jax.tree.map(jnp.asarray, dict(task.prepared))
     nothing = jnp.zeros((0, 0))
     loaded = {
         name: Tables(
-            queries=device_standardize(jnp.asarray(split.queries)),
+            queries=jnp.asarray(standardize_rows(split.queries)),
             labels=jnp.asarray(split.labels),
             neighbors=nothing,
             scores=jnp.asarray(split.scores),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.data.datasets import Split, Task
-from model.data.vectors import Vectors, chunks
+from model.data.vectors import Vectors, chunks, in_blocks
 
 # Added to the variance of each direction, as a share of the mean variance; weak directions are mostly noise.
 _RIDGE = 1.0
@@ -55,9 +55,13 @@ def _gram(x: jax.Array, counted: jax.Array) -> jax.Array:
     return x.T @ x
 
 
+def whitened(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Returns rows `[n, D]` in the space of a whitening `[D + 1, D]`, of unit length; bits depend on no other row."""
+    return in_blocks(_whitened, rows, matrix)
+
+
 @jax.jit
-def whitened(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Returns rows `[n, D]` in the space of a whitening `[D + 1, D]`, of unit length."""
+def _whitened(x: jax.Array, matrix: jax.Array) -> jax.Array:
     white = with_one(x) @ matrix
     return white / jnp.maximum(jnp.linalg.norm(white, axis=-1, keepdims=True), _SMALLEST)
 
@@ -92,7 +96,7 @@ class _Scores:
     """The scores of one split, filled in chunk by chunk of the keys."""
 
     def __init__(self, split: Split, matrix: np.ndarray) -> None:
-        self._queries = np.asarray(whitened(split.queries, matrix))
+        self._queries = whitened(split.queries, matrix)
         self._width = split.neighbors.shape[1]
         entries = np.flatnonzero(split.mask)
         rows = split.neighbors.ravel()[entries]
@@ -119,7 +123,7 @@ def rescore(task: Task) -> Task:
     matrix = fit(task.keys, rows)
     scores = {name: _Scores(split, matrix) for name, split in task.splits.items()}
     for first, chunk in chunks(task.keys):
-        keys = np.asarray(whitened(chunk, matrix))
+        keys = whitened(chunk, matrix)
         for of in scores.values():
             of.see(first, keys)
     splits = {name: dataclasses.replace(split, scores=scores[name].found) for name, split in task.splits.items()}
