@@ -12,7 +12,7 @@ A recogniser is loaded once and holds encoders, index and memory; any number of 
 import os
 import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Neighbor", "Prediction", "Recognizer"]
 
-Seeds = Literal["best", "all"] | int
 # Photographs that are decoded and kept as pixels at a time.
 _AT_ONCE = 256
 
@@ -57,7 +56,7 @@ class Recognizer:
 
     @classmethod
     def open(
-        cls, path: str, *, head: str = "", seeds: Seeds = "best", follow: bool = False, unsafe_models: bool = False
+        cls, path: str, *, head: str = "", seeds: str | int = "best", follow: bool = False, unsafe_models: bool = False
     ) -> "Recognizer":
         """Opens a workdir, a folder of its runs, or a bundle.
 
@@ -74,6 +73,7 @@ class Recognizer:
         from model.recognition.session import Session
 
         session = Session(path, head, seeds, follow, unsafe_models)
+        session.load_encoder()
         return cls(session, head or session.heads[0])
 
     def _engine(self, head: str) -> "Engine":

@@ -14,7 +14,7 @@ With `--reference` index and memory stay where they are; the bundle knows their 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -137,11 +137,8 @@ class Bundle:
         # Its fingerprint is that of where it came from; its bytes were checked above.
         return dataclasses.replace(spec, info=info)
 
-    def tables(self) -> Iterator[pa.Table]:
-        """Yields the rows of the copied memory."""
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yields columns of the rows of the copied memory."""
         for name in sorted(self.facts["files"]):
             if name.startswith(f"{MEMORY}/"):
-                path = storage.join(self._path, name)
-                with schemas.open_parquet(path, ["id"]) as parquet:
-                    columns = parquet.schema_arrow.names
-                    yield parquet.read(columns)
+                yield schemas.read(storage.join(self._path, name), columns)

@@ -4,7 +4,7 @@ They come from the shards of an embedded memory, or from the same columns in a b
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -52,25 +52,23 @@ def columns(kinds: Sequence[str]) -> list[str]:
     return ["id", KEY, *(f"value_{kind}" for kind in kinds), CAPTION, URL]
 
 
-def load(tables: Iterable[pa.Table], kinds: Sequence[str], dims: dict[str, int]) -> Memory:
+def load(tables: Iterable[pa.Table], dims: Mapping[str, int]) -> Memory:
     """Returns the rows of tables.
 
     Args:
-        tables: with the `columns` of these kinds, in any order.
-        kinds: of values that the head reads.
+        tables: with `id`, `caption`, `url` and columns of vectors, in any order.
         dims: width of each column of vectors.
 
     Raises:
         UserError: if an id occurs twice, or vectors are of another width.
     """
-    names = columns(kinds)
-    parts = [table.select(names) for table in tables]
+    parts = [table.select(["id", *dims, CAPTION, URL]) for table in tables]
     vectors = {}
-    for name in names[1:-2]:
+    for name, dim in dims.items():
         # Column by column, so that only one is in memory twice.
-        matrices = [schemas.to_matrix(part[name]) for part in parts] or [np.zeros((0, dims[name]), np.float32)]
-        if {matrix.shape[1] for matrix in matrices} != {dims[name]}:
-            raise UserError(f"the memory's {name} are not {dims[name]} wide; embed it again")
+        matrices = [schemas.to_matrix(part[name]) for part in parts] or [np.zeros((0, dim), np.float32)]
+        if {matrix.shape[1] for matrix in matrices} != {dim}:
+            raise UserError(f"the memory's {name} are not {dim} wide; embed it again")
         vectors[name] = np.concatenate(matrices)
         parts = [part.drop_columns([name]) for part in parts]
     rest = pa.concat_tables(parts) if parts else pa.table({"id": pa.array([], pa.int64()), CAPTION: [], URL: []})

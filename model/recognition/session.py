@@ -1,5 +1,6 @@
 """What is loaded once: encoders, heads, and the version of index and memory that is in use; threads share it."""
 
+import functools
 import os
 import threading
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from pipelines import schemas
 from pipelines.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from pipelines.encoders.handles import EncoderSpec
     from pipelines.encoders.loaded import ImageEncoder, TextEncoder
 
 
@@ -48,14 +50,14 @@ class Session:
         # Neither TensorFlow nor JAX may take the whole memory of an accelerator.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        self.source, self.follow, self._seeds = Source(path, unsafe_models), follow, seeds
+        self.source, self.follow, self._seeds = Source(path, follow, unsafe_models), follow, seeds
         self.heads = trained.heads(self.source.runs)
         self._lock = threading.RLock()
         self._engines: dict[str, Engine] = {}
         self._texts: dict[str, TextEncoder] = {}
         self.first = self.engine(head or self.heads[0]).trained
         self._state: State | None = self.source.load(self.first)
-        self._images = self._image_encoder()
+        self._images: ImageEncoder | None = None
 
     @property
     def embed(self) -> Embed:
@@ -89,11 +91,23 @@ class Session:
         with self._lock:
             self._state = None
 
-    def _image_encoder(self) -> "ImageEncoder":
+    @functools.cached_property
+    def key_spec(self) -> "EncoderSpec":
+        """The encoder of keys, found and described."""
+        return self.source.encoder(KEY, self.first)
+
+    def load_encoder(self) -> "ImageEncoder":
+        """Returns the encoder of images, which is loaded the first time.
+
+        Raises:
+            UserError: if it is missing or another than the memory's.
+        """
         from pipelines.encoders import loaded
 
-        self._key_spec = self.source.encoder(KEY, self.first)
-        return loaded.ImageEncoder(self._key_spec)
+        with self._lock:
+            if self._images is None:
+                self._images = loaded.ImageEncoder(self.key_spec)
+            return self._images
 
     def pixels(self, images: Sequence[Any], first: int = 0) -> list[Pixels]:
         """Reads and decodes photographs on threads; `first` is the number of the first, for errors.
@@ -101,10 +115,10 @@ class Session:
         Raises:
             UserError: for the first that cannot be read; it is named.
         """
+        preprocess = self.load_encoder().preprocess
 
         def one(number: int) -> Pixels:
-            name = f"image {first + number + 1}"
-            return pictures.read(images[number], name, self._images.preprocess, self.embed)
+            return pictures.read(images[number], f"image {first + number + 1}", preprocess, self.embed)
 
         if len(images) == 1:
             return [one(0)]
@@ -117,10 +131,10 @@ class Session:
         Raises:
             UserError: if the encoder makes no direction of one.
         """
-        size, parts = self.embed.batch_size, []
+        size, parts, encoder = self.embed.batch_size, [], self.load_encoder()
         for begin in range(0, len(photographs), size):
             batch = [photograph.pixels for photograph in photographs[begin : begin + size]]
-            parts.append(self._key_spec.info.stored(self._images.encode(batch, size)))
+            parts.append(self.key_spec.info.stored(encoder.encode(batch, size)))
         keys = np.concatenate(parts)
         if wrong := sorted({*schemas.unusable(keys)[0], *schemas.unusable(keys)[1]}):
             raise UserError(f"image {first + wrong[0] + 1}: the encoder gives it no vector that can be used")
@@ -138,14 +152,14 @@ class Session:
 
     def key_space_column(self) -> str:
         """Returns the column whose text encoder shares the space of the keys; a `UserError` if there is none."""
-        space = self._key_spec.space
+        space = self.key_spec.space
         for column in self.source.text_columns(self.first) if space else ():
             spec = self.source.encoder(column, self.first)
-            if (spec.space, spec.info.dim) == (space, self._key_spec.info.dim):
+            if (spec.space, spec.info.dim) == (space, self.key_spec.info.dim):
                 return column
         whose = f"space {space!r}" if space else "which names no space"
         raise UserError(
-            f"no text encoder shares the space of the key encoder {self._key_spec.handle} ({whose}); search by an "
+            f"no text encoder shares the space of the key encoder {self.key_spec.handle} ({whose}); search by an "
             "image (docs/encoders.md, 'space')"
         )
 

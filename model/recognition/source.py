@@ -1,8 +1,8 @@
 """Where a recogniser comes from: a workdir with a trained run, or a bundle; both open into the same form."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -17,6 +17,8 @@ from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from pipelines.encoders.handles import EncoderSpec
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,28 +41,34 @@ class Source:
 
     Attributes:
         runs: folder of the trained heads.
+        index: folder of the index.
+        memory: folder of the memory.
+        follows: whether each version that is published may be read.
     """
 
-    def __init__(self, path: str, unsafe_models: bool = False) -> None:
+    def __init__(self, path: str, follow: bool = False, unsafe_models: bool = False) -> None:
         """Finds the folders; loads nothing.
 
         Args:
             path: a workdir, a folder of its runs, or a bundle.
+            follow: whether versions other than the exported one may be read.
             unsafe_models: whether encoders of a bundle may reach files, sockets, processes and Python.
 
         Raises:
             UserError: if there is no trained head, or a bundle is damaged.
         """
-        self._bundle = bundle.Bundle(path, unsafe_models) if bundle.is_one(path) else None
+        self.follows, self._bundle = follow, bundle.Bundle(path, unsafe_models) if bundle.is_one(path) else None
         if self._bundle:
+            if follow and self._bundle.copied:
+                raise UserError(f"{path}: holds a copy of its memory, which does not change; export with --reference")
             self.runs = self._bundle.runs
-            self._index, self._memory = self._bundle.index, self._bundle.memory
+            self.index, self.memory = self._bundle.index, self._bundle.memory
             return
         self.runs = trained.find_runs(path)
         # `WORKDIR/runs/HASH` is named where there are several.
         workdir = path if self.runs != path else storage.join(path.rstrip("/"), "..", "..")
         places = Places("", workdir, generation.current(workdir), "", {})
-        self._index, self._memory = places.index, places.memory
+        self.index, self.memory = places.index, places.memory
 
     def encoder(self, column: str, of: Trained) -> "EncoderSpec":
         """Returns the encoder of a vector column.
@@ -100,7 +108,7 @@ class Source:
 
     def etag(self) -> str:
         """Returns what changes with each published version of the index."""
-        found = storage.found(storage.join(self._index, "manifest.json"))
+        found = storage.found(storage.join(self.index, "manifest.json"))
         return found.etag if found else ""
 
     def load(self, of: Trained) -> State:
@@ -113,27 +121,42 @@ class Source:
             UserError: if a file is missing or damaged, or another encoder made the keys.
         """
         etag = self.etag()
-        kinds = of.train.values
+        names = memory.columns(of.train.values)
+        dims = {column: of.columns[column].dim for column in names if column in of.columns}
 
         def work(index: Index) -> State:
-            if index.key_encoder != of.columns[memory.KEY]:
-                raise UserError(
-                    f"{index.folder}: its keys are of encoder {index.key_encoder.fingerprint}, the head was trained on "
-                    f"those of {of.columns[memory.KEY].fingerprint}; train heads on the new keys"
-                )
-            dims = {column: of.columns[column].dim for column in memory.columns(kinds)[1:-2]}
-            loaded = memory.load(self._tables(index, memory.columns(kinds)), kinds, dims)
+            loaded = memory.load(self.tables(index, names), dims)
             for number, shard in enumerate(index.shards):
                 if shard.rows:
                     index.lookup(number)
             return State(index, loaded, etag)
 
-        return indexed_memory.in_published(self._index, work)
+        return self.in_published(of, work)
 
-    def _tables(self, index: Index, columns: Sequence[str]) -> Iterator[pa.Table]:
+    def in_published(self, of: Trained, work: Callable[[Index], _T]) -> _T:
+        """Returns the result of work on the published version of the index; errors as `load`."""
+
+        def checked(index: Index) -> _T:
+            known = of.columns[memory.KEY]
+            if index.key_encoder != known:
+                raise UserError(
+                    f"{index.folder}: its keys are of encoder {index.key_encoder.fingerprint}, the head was trained on "
+                    f"those of {known.fingerprint}; train heads on the new keys"
+                )
+            if self._bundle and not self.follows and index.fingerprint != self._bundle.facts["index_fingerprint"]:
+                raise UserError(
+                    f"{index.folder}: is of another version than the bundle was exported with; export again, or open "
+                    "it with follow"
+                )
+            return work(index)
+
+        return indexed_memory.in_published(self.index, checked)
+
+    def tables(self, index: Index, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yields columns of the rows that an index can find."""
         if self._bundle and self._bundle.copied:
-            yield from self._bundle.tables()
+            yield from self._bundle.tables(columns)
             return
-        opened = indexed_memory.open_memory(self._memory, index)
+        opened = indexed_memory.open_memory(self.memory, index)
         for shard in opened.shard_rows:
             yield opened.read(shard, list(columns))

@@ -119,6 +119,15 @@ def keep(folder: str, head: str, point: Mapping[str, Any], task: Task, config: C
     storage.write_json(storage.join(place, FILE), facts)
 
 
+def seeds_of(text: str) -> str | int:
+    """Returns the value of `--seeds`; a `UserError` if it is none."""
+    if text in ("best", "all"):
+        return text
+    if not text.isdecimal():
+        raise UserError(f"--seeds={text}: must be best, all, or the number of a seed")
+    return int(text)
+
+
 def find_runs(folder: str) -> str:
     """Returns the folder of the runs of a workdir, or of those of a training configuration.
 
