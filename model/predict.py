@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from configs.base import Config
-from pipelines import options, progress, storage
+from pipelines import class_names, options, progress, storage
 from pipelines.errors import UserError
 from pipelines.progress import duration, summary
 from pipelines.runner import Runner
@@ -32,6 +32,7 @@ _VALUES: dict[str, tuple[Any, str]] = {
     "head": ("", "head that predicts (the best on val)"),
     "seeds": ("best", "seed of the head: best on val, all, which are averaged, or a number (best)"),
     "top": (5, "number of classes to name (5)"),
+    "classes": ("", "file of more class names, one a line, that mam_names and zero_shot take without training"),
     "neighbors": (10, "memory rows to write for each photograph, those with the largest weights (10)"),
 }
 _SWITCHES = {
@@ -69,7 +70,8 @@ def _show(path: str, flags: dict[str, Any]) -> None:
     opened = Recognizer.open(
         path, head=flags["head"], seeds=trained.seeds_of(flags["seeds"]), unsafe_models=flags["unsafe_models"]
     )
-    with opened as recognizer:
+    with opened:
+        recognizer = opened.with_classes(_names(flags["classes"])) if flags["classes"] else opened
         predictions = recognizer.predict(found, top=flags["top"], influence=flags["influence"])
         lines = []
         for uri, of in zip(found, predictions, strict=True):
@@ -96,6 +98,7 @@ def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> 
         flags["neighbors"],
         flags["influence"],
         flags["unsafe_models"],
+        _names(flags["classes"]),
     )
     with runner.stage("predict", "photographs", work) as stage:
         source = predict_job.source_of(flags["images"], work) if flags["images"] else config.predict_set
@@ -104,6 +107,10 @@ def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> 
         stage.worked = False
         title = f"predict: {counts.rows:,} photographs in {duration(stage.secs)}, {counts.rows / stage.secs:,.0f}/s"
         summary(title, {"head": wanted.head, **_lines(counts), "output": output})
+
+
+def _names(path: str) -> tuple[str, ...]:
+    return tuple(class_names.read(path)) if path else ()
 
 
 def _lines(counts: "Counts") -> dict[str, str]:

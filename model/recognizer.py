@@ -136,7 +136,8 @@ class Recognizer:
         Raises:
             UserError: if a name is empty or known, or the head cannot take names that were not trained.
         """
-        raise NotImplementedError
+        engine = self._session.extended(self._engine(self.head), names)
+        return Recognizer(self._session, self.head, {self.head: engine})
 
     def close(self) -> None:
         """Lets go of the index and the memory; a closed recogniser predicts nothing."""

@@ -21,6 +21,7 @@ from apache_beam.utils.shared import Shared
 
 from configs.base import Embed, Filters, Source
 from model.recognition import rows
+from model.recognition.engine import Engine
 from model.recognition.memory import KEY
 from model.recognition.session import Session
 from pipelines import manifest, schemas, storage
@@ -34,7 +35,7 @@ STAGE = "model.predict"
 _KEYS, _PREDICTIONS = "keys", "predictions"
 # Photographs whose lists and outputs are in memory at a time.
 _AT_ONCE = 1024
-_MARKER = {"rows": int, "labelled": int, "right": int, "sha256": str, "keys_sha256": str}
+_MARKER = {"rows": int, "labelled": int, "right": int, "rows_sha256": str, "keys_sha256": str}
 _COLUMNS = ["source_shard", "member", "label", "content_key", KEY]
 
 
@@ -50,6 +51,7 @@ class Wanted:
         neighbors: rows of the memory that are written for a photograph.
         influence: whether their influence is.
         unsafe_models: as of `source.Source`.
+        classes: names that were not trained.
     """
 
     path: str
@@ -59,10 +61,16 @@ class Wanted:
     neighbors: int
     influence: bool
     unsafe_models: bool
+    classes: tuple[str, ...] = ()
 
     def session(self) -> Session:
         """Opens what it names."""
         return Session(self.path, self.head, self.seeds, False, self.unsafe_models)
+
+    def open(self) -> tuple[Session, Engine]:
+        """Opens it, with the head that knows all classes."""
+        session = self.session()
+        return session, session.extended(session.engine(self.head), self.classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +127,9 @@ def run(wanted: Wanted, source: Source, data: str, output: str, work: str, embed
     identity = {
         "head": manifest.fingerprint([trained.facts, [[s, trained.results[s]] for s in trained.results]]),
         "index": state.index.fingerprint,
-        "options": [wanted.head, wanted.top, wanted.neighbors, wanted.influence],
+        "options": [wanted.head, wanted.top, wanted.neighbors, wanted.influence, *wanted.classes],
     }
-    space = LabelSpace(tuple(map(normal, trained.classes)))
+    space = LabelSpace(tuple(map(normal, (*trained.classes, *wanted.classes))))
     folder = folders.open_one(
         storage.join(work, _KEYS), source, data, limits, {KEY: spec}, Labels(space, (), (), is_memory=True), identity
     )
@@ -196,7 +204,7 @@ class Part:
     def tables(self, names: list[str]) -> Iterator[pa.Table]:
         """Yields the rows of all shards in order, a part at a time."""
         for name in names:
-            storage.check_sha256(self.path(name), self.marker(name)["sha256"], "remove it and run predict again")
+            storage.check_sha256(self.path(name), self.marker(name)["rows_sha256"], "remove it and run predict again")
             with schemas.open_parquet(self.path(name), rows.SCHEMA.names) as parquet:
                 for batch in parquet.iter_batches(_AT_ONCE):
                     yield pa.Table.from_batches([batch])
@@ -211,7 +219,7 @@ class PredictShard(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Opens the model, unless the process has."""
-        self._session = self._shared.acquire(self._part.wanted.session)
+        self._session, self._engine = self._shared.acquire(self._part.wanted.open)
 
     def process(self, item: tuple[str, str]) -> None:
         """Writes the rows of a shard, then its marker."""
@@ -225,12 +233,11 @@ class PredictShard(beam.DoFn):
                     parquet.write_table(table.replace_schema_metadata(parquet.schema.metadata))
                     counts = [counts[0] + table.num_rows, counts[1] + labelled, counts[2] + right]
         facts = {"rows": counts[0], "labelled": counts[1], "right": counts[2], "keys_sha256": keys_sha256}
-        facts["sha256"] = storage.sha256(part.path(name))
+        facts["rows_sha256"] = storage.sha256(part.path(name))
         storage.write_json(storage.join(part.done, f"{name}.json"), facts)
 
     def _predict(self, named: pa.Table) -> tuple[pa.Table, int, int]:
-        wanted, session = self._part.wanted, self._session
-        engine, state = session.engine(wanted.head), session.state()
+        wanted, engine, state = self._part.wanted, self._engine, self._session.state()
         keys, images = schemas.to_matrix(named[KEY]), schemas.content_keys(named["content_key"])
         lists = engine.look_up(state.index, state.memory, keys, list(images))
         outputs = engine.predict(state.memory, keys, lists, wanted.top)

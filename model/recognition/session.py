@@ -1,5 +1,6 @@
 """What is loaded once: encoders, heads, and the version of index and memory that is in use; threads share it."""
 
+import dataclasses
 import functools
 import os
 import threading
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from configs.base import Embed
+from model.heads import registry
+from model.heads.base import NewClasses
 from model.recognition import pictures, trained
 from model.recognition.engine import Engine
 from model.recognition.memory import KEY
@@ -22,6 +25,9 @@ from pipelines.errors import UserError, nearest
 if TYPE_CHECKING:
     from pipelines.encoders.handles import EncoderSpec
     from pipelines.encoders.loaded import ImageEncoder, TextEncoder
+
+# Losses whose scores depend on how many images a class has, or have parameters for each class.
+_OF_COUNTS = ("lace_post_hoc", "heteroscedastic", "paco", "mile")
 
 
 class Session:
@@ -54,7 +60,7 @@ class Session:
         self.heads = trained.heads(self.source.runs)
         self._lock = threading.RLock()
         self._engines: dict[str, Engine] = {}
-        self._texts: dict[str, TextEncoder] = {}
+        self._texts: dict[str, tuple[TextEncoder, EncoderSpec]] = {}
         self.first = self.engine(head or self.heads[0]).trained
         self._state: State | None = self.source.load(self.first)
         self._images: ImageEncoder | None = None
@@ -147,7 +153,8 @@ class Session:
             UserError: if no text encoder shares that space.
         """
         column = self.key_space_column()
-        vector = self.encode_texts([text], column)[0]
+        encoder, _ = self._text_encoder(column)
+        vector = encoder.encode_all([text], self.embed.batch_size)[0]
         return vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
 
     def key_space_column(self) -> str:
@@ -163,14 +170,68 @@ class Session:
             "image (docs/encoders.md, 'space')"
         )
 
-    def encode_texts(self, texts: Sequence[str], column: str) -> np.ndarray:
-        """Returns the vectors of texts by the encoder of a column, float32 `[n, V]`."""
+    def _text_encoder(self, column: str) -> "tuple[TextEncoder, EncoderSpec]":
+        """Returns the text encoder of a column, which is loaded the first time."""
         from pipelines.encoders import loaded
 
         with self._lock:
             if column not in self._texts:
-                self._texts[column] = loaded.TextEncoder(self.source.encoder(column, self.first))
-        return self._texts[column].encode_all(texts, self.embed.batch_size)
+                spec = self.source.encoder(column, self.first)
+                self._texts[column] = loaded.TextEncoder(spec), spec
+            return self._texts[column]
+
+    def extended(self, engine: Engine, names: Sequence[str]) -> Engine:
+        """Returns a head that knows more classes, by their names alone.
+
+        Args:
+            engine: the head.
+            names: of the classes; commas separate synonyms.
+
+        Raises:
+            UserError: if a name is empty or known, or the head cannot take names that were not trained.
+        """
+        of, state = engine.trained, self.state()
+        kind = registry.get(of.head)
+        if kind.extend is None or of.train.loss in _OF_COUNTS:
+            takers = ", ".join(name for name, head in registry.HEADS.items() if head.extend)
+            why = "" if kind.extend is None else f" trained with loss {of.train.loss}"
+            raise UserError(
+                f"head {of.head}{why}: takes no classes that were not trained; heads that do are {takers}, trained "
+                "with lace or cross_entropy"
+            )
+        added = [name.strip() for name in names]
+        for place, name in enumerate(added):
+            if not name or name in of.classes or name in added[:place]:
+                raise UserError(f"class name {name!r}: is {'known already' if name else 'empty'}; name others")
+        if not added:
+            return engine
+        column = self.key_space_column() if kind.names_kind == KEY else f"value_{kind.names_kind}"
+        offsets = [result.get("new_class_offset") for result in of.results.values()]
+        if None in offsets:
+            raise UserError(
+                f"head {of.head}: its result.json has no new_class_offset, it is of an older version; remove that file "
+                "and run web-memory train again, which ends the run from its last checkpoint"
+            )
+        from pipelines.embedding import class_names
+
+        vectors = class_names.encode(added, *self._text_encoder(column), self.embed.batch_size).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        texts = state.memory.vectors.get(f"value_{kind.names_kind}", np.zeros((len(state.memory.ids), 0)))
+        new = NewClasses(vectors, state.memory.vectors[KEY], texts, of.train)
+        params, prepared = {}, of.prepared
+        for seed, both in of.params.items():
+            head, prepared = kind.extend(both["head"], of.prepared, new)
+            params[seed] = {**both, "head": head}
+        more = dataclasses.replace(
+            of,
+            classes=(*of.classes, *added),
+            class_counts=np.concatenate([of.class_counts, np.zeros(len(added), np.int64)]),
+            prepared=prepared,
+            params=params,
+        )
+        shift = np.zeros(len(more.classes), np.float32)
+        shift[len(of.classes) :] = np.mean([float(offset) for offset in offsets if offset is not None])
+        return Engine(more, shift)
 
     def trained(self, head: str) -> Trained:
         """Returns what is known of a head."""

@@ -96,25 +96,41 @@ def _table(names: list[str], texts: Mapping[str, EncoderSpec], vectors: Mapping[
 
 
 def _encode(names: list[str], specs: Mapping[str, EncoderSpec], batch_size: int) -> dict[str, np.ndarray]:
-    """Returns for each column the vectors `[C, dim]` of the names: the mean over their phrases, at unit length.
+    """Returns for each column the vectors `[C, dim]` of the names.
 
     One thread, and batches in the order of the names, so that the vectors do not depend on the job's workers.
     """
     one_thread_a_call(1)
-    parts = [phrases(name) for name in names]
-    texts = [text for part in parts for text in part]
-    owners = np.repeat(np.arange(len(names)), [len(part) for part in parts])
     vectors: dict[str, np.ndarray] = {}
     for column, encoder in EncoderSet(specs).columns.items():
         if not isinstance(encoder, TextEncoder):
             raise TypeError(f"{column}: {specs[column].handle} is not a text encoder")
-        encoded = encoder.encode_all(texts, batch_size)
-        _check(encoded, texts, specs[column].handle)
-        total = np.zeros((len(names), encoded.shape[1]))
-        np.add.at(total, owners, encoded / np.maximum(np.linalg.norm(encoded, axis=1, keepdims=True), 1e-12))
-        unit = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
-        vectors[column] = specs[column].info.stored(unit)
-        _check(vectors[column], names, specs[column].handle)
+        vectors[column] = encode(names, encoder, specs[column], batch_size)
+    return vectors
+
+
+def encode(names: Sequence[str], encoder: TextEncoder, spec: EncoderSpec, batch_size: int) -> np.ndarray:
+    """Returns the vectors `[C, dim]` of names as they are stored: the mean over their phrases, at unit length.
+
+    Args:
+        names: of classes.
+        encoder: loaded.
+        spec: of the encoder.
+        batch_size: texts in each encoder call.
+
+    Raises:
+        UserError: if the encoder returns values that are not finite, or only zeros.
+    """
+    parts = [phrases(name) for name in names]
+    texts = [text for part in parts for text in part]
+    owners = np.repeat(np.arange(len(names)), [len(part) for part in parts])
+    encoded = encoder.encode_all(texts, batch_size)
+    _check(encoded, texts, spec.handle)
+    total = np.zeros((len(names), encoded.shape[1]))
+    np.add.at(total, owners, encoded / np.maximum(np.linalg.norm(encoded, axis=1, keepdims=True), 1e-12))
+    unit = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    vectors = spec.info.stored(unit)
+    _check(vectors, names, spec.handle)
     return vectors
 
 
