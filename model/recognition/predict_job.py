@@ -67,10 +67,18 @@ class Wanted:
         """Opens what it names."""
         return Session(self.path, self.head, self.seeds, False, self.unsafe_models)
 
-    def open(self) -> tuple[Session, Engine]:
+    def open(self) -> "Opened":
         """Opens it, with the head that knows all classes."""
         session = self.session()
-        return session, session.extended(session.engine(self.head), self.classes)
+        return Opened(session, session.extended(session.engine(self.head), self.classes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """What a process opens once."""
+
+    session: Session
+    engine: Engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +227,7 @@ class PredictShard(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Opens the model, unless the process has."""
-        self._session, self._engine = self._shared.acquire(self._part.wanted.open)
+        self._opened: Opened = self._shared.acquire(self._part.wanted.open)
 
     def process(self, item: tuple[str, str]) -> None:
         """Writes the rows of a shard, then its marker."""
@@ -237,7 +245,7 @@ class PredictShard(beam.DoFn):
         storage.write_json(storage.join(part.done, f"{name}.json"), facts)
 
     def _predict(self, named: pa.Table) -> tuple[pa.Table, int, int]:
-        wanted, engine, state = self._part.wanted, self._engine, self._session.state()
+        wanted, engine, state = self._part.wanted, self._opened.engine, self._opened.session.state()
         keys, images = schemas.to_matrix(named[KEY]), schemas.content_keys(named["content_key"])
         lists = engine.look_up(state.index, state.memory, keys, list(images))
         outputs = engine.predict(state.memory, keys, lists, wanted.top)

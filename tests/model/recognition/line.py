@@ -56,7 +56,7 @@ class Line:
             "embed.batch_size": 4,
             "filters.leakage": 0,
             "index.searcher": "exact",
-            "index.shards": 2,
+            "index.shards": 1,
             "index.k": 5,
             "neighbors.k": ROWS,
             "train.heads": ",".join(HEADS),
