@@ -138,12 +138,12 @@ def test_follows_a_takedown_and_says_beforehand_what_it_will_change(line, tmp_pa
 
 def test_takes_classes_that_were_not_trained(line):
     with Recognizer.open(str(line.workdir), head="mam_names") as recognizer:
-        more = recognizer.with_classes(["cat", "dog"])
-        assert more.classes == (*COLORS, "cat", "dog") and more.heads == ("mam_names",)
+        more = recognizer.with_classes(["cat", "a blue dog"])
+        assert more.classes == (*COLORS, "cat", "a blue dog") and more.heads == ("mam_names",)
         (found,) = more.predict([line.photographs()[0]], top=9)
         assert set(found.classes) == set(more.classes) and sum(found.probabilities) == pytest.approx(1, abs=1e-5)
-        # Every caption says dog and none says cat.
-        assert found.classes.index("dog") < found.classes.index("cat")
+        # The captions of blue pictures are that name, and none says cat.
+        assert found.classes.index("a blue dog") < found.classes.index("cat")
         assert recognizer.with_classes([]).predict(line.photographs()) == recognizer.predict(line.photographs())
         for names, said in ((["red"], "'red': is known already"), ([" "], "is empty"), (["x", "x"], "known already")):
             with pytest.raises(UserError, match=said):
