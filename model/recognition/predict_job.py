@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -137,10 +137,8 @@ def run(wanted: Wanted, source: Source, data: str, output: str, work: str, embed
         "index": state.index.fingerprint,
         "options": [wanted.head, wanted.top, wanted.neighbors, wanted.influence, *wanted.classes],
     }
-    space = LabelSpace(tuple(map(normal, (*trained.classes, *wanted.classes))))
-    folder = folders.open_one(
-        storage.join(work, _KEYS), source, data, limits, {KEY: spec}, Labels(space, (), (), is_memory=True), identity
-    )
+    labels = _labels(source, data, limits, (*trained.classes, *wanted.classes))
+    folder = folders.open_one(storage.join(work, _KEYS), source, data, limits, {KEY: spec}, labels, identity)
     del session, state
     if folder.pending:
         job.run([folder], {KEY: spec}, limits, Filters(), runner)
@@ -159,6 +157,16 @@ def run(wanted: Wanted, source: Source, data: str, output: str, work: str, embed
     rejected = _write_rejects(folder, _rejects_path(output))
     storage.remove(work)
     return Counts(written, rejected, sum(m["labelled"] for m in markers), sum(m["right"] for m in markers))
+
+
+def _labels(source: Source, data: str, embed: Embed, classes: Sequence[str]) -> Labels | None:
+    """Returns how the names of a source's classes become numbers; None if it has no names."""
+    sources.check_exists(source, data)
+    found = sources.find_names(source, data, embed, is_memory=True)
+    if not found or not found.has_labels:
+        return None
+    space = LabelSpace(tuple(map(normal, classes)))
+    return Labels(space, found.names if found.declared else (), found.names, is_memory=True)
 
 
 def _rejects_path(output: str) -> str:

@@ -80,6 +80,11 @@ def test_csv_and_json_lines_say_the_same(line, tmp_path):
 def test_a_pattern_and_a_source_name_photographs(line, tmp_path, written):
     found = pq.read_table(_write(line, tmp_path / "a.parquet", f"--images={line.root}/test/*/*.png", "--head=mam"))
     assert found["probabilities"].equals(pq.read_table(written)["probabilities"])
+    members = [path.removeprefix(f"{line.root}/") for path in line.photographs()]
+    (tmp_path / "list.txt").write_text("".join(f"{member} {number // 5}\n" for number, member in enumerate(members)))
+    fields = [f"--config.predict_set.path={tmp_path / 'list.txt'}", f"--config.predict_set.image_root={line.root}"]
+    rows = pq.read_table(_write(line, tmp_path / "c.parquet", *fields, "--head=mam"))
+    assert rows["probabilities"].equals(found["probabilities"]) and rows["label"].to_pylist()[4:6] == ["blue", "green"]
     fields = ["--config.predict_set.format=img2dataset", f"--config.predict_set.path={line.root}/pairs/*.tar"]
     assert pq.read_table(_write(line, tmp_path / "b.parquet", *fields)).num_rows == 12
 
