@@ -24,7 +24,7 @@ from model.recognition import rows
 from model.recognition.engine import Engine
 from model.recognition.memory import KEY
 from model.recognition.session import Session
-from pipelines import manifest, schemas, storage
+from pipelines import manifest, schemas, sources, storage
 from pipelines.embedding import folders, job
 from pipelines.embedding.folders import Folder
 from pipelines.runner import Runner
