@@ -150,3 +150,38 @@ def test_takes_classes_that_were_not_trained(line):
                 recognizer.with_classes(names)
     with Recognizer.open(str(line.workdir), head="mam") as recognizer, pytest.raises(UserError, match="mam_names"):
         recognizer.with_classes(["cat"])
+
+
+_READ = (
+    *("runs/*/mam/chosen.json", "runs/*/mam/recognition.json", "runs/*/mam/prepared.safetensors"),
+    *("runs/*/mam/seed-*/result.json", "runs/*/mam/seed-*/parameters.safetensors"),
+    *("index/manifest.json", "index/builds/*/shard-*/**/*", "memory/*.parquet", "memory/complete.json"),
+)
+
+
+@pytest.mark.parametrize("pattern", _READ)
+def test_damaged_files_are_refused_or_do_no_harm(line, opened, tmp_path, pattern):
+    shutil.copytree(line.workdir, tmp_path / "out")
+    wanted = line.photographs()[:2]
+    with Recognizer.open(str(line.workdir), head="mam", seeds="all") as recognizer:
+        right = recognizer.predict(wanted)
+    files = sorted(path for path in (tmp_path / "out").glob(pattern) if path.is_file())
+    assert files
+    for number, path in enumerate(files):
+        data = path.read_bytes()
+        place = np.random.default_rng(number).integers(len(data))
+        for damaged in (
+            data[: len(data) // 2],
+            b"",
+            b"[]",
+            bytes([*data[:place], data[place] ^ 8, *data[place + 1 :]]),
+        ):
+            path.write_bytes(damaged)
+            try:
+                with Recognizer.open(str(tmp_path / "out"), head="mam", seeds="all") as recognizer:
+                    assert recognizer.predict(wanted) == right, path
+            except UserError:
+                continue
+        path.write_bytes(data)
+    with Recognizer.open(str(tmp_path / "out"), head="mam", seeds="all") as recognizer:
+        assert recognizer.predict(wanted) == right
