@@ -25,8 +25,9 @@ _NPZ = tuple(f".npz#{kind}" for kind in KINDS)
 # Raised when a change of `graph` changes vectors.
 _GRAPH_VERSION = 1
 _TOKENIZER = "assets.extra/tokenizer.json"
-# What stands beside weights of big_vision, in the order in which it is looked for.
+# What stands beside weights of big_vision and of TIPSv2, in the order in which it is looked for.
 _TOKENIZERS = ("tokenizer.json", "*.spm", "*.model")
+_TIPS_TOKENIZERS = ("tokenizer.model", "*.model", "*.spm")
 _SPACE_DIGITS = 16
 
 
@@ -41,12 +42,11 @@ class _Checkpoint(Protocol):
     def name(self) -> str:
         """What the model is called, whatever its place."""
 
-    @property
-    def has_both(self) -> bool:
-        """Whether there is the other tower, too, whose vectors share the space."""
-
     def files(self) -> dict[str, pathlib.Path]:
         """Returns the files of the weights by their names in the checkpoint."""
+
+    def shared(self) -> dict[str, pathlib.Path]:
+        """Returns the files of both towers whose vectors share a space; none if there is no other tower."""
 
     def form(self) -> ImageForm | TextForm:
         """Returns the form of the tower; reads no weights."""
@@ -72,12 +72,11 @@ class _Folder:
     def name(self) -> str:
         return models.model_type(self.place)
 
-    @property
-    def has_both(self) -> bool:
-        return models.has_both(self.place)
-
     def files(self) -> dict[str, pathlib.Path]:
         return {path.relative_to(self.place).as_posix(): path for path in models.weight_files(self.place)}
+
+    def shared(self) -> dict[str, pathlib.Path]:
+        return self.files() if models.has_both(self.place) else {}
 
     def form(self) -> ImageForm | TextForm:
         return models.read_form(self.place, self.kind, self._preprocessing())
@@ -107,15 +106,17 @@ class _File:
         return self.place.name.removesuffix(".npz")
 
     @property
-    def has_both(self) -> bool:
-        return not self._is_tips and big_vision.has_both(str(self.place))
-
-    @property
     def _is_tips(self) -> bool:
         return tips.is_tips(str(self.place))
 
     def files(self) -> dict[str, pathlib.Path]:
         return {self.place.name: self.place}
+
+    def shared(self) -> dict[str, pathlib.Path]:
+        if not self._is_tips:
+            return self.files() if big_vision.has_both(str(self.place)) else {}
+        other = tips.other(self.place, self.kind)
+        return {**self.files(), other.name: other} if other else {}
 
     def form(self) -> ImageForm | TextForm:
         reader = tips if self._is_tips else big_vision
@@ -133,18 +134,15 @@ class _File:
         return {"size": size, "crop": "center", "resize": "area", "crop_fraction": 0.875}
 
     def texts(self, form: TextForm) -> Texts:
-        if self._is_tips:
-            raise UserError(
-                f"{self.place}: the tokenizer of TIPSv2 is not known here; convert the text tower to a SavedModel or "
-                "ONNX (docs/encoders.md)"
-            )
-        found = [path for pattern in _TOKENIZERS for path in sorted(self.place.parent.glob(pattern))]
+        patterns = _TIPS_TOKENIZERS if self._is_tips else _TOKENIZERS
+        found = [path for pattern in patterns for path in sorted(self.place.parent.glob(pattern))]
         if not found:
+            files = f"{'' if self._is_tips else 'tokenizer.json and no '}.spm or .model of sentencepiece"
             raise UserError(
-                f"{self.place.parent}: has no tokenizer.json and no .spm or .model of sentencepiece, which says how "
-                "texts become tokens; put the one that the model was trained with beside its weights"
+                f"{self.place.parent}: has no {files}, which says how texts become tokens; put the one that the model "
+                "was trained with beside its weights"
             )
-        return texts.beside_weights(found[0], form)
+        return (texts.beside_tips if self._is_tips else texts.beside_weights)(found[0], form)
 
 
 def is_handle(handle: str) -> bool:
@@ -204,8 +202,9 @@ def describe(handle: str) -> dict[str, Any]:
         "weights_sha256": digests,
         "graph_version": _GRAPH_VERSION,
     }
-    if checkpoint.has_both:
-        found["space"] = "towers-" + hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()[:_SPACE_DIGITS]
+    if shared := checkpoint.shared():
+        both = sorted((name, cache.sha256(path)) for name, path in shared.items())
+        found["space"] = "towers-" + hashlib.sha256(repr(both).encode()).hexdigest()[:_SPACE_DIGITS]
     if isinstance(form, TextForm):
         prepared = checkpoint.texts(form)
         found["tokenizer_sha256"] = hashlib.sha256(prepared.tokenizer).hexdigest()
