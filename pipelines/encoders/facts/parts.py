@@ -4,9 +4,6 @@ import dataclasses
 import math
 import pathlib
 
-import numpy as np
-
-from pipelines import storage
 from pipelines.encoders import builtin, model_files, saved_model
 from pipelines.encoders.handles import DESCRIPTION_FILE, EncoderSpec
 from pipelines.encoders.onnx import files as onnx_files
@@ -38,12 +35,7 @@ def read(spec: EncoderSpec) -> Parts:
         paths = onnx_files.paths(path, spec.description)
         size = sum(file.stat().st_size for file in paths)
         return Parts("", onnx_files.checksums(path, spec.description), form.read(path).parameters, size)
-    if spec.model.endswith(".npz"):
-        with np.load(storage.open_read(spec.model)) as arrays:
-            parameters = sum(arrays[name].size for name in arrays.files)
-        digest = storage.sha256(spec.model)
-        return Parts("", {storage.name(spec.model): digest}, parameters, storage.size_bytes(spec.model))
-    folder = model_files.local_folder(spec.model)
+    folder = model_files.local_folder(spec.model, spec.description)
     source, files = "", {}
     if spec.model in builtin.NAMES:
         source, files = str(spec.description["source"]), dict(builtin.ENCODERS[spec.model].files)

@@ -81,6 +81,12 @@ def is_tips(path: str) -> bool:
         return not npz.members(archive).keys().isdisjoint(mark for mark, _, _ in _READERS)
 
 
+def pair(name: str) -> dict[str, str]:
+    """Returns the names of both files of a model by kind, from the name of one; empty if it is called otherwise."""
+    models = {name.removesuffix(end) for end in _ENDS.values() if name.endswith(end)}
+    return {kind: model + end for model in models for kind, end in _ENDS.items()}
+
+
 def other(path: pathlib.Path, kind: str) -> pathlib.Path | None:
     """Returns the file beside `MODEL_vision.npz` or `MODEL_text.npz` that has the model's other tower.
 
@@ -95,10 +101,10 @@ def other(path: pathlib.Path, kind: str) -> pathlib.Path | None:
         UserError: if one of the files is broken, or they are towers of two models.
     """
     (other_kind,) = _ENDS.keys() - {kind}
-    model = path.name.removesuffix(_ENDS[kind])
-    found = path.with_name(model + _ENDS[other_kind])
-    if model == path.name or not found.is_file():
+    names = pair(path.name)
+    if names.get(kind) != path.name or not path.with_name(names[other_kind]).is_file():
         return None
+    found = path.with_name(names[other_kind])
     widths = read_form(str(path), kind).vector_width, read_form(str(found), other_kind).vector_width
     if len(set(widths)) > 1:
         raise UserError(

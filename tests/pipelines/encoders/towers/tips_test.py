@@ -2,8 +2,10 @@
 
 import base64
 import dataclasses
+import json
 import math
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -316,6 +318,7 @@ def test_tips_is_told_from_other_files(path):
 
 # -- By handle -----------------------------------------------------------------------------------
 
+KINDS = (("image", "vision"), ("text", "text"))
 PAIRED = dataclasses.replace(TEXT, width=IMAGE.width, heads=IMAGE.heads, tokens=700)
 
 
@@ -332,13 +335,12 @@ def pair(tmp_path, monkeypatch):
     return folder
 
 
-def _resolve(folder, kind):
-    file = {"image": "tips_v2_x_vision.npz", "text": "tips_v2_x_text.npz"}[kind]
-    return resolve(f"{folder}/{file}#{kind}", "float32", normalize=False)
+def _resolve(folder, kind, is_run=False):
+    return resolve(f"{folder}/tips_v2_x_{dict(KINDS)[kind]}.npz#{kind}", "float32", normalize=False, is_run=is_run)
 
 
 def test_both_files_share_a_space_and_have_the_vectors_of_numpy(pair):
-    image, text = _resolve(pair, "image"), _resolve(pair, "text")
+    image, text = (_resolve(pair, kind, is_run=True) for kind, _ in KINDS)
     assert image.space and image.space == text.space and image.info.dim == text.info.dim == IMAGE.width
     arrays, pixels = dict(np.load(pair / "tips_v2_x_vision.npz")), npz_files.pixels(3, 12)
     expected = [_scenic_image_reference(arrays, picture, IMAGE) for picture in pixels]
@@ -360,7 +362,7 @@ def test_the_space_is_that_of_both_files_and_there_is_none_without_the_other(pai
     (pair / "tips_v2_x_text.npz").rename(pair / "tips_v2_y_text.npz")
     assert _resolve(pair, "image").space == ""
     (pair / "tips_v2_y_text.npz").rename(pair / "y.npz")
-    assert resolve(f"{pair}/y.npz#text", "float32").space == ""
+    assert resolve(f"{pair}/y.npz#text", "float32", is_run=False).space == ""
 
 
 def _of_another_width(folder):
@@ -428,3 +430,40 @@ def test_a_handle_of_the_other_tower_is_refused(pair):
         resolve(f"{pair}/tips_v2_x_vision.npz#text", "float32")
     with pytest.raises(UserError, match="has no array cls_token or .*; take the vision file of TIPSv2"):
         resolve(f"{pair}/tips_v2_x_text.npz#image", "float32")
+
+
+def test_of_a_store_only_what_belongs_to_a_file_is_copied(pair, tmp_path):
+    fs = fsspec.filesystem("memory")
+    for file in pair.iterdir():
+        fs.pipe_file(f"/tips/{file.name}", file.read_bytes())
+    fs.pipe_file("/tips/other_model.npz", b"large")
+    fs.pipe_file("/tips/below/tokenizer.model", b"large")
+    found = [resolve(f"memory://tips/tips_v2_x_{name}.npz#{kind}", "float32", is_run=False) for kind, name in KINDS]
+    assert [spec.space for spec in found] == [_resolve(pair, kind).space for kind, _ in KINDS]
+    copied = [path.name for path in (tmp_path / "cache").rglob("*") if path.suffix in (".npz", ".model")]
+    assert sorted(copied) == ["tips_v2_x_text.npz", "tips_v2_x_vision.npz", "tokenizer.model"]
+    with pytest.raises(UserError, match="there is no file memory://tips/tips_v2_z_vision.npz"):
+        resolve("memory://tips/tips_v2_z_vision.npz", "float32")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"), [({"size": 24}, "24 pixels does not fit this tower; take 12"), ({}, "")]
+)
+def test_a_description_of_a_tips_file_may_name_its_size_and_space(pair, change, sentence):
+    path = pair / "x.json"
+    preprocess = {"size": 12, "resize": "bicubic", **change}
+    path.write_text(json.dumps({"model": "tips_v2_x_vision.npz", "space": "tips", "preprocess": preprocess}))
+    if sentence:
+        with pytest.raises(UserError, match=sentence):
+            resolve(str(path), "float32", is_run=False)
+    else:
+        spec = resolve(str(path), "float32", is_run=False)
+        assert (spec.space, spec.description["preprocess"]["crop"]) == ("tips", "squash")
+        assert spec.info != resolve(f"{pair}/tips_v2_x_vision.npz", "float32", is_run=False).info
+
+
+def test_a_description_cannot_change_a_tokenizer(pair):
+    path = pair / "x.json"
+    path.write_text(json.dumps({"model": "tips_v2_x_text.npz#text", "preprocess": {"max_tokens": 8}}))
+    with pytest.raises(UserError, match=r"'preprocess' is \{'max_tokens': 8\}, of these weights it is"):
+        resolve(str(path), "float32", is_run=False)
