@@ -44,7 +44,21 @@ def read(spec: EncoderSpec) -> Parts:
     else:
         files = model_files.checksums(folder, spec.description, DESCRIPTION_FILE)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Parts(source, files, saved_parameters(folder), size)
+    # Constants of a checkpoint's graph, such as the mean of the pixels, are no weights.
+    count = variables(folder) if checkpoints.is_handle(spec.model) else saved_parameters(folder)
+    return Parts(source, files, count, size)
+
+
+def variables(folder: pathlib.Path) -> int:
+    """Returns the number of weights in the variables of a SavedModel."""
+    import tensorflow as tf
+
+    if not (folder / "variables/variables.index").exists():
+        return 0
+    reader = tf.train.load_checkpoint(str(folder / "variables/variables"))
+    types = reader.get_variable_to_dtype_map()
+    shapes = reader.get_variable_to_shape_map()
+    return sum(math.prod(shape) for name, shape in shapes.items() if types[name].is_floating)
 
 
 def saved_parameters(folder: pathlib.Path) -> int:
@@ -52,12 +66,7 @@ def saved_parameters(folder: pathlib.Path) -> int:
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
-    count, seen = 0, set()
-    if (folder / "variables/variables.index").exists():
-        reader = tf.train.load_checkpoint(str(folder / "variables/variables"))
-        types = reader.get_variable_to_dtype_map()
-        shapes = reader.get_variable_to_shape_map()
-        count = sum(math.prod(shape) for name, shape in shapes.items() if types[name].is_floating)
+    count, seen = variables(folder), set()
     model = saved_model_pb2.SavedModel()
     model.ParseFromString((folder / saved_model.FILE).read_bytes())
     for graph in model.meta_graphs:

@@ -147,6 +147,6 @@ def test_true_shapes_are_built_and_have_their_parameters(config, tmp_path, monke
     del zeros
     built = checkpoints.ensure(f"hf:{folder}#image")
     own = [name for name in shapes if name.startswith(("vision_model.", "visual_projection."))]
-    assert parts.saved_parameters(built) == sum(math.prod(shapes[name]) for name in own)
+    assert parts.variables(built) == sum(math.prod(shapes[name]) for name in own)
     images = np.zeros((2, 224, 224, 3), np.uint8)
     assert hub.load(str(built))(images).shape == (2, config["projection_dim"])
