@@ -31,7 +31,7 @@ def _write_weights(path: pathlib.Path) -> None:
     import flax.traverse_util
     import jax
 
-    from pipelines.encoders.vit import Vit, VitConfig
+    from model.training.vit import Vit, VitConfig
 
     config = VitConfig(patch=16, width=768, depth=12, heads=12, mlp_dim=3072, grid=14, pool="cls", pre_logits=False)
     params = jax.jit(Vit(config).init)(jax.random.key(0), np.zeros((1, _SIZE, _SIZE, 3), np.float32))["params"]
@@ -44,16 +44,19 @@ def _tower(path: str, compute: str) -> Callable[[np.ndarray], np.ndarray]:
     from pipelines.encoders.process import one_thread_a_call
 
     one_thread_a_call(1)
-    encoder = ImageEncoder(resolve(f"{path}#image", "float32", compute=compute))
+    encoder = ImageEncoder(resolve(path, "float32", compute=compute))
     return lambda pixels: encoder.encode(list(pixels), len(pixels))
 
 
 def _flax(path: str) -> Callable[[np.ndarray], np.ndarray]:
-    from pipelines.encoders import vit, vit_checkpoint
+    import jax
+
+    from model.training import query_encoder, vit
     from pipelines.encoders.loaded import unit
 
-    encoder = vit.VitEncoder(*vit_checkpoint.load(path))
-    return lambda pixels: unit(encoder(pixels))
+    model, params = query_encoder.read(path)
+    embed = jax.jit(lambda params, pixels: model.apply({"params": params}, vit.scale_pixels(pixels)))
+    return lambda pixels: unit(np.asarray(embed(params, pixels)))
 
 
 def _onnx(path: str) -> Callable[[np.ndarray], np.ndarray]:
