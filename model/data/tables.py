@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.data import parallel
-from model.data.batch import Batch, Rows, standardize
+from model.data.batch import Batch, Rows, offset, standardize
 from model.data.datasets import Task
 from model.data.vectors import Vectors, chunks
 
@@ -34,6 +34,7 @@ class Tables(NamedTuple):
         values: standardized, for each kind `[M, V]`.
         prepared: by head, the arrays that its `prepare` made.
         classifier: as in `Batch`.
+        offsets: as in `Batch`, `[N]`.
         for_batch: () if the tables are for one batch, else None: jit sees the structure, not a bool.
     """
 
@@ -46,6 +47,7 @@ class Tables(NamedTuple):
     values: dict[str, jax.Array]
     prepared: dict[str, Any]
     classifier: jax.Array | None = None
+    offsets: jax.Array | None = None
     for_batch: tuple[()] | None = None
 
     def gather(self, rows: jax.Array, head: str = "") -> Batch:
@@ -62,6 +64,7 @@ class Tables(NamedTuple):
             mask=self.mask[rows],
             prepared=self.prepared.get(head),
             classifier=self.classifier,
+            offsets=None if self.offsets is None else self.offsets[rows],
         )
         # An accelerator gathers once for all layers; a CPU's cache is too small for that.
         return batch._replace(key_rows=keys, value_rows=values) if jax.default_backend() == "cpu" else batch
@@ -125,7 +128,7 @@ def standardized(vectors: Vectors, dtype: str) -> jax.Array:
 
 def of_queries(task: Task) -> dict[str, Tables]:
     """Returns the queries of each split and what is prepared, without neighbours, keys and values."""
-    device_standardize = jax.jit(standardize)
+    device_standardize, device_offset = jax.jit(standardize), jax.jit(offset)
     prepared = jax.tree.map(jnp.asarray, dict(task.prepared))
     nothing = jnp.zeros((0, 0))
     loaded = {
@@ -139,6 +142,7 @@ def of_queries(task: Task) -> dict[str, Tables]:
             values={},
             prepared=prepared,
             classifier=None if task.classifier is None else jnp.asarray(task.classifier),
+            offsets=device_offset(jnp.asarray(split.queries)),
         )
         for name, split in task.splits.items()
     }

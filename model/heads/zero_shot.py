@@ -31,8 +31,11 @@ class ZeroShot(nn.Module):
     def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
         """Returns logits of the queries alone."""
         known: ClassNames = batch.prepared
-        length = jnp.linalg.norm(batch.queries, axis=-1, keepdims=True)
-        cosines = batch.queries / jnp.maximum(length, jnp.finfo(jnp.float32).tiny) @ known.vectors.T
+        if batch.offsets is None:
+            raise ValueError("zero_shot compares names with keys, which standardized queries alone do not tell")
+        keys = batch.queries + batch.offsets[:, None]
+        length = jnp.linalg.norm(keys, axis=-1, keepdims=True)
+        cosines = keys / jnp.maximum(length, jnp.finfo(jnp.float32).tiny) @ known.vectors.T
         factor = name_start.FIRST_FACTOR * jnp.exp(self.param("factor", nn.initializers.zeros, ()))
         return Output(factor * cosines, batch.queries, jnp.zeros((len(cosines), 0)))
 

@@ -114,7 +114,7 @@ def test_the_encoder_starts_where_the_embeddings_are(trained):
     for split in ("train", "val", "test"):
         frozen = trainer.data[split].queries
         images = finetune_images(trainer, split)
-        queries = trainer.encoder.queries(params["encoder"], jnp.asarray(images), None)
+        queries = trainer.encoder.standardized(params["encoder"], jnp.asarray(images), None)["queries"]
         np.testing.assert_allclose(queries, frozen, atol=2e-5)
 
 
@@ -182,7 +182,7 @@ def test_gradients_of_the_encoder_are_those_of_finite_differences(trained):
     batch, labels = trainer.data["train"].gather(rows), trainer.data["train"].labels[rows]
 
     def loss(encoder):
-        queries = trainer.encoder.queries(encoder, images, None)
+        queries = trainer.encoder.standardized(encoder, images, None)["queries"]
         output = trainer.head.apply({"params": params["head"]}, batch._replace(queries=queries), 0.0, None)
         return trainer.objective.of_logits(output.logits, labels)
 

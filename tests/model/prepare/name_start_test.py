@@ -58,12 +58,12 @@ def test_before_the_first_step_predictions_are_those_of_zero_shot(head, loss):
     assert not np.allclose(_scores(head, task, dataclasses.replace(train, start_at_names=False)), expected, atol=1)
 
 
-def test_of_queries_with_a_mean_the_cosine_is_that_without_it():
+def test_of_queries_with_a_mean_the_start_lacks_it_and_zero_shot_does_not():
     task = _task(centred=False)
     queries, names = task.splits["test"].queries.astype(np.float64), task.name_vectors["key"].astype(np.float64)
-    queries -= queries.mean(1, keepdims=True)
-    logits = 100 * queries @ names.T / np.linalg.norm(queries, axis=1, keepdims=True)
-    for head in ("linear", "zero_shot"):
+    centred = queries - queries.mean(1, keepdims=True)
+    for head, vectors in (("linear", centred), ("zero_shot", queries)):
+        logits = 100 * vectors @ names.T / np.linalg.norm(vectors, axis=1, keepdims=True)
         np.testing.assert_allclose(_scores(head, task, _TRAIN), logits - logits.mean(1, keepdims=True), atol=2e-2)
 
 
