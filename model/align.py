@@ -6,6 +6,7 @@ val and test images are left out as from any memory. Flags that are not ours go 
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -90,14 +91,17 @@ def _embed(config: TwoTowerConfig, runner: Runner) -> None:
 
 
 def _settings(config: TwoTowerConfig, specs: "dict[str, EncoderSpec]") -> dict[str, Any]:
-    """Returns what decides the bytes of the towers, beside the rows of the memory."""
+    """Returns what decides the bytes of the towers, beside the rows of the memory, as JSON values."""
     align = {name: value for name, value in dataclasses.asdict(config.align).items() if name not in ("folder", *_KINDS)}
-    return {
+    settings = {
         "align": align,
         "seed": config.seed,
         "memory": dataclasses.asdict(config.memory),
         "encoders": {role: dataclasses.asdict(spec.info) for role, spec in specs.items()},
     }
+    # As it is read again.
+    found: dict[str, Any] = json.loads(json.dumps(settings))
+    return found
 
 
 def _read(towers: str, settings: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -111,21 +115,13 @@ def _read(towers: str, settings: dict[str, Any], config: Config) -> dict[str, An
         return {}
     again = f"remove {towers} and run web-memory align again"
     found: dict[str, Any] = storage.read_json(path, again, sealed=True)
-    if differs := fields.difference(found["settings"], _plain(settings)):
+    if differs := fields.difference(found["settings"], settings):
         raise UserError(
             f"{towers}: was trained with other settings, {differs}; remove it, or set another --config.align.folder"
         )
     if found["fingerprints"] != _fingerprints(towers, config):
         raise UserError(f"{towers}: is damaged; {again}")
     return found
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns settings as JSON gives them back."""
-    return {
-        name: {n: list(v) if isinstance(v, tuple) else v for n, v in part.items()} if isinstance(part, dict) else part
-        for name, part in settings.items()
-    }
 
 
 def _fingerprints(towers: str, config: Config) -> dict[str, str]:
