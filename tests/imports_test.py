@@ -27,11 +27,11 @@ COMMANDS = {
 EXEMPT = {
     # docs/adr/0014: the pixels that were embedded, and the encoder that made the vectors.
     "model.data.input_pipeline": {"pipelines.images.decode"},
-    "model.training.finetune_trainer": {"pipelines.encoders.vit", "pipelines.images.decode"},
+    "model.training.finetune_trainer": {"pipelines.images.decode"},
     "model.training.query_encoder": {
-        "pipelines.encoders.vit",
-        "pipelines.encoders.vit_checkpoint",
         "pipelines.encoders.handles",
+        "pipelines.encoders.towers.npz_files.big_vision",
+        "pipelines.encoders.towers.tower",
         "pipelines.images.decode",
     },
     "model.finetune": {"pipelines.sources.pictures"},

@@ -248,7 +248,7 @@ class Align:
         "out/align",
         "Folder of the outputs; `encoders.key` and `encoders.value_text` name `towers/image` and `towers/text` in it.",
     )
-    key: str = option("efficientnet-lite0", "Image encoder below the image tower; no ONNX file or `.npz` of a ViT.")
+    key: str = option("efficientnet-lite0", "Image encoder below the image tower; no ONNX file.")
     text: str = option("minilm-l6-v2", "Text encoder below the text tower.")
     dim: int = option(256, "Width of the shared space.", at_least=1)
     steps: int = option(1000, "Training steps.", at_least=1)

@@ -22,10 +22,9 @@ from model.data.batch import standardize
 from model.data.datasets import Task
 from model.data.input_pipeline import Augment, Draws, Images
 from model.data.tables import Tables
-from model.training import run_files
+from model.training import run_files, vit
 from model.training.checkpoints import Checkpoints
 from model.training.trainer import Setting, State, Trainer
-from pipelines.encoders import vit
 from pipelines.errors import UserError
 from pipelines.images.decode import ImagePreprocess
 

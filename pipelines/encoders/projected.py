@@ -28,7 +28,6 @@ def check(spec: EncoderSpec) -> None:
     for is_it, reason in (
         (spec.kind == "precomputed", "has vectors and no model"),
         (onnx_files.is_onnx(spec.model), "is an ONNX file, which runs in onnxruntime"),
-        (spec.model.endswith(".npz"), f"runs in JAX; name its image tower, {spec.model}#image"),
     ):
         if is_it:
             raise UserError(
@@ -66,7 +65,7 @@ def _describe(spec: EncoderSpec, width: int, name: str, space: str, folder: path
     """Writes the description, and copies the tokenizer."""
     preprocess = dict(spec.description["preprocess"])
     if "tokenizer" in preprocess:
-        source = model_files.local_folder(spec.model) / preprocess["tokenizer"]
+        source = model_files.local_folder(spec.model, spec.description) / preprocess["tokenizer"]
         preprocess["tokenizer"] = _TOKENIZER
         (folder / _TOKENIZER).parent.mkdir(exist_ok=True)
         shutil.copyfile(source, folder / _TOKENIZER)
@@ -81,7 +80,7 @@ def _save(spec: EncoderSpec, matrix: np.ndarray, bias: np.ndarray, folder: pathl
     cache.use_no_gpu()
     import tensorflow as tf
 
-    source = model_files.local_folder(spec.model)
+    source = model_files.local_folder(spec.model, spec.description)
     model, call = saved_model.graph(source, spec.description, spec.unsafe)
     inputs = _inputs(spec, saved_model.length(model, spec.description))
 

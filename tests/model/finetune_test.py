@@ -24,10 +24,9 @@ from model import finetune, train
 from model.data import datasets, tables
 from model.data.input_pipeline import Images
 from model.reports import runs
-from model.training import query_encoder, run_files, train_loop
+from model.training import query_encoder, run_files, train_loop, vit
 from model.training.finetune_trainer import FinetuneSetting, FinetuneTrainer
 from pipelines import embed, options, schemas, storage
-from pipelines.encoders import vit
 from pipelines.manifest import Neighbors
 from pipelines.sources.pictures import Pictures
 from tests.model import photos
