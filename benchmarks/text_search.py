@@ -28,6 +28,8 @@ from pipelines.manifest import Embeddings
 
 _K = 10
 _TIE = 1e-6
+# Rows of a list in which ten held-out ones are found.
+_DEPTH = 3000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +91,13 @@ def main(argv: Sequence[str]) -> int:
     order = rows.ids[best]
     tuned = Index.open(config.places.index).search(queries, _K).ids
     with tempfile.TemporaryDirectory(prefix="web-memory-") as folder:
-        hits = _exact(argv, config.places.root, folder).search(queries, len(rows.ids))
+        hits = _exact(argv, config.places.root, folder).search(queries, min(_DEPTH, len(rows.ids)))
     # Sums in float32 may order rows differently whose scores are as good as equal.
-    ranked = np.take_along_axis(scores, best, 1)
+    order = order[:, : hits.ids.shape[1]]
+    ranked = np.take_along_axis(scores, best[:, : hits.ids.shape[1]], 1)
     by_id = np.argsort(rows.ids)
     theirs = np.take_along_axis(scores, by_id[np.searchsorted(rows.ids[by_id], hits.ids)], 1)
-    among = np.array([line[np.isin(line, candidates)] for line in hits.ids])
-    brute = np.array([line[np.isin(line, candidates)] for line in order])
+    among, brute = (np.array([line[np.isin(line, candidates)][:_K] for line in lists]) for lists in (hits.ids, order))
     dropped = len(known) - len(own)
     same = len(texts) - len(set(texts))
     print(f"{len(own):,} held-out captions ({dropped} more have no row in the memory); {same} repeat an earlier one.\n")

@@ -166,7 +166,8 @@ def _make(
             folder = storage.join(temporary, kind)
             projected.save(specs[role], layer.matrix, layer.bias, f"{name}-{kind}", name, folder)
         facts["fingerprints"] = _fingerprints(temporary, config)
-        keys = [key.hex() for key in held_out.content_keys.tolist()]
+        # NumPy cuts zeros off the end of bytes.
+        keys = [key.ljust(32, b"\0").hex() for key in held_out.content_keys.tolist()]
         storage.write_json(storage.join(temporary, "held_out.json"), {"content_keys": keys})
         storage.write_json(storage.join(temporary, "align.json"), facts)
     return facts

@@ -52,6 +52,8 @@ def test_two_encoders_of_one_space_are_written(world):
     facts = storage.read_json(f"{world}/align/towers/align.json", sealed=True)
     assert facts["rows"] == {"train": 60, "val": 10, "held_out": 20}
     assert facts["recall"]["at_10"]["image_by_text"]["chance"] == 0.5
+    held_out = storage.read_json(f"{world}/align/towers/held_out.json", sealed=True)["content_keys"]
+    assert len(set(held_out)) == 20 and {len(key) for key in held_out} == {64}
     assert facts["fingerprints"] == {"image": image.info.fingerprint, "text": text.info.fingerprint}
     vectors = loaded.TextEncoder(text).encode(["red dog", "blue cat"], 4)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
