@@ -12,8 +12,8 @@ for texts by image (chance 0.010). Test accuracy in percent over 5 seeds, all (f
 51.0 (47.3), mam 56.2 (51.9), zero_shot 55.1 (57.2); docs/measurements/encoders.md has the intervals.
 
 The towers have seen neither the val and test images nor 78 pairs that are dropped as copies of them. What the filter of
-copies misses (docs/filters.md) is trained on: with the towers' own keys it finds 72 pairs, two of them others. The
-captions name the same 200 classes, so these figures show how the parts work together, not what a two-tower model does
+copies misses (docs/filters.md) is trained on: with the towers' own keys it finds 72 pairs, two of them others. Many
+captions name one of the 200 classes, so these figures show how the parts work together, not what a two-tower model does
 on classes that are new to it.
 """
 
