@@ -109,6 +109,11 @@ class Config:
                 yield "train.values", f"{kind}: no encoder of --config.encoders.value_{role} makes these values"
         if "mam_names" in self.train.heads and not (self.class_names and self.encoders.value_text):
             yield "train.heads", "mam_names reads the names of the classes; set --config.class_names and a text encoder"
+        if not self.encoders.value_text:
+            if "zero_shot" in self.train.heads:
+                yield "train.heads", "zero_shot reads the names of the classes; set --config.encoders.value_text"
+            if self.train.start_at_names:
+                yield "train.start_at_names", "needs a text encoder; set --config.encoders.value_text"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,6 +159,11 @@ class Train:
         "over the memory; 0 for nothing [I].",
         at_least=0,
     )
+    start_at_names: bool = option(
+        False,
+        "Whether linear classifiers start at the zero-shot classifier, the names of the classes in the space of the "
+        "keys.",
+    )
     null_slot: bool = option(
         False, "Whether attention has an extra entry that adds nothing, so that it can ignore the list [I]."
     )

@@ -47,6 +47,7 @@ class Batch(NamedTuple):
         prepared: the arrays that the head's `prepare` made of the task, the same for every batch; None for nothing.
         key_rows: `keys` before they are gathered, for heads that read them from their table; None if there is none.
         value_rows: the same for each kind of `values`. Code that replaces keys or values must set both to None.
+        classifier: where a linear classifier of standardized queries starts, `[D, C]`; None for a random start.
     """
 
     queries: jax.Array
@@ -57,6 +58,7 @@ class Batch(NamedTuple):
     prepared: Any = None
     key_rows: Rows | None = None
     value_rows: dict[str, Rows] | None = None
+    classifier: jax.Array | None = None
 
 
 class Output(NamedTuple):

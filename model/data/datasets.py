@@ -63,6 +63,7 @@ class Task:
             missing if its names are not embedded.
         fingerprint: of the neighbour lists and everything they came from.
         prepared: by head, the arrays that its `prepare` made (`model.training.preparation`).
+        classifier: where linear classifiers start, float32 `[D, C]` (`model.prepare.name_start`); None for at random.
     """
 
     splits: dict[str, Split]
@@ -74,6 +75,7 @@ class Task:
     name_vectors: Mapping[str, np.ndarray]
     fingerprint: str
     prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classifier: np.ndarray | None = None
 
 
 def _matrix(table: pa.Table, column: str) -> np.ndarray:

@@ -33,6 +33,7 @@ class Tables(NamedTuple):
         keys: standardized, `[M, D]`.
         values: standardized, for each kind `[M, V]`.
         prepared: by head, the arrays that its `prepare` made.
+        classifier: as in `Batch`.
         for_batch: () if the tables are for one batch, else None: jit sees the structure, not a bool.
     """
 
@@ -44,6 +45,7 @@ class Tables(NamedTuple):
     keys: jax.Array
     values: dict[str, jax.Array]
     prepared: dict[str, Any]
+    classifier: jax.Array | None = None
     for_batch: tuple[()] | None = None
 
     def gather(self, rows: jax.Array, head: str = "") -> Batch:
@@ -59,6 +61,7 @@ class Tables(NamedTuple):
             scores=self.scores[rows],
             mask=self.mask[rows],
             prepared=self.prepared.get(head),
+            classifier=self.classifier,
         )
         # An accelerator gathers once for all layers; a CPU's cache is too small for that.
         return batch._replace(key_rows=keys, value_rows=values) if jax.default_backend() == "cpu" else batch
@@ -135,6 +138,7 @@ def of_queries(task: Task) -> dict[str, Tables]:
             keys=nothing,
             values={},
             prepared=prepared,
+            classifier=None if task.classifier is None else jnp.asarray(task.classifier),
         )
         for name, split in task.splits.items()
     }

@@ -29,6 +29,7 @@ class Head:
         prepare: `(task, train)` to the arrays that it needs besides lists and memory, a NamedTuple; None for nothing.
             It is called once before the first step, and its result is `batch.prepared`. Heads with the same function
             share the result.
+        tuned: whether settings change its predictions; if not, it has one trial, with the first value of each.
         check: `(task, train)`, called before `prepare`; raises a `UserError` if the head cannot learn the task.
     """
 
@@ -39,6 +40,7 @@ class Head:
     attends: bool = False
     prepare: Callable[[Task, Train], Any] | None = None
     check: Callable[[Task, Train], None] | None = None
+    tuned: bool = True
 
 
 def init(head: nn.Module, batch: Batch, seed: jax.Array | int) -> dict:

@@ -15,10 +15,7 @@ from model.data import class_names
 from model.data.batch import Batch, Output
 from model.data.datasets import Task
 from model.heads.base import Head
-from pipelines.errors import UserError
-
-# At which the factors of CLIP models are clipped.
-_FIRST_FACTOR = 100.0
+from model.prepare import name_start
 
 
 class ClassNames(NamedTuple):
@@ -36,7 +33,7 @@ class ZeroShot(nn.Module):
         known: ClassNames = batch.prepared
         length = jnp.linalg.norm(batch.queries, axis=-1, keepdims=True)
         cosines = batch.queries / jnp.maximum(length, jnp.finfo(jnp.float32).tiny) @ known.vectors.T
-        factor = _FIRST_FACTOR * jnp.exp(self.param("factor", nn.initializers.zeros, ()))
+        factor = name_start.FIRST_FACTOR * jnp.exp(self.param("factor", nn.initializers.zeros, ()))
         return Output(factor * cosines, batch.queries, jnp.zeros((len(cosines), 0)))
 
 
@@ -52,12 +49,7 @@ def prepare(task: Task, train: Train) -> ClassNames:
 
 def check(task: Task, train: Train) -> None:
     """Raises a `UserError` if no names are embedded in the space of the keys."""
-    if class_names.KEYS not in task.name_vectors:
-        raise UserError(
-            "--config.train.heads: zero_shot compares images with the names of the classes, and no names are embedded "
-            "in the space of the keys; name the two towers of one checkpoint as --config.encoders.key and "
-            "--config.encoders.value_text (docs/encoders.md, 'space') and run web-memory embed again"
-        )
+    name_start.check(task, "--config.train.heads: zero_shot")
 
 
-HEAD = Head("zero_shot", build, needs_neighbors=False, needs_text=False, prepare=prepare, check=check)
+HEAD = Head("zero_shot", build, needs_neighbors=False, needs_text=False, prepare=prepare, check=check, tuned=False)
