@@ -14,14 +14,14 @@ SHELVES = {
     "configs": (),
     "pipelines": ("", "images", "sources", "encoders", "filtering", "upkeep", "embedding", "demo"),
     "index": ("engines", "store", "measure", "building", "lists", "searching"),
-    "model": ("measures", "data", "prepare", "heads", "objectives", "training", "reports"),
+    "model": ("measures", "data", "prepare", "heads", "objectives", "training", "reports", "aligning"),
 }
 # Folders that know nothing of each other.
 APART = {frozenset({"index.building", "index.lists"}), frozenset({"pipelines.demo", "pipelines.embedding"})}
 COMMANDS = {
     *("pipelines.demo_corpus", "pipelines.embed", "pipelines.encoder_facts", "pipelines.leaks"),
     *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
-    *("model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
+    *("model.align", "model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
 }
 # What other packages import beside the foundation of `pipelines`, and where that is said.
 EXEMPT = {
@@ -35,6 +35,13 @@ EXEMPT = {
         "pipelines.images.decode",
     },
     "model.finetune": {"pipelines.sources.pictures"},
+    # docs/adr/0018: it embeds the pairs that it trains on, and makes encoders.
+    "model.align": {
+        "pipelines.embedding.request",
+        "pipelines.embedding.stage",
+        "pipelines.encoders.handles",
+        "pipelines.encoders.projected",
+    },
     # They show the images themselves; the search embeds what is asked for.
     "model.report": {"pipelines.sources.pictures"},
     "index.search": {"pipelines.sources.pictures"},
