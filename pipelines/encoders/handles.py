@@ -184,6 +184,8 @@ def _describe(handle: str) -> tuple[dict[str, Any], str, str]:
         )
     if without_login(description.get("model", "")) != description.get("model", ""):
         raise UserError(f"{path}: 'model' is a URL with a name or a password; leave it out")
+    if description.get("model", "").startswith(checkpoints.PREFIX):
+        raise UserError(f"{path}: 'model' is {description['model']!r}; give it as the encoder itself")
     # The place of a model is no part of its identity.
     model = storage.join(path.rpartition("/")[0] or ".", description.pop("model", ""))
     if onnx_files.is_onnx(handle):

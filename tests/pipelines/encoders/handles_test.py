@@ -42,6 +42,7 @@ def test_vectors_have_unit_length_unless_told_otherwise(describe):
         ({"output": [0]}, "'output' must be a name or a place"),
         ({"requires": "os"}, "'requires' can only be tensorflow_text"),
         ({"model": "https://me:secret@host/m"}, "'model' is a URL with a name or a password; leave it out"),
+        ({"model": "hf:/models/clip#image"}, "'model' is 'hf:/models/clip#image'; give it as the encoder itself"),
         ({"model": 3}, "whose 'model', if it has one, is a folder"),
         ({**made.TOKENS, "inputs": ["ids"]}, "'inputs' must be a list of 2 names"),
         ({**made.TEXT, "preprocess": {"tokenizer": "tokenizer.json"}}, "has no 'max_tokens'"),
