@@ -212,9 +212,13 @@ class Session:
                 f"head {of.head}: its result.json has no new_class_offset, it is of an older version; remove that file "
                 "and run web-memory train again, which ends the run from its last checkpoint"
             )
-        from pipelines.embedding import class_names
+        from pipelines.embedding.names import class_names, class_texts
 
-        vectors = class_names.encode(added, *self._text_encoder(column), self.embed.batch_size).astype(np.float32)
+        parts = [class_texts.phrases(name) for name in added]
+        if kind.names_kind == KEY:
+            parts = [class_texts.prompted(part, of.encoders.prompts) for part in parts]
+        encoder, spec = self._text_encoder(column)
+        vectors = class_names.encode(added, parts, encoder, spec, self.embed.batch_size).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         texts = state.memory.vectors.get(f"value_{kind.names_kind}", np.zeros((len(state.memory.ids), 0)))
         new = NewClasses(vectors, state.memory.vectors[KEY], texts, of.train)
