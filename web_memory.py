@@ -26,6 +26,8 @@ STAGES = {
     "finetune": ("model.finetune", "train the query encoder together with a head"),
     "evaluate": ("model.evaluate", "compare the trained heads"),
     "ablate": ("model.ablate", "vary one thing and train the heads at each value"),
+    "export": ("model.export", "write a trained model as one folder that opens anywhere"),
+    "predict": ("model.predict", "predict the classes of photographs"),
     "report": ("model.report", "write the tables, the gallery and the report page"),
 }
 # What `run` runs, after the demo's corpus or the training of two towers.

@@ -61,6 +61,7 @@ class Config:
     train_set: Source = Source(format="image_list")
     val_set: Source = Source(format="image_list")
     test_set: Source = Source(format="image_list")
+    predict_set: Source = Source(format="image_list")
     class_names: str = option("", "File with one class name a line, after its last tab; commas separate synonyms.")
     protocol: Protocol = Protocol()
     encoders: Encoders = Encoders()

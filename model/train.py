@@ -26,6 +26,7 @@ def run(config: Config) -> None:
     """
     from model.data import host_tables, protocol
     from model.measures import metrics, plausibility
+    from model.recognition import trained
     from model.training import trials
 
     places, train, seed = config.places, config.train, config.seed
@@ -42,6 +43,7 @@ def run(config: Config) -> None:
             tried = runs.trials()
             chosen = runs.choose(tried)
             results = [runs.seed(chosen, seed) for seed in train.seeds]
+            trained.keep(folder, name, chosen.point, task, config)
             rates += [result["reading"] for result in results if "reading" in result]
             lines[name] = _line(chosen, tried)
             test = sum(result["accuracy"]["all"] for result in results) / len(results)

@@ -19,6 +19,7 @@ from pipelines.errors import UserError, nearest
 _WIDTH = 100
 _COLUMN = 40
 _PASSWORD = re.compile(r"://[^\s/?#]*:[^\s/?#]*@")
+_T = typing.TypeVar("_T")
 # Differences between two configurations that an error shows.
 _MOST_SHOWN = 3
 # The fields of the config itself.
@@ -100,6 +101,37 @@ def check(section: Any, prefix: str = "") -> None:
         _check(leaf)
     for leaf, problem in _problems(section, prefix):
         raise UserError(f"--config.{leaf.name}={leaf.shown}: {problem}")
+
+
+def restore(kind: type[_T], value: Any, prefix: str = "") -> _T:
+    """Returns a section that was stored as a JSON object, with every field checked; fields that it lacks have defaults.
+
+    Args:
+        kind: of the section.
+        value: what `dataclasses.asdict` and JSON made of one.
+        prefix: its name with a dot, for errors.
+
+    Raises:
+        UserError: if it is of another kind, or a field is unknown or wrong.
+    """
+    section = _restored(kind, value, prefix)
+    check(section, prefix)
+    return typing.cast(_T, section)
+
+
+def _restored(kind: Any, value: Any, prefix: str) -> Any:
+    if not isinstance(value, dict):
+        raise UserError(f"{prefix.rstrip('.') or kind.__name__}: is no object of fields")
+    kinds = typing.get_type_hints(kind)
+    if unknown := [name for name in value if name not in kinds]:
+        raise UserError(f"{prefix}{unknown[0]}: unknown field; it was stored by another version")
+    parts = {}
+    for name, part in value.items():
+        if dataclasses.is_dataclass(kinds[name]):
+            parts[name] = _restored(kinds[name], part, f"{prefix}{name}.")
+        else:
+            parts[name] = tuple(part) if isinstance(part, list) else part
+    return kind(**parts)
 
 
 def line_problems(config: Config) -> list[str]:

@@ -186,6 +186,8 @@ def main(
     values: Mapping[str, tuple[Any, str]] | None = None,
     chooses_generation: bool = False,
     argument: str = "",
+    needs_config: bool = True,
+    writes_workdir: bool = True,
 ) -> int:
     """Runs a command and returns its exit code.
 
@@ -199,6 +201,8 @@ def main(
         chooses_generation: whether the command needs no pointer to the generation in use, because it writes it.
         argument: name of the one argument, without a flag, of a command that needs no config and no workdir; empty for
             none. Left out, it is an empty text.
+        needs_config: whether a config file must be named; without one its fields have their defaults.
+        writes_workdir: whether a command with `beam` changes the workdir, where only one may do so at a time.
     """
     # Warnings of libraries are not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
@@ -212,7 +216,7 @@ def main(
     workdir = "the command"
     try:
         given = sys.argv[1:] if argv is None else argv
-        config, chosen, rest = parse(given, description, switches, values, needs_config=not argument)
+        config, chosen, rest = parse(given, description, switches, values, needs_config=needs_config and not argument)
         if argument:
             chosen[argument] = rest.pop(0) if rest and not rest[0].startswith("-") else ""
         ours = [*_OWN, *(f"--{name}" for name in chosen if name != argument)]
@@ -227,7 +231,7 @@ def main(
             from pipelines.runner import Runner
 
             runner = Runner(rest, ours)
-            with _sole_writer(config.workdir, run.__module__):
+            with _sole_writer(config.workdir, run.__module__) if writes_workdir else contextlib.nullcontext():
                 run(generation.resolve(config, chooses_generation), runner, **chosen)
         else:
             run(generation.resolve(config), **chosen)

@@ -15,13 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import google_crc32c
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
 from model.data import parallel, tables
-from model.data.batch import standardize
 from model.data.datasets import Task
 from model.data.tables import Tables
 from model.data.vectors import Vectors, chunks
@@ -120,10 +118,9 @@ class RowFile:
         storage.remove(_facts_path(path))
         stored, numpy_stored = _STORED[dtype]
         field = pa.field("row", pa.list_(stored, vectors.shape[1]), nullable=False)
-        device_standardize = jax.jit(lambda chunk: standardize(chunk).astype(dtype))
         with storage.atomic_write(path) as file, pa.ipc.new_file(file, pa.schema([field])) as writer:
             for _, chunk in chunks(vectors):
-                rows: np.ndarray = np.asarray(device_standardize(chunk)).view(numpy_stored)
+                rows: np.ndarray = tables.standardize_rows(chunk, dtype).view(numpy_stored)
                 writer.write_batch(pa.record_batch([schemas.fixed_list(rows, field)], schema=pa.schema([field])))
         storage.write_json(_facts_path(path), {"crc32c": checksum(path)})
 

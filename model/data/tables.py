@@ -15,7 +15,7 @@ import numpy as np
 from model.data import parallel
 from model.data.batch import Batch, Rows, offset, standardize
 from model.data.datasets import Task
-from model.data.vectors import Vectors, chunks
+from model.data.vectors import Vectors, chunks, in_blocks
 
 # Bytes of alignment of arrays that XLA uses without a copy.
 _ALIGNMENT = 64
@@ -113,6 +113,19 @@ def aligned_empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
     return room[first : first + bytes_].view(jnp.dtype(dtype)).reshape(shape)
 
 
+def standardize_rows(rows: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """Returns rows float32 `[n, V]`, standardized, in a dtype; the bits of a row do not depend on the others."""
+    return in_blocks(_standardize, rows, dtype)
+
+
+def offset_rows(rows: np.ndarray) -> np.ndarray:
+    """Returns the offsets `[n]` of rows float32 `[n, V]`, see `Batch`; the bits of one do not depend on the others."""
+    return in_blocks(_offset, rows)
+
+
+_offset = jax.jit(offset)
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _standardize(chunk: jax.Array, dtype: str) -> jax.Array:
     return standardize(chunk).astype(dtype)
@@ -122,18 +135,17 @@ def standardized(vectors: Vectors, dtype: str) -> jax.Array:
     """Returns all rows `[M, V]`, standardized, on every device; on a CPU only a chunk of them is in memory twice."""
     table = aligned_empty(vectors.shape, dtype)
     for first, chunk in chunks(vectors):
-        table[first : first + len(chunk)] = _standardize(chunk, dtype)
+        table[first : first + len(chunk)] = standardize_rows(chunk, dtype)
     return parallel.replicate(table)
 
 
 def of_queries(task: Task) -> dict[str, Tables]:
     """Returns the queries of each split and what is prepared, without neighbours, keys and values."""
-    device_standardize, device_offset = jax.jit(standardize), jax.jit(offset)
     prepared = jax.tree.map(jnp.asarray, dict(task.prepared))
     nothing = jnp.zeros((0, 0))
     loaded = {
         name: Tables(
-            queries=device_standardize(jnp.asarray(split.queries)),
+            queries=jnp.asarray(standardize_rows(split.queries)),
             labels=jnp.asarray(split.labels),
             neighbors=nothing,
             scores=jnp.asarray(split.scores),
@@ -142,7 +154,7 @@ def of_queries(task: Task) -> dict[str, Tables]:
             values={},
             prepared=prepared,
             classifier=None if task.classifier is None else jnp.asarray(task.classifier),
-            offsets=device_offset(jnp.asarray(split.queries)),
+            offsets=jnp.asarray(offset_rows(split.queries)),
         )
         for name, split in task.splits.items()
     }

@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,3 +71,28 @@ def chunks(vectors: Vectors) -> Iterator[tuple[int, np.ndarray]]:
     for chunk in vectors.chunks():
         yield first, chunk
         first += len(chunk)
+
+
+# Rows that `in_blocks` computes at a time.
+BLOCK_ROWS = 64
+
+
+def in_blocks(function: Callable[..., Any], rows: np.ndarray, *more: Any) -> np.ndarray:
+    """Returns `function(rows, *more)`, computed a block of rows at a time, of which the last is filled up with zeros.
+
+    XLA rounds sums and products differently for other numbers of rows. So a row has the same bits wherever it is: in
+    training among all others, in a prediction alone.
+
+    Args:
+        function: from float32 `[BLOCK_ROWS, V]` to `[BLOCK_ROWS, ..]`, row by row.
+        rows: float32 `[n, V]`.
+        more: arguments that are the same for all rows.
+    """
+    blocks = []
+    for first in range(0, max(len(rows), 1), BLOCK_ROWS):
+        block = rows[first : first + BLOCK_ROWS]
+        if len(block) < BLOCK_ROWS:
+            block = np.concatenate([block, np.zeros((BLOCK_ROWS - len(block), *rows.shape[1:]), rows.dtype)])
+        blocks.append(function(block, *more))
+    # Only now, so that a device computes a block while the next is prepared.
+    return np.concatenate([np.asarray(block) for block in blocks])[: len(rows)]

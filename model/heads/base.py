@@ -2,14 +2,31 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from configs.base import Train
 from model.data.batch import Batch
 from model.data.datasets import Task
+
+
+class NewClasses(NamedTuple):
+    """Classes that are known by their names alone.
+
+    Attributes:
+        names: embedded, float32 `[n, V]`, unit length.
+        keys: of all memory rows, `[M, D]`.
+        texts: their text values, `[M, V]`.
+        train: the settings that the head was trained with.
+    """
+
+    names: np.ndarray
+    keys: np.ndarray
+    texts: np.ndarray
+    train: Train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +46,11 @@ class Head:
         prepare: `(task, train)` to the arrays that it needs besides lists and memory, a NamedTuple; None for nothing.
             It is called once before the first step, and its result is `batch.prepared`. Heads with the same function
             share the result.
+        prepared: the type of that result, so that it can be kept with the head.
+        names_kind: of a head that takes classes that were not trained, which of `Task.name_vectors` it reads.
+        unlabelled: of such a head, its parameters to those with which a class scores as if no image of it were known.
+        extend: of such a head, parameters, what it prepared, and the new classes, to both with the new classes behind
+            the others.
         tuned: whether settings change its predictions; if not, it has one trial, with the first value of each.
         check: `(task, train)`, called before `prepare`; raises a `UserError` if the head cannot learn the task.
     """
@@ -39,6 +61,10 @@ class Head:
     needs_text: bool
     attends: bool = False
     prepare: Callable[[Task, Train], Any] | None = None
+    prepared: type | None = None
+    names_kind: str = ""
+    unlabelled: Callable[[Any], Any] | None = None
+    extend: Callable[[Any, Any, NewClasses], tuple[Any, Any]] | None = None
     check: Callable[[Task, Train], None] | None = None
     tuned: bool = True
 

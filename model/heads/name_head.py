@@ -4,14 +4,17 @@ Two answers need no labels: what the memory shows under each name (`name_prior`)
 neighbours name. A linear classifier learns what they miss. All three are logits, which are added.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from configs.base import Names, Train
 from model.data.batch import Batch, Output, standardize
 from model.data.datasets import Task
-from model.heads.base import Head
+from model.heads.base import Head, NewClasses
 from model.heads.linear import dropout, learned, thin
 from model.heads.memory_attention import masked_softmax
 from model.prepare import name_prior
@@ -75,4 +78,33 @@ def check(task: Task, train: Train) -> None:
         )
 
 
-HEAD = Head("mam_names", build, needs_neighbors=True, needs_text=True, attends=True, prepare=prepare, check=check)
+def unlabelled(params: Any) -> Any:
+    """Returns the parameters without the classifier, which alone has learned of single classes."""
+    return {**params, "classifier": {name: 0 * array for name, array in params["classifier"].items()}}
+
+
+def extend(params: Any, known: NamePrior, new: NewClasses) -> tuple[Any, NamePrior]:
+    """Adds classes, whose means are those of the memory rows that the captions name; the others stay as trained."""
+    count = len(new.names)
+    names = np.concatenate([known.names, new.names])
+    means = name_prior.more_means(new.keys, new.texts, names, count, known.whitening, new.train.names)
+    classifier = {
+        name: np.pad(np.asarray(array), [*[(0, 0)] * (array.ndim - 1), (0, count)])
+        for name, array in params["classifier"].items()
+    }
+    return {**params, "classifier": classifier}, NamePrior(names, known.whitening, np.concatenate([known.means, means]))
+
+
+HEAD = Head(
+    "mam_names",
+    build,
+    needs_neighbors=True,
+    needs_text=True,
+    attends=True,
+    prepare=prepare,
+    prepared=NamePrior,
+    names_kind="text",
+    unlabelled=unlabelled,
+    extend=extend,
+    check=check,
+)

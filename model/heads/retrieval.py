@@ -99,7 +99,12 @@ def prepare(task: Task, train: Train) -> Start | None:
 
 
 MEAN_KNN = Head(
-    "mean_knn", functools.partial(build, uniform=True), needs_neighbors=True, needs_text=False, prepare=prepare
+    "mean_knn",
+    functools.partial(build, uniform=True),
+    needs_neighbors=True,
+    needs_text=False,
+    prepare=prepare,
+    prepared=Start,
 )
 MAM = Head(
     "mam",
@@ -108,4 +113,5 @@ MAM = Head(
     needs_text=False,
     attends=True,
     prepare=prepare,
+    prepared=Start,
 )

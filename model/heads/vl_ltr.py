@@ -80,4 +80,4 @@ def prepare(task: Task, train: Train) -> Bank:
     return class_bank.make(task, train.bank_sentences)
 
 
-HEAD = Head("vl_ltr", build, needs_neighbors=False, needs_text=True, prepare=prepare)
+HEAD = Head("vl_ltr", build, needs_neighbors=False, needs_text=True, prepare=prepare, prepared=Bank)

@@ -4,17 +4,18 @@ As in CLIP (Radford et al., 2021): an image is of the class whose name has the h
 learns one factor of the cosines, which makes them probabilities and changes no prediction.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from configs.base import Train
 from model.data import class_names
 from model.data.batch import Batch, Output
 from model.data.datasets import Task
-from model.heads.base import Head
+from model.heads.base import Head, NewClasses
 from model.prepare import name_start
 
 
@@ -55,4 +56,21 @@ def check(task: Task, train: Train) -> None:
     name_start.check(task, "--config.train.heads: zero_shot")
 
 
-HEAD = Head("zero_shot", build, needs_neighbors=False, needs_text=False, prepare=prepare, check=check, tuned=False)
+def extend(params: Any, known: ClassNames, new: NewClasses) -> tuple[Any, ClassNames]:
+    """Adds classes."""
+    return params, ClassNames(np.concatenate([np.asarray(known.vectors), new.names]))
+
+
+HEAD = Head(
+    "zero_shot",
+    build,
+    needs_neighbors=False,
+    needs_text=False,
+    prepare=prepare,
+    prepared=ClassNames,
+    names_kind=class_names.KEYS,
+    unlabelled=lambda params: params,
+    extend=extend,
+    check=check,
+    tuned=False,
+)

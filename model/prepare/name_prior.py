@@ -90,6 +90,27 @@ def fit(keys: np.ndarray, texts: np.ndarray, names: np.ndarray, settings: Names)
     return whitening.affine(mean, matrix), means.astype(np.float32)
 
 
+def more_means(
+    keys: np.ndarray, texts: np.ndarray, names: np.ndarray, count: int, matrix: np.ndarray, settings: Names
+) -> np.ndarray:
+    """Returns the means of the last `count` classes, float32 `[count, D]`, in the space of a whitening that is known.
+
+    Args:
+        keys: of M memory rows, `[M, D]`.
+        texts: their text values, `[M, V]`.
+        names: of all classes, `[C, V]`; a caption is shared out among all of them.
+        count: of the classes to fit.
+        matrix: the whitening, from `fit`.
+        settings: `temperature` and `threshold`.
+    """
+    named = np.zeros((len(names), keys.shape[1] + 1))
+    for begin in range(0, len(keys), BLOCK_ROWS):
+        part = slice(begin, begin + BLOCK_ROWS)
+        rows = (matrix_of[part].astype(np.float32, copy=False) for matrix_of in (keys, texts))
+        named += np.asarray(_sums(*rows, names, settings.temperature, settings.threshold)[1], np.float64)
+    return (named[-count:] @ matrix / (named[-count:, -1:] + ROWS_OF_NONE)).astype(np.float32)
+
+
 def make(task: Task, settings: Names) -> NamePrior:
     """Fits the classifier to the memory rows that training images retrieved; the class names must be embedded."""
     rows, names = task.splits["train"].retrieved, task.name_vectors["text"]

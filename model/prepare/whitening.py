@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.data.datasets import Split, Task
-from model.data.vectors import Vectors, chunks
+from model.data.vectors import Vectors, chunks, in_blocks
 
 # Added to the variance of each direction, as a share of the mean variance; weak directions are mostly noise.
 _RIDGE = 1.0
@@ -55,9 +55,13 @@ def _gram(x: jax.Array, counted: jax.Array) -> jax.Array:
     return x.T @ x
 
 
+def whitened(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Returns rows `[n, D]` in the space of a whitening `[D + 1, D]`, of unit length; bits depend on no other row."""
+    return in_blocks(_whitened, rows, matrix)
+
+
 @jax.jit
 def _whitened(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Returns rows in that space, of unit length."""
     white = with_one(x) @ matrix
     return white / jnp.maximum(jnp.linalg.norm(white, axis=-1, keepdims=True), _SMALLEST)
 
@@ -83,11 +87,16 @@ def fit(keys: Vectors, rows: np.ndarray) -> np.ndarray:
     return affine(*solve(gram, _RIDGE))
 
 
+def score(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Returns the scores float32 `[n]` of pairs of whitened queries and keys, both `[n, D]`."""
+    return np.einsum("nd,nd->n", queries, keys)
+
+
 class _Scores:
     """The scores of one split, filled in chunk by chunk of the keys."""
 
     def __init__(self, split: Split, matrix: np.ndarray) -> None:
-        self._queries = np.asarray(_whitened(split.queries, matrix))
+        self._queries = whitened(split.queries, matrix)
         self._width = split.neighbors.shape[1]
         entries = np.flatnonzero(split.mask)
         rows = split.neighbors.ravel()[entries]
@@ -102,7 +111,7 @@ class _Scores:
             part = slice(at, min(at + BLOCK_ENTRIES, end))
             entries = self._entries[part]
             queries = self._queries[entries // self._width]
-            self.found.ravel()[entries] = np.einsum("nd,nd->n", queries, keys[self._rows[part] - first])
+            self.found.ravel()[entries] = score(queries, keys[self._rows[part] - first])
 
 
 def rescore(task: Task) -> Task:
@@ -114,8 +123,8 @@ def rescore(task: Task) -> Task:
     matrix = fit(task.keys, rows)
     scores = {name: _Scores(split, matrix) for name, split in task.splits.items()}
     for first, chunk in chunks(task.keys):
-        keys = np.asarray(_whitened(chunk, matrix))
+        keys = whitened(chunk, matrix)
         for of in scores.values():
             of.see(first, keys)
     splits = {name: dataclasses.replace(split, scores=scores[name].found) for name, split in task.splits.items()}
-    return dataclasses.replace(task, splits=splits)
+    return dataclasses.replace(task, splits=splits, whitening=matrix)

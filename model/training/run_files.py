@@ -15,6 +15,7 @@ from pipelines.errors import UserError
 
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
+PARAMETERS = "parameters.safetensors"
 METRICS = "metrics.jsonl"
 CHECKPOINTS, CHECKPOINT = "checkpoints", "checkpoints.json"
 TRIAL = "trial.json"

@@ -14,9 +14,11 @@ from typing import Any
 import pyarrow as pa
 from tensorboardX import SummaryWriter
 
+from model.data import array_files
 from model.data.datasets import Split
 from model.data.sampling import batch_rows
-from model.measures import metrics
+from model.heads import registry
+from model.measures import metrics, new_classes
 from model.training import divergence, run_files
 from model.training.checkpoints import Checkpoints
 from model.training.divergence import Diverged
@@ -70,6 +72,17 @@ def _write_predictions(folder: str, trainer: Trainer, params: Any, metadata: dic
         "top5": metrics.top_accuracy(classes, split.labels),
         "ece": metrics.calibration_error(probabilities[:, 0], predicted == split.labels),
     }
+
+
+def _new_classes(trainer: Trainer, params: Any) -> dict[str, Any]:
+    """Returns what to add to the scores of classes that are known by their names alone, if the head takes such."""
+    unlabelled = registry.get(trainer.name).unlabelled
+    if unlabelled is None:
+        return {}
+    without = {**params, "head": unlabelled(params["head"])}
+    scores, names_alone = (trainer.predict(each, "val")[0] for each in (params, without))
+    labels = trainer.task.splits["val"].labels
+    return {"new_class_offset": new_classes.offset(scores, names_alone, labels)}
 
 
 def _cause(trainer: Trainer, seed: int, step: int, setting: Setting) -> str:
@@ -135,9 +148,10 @@ def run(
 
     Returns:
         `head`, `seed`, `setting`, `split`, `config_hash`, `accuracy` (fractions), `metrics_sha256`, on test also
-        `top5`, `ece` and `predictions_sha256`, `val_accuracy` and `train_secs` (of an interrupted run only those since
-        it resumed). A trial that diverged has accuracies of 0 and the reason in `diverged`. `reading` is the speed of
-        reading if batches were read from files (`host_tables.Meter.rates`).
+        `top5`, `ece`, `parameters_sha256` and `predictions_sha256`, `val_accuracy` and `train_secs` (of an interrupted
+        run only those since it resumed). A trial that diverged has accuracies of 0 and the reason in `diverged`.
+        `new_class_offset` is that of `measures.new_classes`, of heads that take classes without images. `reading` is
+        the speed of reading if batches were read from files (`host_tables.Meter.rates`).
 
     Raises:
         Diverged: if a run that is no trial diverged.
@@ -164,6 +178,9 @@ def run(
         result |= {"accuracy": val, "val_accuracy": val}
         if split == "test":
             metadata = {"config_hash": config_hash, "head": trainer.name, "seed": str(seed)}
+            path = storage.join(folder, run_files.PARAMETERS)
+            result |= _new_classes(trainer, params)
+            result["parameters_sha256"] = array_files.write(path, params, metadata)
             result |= _write_predictions(folder, trainer, params, metadata)
     if rates := trainer.data["train"].rates():
         result["reading"] = rates

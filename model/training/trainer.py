@@ -49,6 +49,26 @@ class State(NamedTuple):
     step: jax.Array
 
 
+def predictor(name: str, head: nn.Module, objective: objectives.Objective) -> Any:
+    """Returns the jitted prediction of a head, the same for test images and for new photographs.
+
+    Args:
+        name: of the head.
+        head: its module.
+        objective: that it was trained with.
+
+    Returns:
+        A function of parameters, tables and their rows `[B]`, to log-probabilities up to a constant `[B, C]` and the
+        neighbours' weights `[B, K]`.
+    """
+
+    def predict(params: Any, data: Tables, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output = head.apply({"params": params["head"]}, data.gather(parallel.split(rows), name), 0.0, None)
+        return objective.scores(params["objective"], output), output.weights
+
+    return jax.jit(predict)
+
+
 class Trainer:
     """The jitted functions of one head; settings and seeds are traced, so that all runs share one compilation."""
 
@@ -73,7 +93,7 @@ class Trainer:
         self._shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, train.steps)
         self._init = jax.jit(self._start, out_shardings=parallel.whole())
         self._steps = jax.jit(self._run_steps, donate_argnums=0, out_shardings=parallel.whole())
-        self._predict = jax.jit(self._forward)
+        self._predict = predictor(name, self.head, self.objective)
         self._is_finite = jax.jit(
             lambda params: jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
         )
@@ -179,10 +199,6 @@ class Trainer:
     def is_finite(self, state: State) -> bool:
         """Whether all parameters are finite."""
         return bool(self._is_finite(state.params))
-
-    def _forward(self, params: Any, data: Tables, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = self._apply(params["head"], self._gather(data, parallel.split(rows)), 0.0, None)
-        return self.objective.scores(params["objective"], output), output.weights
 
     def predict(self, params: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns log-probabilities, up to a constant for each query, float32 `[N, C]`, and the neighbours' weights.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.base import Filters, Source
+from configs.base import Embed, Filters, Source
 from pipelines import manifest, schemas, sources, storage
 from pipelines.embedding import classes
 from pipelines.embedding.classes import Classes
@@ -149,6 +149,56 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Cla
     beside = sources.passed_over(request.sources[name], request.places.data)
     numbered = _numbered(path, config_hash, shards, markers)
     folder = Folder(name, path, config_hash, specs, numbered, markers, labels, beside=beside)
+    folder.refresh()
+    folder.forget_changed()
+    folder.forget_incomplete()
+    return folder
+
+
+def open_one(
+    path: str,
+    source: Source,
+    data: str,
+    embed: Embed,
+    specs: Mapping[str, EncoderSpec],
+    labels: Labels | None,
+    identity: Mapping[str, Any],
+) -> Folder:
+    """Claims the folder of one source on its own, which is no split of a request.
+
+    Args:
+        path: of the folder.
+        source: as the config has it.
+        data: folder that its paths are relative to.
+        embed: batch size and limits.
+        specs: of each vector column.
+        labels: how names of classes become numbers; None if the source has none.
+        identity: what else decides what becomes of it.
+
+    Raises:
+        UserError: if the source cannot be listed, or the folder is another configuration's.
+    """
+    whole, listings = sources.resolve(source, data), storage.join(path, manifest.LISTINGS)
+    own = {"source": _described(whole), "encoders": {column: dataclasses.asdict(s.info) for column, s in specs.items()}}
+    own |= {"limits": [embed.batch_size, embed.list_shard_rows, embed.max_image_bytes, embed.max_image_pixels]}
+    config_hash = manifest.claim(path, _STAGE, {**own, **identity})
+    storage.remove_temporaries(path)
+    shards = sources.plan(source, data, embed, listings, labels)
+    reading = labels
+    if labels and source.format not in sources.CONTAINERS:
+        # Those of lists are numbers once they are planned.
+        reading = dataclasses.replace(labels, declared=(), own=())
+    markers = manifest.read_markers(path, config_hash)
+    folder = Folder(
+        storage.name(path),
+        path,
+        config_hash,
+        dict(specs),
+        _numbered(path, config_hash, shards, markers),
+        markers,
+        reading,
+        beside=sources.passed_over(source, data),
+    )
     folder.refresh()
     folder.forget_changed()
     folder.forget_incomplete()

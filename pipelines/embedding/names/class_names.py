@@ -177,10 +177,29 @@ def _table(names: list[str], wanted: Mapping[str, tuple[EncoderSpec, list[list[s
         encoder = loaded[column]
         if not isinstance(encoder, TextEncoder):
             raise TypeError(f"{column}: {spec.handle} is not a text encoder")
-        vectors = spec.info.stored(_means(encoder, spec.handle, parts, batch_size))
-        _check(vectors, names, spec.handle)
+        vectors = encode(names, parts, encoder, spec, batch_size)
         arrays[column] = schemas.fixed_list(vectors, schema.field(column))
     return pa.Table.from_arrays([arrays[column] for column in schema.names], schema=schema)
+
+
+def encode(
+    names: Sequence[str], parts: list[list[str]], encoder: TextEncoder, spec: EncoderSpec, batch_size: int
+) -> np.ndarray:
+    """Returns the vectors `[C, dim]` of classes as they are stored.
+
+    Args:
+        names: of the classes.
+        parts: the texts of each, whose mean it is.
+        encoder: loaded.
+        spec: of the encoder.
+        batch_size: texts in each encoder call.
+
+    Raises:
+        UserError: if the encoder returns values that are not finite, or only zeros.
+    """
+    vectors = spec.info.stored(_means(encoder, spec.handle, parts, batch_size))
+    _check(vectors, names, spec.handle)
+    return vectors
 
 
 def _means(encoder: TextEncoder, handle: str, parts: list[list[str]], batch_size: int) -> np.ndarray:

@@ -1,0 +1,140 @@
+"""Predicts the classes of photographs: `web-memory predict --config=.. --images=PATTERN [--output=FILE] [--runner=..]`.
+
+    web-memory predict --config=configs/demo.py --images=a.jpg                     # a table of up to ten
+    web-memory predict --config=configs/demo.py --images='photos/*.jpg' --output=found.parquet
+    web-memory predict --model=bundle --images=photos --output=found.csv           # a folder; a bundle needs no config
+    web-memory predict --model=bundle --config.predict_set.format=img2dataset --config.predict_set.path='x/*.tar' ..
+
+The output is Parquet, CSV or JSON Lines by its suffix, with a table of rejects beside it. Flags that are not ours go to
+Beam. If the command is interrupted, run it again: it resumes. Where photographs have labels, it prints the accuracy.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from configs.base import Config
+from pipelines import class_names, options, progress, storage
+from pipelines.errors import UserError
+from pipelines.progress import duration, summary
+from pipelines.runner import Runner
+
+if TYPE_CHECKING:
+    from model.recognition.predict_job import Counts
+
+# Photographs that are shown as a table.
+_MOST_SHOWN = 10
+_VALUES: dict[str, tuple[Any, str]] = {
+    "images": ("", "files by pattern, or a folder; otherwise the source --config.predict_set"),
+    "output": ("", "file to write: .parquet, .csv or .jsonl; without one a table of up to 10 photographs is shown"),
+    "run": ("", "workdir, or a folder of its runs (the config's workdir)"),
+    "model": ("", "bundle to use instead of a workdir"),
+    "head": ("", "head that predicts (the best on val)"),
+    "seeds": ("best", "seed of the head: best on val, all, which are averaged, or a number (best)"),
+    "top": (5, "number of classes to name (5)"),
+    "classes": ("", "file of more class names, one a line, that mam_names and zero_shot take without training"),
+    "neighbors": (10, "memory rows to write for each photograph, those with the largest weights (10)"),
+}
+_SWITCHES = {
+    "influence": "also say what the prediction would lose without each neighbour",
+    "unsafe_models": "load encoders of a bundle that reach files, sockets, processes or Python",
+}
+
+
+def run(config: Config, runner: Runner, **flags: Any) -> None:
+    """Predicts, and writes or shows what was found.
+
+    Raises:
+        UserError: if a flag is wrong, nothing is trained, or the photographs cannot be found or read.
+    """
+    if flags["top"] < 1 or flags["neighbors"] < 0:
+        raise UserError("--top must be at least 1, --neighbors at least 0")
+    if bool(flags["images"]) == bool(config.predict_set.path):
+        raise UserError("give --images=PATTERN, or a source by --config.predict_set.path")
+    path = flags["model"] or flags["run"] or config.workdir
+    if flags["output"]:
+        _write(config, runner, path, flags)
+    else:
+        _show(path, flags)
+
+
+def _show(path: str, flags: dict[str, Any]) -> None:
+    from model.recognition import trained
+    from model.recognizer import Recognizer
+    from pipelines.sources import patterns
+
+    images = flags["images"]
+    found = [file.uri for file in patterns.files(images)] if images and not storage.entries(images) else []
+    if not 0 < len(found) <= _MOST_SHOWN:
+        raise UserError(f"--output is missing: only up to {_MOST_SHOWN} files of --images are shown as a table")
+    opened = Recognizer.open(
+        path, head=flags["head"], seeds=trained.seeds_of(flags["seeds"]), unsafe_models=flags["unsafe_models"]
+    )
+    with opened:
+        recognizer = opened.with_classes(_names(flags["classes"])) if flags["classes"] else opened
+        predictions = recognizer.predict(found, top=flags["top"], influence=flags["influence"])
+        lines = []
+        for uri, of in zip(found, predictions, strict=True):
+            for place, (name, probability) in enumerate(zip(of.classes, of.probabilities, strict=True)):
+                near = of.neighbors[place].caption if place < len(of.neighbors) else ""
+                lines.append(("" if place else storage.name(uri), name, f"{probability:.3f}", near))
+        title = f"{recognizer.head}, {len(recognizer.classes):,} classes"
+        progress.table(title, ("image", "class", "probability", "neighbour"), lines, left=("class", "neighbour"))
+
+
+def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> None:
+    from model.recognition import predict_job, rows, trained
+    from model.recognition.source import Source
+
+    output = flags["output"]
+    rows.check(output)
+    work = f"{output}.parts"
+    runs = Source(path, unsafe_models=flags["unsafe_models"]).runs
+    wanted = predict_job.Wanted(
+        path,
+        flags["head"] or trained.heads(runs)[0],
+        trained.seeds_of(flags["seeds"]),
+        flags["top"],
+        flags["neighbors"],
+        flags["influence"],
+        flags["unsafe_models"],
+        _names(flags["classes"]),
+    )
+    with runner.stage("predict", "photographs", work) as stage:
+        source = predict_job.source_of(flags["images"], work) if flags["images"] else config.predict_set
+        data = "" if flags["images"] else config.data
+        counts = predict_job.run(wanted, source, data, output, work, config.embed, runner)
+        stage.worked = False
+        title = f"predict: {counts.rows:,} photographs in {duration(stage.secs)}, {counts.rows / stage.secs:,.0f}/s"
+        summary(title, {"head": wanted.head, **_lines(counts), "output": output})
+
+
+def _names(path: str) -> tuple[str, ...]:
+    return tuple(class_names.read(path)) if path else ()
+
+
+def _lines(counts: "Counts") -> dict[str, str]:
+    lines = {}
+    if counts.labelled:
+        lines["accuracy"] = f"{counts.right / counts.labelled:.3f} of {counts.labelled:,} with a label"
+    if counts.rejected:
+        lines["rejected"] = f"{counts.rejected:,}, listed in the .rejects.parquet beside the output"
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    return options.main(
+        run,
+        str(__doc__).splitlines()[0],
+        argv,
+        beam=True,
+        switches=_SWITCHES,
+        values=_VALUES,
+        needs_config=False,
+        writes_workdir=False,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

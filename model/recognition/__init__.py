@@ -1,0 +1,1 @@
+"""Predictions for new photographs: a trained head, its memory and its encoders, opened together."""

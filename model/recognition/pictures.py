@@ -1,0 +1,82 @@
+"""What a caller gives as a photograph, as pixels for an encoder; untrusted bytes are bounded as in the embed stage."""
+
+import dataclasses
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from configs.base import Embed
+from pipelines.errors import UserError, one_line
+from pipelines.images import decode
+from pipelines.images.decode import DecodeError, ImagePreprocess, Picture
+from pipelines.sources import pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """A photograph as an encoder takes it.
+
+    Attributes:
+        pixels: uint8 `[size, size, 3]`.
+        image: SHA-256 of the encoded image; None for one without bytes.
+    """
+
+    pixels: np.ndarray
+    image: bytes | None
+
+
+def read(given: Any, name: str, preprocess: ImagePreprocess, embed: Embed) -> Pixels:
+    """Reads and decodes a photograph.
+
+    Args:
+        given: path or URL of a file, encoded bytes, a Pillow image, or a uint8 array `[H, W, 3]`.
+        name: what to call it in errors; a path is called by itself.
+        preprocess: of the encoder.
+        embed: limits of images.
+
+    Raises:
+        UserError: if it cannot be read or decoded, or is something else.
+    """
+    if isinstance(given, str | os.PathLike):
+        given = os.fspath(given)
+        name, given = given, pictures.read_file(given, embed.max_image_bytes)
+    if isinstance(given, bytes | bytearray | memoryview):
+        data = bytes(given)
+        if len(data) > embed.max_image_bytes:
+            raise UserError(f"{name}: has more than {embed.max_image_bytes:,} bytes")
+        try:
+            picture = decode.decode(data, embed.max_image_pixels, [preprocess])
+        except DecodeError as error:
+            raise UserError(f"{name}: {error}") from error
+        return Pixels(decode.prepare(picture, preprocess), hashlib.sha256(data).digest())
+    if isinstance(given, np.ndarray):
+        if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3 or not given.size:
+            raise UserError(f"{name}: is an array of {given.dtype} {list(given.shape)}; give uint8 [height, width, 3]")
+        given = Image.fromarray(given)
+    if not isinstance(given, Image.Image):
+        raise UserError(
+            f"{name}: is of type {type(given).__name__}; give a path, bytes, a Pillow image or a uint8 array"
+        )
+    if given.width * given.height > embed.max_image_pixels:
+        raise UserError(f"{name}: {given.width} x {given.height}, the limit is {embed.max_image_pixels:,} pixels")
+    try:
+        rgb = _rgb(given)
+    except Exception as error:
+        # A Pillow image reads its file as late as here; broken files raise anything.
+        raise UserError(f"{name}: {type(error).__name__}: {one_line(error)}") from error
+    box = (0.0, 0.0, float(rgb.width), float(rgb.height))
+    return Pixels(decode.prepare(Picture(rgb, rgb.width, rgb.height, box), preprocess), None)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Returns an image upright in RGB, on white where it is transparent."""
+    image = ImageOps.exif_transpose(image)
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        white.alpha_composite(rgba)
+        image = white
+    return image.convert("RGB")

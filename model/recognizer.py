@@ -1,0 +1,177 @@
+"""Predictions for new photographs, in Python.
+
+    from model.recognizer import Recognizer
+
+    with Recognizer.open("out/demo") as recognizer:           # a workdir with trained heads, or a bundle
+        for found in recognizer.predict(["a.jpg", "b.png"]):
+            print(found.classes[0], found.probabilities[0], found.neighbors[0].caption)
+
+A recogniser is loaded once and holds encoders, index and memory; any number of threads may call it.
+"""
+
+import os
+import types
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.recognition.results import Neighbor, Prediction
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from model.recognition.engine import Engine, Lists, Outputs
+    from model.recognition.memory import Memory
+    from model.recognition.session import Session
+
+    Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+__all__ = ["Neighbor", "Prediction", "Recognizer"]
+
+# Photographs that are decoded and kept as pixels at a time.
+_AT_ONCE = 256
+
+
+class Recognizer:
+    """A trained head with its memory and encoders.
+
+    Attributes:
+        head: name of the head that predicts unless another is named.
+        heads: names of all trained heads, the best on val first.
+        classes: names of the classes.
+    """
+
+    def __init__(self, session: "Session", head: str, more: "dict[str, Engine] | None" = None) -> None:
+        """Takes what is loaded; `open` loads it.
+
+        Args:
+            session: what several recognisers may share.
+            head: that predicts unless another is named.
+            more: heads that know more classes, instead of those of the session.
+        """
+        self._session, self._more, self.head = session, more or {}, head
+        self.heads: tuple[str, ...] = tuple(more) if more else session.heads
+        self.classes: tuple[str, ...] = self._engine(head).trained.classes
+
+    @classmethod
+    def open(
+        cls, path: str, *, head: str = "", seeds: str | int = "best", follow: bool = False, unsafe_models: bool = False
+    ) -> "Recognizer":
+        """Opens a workdir, a folder of its runs, or a bundle.
+
+        Args:
+            path: of the folder.
+            head: that predicts; empty for the best on val.
+            seeds: the run to use: the best on val, that of a seed, or `all`, whose probabilities are averaged.
+            follow: whether to change to each new version of index and memory that is published.
+            unsafe_models: whether encoders of a bundle may reach files, sockets, processes and Python.
+
+        Raises:
+            UserError: if the folder holds no trained head, or a file of it is missing, damaged or of another run.
+        """
+        from model.recognition.session import Session
+
+        session = Session(path, head, seeds, follow, unsafe_models)
+        session.load_encoder()
+        return cls(session, head or session.heads[0])
+
+    def _engine(self, head: str) -> "Engine":
+        head = head or self.head
+        return self._more[head] if head in self._more else self._session.engine(head)
+
+    def predict(
+        self, images: "Sequence[Picture]", *, head: str = "", top: int = 5, influence: bool = False
+    ) -> list[Prediction]:
+        """Predicts the classes of photographs.
+
+        Args:
+            images: paths or URLs of files, encoded bytes, Pillow images, or uint8 arrays `[H, W, 3]`.
+            head: that predicts, instead of the recogniser's own.
+            top: number of classes.
+            influence: whether to compute the influence of each neighbour, which takes a forward pass for each.
+
+        Raises:
+            UserError: if an image cannot be read; it is named by its path or its place. Or if there is no such head.
+        """
+        if isinstance(images, str | bytes | os.PathLike):
+            images = [images]
+        engine, state = self._engine(head), self._session.state()
+        found: list[Prediction] = []
+        for first in range(0, len(images), _AT_ONCE):
+            photographs = self._session.pixels(images[first : first + _AT_ONCE], first)
+            keys = self._session.keys(photographs, first)
+            lists = engine.look_up(state.index, state.memory, keys, [photograph.image for photograph in photographs])
+            outputs = engine.predict(state.memory, keys, lists, max(top, 1))
+            counts = engine.influence(state.memory, keys, lists, outputs) if influence else None
+            found += _predictions(engine.trained.classes, state.memory, lists, outputs, counts)
+        return found
+
+    def search(self, *, text: str = "", image: "Picture | None" = None, k: int = 12) -> list[Neighbor]:
+        """Returns the memory rows nearest to a text or an image, the nearest first.
+
+        Raises:
+            UserError: if not one of the two is given, the image cannot be read, or no text encoder shares the space of
+                the keys.
+        """
+        from pipelines.errors import UserError
+
+        if bool(text) == (image is not None):
+            raise UserError("search: give a text or an image")
+        session, state = self._session, self._session.state()
+        if text:
+            vector = session.text_key(text)
+        else:
+            vector = session.keys(session.pixels([image]))[0].astype(np.float32)
+            vector /= max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
+        hits = state.index.search(vector[None], max(min(k, state.index.rows), 0))
+        ids = hits.ids[0][hits.ids[0] >= 0]
+        places = state.memory.places(ids)
+        rows = zip(ids.tolist(), places.tolist(), hits.scores[0].tolist(), strict=False)
+        return [_neighbor(state.memory, id_, place, score) for id_, place, score in rows]
+
+    def with_classes(self, names: Sequence[str]) -> "Recognizer":
+        """Returns a recogniser that knows more classes, by their names alone; it shares what this one has loaded.
+
+        Raises:
+            UserError: if a name is empty or known, or the head cannot take names that were not trained.
+        """
+        engine = self._session.extended(self._engine(self.head), names)
+        return Recognizer(self._session, self.head, {self.head: engine})
+
+    def close(self) -> None:
+        """Lets go of the index and the memory; a closed recogniser predicts nothing."""
+        self._session.close()
+
+    def __enter__(self) -> "Recognizer":
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+
+def _neighbor(
+    memory: "Memory", id_: int, place: int, score: float, weight: float = 0.0, influence: float | None = None
+) -> Neighbor:
+    return Neighbor(id_, memory.captions[place].as_py(), memory.urls[place].as_py(), score, weight, influence)
+
+
+def _predictions(
+    classes: Sequence[str], memory: "Memory", lists: "Lists", outputs: "Outputs", influence: np.ndarray | None
+) -> list[Prediction]:
+    found = []
+    for row in range(len(outputs.classes)):
+        names = tuple(classes[number] for number in outputs.classes[row].tolist())
+        neighbors: list[Neighbor] = []
+        if outputs.weights.shape[1]:
+            order = np.argsort(-outputs.weights[row], kind="stable")
+            for j in order[lists.mask[row][order]].tolist():
+                counts = None if influence is None else float(influence[row, j])
+                facts = int(lists.ids[row, j]), int(lists.places[row, j]), float(lists.scores[row, j])
+                neighbors.append(_neighbor(memory, *facts, float(outputs.weights[row, j]), counts))
+        found.append(Prediction(names, tuple(outputs.probabilities[row].tolist()), tuple(neighbors)))
+    return found
