@@ -6,10 +6,10 @@ The stage `align` comes first and trains the encoders: a linear layer behind Eff
 MiniLM. All other stages then use them: text search (`web-memory search .. --text="a red bird"`), the method
 `zero_shot`, and mam. The data folder is that of `configs/tiny_imagenet_lt.py`.
 
-Hardware: 2 cores of an Intel Xeon with AMX, 24 GiB, no accelerator, shared with other jobs. align took 5m11s to embed
-and 1m18s to train, all other stages 18 minutes. On 1,000 held-out pairs recall@10 is 0.510 for images by text and 0.524
-for texts by image (chance 0.010). Test accuracy in percent over 5 seeds, all (few-shot): linear 50.4 (41.5), mean_knn
-51.0 (47.3), mam 56.2 (51.9), zero_shot 55.1 (57.2); docs/measurements/encoders.md has the intervals.
+Hardware: 2 cores of an Intel Xeon with AMX, 24 GiB, no accelerator, shared with other jobs: 18 minutes in all, of which
+align takes 8. On 1,000 held-out pairs recall@10 is 0.510 for images by text and 0.524 for texts by image (chance
+0.010). Test accuracy in percent over 5 seeds, all (few-shot): linear 50.4 (41.5), mean_knn 51.0 (47.3), mam 56.2
+(51.9), zero_shot 55.0 (57.1); docs/measurements/encoders.md has the intervals.
 
 The towers have seen neither the val and test images nor 78 pairs that are dropped as copies of them. What the filter of
 copies misses (docs/filters.md) is trained on: with the towers' own keys it finds 72 pairs, two of them others. Many
