@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pipelines.encoders.handles import EncoderSpec
     from pipelines.encoders.loaded import ImageEncoder, TextEncoder
 
+# Share of a batch up to which encoding one by one is faster than filling it up.
+_FEW = 0.25
 # Losses whose scores depend on how many images a class has, or have parameters for each class.
 _OF_COUNTS = ("lace_post_hoc", "heteroscedastic", "paco", "mile")
 
@@ -64,6 +66,8 @@ class Session:
         self.first = self.engine(head or self.heads[0]).trained
         self._state: State | None = self.source.load(self.first)
         self._images: ImageEncoder | None = None
+        # Whether an image alone has the bits that it has in a batch; None as long as that is unknown.
+        self._same_alone: bool | None = None
 
     @property
     def embed(self) -> Embed:
@@ -137,14 +141,31 @@ class Session:
         Raises:
             UserError: if the encoder makes no direction of one.
         """
-        size, parts, encoder = self.embed.batch_size, [], self.load_encoder()
-        for begin in range(0, len(photographs), size):
-            batch = [photograph.pixels for photograph in photographs[begin : begin + size]]
-            parts.append(self.key_spec.info.stored(encoder.encode(batch, size)))
-        keys = np.concatenate(parts)
+        size = self.embed.batch_size
+        parts = [
+            self._encode([photograph.pixels for photograph in photographs[begin : begin + size]])
+            for begin in range(0, len(photographs), size)
+        ]
+        keys = self.key_spec.info.stored(np.concatenate(parts))
         if wrong := sorted({*schemas.unusable(keys)[0], *schemas.unusable(keys)[1]}):
             raise UserError(f"image {first + wrong[0] + 1}: the encoder gives it no vector that can be used")
         return keys
+
+    def _encode(self, batch: list[np.ndarray]) -> np.ndarray:
+        """Encodes at most a batch, few photographs one by one if that gives the bits that they have in a full batch.
+
+        Bits differ where sums have another order, which depends on the shape of a batch and not on what is in it. So
+        the first few photographs are encoded both ways, and what is equal for them is equal for all.
+        """
+        size, encoder = self.embed.batch_size, self.load_encoder()
+        if len(batch) > size * _FEW or self._same_alone is False:
+            return encoder.encode(batch, size)
+        alone = np.concatenate([encoder.encode([image], 1) for image in batch])
+        if self._same_alone:
+            return alone
+        padded = encoder.encode(batch, size)
+        self._same_alone = np.array_equal(alone, padded)
+        return padded
 
     def text_key(self, text: str) -> np.ndarray:
         """Returns the vector of a text in the space of the keys, float32 `[D]`, unit length.
