@@ -92,16 +92,17 @@ def _run(argv: Sequence[str]) -> int:
 
 def _predict_new_images(config: "Config", argv: Sequence[str]) -> int:
     """Ends a demo with predictions for its images of no list, if it has any, and says where the page is."""
+    from configs.schema.data import NEW_IMAGES
     from pipelines import storage
-    from pipelines.demo.corpus import NEW
     from pipelines.progress import say
 
     page = f"the page: {storage.join(config.workdir, 'report.html')}"
-    if list(pathlib.Path(config.data, NEW).glob("*.jpg")):
+    if list(pathlib.Path(config.data, NEW_IMAGES).glob("*.jpg")):
         runs = storage.read_json(storage.join(config.workdir, "results.json"))["runs"]
-        images = storage.join(glob.escape(config.data), NEW, "*.jpg")
+        images = storage.join(glob.escape(config.data), NEW_IMAGES, "*.jpg")
+        flags = [f"--run={runs}", f"--images={images}", *(["--head=mam"] if "mam" in config.train.heads else [])]
         say("three images that no list has:")
-        if code := _in_new_process(["predict"], [*argv, f"--run={runs}", f"--images={images}"]):
+        if code := _in_new_process(["predict"], [*argv, *flags]):
             return code
     say(page)
     return 0

@@ -34,8 +34,6 @@ from pipelines.errors import UserError
 
 LIST_NAMES = {split: f"EmojiLT_{split}.txt" for split in SPLITS}
 MARKER = "corpus.json"
-NEW = f"labelled/{classes.NEW}"
-"""Folder of the images of no list, below that of the corpus."""
 
 _FORMAT = 2
 _OWN_ENTRIES = {"pairs", "labelled", MARKER}
