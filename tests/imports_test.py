@@ -14,14 +14,14 @@ SHELVES = {
     "configs": (),
     "pipelines": ("", "images", "sources", "encoders", "filtering", "upkeep", "embedding", "demo"),
     "index": ("engines", "store", "measure", "building", "lists", "searching"),
-    "model": ("measures", "data", "prepare", "heads", "objectives", "training", "reports", "recognition"),
+    "model": ("measures", "data", "prepare", "heads", "objectives", "training", "reports", "recognition", "service"),
 }
 # Folders that know nothing of each other.
 APART = {frozenset({"index.building", "index.lists"}), frozenset({"pipelines.demo", "pipelines.embedding"})}
 COMMANDS = {
     *("pipelines.demo_corpus", "pipelines.embed", "pipelines.encoder_facts", "pipelines.leaks"),
     *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
-    *("model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
+    *("model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report", "model.app"),
     *("model.export", "model.predict"),
 }
 # What other packages import beside the foundation of `pipelines`, and where that is said.
