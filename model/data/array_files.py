@@ -56,6 +56,8 @@ def read(path: str, sha256: str, remedy: str) -> dict[str, Any]:
             place = place.setdefault(step, {})
             if not isinstance(place, dict):
                 raise UserError(f"{path}: {name!r} is below an array; {remedy}")
+        if last in place:
+            raise UserError(f"{path}: {name!r} is an array and a folder; {remedy}")
         place[last] = array
     return tree
 

@@ -23,6 +23,7 @@ from model.recognition.memory import KEY, Memory
 from model.recognition.trained import Trained
 from model.training.trainer import predictor
 from pipelines import schemas
+from pipelines.errors import UserError
 
 # Photographs whose neighbours are put on the device at a time, if there are no more: a second shape to compile.
 _FEW = 8
@@ -93,6 +94,23 @@ class Engine:
         )
         facts = objectives.Facts(trained.class_counts, np.zeros((0, dim), np.float32), np.zeros(0, np.int32))
         self._predict = predictor(trained.head, head, objectives.build(trained.train, facts))
+        self._check(empty, classes, dim)
+
+    def _check(self, empty: Tables, classes: int, dim: int) -> None:
+        """Raises a `UserError` if the arrays are not those of this head; nothing is computed."""
+        trained, reason = self.trained, ""
+        try:
+            for params in self._params:
+                scores, _ = jax.eval_shape(self._predict, params, empty, jnp.zeros(1, jnp.int32))
+                if scores.shape[1:] != (classes,):
+                    reason = f"they score {scores.shape[1:]} classes, not {classes}"
+        except Exception as error:
+            # Flax and JAX raise errors of many kinds over shapes and names.
+            reason = str(error).partition("\n")[0][:200]
+        if trained.whitening is not None and trained.whitening.shape != (dim + 1, dim):
+            reason = f"the whitening is {list(trained.whitening.shape)}, not {[dim + 1, dim]}"
+        if reason:
+            raise UserError(f"head {trained.head}: its arrays are not those of such a head ({reason}); train it again")
 
     def _columns(self) -> list[str]:
         return [KEY, *(f"value_{kind}" for kind in self.trained.train.values)]

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -24,7 +24,7 @@ from model.recognition import rows
 from model.recognition.engine import Engine
 from model.recognition.memory import KEY
 from model.recognition.session import Session
-from pipelines import manifest, schemas, storage
+from pipelines import manifest, schemas, sources, storage
 from pipelines.embedding import folders, job
 from pipelines.embedding.folders import Folder
 from pipelines.runner import Runner
@@ -67,10 +67,18 @@ class Wanted:
         """Opens what it names."""
         return Session(self.path, self.head, self.seeds, False, self.unsafe_models)
 
-    def open(self) -> tuple[Session, Engine]:
+    def open(self) -> "Opened":
         """Opens it, with the head that knows all classes."""
         session = self.session()
-        return session, session.extended(session.engine(self.head), self.classes)
+        return Opened(session, session.extended(session.engine(self.head), self.classes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """What a process opens once."""
+
+    session: Session
+    engine: Engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +137,8 @@ def run(wanted: Wanted, source: Source, data: str, output: str, work: str, embed
         "index": state.index.fingerprint,
         "options": [wanted.head, wanted.top, wanted.neighbors, wanted.influence, *wanted.classes],
     }
-    space = LabelSpace(tuple(map(normal, (*trained.classes, *wanted.classes))))
-    folder = folders.open_one(
-        storage.join(work, _KEYS), source, data, limits, {KEY: spec}, Labels(space, (), (), is_memory=True), identity
-    )
+    labels = _labels(source, data, limits, (*trained.classes, *wanted.classes))
+    folder = folders.open_one(storage.join(work, _KEYS), source, data, limits, {KEY: spec}, labels, identity)
     del session, state
     if folder.pending:
         job.run([folder], {KEY: spec}, limits, Filters(), runner)
@@ -151,6 +157,16 @@ def run(wanted: Wanted, source: Source, data: str, output: str, work: str, embed
     rejected = _write_rejects(folder, _rejects_path(output))
     storage.remove(work)
     return Counts(written, rejected, sum(m["labelled"] for m in markers), sum(m["right"] for m in markers))
+
+
+def _labels(source: Source, data: str, embed: Embed, classes: Sequence[str]) -> Labels | None:
+    """Returns how the names of a source's classes become numbers; None if it has no names."""
+    sources.check_exists(source, data)
+    found = sources.find_names(source, data, embed, is_memory=True)
+    if not found or not found.has_labels:
+        return None
+    space = LabelSpace(tuple(map(normal, classes)))
+    return Labels(space, found.names if found.declared else (), found.names, is_memory=True)
 
 
 def _rejects_path(output: str) -> str:
@@ -219,7 +235,7 @@ class PredictShard(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Opens the model, unless the process has."""
-        self._session, self._engine = self._shared.acquire(self._part.wanted.open)
+        self._opened: Opened = self._shared.acquire(self._part.wanted.open)
 
     def process(self, item: tuple[str, str]) -> None:
         """Writes the rows of a shard, then its marker."""
@@ -237,7 +253,7 @@ class PredictShard(beam.DoFn):
         storage.write_json(storage.join(part.done, f"{name}.json"), facts)
 
     def _predict(self, named: pa.Table) -> tuple[pa.Table, int, int]:
-        wanted, engine, state = self._part.wanted, self._engine, self._session.state()
+        wanted, engine, state = self._part.wanted, self._opened.engine, self._opened.session.state()
         keys, images = schemas.to_matrix(named[KEY]), schemas.content_keys(named["content_key"])
         lists = engine.look_up(state.index, state.memory, keys, list(images))
         outputs = engine.predict(state.memory, keys, lists, wanted.top)

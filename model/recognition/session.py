@@ -190,6 +190,8 @@ class Session:
         Raises:
             UserError: if a name is empty or known, or the head cannot take names that were not trained.
         """
+        if not names:
+            return engine
         of, state = engine.trained, self.state()
         kind = registry.get(of.head)
         if kind.extend is None or of.train.loss in _OF_COUNTS:
@@ -203,8 +205,6 @@ class Session:
         for place, name in enumerate(added):
             if not name or name in of.classes or name in added[:place]:
                 raise UserError(f"class name {name!r}: is {'known already' if name else 'empty'}; name others")
-        if not added:
-            return engine
         column = self.key_space_column() if kind.names_kind == KEY else f"value_{kind.names_kind}"
         offsets = [result.get("new_class_offset") for result in of.results.values()]
         if None in offsets:

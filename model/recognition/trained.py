@@ -26,6 +26,7 @@ from pipelines.errors import UserError, nearest
 from pipelines.manifest import Neighbors
 from pipelines.schemas import EncoderInfo
 
+KEY = "key"
 FILE, PREPARED = "recognition.json", "prepared.safetensors"
 _AGAIN = "remove it and run web-memory train again"
 _SHAPE = {
@@ -33,6 +34,8 @@ _SHAPE = {
     **{"train": dict, "encoders": dict, "embed": dict, "columns": {str: schemas.shape_of(EncoderInfo)}},
     **{"lists": {"k": int, "exclude_same_image": bool, "fingerprint": str, "index": str}},
 }
+
+_MEASURED = {"val_accuracy": {"all": float}, "accuracy": {"all": float}, "ece": float}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +173,7 @@ def load(folder: str, head: str, seeds: str | int = "best") -> Trained:
         raise UserError(f"head {head!r}: is not among the trained ones of {folder}; {nearest(head, known)}")
     path = storage.join(folder, head, FILE)
     facts = schemas.read_json(path, _SHAPE, _AGAIN)
-    if facts["head"] != head or len(facts["classes"]) != len(facts["class_counts"]):
+    if facts["head"] != head or len(facts["classes"]) != len(facts["class_counts"]) or KEY not in facts["columns"]:
         raise UserError(f"{path}: is of another head; {_AGAIN}")
     arrays = array_files.read(storage.join(folder, head, PREPARED), facts["prepared_sha256"], _AGAIN)
     results = _chosen_seeds(_results(folder, head, facts["config_hash"]), seeds, storage.join(folder, head))
@@ -209,9 +212,10 @@ def _results(folder: str, head: str, config_hash: str) -> dict[int, dict[str, An
         name, dash, seed = entry.name.partition("-")
         place = storage.join(folder, head, entry.name)
         if (name, dash) == ("seed", "-") and seed.isdecimal() and run_files.is_done(place):
-            found[int(seed)] = run_files.read_result(
-                place, {"head": head, "seed": int(seed), "config_hash": config_hash}
-            )
+            of = {"head": head, "seed": int(seed), "config_hash": config_hash}
+            found[int(seed)] = run_files.read_result(place, of)
+            if where := schemas.misshapen(found[int(seed)], _MEASURED):
+                raise UserError(f"{place}/{run_files.RESULT}: is not that of a seed ({where}); {_AGAIN}")
     return dict(sorted(found.items()))
 
 

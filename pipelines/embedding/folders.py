@@ -161,7 +161,7 @@ def open_one(
     data: str,
     embed: Embed,
     specs: Mapping[str, EncoderSpec],
-    labels: Labels,
+    labels: Labels | None,
     identity: Mapping[str, Any],
 ) -> Folder:
     """Claims the folder of one source on its own, which is no split of a request.
@@ -172,20 +172,22 @@ def open_one(
         data: folder that its paths are relative to.
         embed: batch size and limits.
         specs: of each vector column.
-        labels: how names of classes become numbers; names that are none of them are no labels.
+        labels: how names of classes become numbers; None if the source has none.
         identity: what else decides what becomes of it.
 
     Raises:
         UserError: if the source cannot be listed, or the folder is another configuration's.
     """
     whole, listings = sources.resolve(source, data), storage.join(path, manifest.LISTINGS)
-    sources.check_exists(source, data)
     own = {"source": _described(whole), "encoders": {column: dataclasses.asdict(s.info) for column, s in specs.items()}}
     own |= {"limits": [embed.batch_size, embed.list_shard_rows, embed.max_image_bytes, embed.max_image_pixels]}
     config_hash = manifest.claim(path, _STAGE, {**own, **identity})
     storage.remove_temporaries(path)
     shards = sources.plan(source, data, embed, listings, labels)
-    reading = labels if source.format in sources.CONTAINERS else dataclasses.replace(labels, declared=(), own=())
+    reading = labels
+    if labels and source.format not in sources.CONTAINERS:
+        # Those of lists are numbers once they are planned.
+        reading = dataclasses.replace(labels, declared=(), own=())
     markers = manifest.read_markers(path, config_hash)
     folder = Folder(
         storage.name(path),
