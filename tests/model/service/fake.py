@@ -43,7 +43,9 @@ class Fake:
     def search(self, *, text="", image=None, k=12):
         if text == "space":
             raise UserError("no text encoder shares the space")
-        return [Neighbor(place, f"{text or image.decode()} {HOSTILE}", "", 1 / (place + 3)) for place in range(k)]
+        return [
+            Neighbor(place, f"{text or image.decode('latin-1')} {HOSTILE}", "", 1 / (place + 3)) for place in range(k)
+        ]
 
 
 def prediction(image: bytes, head: str, top: int = 5, influence: bool = False) -> Prediction:

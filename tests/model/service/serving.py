@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 from tests.world import REPOSITORY
 
@@ -29,6 +31,7 @@ class Service:
 
     process: subprocess.Popen
     port: int
+    errors: IO[str]
 
     @property
     def url(self) -> str:
@@ -37,25 +40,28 @@ class Service:
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
         """Asks it to stop; returns the exit code, and what it wrote."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=60)
-        return self.process.returncode, out, err
+        out, _ = self.process.communicate(timeout=60)
+        self.errors.seek(0)
+        return self.process.returncode, out, self.errors.read()
 
 
 @contextlib.contextmanager
 def serving(argv: list[str]) -> Iterator[Service]:
     """Yields the service of a command that prints `:PORT ` when it takes requests; ends it afterwards."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, *argv], env=environment, **pipes) as process:
-        try:
-            for line in process.stdout:
-                if found := re.search(r":(\d+) ", line):
-                    yield Service(process, int(found[1]))
-                    break
-            else:
-                raise AssertionError(process.stderr.read())
-        finally:
-            process.kill()
+    with contextlib.ExitStack() as stack:
+        # A pipe that nobody reads would fill up and stop it.
+        errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+        command = [sys.executable, *argv]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        for line in process.stdout:
+            if found := re.search(r":(\d+) ", line):
+                yield Service(process, int(found[1]), errors)
+                return
+        errors.seek(0)
+        raise AssertionError(errors.read())
 
 
 def fake(secs: float = 0.0, **limits: float) -> contextlib.AbstractContextManager[Service]:
