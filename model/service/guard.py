@@ -112,12 +112,13 @@ class Guard:
             if message["type"] == "http.response.start":
                 answered = True
                 headers = MutableHeaders(scope=message)
-                if scope["method"] not in _READS and not await body.drain():
+                if not await body.drain():
                     headers["connection"] = "close"
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 self._metrics.requests.labels(path, str(message["status"])).inc()
-            await send(message)
+            if not body.gone:
+                await send(message)
 
         with self._metrics.active.track_inprogress():
             try:
@@ -145,12 +146,17 @@ class Guard:
 
 
 class Body:
-    """The body of a request, counted and timed as it arrives; an ASGI `receive`."""
+    """The body of a request, counted and timed as it arrives; an ASGI `receive`.
+
+    Attributes:
+        gone: whether the client was gone before its end; nothing can be sent then.
+    """
 
     def __init__(self, receive: Receive, limits: Limits) -> None:
         """Starts the clock."""
         self._receive, self._limits = receive, limits
         self._until, self._bytes, self._more = time.monotonic() + limits.body_secs, 0, True
+        self.gone = False
 
     def check(self, headers: Headers) -> None:
         """Raises a refusal if the body says of itself that it is too large."""
@@ -164,10 +170,9 @@ class Body:
         if not self._more:
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), max(self._until - time.monotonic(), 0))
+            message = await self._next(self._until)
         except TimeoutError as error:
             raise refusal(408, f"the body took more than {self._limits.body_secs:g} seconds") from error
-        self._more = message.get("more_body", False)
         self._bytes += len(message.get("body", b""))
         self._check(self._bytes)
         return message
@@ -180,9 +185,14 @@ class Body:
         until = time.monotonic() + _DRAIN_SECS
         with contextlib.suppress(TimeoutError):
             while self._more:
-                message = await asyncio.wait_for(self._receive(), max(until - time.monotonic(), 0))
-                self._more = message.get("more_body", False)
+                await self._next(until)
         return not self._more
+
+    async def _next(self, until: float) -> Message:
+        message = await asyncio.wait_for(self._receive(), max(until - time.monotonic(), 0))
+        self._more = message.get("more_body", False)
+        self.gone = message["type"] == "http.disconnect"
+        return message
 
     def _check(self, size: int) -> None:
         if size > self._limits.body_bytes:

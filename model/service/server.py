@@ -6,6 +6,7 @@ from asyncio import TimerHandle, Transport
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -38,6 +39,7 @@ def run(app: ASGIApp, host: str, port: int, limits: Limits, started: Callable[[i
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         limit_concurrency=limits.connections,
         timeout_graceful_shutdown=_LAST_SECS,
     )
@@ -88,6 +90,13 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
             if self._first:
                 self._first.cancel()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            try:
+                super().send_400_response(msg)
+            except h11.LocalProtocolError:
+                # The answer to a HEAD request can have no text, which uvicorn overlooks.
+                self.transport.close()
 
         def _expect(self) -> None:
             if self.cycle is None:
