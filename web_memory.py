@@ -13,6 +13,7 @@ from collections.abc import Sequence
 STAGES = {
     "encoders": ("pipelines.encoder_facts", "list what embeds images and texts, or say what one encoder is"),
     "demo_corpus": ("pipelines.demo_corpus", "make the demo's images"),
+    "align": ("model.align", "teach two frozen encoders one space"),
     "embed": ("pipelines.embed", "embed the memory and the labelled splits"),
     "leaks": ("pipelines.leaks", "show which memory rows were dropped as copies of val and test images"),
     "plan": ("index.plan", "say what the index will take, before any work"),
@@ -30,7 +31,7 @@ STAGES = {
     "app": ("model.app", "serve predictions: a page and JSON, on this machine"),
     "report": ("model.report", "write the tables, the gallery and the report page"),
 }
-# What `run` runs, after the demo's corpus.
+# What `run` runs, after the demo's corpus or the training of two towers.
 _EMBEDDED, _TRAINED = ("embed", "build", "neighbors"), ("train", "report")
 _RUN = "run every stage in order, resuming the work that is left"
 _USAGE = "usage: web-memory STAGE --config=FILE [--config.FIELD=VALUE ..] [flags]"
@@ -66,7 +67,7 @@ def _run(argv: Sequence[str]) -> int:
 
     In one process each of the two libraries would take the whole memory of an accelerator.
     """
-    from configs.base import DemoConfig
+    from configs.base import DemoConfig, TwoTowerConfig
     from pipelines import fields, options
     from pipelines.errors import UserError
 
@@ -79,7 +80,8 @@ def _run(argv: Sequence[str]) -> int:
     # Flags that are not ours are for Beam.
     ours = [arg for arg in argv if arg not in beam]
     corpus = ["demo_corpus"] if isinstance(config, DemoConfig) else []
-    return _stages(corpus, ours) or _stages(_EMBEDDED, argv) or _in_new_process(_TRAINED, ours)
+    towers = ["align"] if isinstance(config, TwoTowerConfig) else []
+    return _stages(corpus, ours) or _stages([*towers, *_EMBEDDED], argv) or _in_new_process(_TRAINED, ours)
 
 
 def _in_new_process(names: Sequence[str], argv: Sequence[str]) -> int:

@@ -33,7 +33,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.base import Config, Encoders, Filters, Source
-from pipelines import embed, fields, options, sources, storage
+from pipelines import embed, fields, options, sources
+from pipelines.encoders import model_files
 from pipelines.encoders.handles import resolve
 from pipelines.encoders.loaded import ImageEncoder
 from pipelines.encoders.process import keep_freed_memory, one_thread_a_call
@@ -173,9 +174,7 @@ class _ByHand:
     """The tf.data pipeline in a process of its own, which waits while the others run."""
 
     def __init__(self, encoder: ImageEncoder, config: Config, data: pathlib.Path) -> None:
-        from pipelines.encoders import builtin
-
-        folder = builtin.ensure(config.encoders.key, storage.cache_dir() / "encoders")
+        folder = model_files.local_folder(resolve(config.encoders.key, config.encoders.dtype).model)
         wanted = encoder.preprocess
         arguments = [str(folder), str(data), wanted.size, wanted.crop_fraction, config.embed.batch_size]
         command = [sys.executable, __file__, "--by-hand", json.dumps(arguments)]

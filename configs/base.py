@@ -13,6 +13,7 @@ from configs.schema.fields import option
 from configs.schema.places import Places
 from configs.schema.search import Index, Neighbors
 from configs.schema.training import (
+    Align,
     Curriculum,
     Finetune,
     Heteroscedastic,
@@ -24,6 +25,7 @@ from configs.schema.training import (
 )
 
 __all__ = [
+    "Align",
     "Config",
     "Corpus",
     "Curriculum",
@@ -43,6 +45,7 @@ __all__ = [
     "Protocol",
     "Source",
     "Train",
+    "TwoTowerConfig",
 ]
 
 
@@ -107,6 +110,11 @@ class Config:
                 yield "train.values", f"{kind}: no encoder of --config.encoders.value_{role} makes these values"
         if "mam_names" in self.train.heads and not (self.class_names and self.encoders.value_text):
             yield "train.heads", "mam_names reads the names of the classes; set --config.class_names and a text encoder"
+        if not self.encoders.value_text:
+            if "zero_shot" in self.train.heads:
+                yield "train.heads", "zero_shot reads the names of the classes; set --config.encoders.value_text"
+            if self.train.start_at_names:
+                yield "train.start_at_names", "needs a text encoder; set --config.encoders.value_text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +122,19 @@ class DemoConfig(Config):
     """A config that also says how its data is made."""
 
     corpus: Corpus = Corpus()
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoTowerConfig(Config):
+    """A config that also says how its two encoders are trained."""
+
+    align: Align = Align()
+
+    def line_problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each field for which a later stage would refuse what the earlier ones have made, and why."""
+        yield from super().line_problems()
+        image, text = (f"{self.align.folder}/towers/{kind}" for kind in ("image", "text"))
+        if self.encoders.key != image:
+            yield "encoders.key", f"is not the tower that --config.align.folder trains; name {image}"
+        elif text not in self.encoders.value_text:
+            yield "encoders.value_text", f"lacks the tower that --config.align.folder trains; name {text}"

@@ -45,7 +45,7 @@ def run(config: Config, handle: str) -> None:
         return
     chosen = config.encoders
     # The vectors as the model returns them.
-    spec = resolve(handle, chosen.dtype, False, chosen.crop_fraction, chosen.unsafe_models)
+    spec = resolve(handle, chosen.dtype, False, chosen.crop_fraction, chosen.unsafe_models, chosen.compute)
     batch_size = config.embed.batch_size
     one_thread_a_call(1)
     _show(spec, parts.read(spec), trial.run(spec, batch_size), batch_size)

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from configs.base import Config, DemoConfig
+from configs.base import Config, DemoConfig, TwoTowerConfig
 from configs.schema import fields as declarations
 from configs.schema.fields import Field
 from pipelines.errors import UserError, nearest
@@ -263,7 +263,7 @@ def markdown() -> str:
         "([method.md](method.md))."
     )
     parts = ["# Config fields\n", textwrap.fill(intro, 120, break_on_hyphens=False) + "\n"]
-    for name, section in groups(DemoConfig()).items():
+    for name, section in (groups(DemoConfig()) | groups(TwoTowerConfig())).items():
         parts.append(f"## {name}\n\n{_summary(section)}\n")
         rows = ["| field | default | meaning | values |", "|---|---|---|---|"]
         for leaf in _own(name, section):

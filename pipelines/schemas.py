@@ -30,7 +30,7 @@ _TAIL_BYTES, _MOST_FOOTER_BYTES = 8, 1 << 28
 # A small grey picture of each image (`pipelines.images.thumbnail`).
 THUMBNAIL, THUMBNAIL_SIDE = "thumbnail", 32
 KEY_SPACE = "key_space"
-"""What `classes.parquet` calls the column of names that are in the space of the keys."""
+"""Metadata of `classes.parquet`: the column of texts whose encoder filled `key`, names in the space of the keys."""
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -109,7 +109,7 @@ def embeddings(dims: Mapping[str, int], dtype: str = "float32", thumbnails: bool
 
 
 def classes(dims: Mapping[str, int], dtype: str = "float32") -> pa.Schema:
-    """Returns the schema of the embedded class names; arguments as of `embeddings`, of text columns only."""
+    """Returns the schema of the embedded class names; arguments as of `embeddings`, the widths those of names."""
     vectors = [pa.field(column, pa.list_(DTYPES[dtype], dims[column]), nullable=False) for column in sorted(dims)]
     return pa.schema(
         [pa.field("label", pa.int32(), nullable=False), pa.field("name", pa.string(), nullable=False), *vectors]

@@ -14,28 +14,38 @@ SHELVES = {
     "configs": (),
     "pipelines": ("", "images", "sources", "encoders", "filtering", "upkeep", "embedding", "demo"),
     "index": ("engines", "store", "measure", "building", "lists", "searching"),
-    "model": ("measures", "data", "prepare", "heads", "objectives", "training", "reports", "recognition", "service"),
+    "model": (
+        *("measures", "data", "prepare", "heads", "objectives", "training", "reports", "aligning", "recognition"),
+        "service",
+    ),
 }
 # Folders that know nothing of each other.
 APART = {frozenset({"index.building", "index.lists"}), frozenset({"pipelines.demo", "pipelines.embedding"})}
 COMMANDS = {
     *("pipelines.demo_corpus", "pipelines.embed", "pipelines.encoder_facts", "pipelines.leaks"),
     *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
-    *("model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report", "model.app"),
-    *("model.export", "model.predict"),
+    *("model.align", "model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
+    *("model.export", "model.predict", "model.app"),
 }
 # What other packages import beside the foundation of `pipelines`, and where that is said.
 EXEMPT = {
     # docs/adr/0014: the pixels that were embedded, and the encoder that made the vectors.
     "model.data.input_pipeline": {"pipelines.images.decode"},
-    "model.training.finetune_trainer": {"pipelines.encoders.vit", "pipelines.images.decode"},
+    "model.training.finetune_trainer": {"pipelines.images.decode"},
     "model.training.query_encoder": {
-        "pipelines.encoders.vit",
-        "pipelines.encoders.vit_checkpoint",
         "pipelines.encoders.handles",
+        "pipelines.encoders.towers.npz_files.big_vision",
+        "pipelines.encoders.towers.tower",
         "pipelines.images.decode",
     },
     "model.finetune": {"pipelines.sources.pictures"},
+    # docs/adr/0018: it embeds the pairs that it trains on, and makes encoders.
+    "model.align": {
+        "pipelines.embedding.request",
+        "pipelines.embedding.stage",
+        "pipelines.encoders.handles",
+        "pipelines.encoders.projected",
+    },
     # They show the images themselves; the search embeds what is asked for.
     "model.report": {"pipelines.sources.pictures"},
     "index.search": {"pipelines.sources.pictures"},
@@ -60,7 +70,8 @@ EXEMPT = {
         "pipelines.encoders.onnx.files",
     },
     "model.recognition.session": {
-        "pipelines.embedding.class_names",
+        "pipelines.embedding.names.class_names",
+        "pipelines.embedding.names.class_texts",
         "pipelines.encoders.handles",
         "pipelines.encoders.loaded",
     },

@@ -16,6 +16,7 @@ from pipelines.schemas import EncoderInfo
 DIM = 12
 KEY = EncoderInfo("key-encoder", DIM, True, "float32")
 TEXT = EncoderInfo("text-encoder", 3, True, "float32")
+ENCODERS = {"key": KEY, "value_text": TEXT}
 SPLITS = {"train": 70, "val": 60, "test": 33}
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -200,13 +201,14 @@ class World:
         return copy
 
     def name_classes(self) -> pathlib.Path:
-        """Writes names of five classes and their embeddings, and returns the file of the names."""
+        """Writes names of five classes and their embeddings, also as keys, and returns the file of the names."""
         file, names = self.folder / "names.txt", [f"class {label}" for label in range(5)]
         file.write_text("".join(f"{name}\n" for name in names))
-        schema = schemas.classes({"value_text": TEXT.dim})
+        schema = schemas.classes({"key": DIM, "value_text": TEXT.dim})
         arrays = [pa.array(range(5), pa.int32()), pa.array(names)]
-        arrays += [schemas.fixed_list(unit(5, TEXT.dim), schema.field("value_text"))]
-        metadata = {"config_hash": "names", "value_text.fingerprint": TEXT.fingerprint}
+        arrays += [schemas.fixed_list(unit(5, info.dim), schema.field(name)) for name, info in ENCODERS.items()]
+        made_by = {f"{name}.fingerprint": info.fingerprint for name, info in ENCODERS.items()}
+        metadata = {"config_hash": "names", schemas.KEY_SPACE: "value_text", **made_by}
         schemas.write(f"{self.folder}/classes.parquet", pa.Table.from_arrays(arrays, schema=schema), metadata)
         return file
 

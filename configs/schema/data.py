@@ -12,6 +12,7 @@ FORMATS = (
 SPLITS = ("train", "val", "test")
 DTYPES = ("float32", "float16")
 COMPUTES = ("float32", "bfloat16")
+AVERAGE, FREQUENT = "average", "frequent"
 # Styles of the demo's drawings.
 STYLES = ("noto", "twemoji", "openmoji", "fluent-3d", "fluent-flat", "emojione", "fxemoji")
 
@@ -81,6 +82,18 @@ class Encoders:
         "`value_image_name`.",
     )
     value_text: tuple[str, ...] = option(("minilm-l6-v2",), "Text encoders of values, named in the same way.")
+    prompts: tuple[str, ...] = option(
+        ("{}",),
+        "Texts with `{}` in place of a class name, over which names in the space of the keys are averaged.",
+        required=True,
+        distinct=True,
+    )
+    synonyms: str = option(
+        AVERAGE,
+        "Which synonyms of a class name count in the space of the keys: the `average` of all, or the most `frequent` "
+        "in the memory's captions.",
+        choices=(AVERAGE, FREQUENT),
+    )
     dtype: str = option("float32", "Type of the stored vectors.", choices=DTYPES)
     normalize: bool = option(True, "Whether vectors are scaled to unit length.")
     crop_fraction: float = option(
@@ -106,6 +119,9 @@ class Encoders:
         """Yields each field that does not fit the others, and why."""
         if not self.key:
             yield "key", "is empty; every memory needs keys"
+        for prompt in self.prompts:
+            if prompt.count("{}") != 1:
+                yield "prompts", f"{prompt!r} must have {{}} once, in place of the class name"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,6 +159,11 @@ class Train:
         "over the memory; 0 for nothing [I].",
         at_least=0,
     )
+    start_at_names: bool = option(
+        False,
+        "Whether linear classifiers start at the zero-shot classifier, the names of the classes in the space of the "
+        "keys.",
+    )
     null_slot: bool = option(
         False, "Whether attention has an extra entry that adds nothing, so that it can ignore the list [I]."
     )
@@ -238,6 +243,31 @@ class Train:
             )
         if self.loss == "paco" and self.paco.queue < self.batch_size:
             yield "paco.queue", f"must be at least batch_size={self.batch_size}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Align:
+    """How two frozen encoders are taught one space: a linear layer behind each, trained on the memory's pairs."""
+
+    folder: str = option(
+        "out/align",
+        "Folder of the outputs; `encoders.key` and `encoders.value_text` name `towers/image` and `towers/text` in it.",
+    )
+    key: str = option("efficientnet-lite0", "Image encoder below the image tower; no ONNX file.")
+    text: str = option("minilm-l6-v2", "Text encoder below the text tower.")
+    dim: int = option(256, "Width of the shared space.", at_least=1)
+    steps: int = option(1000, "Training steps.", at_least=1)
+    batch_size: int = option(1024, "Pairs in each step; the others of a step are a pair's negatives.", at_least=2)
+    learning_rate: float = option(1e-3, "Peak learning rate of AdamW, before a cosine decay.", above=0)
+    weight_decay: float = option(0.1, "Weight decay of AdamW.", at_least=0)
+    dropout: float = option(
+        0.5, "Share of the entries of the frozen vectors that are left out in training.", at_least=0, below=1
+    )
+    temperature: float = option(0.07, "First value of the learned temperature of cosines.", above=0)
+    val_every: int = option(100, "Steps between measurements on val; the best are kept.", at_least=1)
+    val: int = option(1000, "Pairs that choose the step, never trained on.", at_least=1)
+    held_out: int = option(1000, "Pairs that recall is measured on once, never trained on.", at_least=1)
+    most_pairs: int = option(1_000_000, "Most pairs that are read, which bounds memory.", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)

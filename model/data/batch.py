@@ -47,6 +47,8 @@ class Batch(NamedTuple):
         prepared: the arrays that the head's `prepare` made of the task, the same for every batch; None for nothing.
         key_rows: `keys` before they are gathered, for heads that read them from their table; None if there is none.
         value_rows: the same for each kind of `values`. Code that replaces keys or values must set both to None.
+        classifier: where a linear classifier of standardized queries starts, `[D, C]`; None for a random start.
+        offsets: what standardizing took from the queries, `[B]`: `queries + offsets` has the direction of the keys.
     """
 
     queries: jax.Array
@@ -57,6 +59,8 @@ class Batch(NamedTuple):
     prepared: Any = None
     key_rows: Rows | None = None
     value_rows: dict[str, Rows] | None = None
+    classifier: jax.Array | None = None
+    offsets: jax.Array | None = None
 
 
 class Output(NamedTuple):
@@ -79,6 +83,12 @@ def standardize(x: jax.Array) -> jax.Array:
     """Layer norm of the last axis without scale and bias, which the next projection would absorb."""
     centered = x - x.mean(-1, keepdims=True)
     return centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + EPSILON)
+
+
+def offset(x: jax.Array) -> jax.Array:
+    """Returns what `standardize` takes from each row `[N, D]`, `[N]`: its mean, on the scale of the result."""
+    mean = x.mean(-1)
+    return mean * jax.lax.rsqrt(jnp.square(x - mean[..., None]).mean(-1) + EPSILON)
 
 
 def unit(x: jax.Array, epsilon: float = EPSILON) -> jax.Array:

@@ -15,7 +15,7 @@ _COLUMN = "value_text"
 _REMEDY = "run web-memory embed again, which embeds the names again and nothing else"
 _SMALLEST_LENGTH = 1e-12
 KEYS = "key"
-"""The kind of the names that are in the space of the keys."""
+"""The kind of the names that are in the space of the keys, and their column."""
 
 
 def read(places: Places, classes: int) -> list[str]:
@@ -45,6 +45,18 @@ def known(places: Places) -> tuple[list[str], str]:
     return Embeddings(folder).class_names, folder
 
 
+def fingerprint(path: str) -> str:
+    """Returns the fingerprint of everything that decides the embedded names of `classes.parquet`; empty without any."""
+    if not storage.exists(path):
+        return ""
+    with schemas.open_parquet(path, ["name"]) as parquet:
+        return _metadata(parquet.schema_arrow, "config_hash")
+
+
+def _metadata(stored: pa.Schema, name: str) -> str:
+    return (stored.metadata or {}).get(name.encode(), b"").decode(errors="replace")
+
+
 def load(
     path: str, encoders: Mapping[str, EncoderInfo], kinds: Sequence[str], names: Sequence[str]
 ) -> dict[str, np.ndarray]:
@@ -63,30 +75,30 @@ def load(
     Raises:
         UserError: if the names are not those of the task, or were embedded by another encoder.
     """
-    columns = {kind: f"value_{kind}" for kind in kinds if f"value_{kind}".startswith(_COLUMN)}
     if not storage.exists(path):
         return {}
+    columns = {kind: f"value_{kind}" for kind in kinds if f"value_{kind}".startswith(_COLUMN)} | {KEYS: KEYS}
     with schemas.open_parquet(path, ["name"]) as parquet:
         stored = parquet.schema_arrow
-        if shared := (stored.metadata or {}).get(schemas.KEY_SPACE.encode(), b"").decode(errors="replace"):
-            columns[KEYS] = shared
-        if not columns:
+        present = [kind for kind, column in columns.items() if column in stored.names and column in encoders]
+        if not present:
             return {}
-        table = parquet.read(["name", *(set(columns.values()) & set(stored.names))])
+        table = parquet.read(["name", *(columns[kind] for kind in present)])
     if table["name"].to_pylist()[: len(names)] != [name.strip() for name in names]:
         raise UserError(f"{path}: holds other class names than --config.class_names; {_REMEDY}")
-    present = [kind for kind, column in columns.items() if column in table.column_names and column in encoders]
-    for kind in present:
-        _check_encoder(path, stored, columns[kind], encoders[columns[kind]])
+    made_by = {columns[kind] for kind in present}
+    if KEYS in present:
+        made_by.add(_metadata(stored, schemas.KEY_SPACE))
+    for column in sorted(made_by):
+        _check_encoder(path, stored, column, encoders.get(column))
     return {kind: _unit(schemas.to_matrix(table[columns[kind]]), len(names)) for kind in present}
 
 
-def _check_encoder(path: str, stored: pa.Schema, column: str, wanted: EncoderInfo) -> None:
-    made_by = (stored.metadata or {}).get(f"{column}.fingerprint".encode(), b"").decode(errors="replace")
-    if made_by != wanted.fingerprint:
-        raise UserError(
-            f"{path}: its {column} are of encoder {made_by}, those of the memory of {wanted.fingerprint}; {_REMEDY}"
-        )
+def _check_encoder(path: str, stored: pa.Schema, column: str, wanted: EncoderInfo | None) -> None:
+    made_by = _metadata(stored, f"{column}.fingerprint")
+    of_memory = wanted.fingerprint if wanted else "none"
+    if made_by != of_memory:
+        raise UserError(f"{path}: its {column} are of encoder {made_by}, those of the memory of {of_memory}; {_REMEDY}")
 
 
 def _unit(vectors: np.ndarray, count: int) -> np.ndarray:

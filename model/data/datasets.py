@@ -64,6 +64,7 @@ class Task:
         fingerprint: of the neighbour lists and everything they came from.
         prepared: by head, the arrays that its `prepare` made (`model.training.preparation`).
         whitening: of the keys, float32 `[D + 1, D]`, if `scores` are whitened cosines (`model.prepare.whitening`).
+        classifier: where linear classifiers start, float32 `[D, C]` (`model.prepare.name_start`); None for at random.
     """
 
     splits: dict[str, Split]
@@ -76,6 +77,7 @@ class Task:
     fingerprint: str
     prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     whitening: np.ndarray | None = None
+    classifier: np.ndarray | None = None
 
 
 def _matrix(table: pa.Table, column: str) -> np.ndarray:

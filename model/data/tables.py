@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.data import parallel
-from model.data.batch import Batch, Rows, standardize
+from model.data.batch import Batch, Rows, offset, standardize
 from model.data.datasets import Task
 from model.data.vectors import Vectors, chunks, in_blocks
 
@@ -33,6 +33,8 @@ class Tables(NamedTuple):
         keys: standardized, `[M, D]`.
         values: standardized, for each kind `[M, V]`.
         prepared: by head, the arrays that its `prepare` made.
+        classifier: as in `Batch`.
+        offsets: as in `Batch`, `[N]`.
         for_batch: () if the tables are for one batch, else None: jit sees the structure, not a bool.
     """
 
@@ -44,6 +46,8 @@ class Tables(NamedTuple):
     keys: jax.Array
     values: dict[str, jax.Array]
     prepared: dict[str, Any]
+    classifier: jax.Array | None = None
+    offsets: jax.Array | None = None
     for_batch: tuple[()] | None = None
 
     def gather(self, rows: jax.Array, head: str = "") -> Batch:
@@ -59,6 +63,8 @@ class Tables(NamedTuple):
             scores=self.scores[rows],
             mask=self.mask[rows],
             prepared=self.prepared.get(head),
+            classifier=self.classifier,
+            offsets=None if self.offsets is None else self.offsets[rows],
         )
         # An accelerator gathers once for all layers; a CPU's cache is too small for that.
         return batch._replace(key_rows=keys, value_rows=values) if jax.default_backend() == "cpu" else batch
@@ -112,6 +118,14 @@ def standardize_rows(rows: np.ndarray, dtype: str = "float32") -> np.ndarray:
     return in_blocks(_standardize, rows, dtype)
 
 
+def offset_rows(rows: np.ndarray) -> np.ndarray:
+    """Returns the offsets `[n]` of rows float32 `[n, V]`, see `Batch`; the bits of one do not depend on the others."""
+    return in_blocks(_offset, rows)
+
+
+_offset = jax.jit(offset)
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _standardize(chunk: jax.Array, dtype: str) -> jax.Array:
     return standardize(chunk).astype(dtype)
@@ -139,6 +153,8 @@ def of_queries(task: Task) -> dict[str, Tables]:
             keys=nothing,
             values={},
             prepared=prepared,
+            classifier=None if task.classifier is None else jnp.asarray(task.classifier),
+            offsets=jnp.asarray(offset_rows(split.queries)),
         )
         for name, split in task.splits.items()
     }

@@ -51,6 +51,7 @@ class Head:
         unlabelled: of such a head, its parameters to those with which a class scores as if no image of it were known.
         extend: of such a head, parameters, what it prepared, and the new classes, to both with the new classes behind
             the others.
+        tuned: whether settings change its predictions; if not, it has one trial, with the first value of each.
         check: `(task, train)`, called before `prepare`; raises a `UserError` if the head cannot learn the task.
     """
 
@@ -65,6 +66,7 @@ class Head:
     unlabelled: Callable[[Any], Any] | None = None
     extend: Callable[[Any, Any, NewClasses], tuple[Any, Any]] | None = None
     check: Callable[[Task, Train], None] | None = None
+    tuned: bool = True
 
 
 def init(head: nn.Module, batch: Batch, seed: jax.Array | int) -> dict:

@@ -45,7 +45,7 @@ def learned(module: nn.Module, name: str, first: float, shape: tuple[int, ...] =
 
 
 class Linear(nn.Module):
-    """Logits `W_c LN(z) + b`."""
+    """Logits `W_c LN(z) + b`; W_c starts at `batch.classifier` if there is one, b at zero."""
 
     num_classes: int
 
@@ -53,7 +53,9 @@ class Linear(nn.Module):
     def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
         """Returns logits of the queries alone."""
         features = standardize(batch.queries)
-        logits = nn.Dense(self.num_classes, name="classifier")(dropout(features, rate, rng))
+        start = batch.classifier
+        kernel = nn.initializers.lecun_normal() if start is None else lambda *_: start
+        logits = nn.Dense(self.num_classes, kernel_init=kernel, name="classifier")(dropout(features, rate, rng))
         return Output(logits, features, jnp.zeros((len(features), 0)))
 
 

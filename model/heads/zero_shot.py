@@ -16,10 +16,7 @@ from model.data import class_names
 from model.data.batch import Batch, Output
 from model.data.datasets import Task
 from model.heads.base import Head, NewClasses
-from pipelines.errors import UserError
-
-# At which the factors of CLIP models are clipped.
-_FIRST_FACTOR = 100.0
+from model.prepare import name_start
 
 
 class ClassNames(NamedTuple):
@@ -35,9 +32,12 @@ class ZeroShot(nn.Module):
     def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
         """Returns logits of the queries alone."""
         known: ClassNames = batch.prepared
-        length = jnp.linalg.norm(batch.queries, axis=-1, keepdims=True)
-        cosines = batch.queries / jnp.maximum(length, jnp.finfo(jnp.float32).tiny) @ known.vectors.T
-        factor = _FIRST_FACTOR * jnp.exp(self.param("factor", nn.initializers.zeros, ()))
+        if batch.offsets is None:
+            raise ValueError("zero_shot compares names with keys, which standardized queries alone do not tell")
+        keys = batch.queries + batch.offsets[:, None]
+        length = jnp.linalg.norm(keys, axis=-1, keepdims=True)
+        cosines = keys / jnp.maximum(length, jnp.finfo(jnp.float32).tiny) @ known.vectors.T
+        factor = name_start.FIRST_FACTOR * jnp.exp(self.param("factor", nn.initializers.zeros, ()))
         return Output(factor * cosines, batch.queries, jnp.zeros((len(cosines), 0)))
 
 
@@ -53,12 +53,7 @@ def prepare(task: Task, train: Train) -> ClassNames:
 
 def check(task: Task, train: Train) -> None:
     """Raises a `UserError` if no names are embedded in the space of the keys."""
-    if class_names.KEYS not in task.name_vectors:
-        raise UserError(
-            "--config.train.heads: zero_shot compares images with the names of the classes, and no names are embedded "
-            "in the space of the keys; name the two towers of one checkpoint as --config.encoders.key and "
-            "--config.encoders.value_text (docs/encoders.md, 'space') and run web-memory embed again"
-        )
+    name_start.check(task, "--config.train.heads: zero_shot")
 
 
 def extend(params: Any, known: ClassNames, new: NewClasses) -> tuple[Any, ClassNames]:
@@ -77,4 +72,5 @@ HEAD = Head(
     unlabelled=lambda params: params,
     extend=extend,
     check=check,
+    tuned=False,
 )

@@ -8,11 +8,16 @@ added to one side. Trained classes stand in for new ones here: some at a time ar
 import numpy as np
 
 FOLDS = 10
+MOST_LOST = 0.02
+"""Accuracy that the trained classes may lose to new ones, a fraction."""
 _CANDIDATES = 201
 
 
 def offset(scores: np.ndarray, without: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
-    """Returns what to add to the scores of new classes: the largest harmonic mean of both sides' accuracies.
+    """Returns what to add to the scores of new classes.
+
+    It has the largest harmonic mean of the accuracies of both sides among the offsets by which the trained classes lose
+    at most `MOST_LOST`.
 
     Args:
         scores: of the trained classes, float32 `[N, C]`.
@@ -42,6 +47,9 @@ def offset(scores: np.ndarray, without: np.ndarray, labels: np.ndarray, seed: in
         return 0.0
     gap, right, wrong, of_new = (np.concatenate(each) for each in (gaps, new_right, old_right, is_new))
     candidates = np.unique([0.0, *np.quantile(gap, np.linspace(0, 1, _CANDIDATES))])
+    alone = wrong[~of_new].mean()
+    kept = [alone - np.where(gap < c, right, wrong)[~of_new].mean() <= MOST_LOST for c in candidates]
+    candidates = candidates[kept] if any(kept) else candidates[:1]
     means = [_harmonic(gap < candidate, right, wrong, of_new) for candidate in candidates]
     best = max(means)
     return float(min((abs(c), c) for c, mean in zip(candidates.tolist(), means, strict=True) if mean == best)[1])

@@ -3,33 +3,11 @@
 It judges what attention does (`filter_quality`) and chooses memories for ablations. No head reads it.
 """
 
-import re
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines import class_names
-
-_WORD = re.compile(r"[^\W_]+")
-_BRACKETS = re.compile(r"\([^()]*\)")
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """Words without case and plural: `Golden_Retrievers.jpg` is `golden retriever jpg`."""
-    return tuple(_singular(word) for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
-
-
-def _singular(word: str) -> str:
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-
-
-def synonyms(name: str) -> list[tuple[str, ...]]:
-    """Returns the words of each synonym of a class name, which commas separate, without text in brackets."""
-    parts = [_words(part) for part in class_names.synonyms(_BRACKETS.sub(" ", name))]
-    return list(dict.fromkeys(part for part in parts if part))
+from pipelines.mentions import Mentions, Phrase, synonyms
 
 
 def named_classes(captions: Sequence[str | None], class_names: Sequence[str]) -> np.ndarray:
@@ -42,16 +20,14 @@ def named_classes(captions: Sequence[str | None], class_names: Sequence[str]) ->
     Returns:
         Pairs of a caption m and a class c that it names, as m * C + c, int64, ascending; one for each match.
     """
-    classes_of: dict[tuple[str, ...], list[int]] = {}
+    classes_of: dict[Phrase, list[int]] = {}
     for number, name in enumerate(class_names):
         for phrase in synonyms(name):
             classes_of.setdefault(phrase, []).append(number)
-    lengths = sorted({len(phrase) for phrase in classes_of})
+    mentions = Mentions(classes_of)
     found = []
     for row, caption in enumerate(captions):
-        words = _words(caption or "")
-        phrases = {words[at : at + n] for n in lengths for at in range(len(words) - n + 1)}
-        classes = {number for phrase in phrases for number in classes_of.get(phrase, ())}
+        classes = {number for phrase in mentions.of(caption or "") for number in classes_of[phrase]}
         found += [row * len(class_names) + number for number in sorted(classes)]
     return np.array(found, np.int64)
 

@@ -222,6 +222,7 @@ class Engine:
     ) -> Tables:
         arrays = {
             "queries": tables.standardize_rows(queries),
+            "offsets": tables.offset_rows(queries),
             "labels": np.zeros(len(queries), np.int32),
             "neighbors": places,
             "scores": scores.astype(np.float32),

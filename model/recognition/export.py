@@ -141,15 +141,12 @@ def _copy_model(spec: "EncoderSpec", place: str) -> str:
     from pipelines.encoders import model_files
     from pipelines.encoders.onnx import files as onnx_files
 
-    if spec.model.endswith(".npz"):
-        storage.copy(spec.model, storage.join(place, "weights.npz"))
-        return "weights.npz"
     if onnx_files.is_onnx(spec.model):
         path = onnx_files.local(spec.model, spec.description)
         for file in onnx_files.paths(path, spec.description):
             _copy(str(file), storage.join(place, file.relative_to(path.parent).as_posix()))
         return path.name
-    shutil.copytree(model_files.local_folder(spec.model), place, dirs_exist_ok=True)
+    shutil.copytree(model_files.local_folder(spec.model, spec.description), place, dirs_exist_ok=True)
     return ""
 
 

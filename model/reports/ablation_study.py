@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from configs.base import Train
-from model.data import tables
+from model.data import class_names, tables
 from model.reports import ablations, plot
 from model.reports.ablations import Base, Point
 from model.reports.grid import Grid
@@ -27,11 +27,12 @@ def _is_varied(head: str) -> bool:
 
     `mlp` has the size of the attention, and the bank of `vl_ltr` comes from the lists.
     """
-    return head != "linear"
+    return head not in ("linear", "zero_shot")
 
 
 def _folder(base: Base, vary: str, value: str, head: str, train: Train, chosen: Any) -> str:
     """Claims the folder of one head at one value; its name depends on everything that decides its bytes."""
+    names = class_names.fingerprint(base.places.classes)
     identity = {
         "neighbors": base.lists.fingerprint,
         "seed": base.seed,
@@ -41,6 +42,7 @@ def _folder(base: Base, vary: str, value: str, head: str, train: Train, chosen: 
         "value": value if _is_varied(head) else "",
         "head": head,
         "chosen": chosen,
+        **({"names": names} if names else {}),
     }
     folder = storage.join(base.places.workdir, "ablations", "runs", manifest.fingerprint(identity)[:8])
     manifest.claim(folder, "model.ablate", identity)

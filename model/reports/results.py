@@ -21,7 +21,7 @@ from pipelines import manifest, storage
 from pipelines.manifest import Embeddings, Neighbors
 from pipelines.progress import read_note
 
-REFERENCES = ("linear", "mlp", "mean_knn")
+REFERENCES = ("linear", "mlp", "mean_knn", "zero_shot")
 COLUMNS = (*metrics.GROUPS, "all")
 
 

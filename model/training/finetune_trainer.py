@@ -18,14 +18,13 @@ import optax
 from configs.base import Finetune, Train
 from model import objectives
 from model.data import input_pipeline, parallel
-from model.data.batch import standardize
+from model.data.batch import offset, standardize
 from model.data.datasets import Task
 from model.data.input_pipeline import Augment, Draws, Images
 from model.data.tables import Tables
-from model.training import run_files
+from model.training import run_files, vit
 from model.training.checkpoints import Checkpoints
 from model.training.trainer import Setting, State, Trainer
-from pipelines.encoders import vit
 from pipelines.errors import UserError
 from pipelines.images.decode import ImagePreprocess
 
@@ -58,14 +57,17 @@ class Encoder:
     preprocess: ImagePreprocess
     normalized: bool
 
-    def queries(self, params: Any, images: jax.Array, rng: jax.Array | None) -> jax.Array:
-        """Returns standardized queries `[B, D]` of uint8 images `[B, S, S, 3]`; `rng` is the key of a training step."""
+    def standardized(self, params: Any, images: jax.Array, rng: jax.Array | None) -> dict[str, jax.Array]:
+        """Returns `queries` `[B, D]` and `offsets` `[B]` of a batch, of uint8 images `[B, S, S, 3]`.
+
+        A training step passes its key as `rng`.
+        """
         vectors = self.model.apply({"params": params}, vit.scale_pixels(images), rng)
         if self.normalized:
             # The square root has no gradient at 0.
             squares = jnp.square(vectors).sum(-1, keepdims=True)
             vectors = vectors * jax.lax.rsqrt(jnp.maximum(squares, _SMALLEST_SQUARE))
-        return standardize(vectors)
+        return {"queries": standardize(vectors), "offsets": offset(vectors)}
 
 
 def restore_frozen(folder: str, head: str, seed: int, state: State) -> State:
@@ -172,12 +174,12 @@ class FinetuneTrainer(Trainer):
         batch, labels = self._gather(data, rows), data.labels[rows]
 
         def seen(params: Any) -> objectives.Step:
-            queries = self.encoder.queries(params["encoder"], images, jax.random.fold_in(rng, 2))
+            queries = self.encoder.standardized(params["encoder"], images, jax.random.fold_in(rng, 2))
             return objectives.Step(
                 params["head"],
                 params["objective"],
                 state.objective,
-                batch._replace(queries=queries),
+                batch._replace(**queries),
                 labels,
                 rows,
                 number,
@@ -227,7 +229,7 @@ class FinetuneTrainer(Trainer):
         self, params: Any, images: jax.Array, rows: jax.Array, data: Tables
     ) -> tuple[jax.Array, jax.Array]:
         images, rows = parallel.split(images), parallel.split(rows)
-        batch = self._gather(data, rows)._replace(queries=self.encoder.queries(params["encoder"], images, None))
+        batch = self._gather(data, rows)._replace(**self.encoder.standardized(params["encoder"], images, None))
         output = self._apply(params["head"], batch, 0.0, None)
         return self.objective.scores(params["objective"], output), output.weights
 

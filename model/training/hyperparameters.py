@@ -69,6 +69,19 @@ def budget(train: Train) -> int:
     return train.trials or size
 
 
+def first(train: Train) -> Train:
+    """Returns the training configuration of a head that is not tuned: one trial, with the first value of each axis."""
+    return dataclasses.replace(
+        train,
+        search="grid",
+        trials=0,
+        space=(),
+        learning_rates=train.learning_rates[:1],
+        weight_decays=train.weight_decays[:1],
+        dropouts=train.dropouts[:1],
+    )
+
+
 def with_fields(train: Train, point: Point) -> Train:
     """Returns the training configuration of a point; the axes of `SETTING` are not among its fields."""
     for name, value in point.items():

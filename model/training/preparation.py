@@ -8,7 +8,7 @@ from configs.base import Train
 from model.data.datasets import Task
 from model.heads import registry
 from model.heads.base import Head
-from model.prepare import whitening
+from model.prepare import name_start, whitening
 from model.training import hyperparameters
 from pipelines.errors import UserError
 
@@ -21,7 +21,7 @@ def prepare(task: Task, train: Train) -> Task:
         train: the heads and their settings.
 
     Raises:
-        UserError: if a head cannot learn this task.
+        UserError: if a head cannot learn this task, or there are no names to start at.
     """
     heads = [registry.get(name) for name in train.heads]
     made: dict[Any, Any] = {}
@@ -34,6 +34,9 @@ def prepare(task: Task, train: Train) -> Task:
             prepared[head.name] = made[head.prepare]
     prepared = {name: arrays for name, arrays in prepared.items() if arrays is not None}
     task = dataclasses.replace(task, prepared=prepared) if prepared else task
+    if any(settings.start_at_names for settings in _settings(train)):
+        name_start.check(task, "--config.train.start_at_names=true")
+        task = dataclasses.replace(task, classifier=name_start.classifier(task))
     whitened = train.similarity == "whitened" and any(head.needs_neighbors for head in heads)
     return whitening.rescore(task) if whitened else task
 

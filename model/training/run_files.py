@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from configs.base import Finetune, Places, Train
+from model.data import class_names
 from pipelines import fields, manifest, schemas, storage
 from pipelines.errors import UserError
 
@@ -53,12 +54,17 @@ def identity(places: Places, seed: int, train: Train, fingerprint: str) -> Ident
     """Returns the identity of the runs of one task and one training configuration.
 
     Args:
-        places: of the runs.
+        places: of the runs, and of the embedded class names.
         seed: of the configuration.
         train: the training configuration.
         fingerprint: of the neighbour lists.
+
+    Raises:
+        UserError: if the file of the embedded class names is damaged.
     """
     decides = {"neighbors": fingerprint, "seed": seed, "train": settings(train)}
+    if names := class_names.fingerprint(places.classes):
+        decides["names"] = names
     return Identity(storage.join(places.runs, manifest.fingerprint(decides)[:8]), decides)
 
 

@@ -104,7 +104,9 @@ class Trainer:
         return self._kind.needs_neighbors
 
     def _gather(self, data: Tables, rows: jax.Array) -> Batch:
-        return data.gather(rows, self._kind.name)
+        batch = data.gather(rows, self._kind.name)
+        # Among the trials may be some that start at random.
+        return batch if self.train.start_at_names else batch._replace(classifier=None)
 
     def _rate(self, learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.scale_by_learning_rate(lambda step: learning_rate * self._shape(step))

@@ -13,6 +13,7 @@ from configs.base import Places, Train
 from model.data import host_tables, parallel, tables
 from model.data.datasets import Task
 from model.data.tables import Source
+from model.heads import registry
 from model.training import hyperparameters, preparation, run_files, train_loop
 from model.training.hyperparameters import Point
 from model.training.trainer import Setting, Trainer
@@ -31,7 +32,13 @@ def check(places: Places, train: Train) -> None:
 
 def count(train: Train, seeds: bool = True) -> int:
     """Returns the number of runs of all heads: their trials and, with `seeds`, a run of each seed."""
-    return len(train.heads) * (hyperparameters.budget(train) + (len(train.seeds) if seeds else 0))
+    tried = sum(hyperparameters.budget(_tuned(name, train)) for name in train.heads)
+    return tried + (len(train.heads) * len(train.seeds) if seeds else 0)
+
+
+def _tuned(name: str, train: Train) -> Train:
+    """Returns the training configuration of a head: one trial if settings do not change what it predicts."""
+    return train if registry.get(name).tuned else hyperparameters.first(train)
 
 
 def open_runs(
@@ -149,7 +156,8 @@ class Runs:
             folder: of the runs of all heads.
             progress: counts the runs.
         """
-        self._name, self._train, self._seed, self._task, self._data = name, train, seed, task, data
+        self._name, self._seed, self._task, self._data = name, seed, task, data
+        self._train = _tuned(name, train)
         self.folder, self._progress = storage.join(folder, name), progress
         self._config_hash = manifest.fingerprint(manifest.read_identity(folder))
         self.trainer = functools.cache(self._trainer)

@@ -10,6 +10,7 @@ Nothing here reads or writes a file. Decisions:
 - Training takes half of the largest class, and of smaller classes a share that falls with the cube root of their size,
   at least 2 images; validation takes a tenth, at least 1; the test set takes the rest. So the tail of the training set
   is steeper than the natural one, and rare classes, whose accuracies count as much, have enough images to measure them.
+- One image of each of the three largest classes is in no list, so that the demo can end with predictions for new ones.
 - Captions consist of Unicode's name and keywords, never of the subgroup.
 - Every choice is a rank by a hash of the seed and the emoji, so it depends on neither order nor Python version.
 """
@@ -18,6 +19,7 @@ import collections
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from pipelines.demo.styles import STYLES, Drawing, Emoji
@@ -25,6 +27,8 @@ from pipelines.errors import UserError
 
 MIN_CLASS_EMOJI = 5
 
+NEW, NEW_IMAGES = "new", 3
+"""Images of the largest classes that no list has, to be predicted at the end, and their number."""
 _EMOJI_PER_CLASS = 10
 _MAX_TAGS = 5
 
@@ -34,8 +38,8 @@ class LabelledImage:
     """A labelled image that is to be rendered.
 
     Attributes:
-        path: under the image root.
-        split: one of `configs.schema.data.SPLITS`.
+        path: in the labelled part of the corpus.
+        split: one of `configs.schema.data.SPLITS`, or `NEW` for an image of no list.
         label: its class.
         drawing: what to render.
     """
@@ -101,17 +105,24 @@ def _cut(sizes: Mapping[str, int], max_emoji: int) -> dict[str, int]:
 def label_images(
     classes: Mapping[str, Sequence[Emoji]], drawings: Mapping[str, Drawing], seed: int
 ) -> list[LabelledImage]:
-    """Distributes the emoji of each class over the splits, at least one to each, and shuffles the list."""
+    """Distributes the emoji of each class over the splits, at least one to each, and shuffles the list.
+
+    Of each of the largest classes the last emoji is `NEW`.
+    """
     images = []
     largest = max(map(len, classes.values()))
+    giving = sorted(classes, key=lambda name: (-len(classes[name]), name))[:NEW_IMAGES]
     for label, (name, members) in enumerate(classes.items()):
         train = max(2, _round(len(members) / 2 * (len(members) / largest) ** (1 / 3)))
         val = max(1, _round(len(members) / 10))
         splits = ["train"] * train + ["val"] * val + ["test"] * (len(members) - train - val)
+        if name in giving and len(members) > MIN_CLASS_EMOJI:
+            splits[-1] = NEW
         for emoji, split in zip(members, splits, strict=True):
-            path = f"{split}/{name}/{emoji.codepoints}.jpg"
+            words = re.sub(r"[^a-z0-9]+", "-", emoji.name.lower()).strip("-")
+            path = f"{NEW}/{words}.jpg" if split == NEW else f"images/{split}/{name}/{emoji.codepoints}.jpg"
             images.append(LabelledImage(path, split, label, drawings[emoji.codepoints]))
-    return sorted(images, key=lambda image: rank(seed, "list", image.path))
+    return sorted(images, key=lambda image: rank(seed, "list", image.path.removeprefix("images/")))
 
 
 def caption(style: str, emoji: Emoji, seed: int) -> str:

@@ -8,6 +8,7 @@ Layout of the output folder:
     pairs/00000.tar, 00000.parquet, 00000_stats.json, ..   the memory, as img2dataset writes LAION
     labelled/images/{train,val,test}/{class}/{codepoints}.jpg
     labelled/EmojiLT_{train,val,test}.txt                   lines `relative/path label`, as ImageNet-LT's
+    labelled/new/{name}.jpg                                 a few images of no list, to be predicted
     labelled/classnames.txt                                 line c is `class<TAB>name` of label c
     corpus.json                                             parameters, counts, licences, checksums; written last
 """
@@ -34,7 +35,7 @@ from pipelines.errors import UserError
 LIST_NAMES = {split: f"EmojiLT_{split}.txt" for split in SPLITS}
 MARKER = "corpus.json"
 
-_FORMAT = 1
+_FORMAT = 2
 _OWN_ENTRIES = {"pairs", "labelled", MARKER}
 
 Progress = Callable[[str, int, int], None]
@@ -234,10 +235,11 @@ def _write_labelled(
 ) -> None:
     lines: dict[str, list[str]] = {split: [] for split in LIST_NAMES}
     for image in labelled:
-        path = folder / "images" / image.path
+        path = folder / image.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(next(images))
-        lines[image.split].append(f"{image.path} {image.label}\n")
+        if image.split in lines:
+            lines[image.split].append(f"{image.path.removeprefix('images/')} {image.label}\n")
     for split, list_name in LIST_NAMES.items():
         (folder / list_name).write_text("".join(lines[split]))
     (folder / "classnames.txt").write_text("".join(f"{name}\t{name.replace('-', ' ')}\n" for name in names))

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pipelines import sources
-from pipelines.embedding import class_names, classes, columns, completion, folders
+from pipelines.embedding import classes, columns, completion, folders
 from pipelines.embedding.folders import Folder
+from pipelines.embedding.names import class_names
 from pipelines.embedding.request import MEMORY, Request
 from pipelines.encoders.handles import EncoderSpec
 from pipelines.errors import UserError
@@ -39,6 +40,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
         _check_sources(request)
         names = class_names.read(request.places)
         encoders = columns.resolve(request)
+        class_names.check(encoders, request.encoders)
         named = classes.agree(request)
         compared = classes.check_class_names(request, named, names)
         opened = folders.open_all(request, encoders, named, retry_rejects)
@@ -52,8 +54,8 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
             conditions = request.filters.metadata if folder.is_memory else ()
             folders.check_rejects(folder, request.embed.max_rejects_share, conditions)
         chosen = completion.complete(opened, request, runner)
-        embedded = class_names.write(
-            names or list(named.names), encoders, request.places.classes, request.embed.batch_size
+        written = class_names.write(
+            names or list(named.names), encoders, request.places, request.encoders, request.embed.batch_size, runner
         )
         markers = [marker for folder in opened for marker in folder.markers]
         rows = sum(marker.rows_out for marker in markers)
@@ -62,7 +64,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
             {
                 **_row_lines(opened),
                 **_class_lines(request, opened, named),
-                **({"class names": f"{embedded:,}, in {request.places.classes}"} if embedded else {}),
+                **written.lines(request.places.classes, request.encoders),
                 **({"class names differ": compared} if compared else {}),
                 **_unused_lines(markers, chosen, bool(request.filters.leakage)),
                 **_leakage_lines(opened[0], chosen),

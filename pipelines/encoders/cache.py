@@ -116,14 +116,20 @@ def _publish(built: pathlib.Path, folder: pathlib.Path, broken: pathlib.Path) ->
         built.rename(folder)
 
 
-def fetch_folder(uri: str) -> pathlib.Path:
+def fetch_folder(uri: str, is_needed: Callable[[str], bool] | None = None) -> pathlib.Path:
     """Returns the copy of a remote folder in the cache; copies it if it has changed or is not there yet.
+
+    Args:
+        uri: of the folder.
+        is_needed: tells by its name whether a file is copied; then what is further down is not. By default all is.
 
     Raises:
         UserError: if there is no such folder, or a file of it is named outside it.
     """
     fs, path = storage.filesystem(uri)
-    found = sorted(fs.find(path, detail=True).items())
+    found = sorted(fs.find(path, maxdepth=1 if is_needed else None, detail=True).items())
+    if is_needed:
+        found = [(file, info) for file, info in found if is_needed(storage.name(file))]
     if not found:
         raise storage.MissingFile(f"{uri}: no such folder")
     digest = hashlib.sha256(repr([(file, storage.Found.of(file, info).etag) for file, info in found]).encode())

@@ -1,8 +1,7 @@
 """Handles to encoders, each resolved once at launch to what its model takes and gives.
 
-A handle is a built-in name, a checkpoint (`hf:FOLDER#image`), a SavedModel folder, a TF Hub or Kaggle URL, an ONNX
-file, a `.npz` of a Vision Transformer, or an `encoder.json` that describes one of these (docs/encoders.md). `loaded`
-loads the models.
+A handle is a built-in name, a checkpoint (`hf:FOLDER#image`, `FILE.npz`), a SavedModel folder, a TF Hub or Kaggle URL,
+an ONNX file, or an `encoder.json` that describes one of these (docs/encoders.md). `loaded` loads the models.
 """
 
 import dataclasses
@@ -24,6 +23,9 @@ from pipelines.sources.sample import without_login
 
 DESCRIPTION_FILE = "encoder.json"
 PRECOMPUTED = "precomputed:"
+# What an `encoder.json` cannot say of a checkpoint, whose graph is built here and scales its pixels itself.
+_NOT_OF_CHECKPOINTS = ("signature", "inputs", "output", "pool", "requires")
+_NOT_OF_PIXELS = ("value_range", "mean", "std", "layout")
 _NAMED = re.compile(r"([a-z][a-z0-9_]*)=(.+)")
 
 _SENTENCE_T5 = {"kind": "text", "dim": 768, "output": 0, "requires": "tensorflow_text", "preprocess": {}}
@@ -49,7 +51,7 @@ class EncoderSpec:
         handle: what the config gave.
         kind: `image`, `text` or `precomputed`.
         info: its fingerprint, width and form.
-        model: built-in name, checkpoint, folder, URL, `.onnx` or `.npz` that holds the weights.
+        model: built-in name, checkpoint, folder, URL or `.onnx` that holds the weights.
         description: what the model takes and gives, as in `encoder.json`.
         unsafe: whether the operations of its model may reach files, sockets, processes and Python.
         compute: precision of matrix products, `float32` or `bfloat16`.
@@ -98,6 +100,7 @@ def resolve(
     crop_fraction: float = 0.0,
     unsafe_models: bool = False,
     compute: str = process.FLOAT32,
+    is_run: bool = True,
 ) -> EncoderSpec:
     """Resolves an encoder handle, downloading or building the model if it is not cached.
 
@@ -108,21 +111,21 @@ def resolve(
         crop_fraction: of images, instead of the described one; 0 for the described one.
         unsafe_models: whether the operations of a model may reach files, sockets, processes and Python.
         compute: precision of matrix products, `float32` or `bfloat16`.
+        is_run: whether this machine is to run the model; otherwise none is built, and the precision may be one that
+            the machine does not have.
 
     Raises:
         UserError: if there is no such encoder, its description is incomplete, its model may not be loaded, or this
             machine or this model cannot compute in that precision.
     """
-    process.check_compute(compute)
+    if is_run:
+        process.check_compute(compute)
     description, model, where = _describe(handle)
-    if compute != process.FLOAT32 and (model.endswith(".npz") or onnx_files.is_onnx(model)):
-        library = "onnxruntime" if onnx_files.is_onnx(model) else "JAX"
+    if compute != process.FLOAT32 and onnx_files.is_onnx(model):
         raise UserError(
-            f"{process.FLAG}={compute}: encoder {handle!r} runs in {library}, which is not made faster by it; set "
+            f"{process.FLAG}={compute}: encoder {handle!r} runs in onnxruntime, which is not made faster by it; set "
             f"{process.FLAG}=float32"
         )
-    if model.endswith(".npz"):
-        description = _describe_vit(description, model, where)
     try:
         _check(description, model)
         if crop_fraction and description["kind"] == "image":
@@ -131,7 +134,7 @@ def resolve(
     except (KeyError, ValueError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: {reason}; docs/encoders.md says what it must contain") from error
-    fingerprint = _fingerprint(description, model, unsafe_models)
+    fingerprint = _fingerprint(description, model, unsafe_models, is_run)
     if compute != process.FLOAT32:
         fingerprint = manifest.fingerprint({"encoder": fingerprint, "compute": compute})
     info = schemas.EncoderInfo(fingerprint, description["dim"], normalize, dtype)
@@ -144,18 +147,19 @@ def precomputed(handle: str, dim: int, dtype: str, normalize: bool) -> EncoderSp
     return EncoderSpec(handle, "precomputed", schemas.EncoderInfo(fingerprint, dim, normalize, dtype), "", {})
 
 
-def _fingerprint(description: dict[str, Any], model: str, unsafe_models: bool) -> str:
-    """Returns the fingerprint of an encoder, whose model is on this machine afterwards."""
+def _fingerprint(description: dict[str, Any], model: str, unsafe_models: bool, is_run: bool) -> str:
+    """Returns the fingerprint of an encoder, whose model is on this machine afterwards if it `is_run` here."""
     # The space decides no vector, and may be named once the memory exists.
     identity = {name: value for name, value in description.items() if name != "space"}
     if model in builtin.NAMES or checkpoints.is_handle(model):
-        model_files.local_folder(model)
+        if is_run:
+            model_files.local_folder(model, description)
     elif onnx_files.is_onnx(model):
         identity["files"] = onnx_session.inspect(model, description)
-    elif not model.endswith(".npz"):
+    else:
         # A missing library is reported before gigabytes are downloaded.
         saved_model.import_required(description)
-        folder = model_files.local_folder(model)
+        folder = model_files.local_folder(model, description)
         identity["files"] = model_files.checksums(folder, description, DESCRIPTION_FILE)
         if not unsafe_models:
             # Again when it is loaded, elsewhere and later; here, so that nothing has been begun.
@@ -172,8 +176,6 @@ def _describe(handle: str) -> tuple[dict[str, Any], str, str]:
     if checkpoints.is_handle(handle):
         pinned = checkpoints.pinned(handle)
         return checkpoints.describe(pinned), pinned, handle
-    if handle.endswith(".npz"):
-        return {}, handle, handle
     path = _description_file(handle)
     description = storage.read_json(path)
     if not isinstance(description, dict) or not isinstance(description.get("model", ""), str):
@@ -182,11 +184,15 @@ def _describe(handle: str) -> tuple[dict[str, Any], str, str]:
         )
     if without_login(description.get("model", "")) != description.get("model", ""):
         raise UserError(f"{path}: 'model' is a URL with a name or a password; leave it out")
+    if description.get("model", "").startswith(checkpoints.PREFIX):
+        raise UserError(f"{path}: 'model' is {description['model']!r}; give it as the encoder itself")
     # The place of a model is no part of its identity.
     model = storage.join(path.rpartition("/")[0] or ".", description.pop("model", ""))
     if onnx_files.is_onnx(handle):
         _check_beside(handle, model, path)
         model = handle
+    if checkpoints.is_handle(model):
+        description = _with_weights(description, model, path)
     return description, model, path
 
 
@@ -220,18 +226,17 @@ def _description_file(handle: str) -> str:
     return storage.join(handle, DESCRIPTION_FILE)
 
 
-def _describe_vit(description: dict[str, Any], model: str, where: str) -> dict[str, Any]:
-    """Adds what the weights of a Vision Transformer tell to a description."""
-    from pipelines.encoders import vit, vit_checkpoint
-
-    config = vit_checkpoint.read_config(model)
+def _with_weights(description: dict[str, Any], model: str, where: str) -> dict[str, Any]:
+    """Adds what the weights of a checkpoint tell to a description, which may say how its images are prepared."""
     wanted = description.get("preprocess", {})
     if not isinstance(wanted, dict) or type(wanted.get("size", 1)) is not int:
         raise UserError(f"{where}: 'preprocess' must be an object whose 'size' is a whole number")
-    if wanted.get("value_range") is not None:
-        raise UserError(f"{where}: 'value_range' is not for a Vision Transformer, which scales its pixels itself")
-    known = vit.describe(model, config, wanted.get("size"))
-    for name in sorted(known.keys() & description.keys() - {"name", "preprocess"}):
+    found = [name for name in _NOT_OF_CHECKPOINTS if name in description]
+    if found := [*found, *(name for name in _NOT_OF_PIXELS if wanted.get(name) is not None)]:
+        raise UserError(f"{where}: {found[0]!r} is not for a checkpoint, which scales its pixels itself; leave it out")
+    known = checkpoints.describe(model, wanted.get("size"))
+    free = {"name", "space", "preprocess"} if known["kind"] == "image" else {"name", "space"}
+    for name in sorted(known.keys() & description.keys() - free):
         if description[name] != known[name]:
             raise UserError(f"{where}: {name!r} is {description[name]!r}, of these weights it is {known[name]!r}")
     return {**known, **description, "preprocess": {**known["preprocess"], **wanted}}

@@ -1,11 +1,11 @@
 """Loaded encoders: a model as a function of a batch of images or texts that returns vectors.
 
-`handles` resolves what is loaded here; `saved_model`, `onnx.session` and `vit` call the models.
+`handles` resolves what is loaded here; `saved_model` and `onnx.session` call the models.
 """
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,12 +54,7 @@ class ImageEncoder:
         """Loads the model."""
         self.preprocess = ImagePreprocess(**spec.description["preprocess"])
         self._spec = spec
-        if spec.model.endswith(".npz"):
-            from pipelines.encoders import vit, vit_checkpoint
-
-            self._model: Callable[..., Any] = vit.VitEncoder(*vit_checkpoint.load(spec.model), self.preprocess.size)
-        else:
-            self._model = _load(spec)[1]
+        self._model = _load(spec)[1]
 
     def encode(self, images: Sequence[np.ndarray | None], batch_size: int) -> np.ndarray:
         """Encodes at most `batch_size` images uint8 `[size, size, 3]` to vectors `[n, dim]` float32.
@@ -81,7 +76,7 @@ def _load(spec: EncoderSpec) -> tuple[pathlib.Path, saved_model.Model]:
         path = onnx_files.local(spec.model, spec.description)
         return path.parent, onnx_session.load(path, spec.description)
     process.set_compute(spec.compute)
-    folder = model_files.local_folder(spec.model)
+    folder = model_files.local_folder(spec.model, spec.description)
     return folder, saved_model.load(folder, spec.description, spec.unsafe)
 
 

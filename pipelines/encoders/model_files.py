@@ -17,11 +17,12 @@ URL = ("http://", "https://")
 _DOWNLOADING = threading.Lock()
 
 
-def local_folder(model: str) -> pathlib.Path:
+def local_folder(model: str, description: dict[str, Any]) -> pathlib.Path:
     """Returns the folder of a SavedModel on this machine, which is fetched or built the first time.
 
     Args:
         model: built-in name, checkpoint, folder or URL.
+        description: of the encoder; of a checkpoint, the size of its images.
 
     Raises:
         UserError: if it cannot be fetched or built.
@@ -29,7 +30,7 @@ def local_folder(model: str) -> pathlib.Path:
     if model in builtin.NAMES:
         return builtin.ensure(model, storage.cache_dir() / "encoders")
     if checkpoints.is_handle(model):
-        return checkpoints.ensure(model)
+        return checkpoints.ensure(model, description["preprocess"].get("size"))
     if model.startswith(URL):
         return _from_hub(model)
     if storage.is_url(model):

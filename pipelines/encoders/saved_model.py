@@ -81,6 +81,31 @@ def load(folder: pathlib.Path, description: Mapping[str, Any], unsafe: bool = Fa
         UserError: if it cannot be loaded, may not be, or has no such signature.
     """
     import tensorflow as tf
+
+    model, call = graph(folder, description, unsafe)
+
+    def run(*arrays: Any) -> np.ndarray:
+        try:
+            picked = call(*arrays)
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            given = " and ".join(f"{tf.as_dtype(array.dtype).name} {list(array.shape)}" for array in arrays)
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"{folder}: does not take {given}; see 'signature' and 'inputs' ({reason})") from error
+        if not tf.is_tensor(picked) or not picked.dtype.is_floating or picked.shape[:1] != arrays[0].shape[:1]:
+            raise UserError(f"{folder}: its output is not a float tensor with a row for each input; see 'output'")
+        return np.asarray(picked.numpy(), np.float32)
+
+    return Model(run, length(model, description))
+
+
+def graph(folder: pathlib.Path, description: Mapping[str, Any], unsafe: bool = False) -> tuple[Any, Callable[..., Any]]:
+    """Loads a model as a part of other graphs; arguments and errors as of `load`.
+
+    Returns:
+        The loaded object, which holds the weights, and a function of tensors, in the order of `inputs`, that returns
+        the vectors as TensorFlow's tensor. It raises a `UserError` if the model lacks the output.
+    """
+    import tensorflow as tf
     import tensorflow_hub as hub
 
     import_required(description)
@@ -104,24 +129,12 @@ def load(folder: pathlib.Path, description: Mapping[str, Any], unsafe: bool = Fa
     else:
         known = ", ".join(model.signatures) or "none"
         raise UserError(f"{folder}: cannot be called; name one of its signatures ({known}) as 'signature'")
-
-    def run(*arrays: Any) -> np.ndarray:
-        try:
-            result = call(*arrays)
-        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
-            given = " and ".join(f"{tf.as_dtype(array.dtype).name} {list(array.shape)}" for array in arrays)
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{folder}: does not take {given}; see 'signature' and 'inputs' ({reason})") from error
-        picked = _pick(result, description.get("output"), folder)
-        if not tf.is_tensor(picked) or not picked.dtype.is_floating or picked.shape[:1] != arrays[0].shape[:1]:
-            raise UserError(f"{folder}: its output is not a float tensor with a row for each input; see 'output'")
-        return np.asarray(picked.numpy(), np.float32)
-
-    return Model(run, _length(model, signature, names))
+    return model, lambda *arrays: _pick(call(*arrays), description.get("output"), folder)
 
 
-def _length(model: Any, signature: str | None, names: list[str] | None) -> int:
+def length(model: Any, description: Mapping[str, Any]) -> int:
     """Returns the second dimension of the first input, 0 if any is taken: texts of fixed length are `[None, 77]`."""
+    signature, names = description.get("signature"), description.get("inputs")
     if signature is None:
         functions = getattr(model.__call__, "concrete_functions", ())
         first = [arguments[0] for arguments, _ in (f.structured_input_signature for f in functions) if arguments]

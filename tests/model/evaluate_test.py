@@ -164,6 +164,50 @@ def test_classes_on_a_bound_are_in_another_group_by_the_other_convention(world):
     assert row["many"] == row["medium_decoupling"] == 0.2 and row["medium"] is None
 
 
+@pytest.mark.slow
+def test_zero_shot_has_one_trial_and_is_a_line_to_beat(world, monkeypatch, capsys):
+    monkeypatch.setattr("model.reports.gallery.write", lambda path, *_: pathlib.Path(path).write_text("drawn"))
+    flags = (
+        f"--config.class_names={world.name_classes()}",
+        "--config.train.heads=linear,mam,zero_shot",
+        "--config.train.steps=4",
+        "--config.train.batch_size=16",
+        "--config.train.learning_rates=0.01,0.03",
+    )
+    assert train.main(_argv(world, *flags)) == 0
+    config = options.parse(_argv(world, *flags), "")[0]
+    lists = Neighbors.open(config.places.neighbors)
+    folder = run_files.identity(config.places, config.seed, config.train, lists.fingerprint).folder
+    tried = {head: len(list(pathlib.Path(folder, head).glob("trial-*"))) for head in config.train.heads}
+    # Two learning rates and two dropouts.
+    assert tried == {"linear": 4, "mam": 4, "zero_shot": 1}
+    capsys.readouterr()
+    results = _evaluate(world, *flags)
+    assert "Points over zero_shot" in capsys.readouterr().out
+    assert {row["method"] for row in results["differences"] if row["reference"] == "zero_shot"} == {"linear", "mam"}
+    # The names of `World.name_classes`, in the space of the keys.
+    keys, queries = schemas.read(config.places.classes, ["key"])["key"], world.queries["test"].astype(np.float64)
+    queries -= queries.mean(1, keepdims=True)
+    predicted = (queries @ schemas.to_matrix(keys).astype(np.float64).T).argmax(1)
+    labels = lists.split("test")["label"].to_numpy()
+    assert results["methods"]["zero_shot"]["all"] == {"mean": pytest.approx((predicted == labels).mean()), "std": 0}
+    assert report.main(_argv(world, *flags)) == 0
+    assert "Points over zero_shot" in (world.folder / "report.html").read_text()
+
+
+def test_runs_with_other_embedded_names_are_other_runs(world):
+    config = options.parse(_argv(world), "")[0]
+
+    def folder() -> str:
+        return run_files.identity(config.places, config.seed, config.train, "lists").folder
+
+    without = folder()
+    world.name_classes()
+    named, table = folder(), schemas.read(config.places.classes, ["label", "name", "key"])
+    schemas.write(config.places.classes, table, {"config_hash": "other prompts"})
+    assert len({without, named, folder()}) == 3
+
+
 def test_markdown_is_the_same_tables(world, capsys):
     _write_runs(world)
     _evaluate(world)

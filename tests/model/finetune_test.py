@@ -24,10 +24,9 @@ from model import finetune, train
 from model.data import datasets, tables
 from model.data.input_pipeline import Images
 from model.reports import runs
-from model.training import query_encoder, run_files, train_loop
+from model.training import query_encoder, run_files, train_loop, vit
 from model.training.finetune_trainer import FinetuneSetting, FinetuneTrainer
 from pipelines import embed, options, schemas, storage
-from pipelines.encoders import vit
 from pipelines.manifest import Neighbors
 from pipelines.sources.pictures import Pictures
 from tests.model import photos
@@ -115,7 +114,7 @@ def test_the_encoder_starts_where_the_embeddings_are(trained):
     for split in ("train", "val", "test"):
         frozen = trainer.data[split].queries
         images = finetune_images(trainer, split)
-        queries = trainer.encoder.queries(params["encoder"], jnp.asarray(images), None)
+        queries = trainer.encoder.standardized(params["encoder"], jnp.asarray(images), None)["queries"]
         np.testing.assert_allclose(queries, frozen, atol=2e-5)
 
 
@@ -183,7 +182,7 @@ def test_gradients_of_the_encoder_are_those_of_finite_differences(trained):
     batch, labels = trainer.data["train"].gather(rows), trainer.data["train"].labels[rows]
 
     def loss(encoder):
-        queries = trainer.encoder.queries(encoder, images, None)
+        queries = trainer.encoder.standardized(encoder, images, None)["queries"]
         output = trainer.head.apply({"params": params["head"]}, batch._replace(queries=queries), 0.0, None)
         return trainer.objective.of_logits(output.logits, labels)
 

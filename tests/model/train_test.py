@@ -173,8 +173,8 @@ def test_a_memory_in_files_gives_the_same_results_and_resumes_to_the_same_bits(w
 
 
 _METHODS = [
-    # The names of this world are not in the space of its keys.
-    *({"train.heads": head} for head in registry.HEADS if head != "zero_shot"),
+    *({"train.heads": head} for head in registry.HEADS),
+    {"train.heads": "mam", "train.start_at_names": "true"},
     *({"train.heads": "linear", "train.loss": loss} for loss in objectives.OBJECTIVES if loss != "lace"),
     {"train.heads": "vl_ltr", "train.loss": "mile"},
     {"train.heads": "mam", "train.loss": "paco", "train.random_k": "true", "train.k": "3"},

@@ -31,12 +31,12 @@ def save_image_encoder(folder: pathlib.Path, seed: int = 0) -> np.ndarray:
     return weights
 
 
-def save_text_encoder(folder: pathlib.Path, seed: int = 0) -> np.ndarray:
-    """Saves an encoder that averages word vectors; returns them, `[words, TEXT_DIM]`."""
+def save_text_encoder(folder: pathlib.Path, seed: int = 0, dim: int = TEXT_DIM) -> np.ndarray:
+    """Saves an encoder that averages word vectors; returns them, `[words, dim]`."""
     import tensorflow as tf
     import tokenizers
 
-    vectors = np.random.default_rng(seed).normal(size=(len(WORDS), TEXT_DIM)).astype(np.float32)
+    vectors = np.random.default_rng(seed).normal(size=(len(WORDS), dim)).astype(np.float32)
 
     class Encoder(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)] * 2)
@@ -48,7 +48,7 @@ def save_text_encoder(folder: pathlib.Path, seed: int = 0) -> np.ndarray:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, "[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
-    _describe(folder, "text", TEXT_DIM, {"tokenizer": "tokenizer.json", "max_tokens": 8})
+    _describe(folder, "text", dim, {"tokenizer": "tokenizer.json", "max_tokens": 8})
     return vectors
 
 

@@ -1,6 +1,10 @@
-"""Checkpoints of random weights, with the names and shapes of the published ones."""
+"""Checkpoints of random weights, with the names and shapes of the published ones, and a forward pass in NumPy.
+
+The forward pass was written independently from the papers.
+"""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -135,3 +139,68 @@ def write(path, layout, shape, seed=0):
     found = arrays(layout, shape, seed)
     np.savez(path, **found)
     return found
+
+
+def _layer_norm(x, scale, bias):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * scale + bias
+
+
+def _mlp(x, arrays, name):
+    hidden = x @ arrays[f"{name}/Dense_0/kernel"] + arrays[f"{name}/Dense_0/bias"]
+    hidden = hidden / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden * hidden * hidden)))
+    return hidden @ arrays[f"{name}/Dense_1/kernel"] + arrays[f"{name}/Dense_1/bias"]
+
+
+def _attend(queries, keys, arrays, name):
+    """Attention of one image, [Q, D] and [K, D] to [Q, D], one head after the other."""
+    q, k, v = (
+        np.tensordot(x, arrays[f"{name}/{part}/kernel"], 1) + arrays[f"{name}/{part}/bias"]
+        for x, part in ((queries, "query"), (keys, "key"), (keys, "value"))
+    )
+    seen = np.empty_like(q)
+    for head in range(q.shape[1]):
+        scores = q[:, head] @ k[:, head].T / math.sqrt(q.shape[2])
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        seen[:, head] = weights / weights.sum(1, keepdims=True) @ v[:, head]
+    return np.tensordot(seen, arrays[f"{name}/out/kernel"], 2) + arrays[f"{name}/out/bias"]
+
+
+def reference(file, layout, images, dtype=np.float64):
+    """Embeds uint8 [B, S, S, 3] with the arrays of a file, under the names they have there."""
+    arrays = {name.removeprefix(layout.root): array.astype(dtype, copy=False) for name, array in unstack(file).items()}
+    kernel = arrays["embedding/kernel"]
+    patch, width = kernel.shape[0], kernel.shape[3]
+    embedded = []
+    for image in images:
+        grid = len(image) // patch
+        pixels = (image[: grid * patch, : grid * patch].astype(dtype) - 127.5) / 127.5
+        patches = pixels.reshape(grid, patch, grid, patch, 3).swapaxes(1, 2).reshape(grid * grid, -1)
+        x = patches @ kernel.reshape(-1, width) + arrays["embedding/bias"]
+        positions = arrays[layout.positions][0]
+        if layout.cls == "in positions":
+            x = np.concatenate([arrays["cls"][0], x]) + positions
+        elif layout.cls == "apart":
+            x = np.concatenate([arrays["cls"][0], x + positions])
+        else:
+            x = x + positions
+        for index in range(layout.depth):
+            block = f"Transformer/encoderblock_{index}"
+            norms = [
+                [arrays[f"{block}/{name}/{part}"] for part in ("scale", "bias")]
+                for name in (layout.norm0, layout.norm1)
+            ]
+            y = _layer_norm(x, *norms[0])
+            x = x + _attend(y, y, arrays, f"{block}/{layout.attention}")
+            x = x + _mlp(_layer_norm(x, *norms[1]), arrays, f"{block}/{layout.mlp}")
+        x = _layer_norm(x, arrays["Transformer/encoder_norm/scale"], arrays["Transformer/encoder_norm/bias"])
+        if layout.map_head:
+            x = _attend(arrays["MAPHead_0/probe"][0], x, arrays, "MAPHead_0/MultiHeadDotProductAttention_0")
+            y = _layer_norm(x, arrays["MAPHead_0/LayerNorm_0/scale"], arrays["MAPHead_0/LayerNorm_0/bias"])
+            x = (x + _mlp(y, arrays, "MAPHead_0/MlpBlock_0"))[0]
+        else:
+            x = x[0] if layout.cls else x.mean(0)
+        if layout.pre_logits:
+            x = np.tanh(x @ arrays["pre_logits/kernel"] + arrays["pre_logits/bias"])
+        embedded.append(x)
+    return np.stack(embedded)

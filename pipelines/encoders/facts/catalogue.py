@@ -9,7 +9,8 @@ _FORMS = {
     "FOLDER": "a TensorFlow 2 SavedModel with an encoder.json in it",
     "FILE.onnx": "an ONNX file with an encoder.json beside it, run by onnxruntime",
     "FILE.json": "a description whose field 'model' names a folder, file or URL",
-    "FILE.npz": "a Vision Transformer of augreg, big_vision or SigLIP",
+    "FILE.npz#image, FILE.npz#text": "one tower of SigLIP, SigLIP 2 or TIPSv2",
+    "FILE.npz": "the tower of images, also of Vision Transformers of augreg and big_vision",
     "precomputed:NAME": "vectors that a source provides; no model is loaded",
 }
 

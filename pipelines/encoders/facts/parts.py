@@ -4,9 +4,6 @@ import dataclasses
 import math
 import pathlib
 
-import numpy as np
-
-from pipelines import storage
 from pipelines.encoders import builtin, model_files, saved_model
 from pipelines.encoders.handles import DESCRIPTION_FILE, EncoderSpec
 from pipelines.encoders.onnx import files as onnx_files
@@ -38,12 +35,7 @@ def read(spec: EncoderSpec) -> Parts:
         paths = onnx_files.paths(path, spec.description)
         size = sum(file.stat().st_size for file in paths)
         return Parts("", onnx_files.checksums(path, spec.description), form.read(path).parameters, size)
-    if spec.model.endswith(".npz"):
-        with np.load(storage.open_read(spec.model)) as arrays:
-            parameters = sum(arrays[name].size for name in arrays.files)
-        digest = storage.sha256(spec.model)
-        return Parts("", {storage.name(spec.model): digest}, parameters, storage.size_bytes(spec.model))
-    folder = model_files.local_folder(spec.model)
+    folder = model_files.local_folder(spec.model, spec.description)
     source, files = "", {}
     if spec.model in builtin.NAMES:
         source, files = str(spec.description["source"]), dict(builtin.ENCODERS[spec.model].files)
@@ -52,7 +44,21 @@ def read(spec: EncoderSpec) -> Parts:
     else:
         files = model_files.checksums(folder, spec.description, DESCRIPTION_FILE)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Parts(source, files, saved_parameters(folder), size)
+    # Constants of a checkpoint's graph, such as the mean of the pixels, are no weights.
+    count = variables(folder) if checkpoints.is_handle(spec.model) else saved_parameters(folder)
+    return Parts(source, files, count, size)
+
+
+def variables(folder: pathlib.Path) -> int:
+    """Returns the number of weights in the variables of a SavedModel."""
+    import tensorflow as tf
+
+    if not (folder / "variables/variables.index").exists():
+        return 0
+    reader = tf.train.load_checkpoint(str(folder / "variables/variables"))
+    types = reader.get_variable_to_dtype_map()
+    shapes = reader.get_variable_to_shape_map()
+    return sum(math.prod(shape) for name, shape in shapes.items() if types[name].is_floating)
 
 
 def saved_parameters(folder: pathlib.Path) -> int:
@@ -60,12 +66,7 @@ def saved_parameters(folder: pathlib.Path) -> int:
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
-    count, seen = 0, set()
-    if (folder / "variables/variables.index").exists():
-        reader = tf.train.load_checkpoint(str(folder / "variables/variables"))
-        types = reader.get_variable_to_dtype_map()
-        shapes = reader.get_variable_to_shape_map()
-        count = sum(math.prod(shape) for name, shape in shapes.items() if types[name].is_floating)
+    count, seen = variables(folder), set()
     model = saved_model_pb2.SavedModel()
     model.ParseFromString((folder / saved_model.FILE).read_bytes())
     for graph in model.meta_graphs:

@@ -1,10 +1,13 @@
 """Handles of checkpoints, `hf:FOLDER#image` or `FILE.npz#text`, from the files to a SavedModel in the cache.
 
+`FILE.npz` alone is its tower of images.
+
 A description holds what decides the vectors: the form of the tower, the digests of the weights and of the prepared
 tokenizer, and the version of the graphs. `describe` reads configs and hashes files; `ensure` builds.
 """
 
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import pathlib
@@ -21,12 +24,13 @@ from pipelines.errors import UserError
 
 PREFIX = "hf:"
 KINDS = ("image", "text")
-_NPZ = tuple(f".npz#{kind}" for kind in KINDS)
+_NPZ = (".npz", *(f".npz#{kind}" for kind in KINDS))
 # Raised when a change of `graph` changes vectors.
 _GRAPH_VERSION = 1
 _TOKENIZER = "assets.extra/tokenizer.json"
-# What stands beside weights of big_vision, in the order in which it is looked for.
+# What stands beside weights of big_vision and of TIPSv2, in the order in which it is looked for.
 _TOKENIZERS = ("tokenizer.json", "*.spm", "*.model")
+_TIPS_TOKENIZERS = ("tokenizer.model", "*.model", "*.spm")
 _SPACE_DIGITS = 16
 
 
@@ -41,12 +45,11 @@ class _Checkpoint(Protocol):
     def name(self) -> str:
         """What the model is called, whatever its place."""
 
-    @property
-    def has_both(self) -> bool:
-        """Whether there is the other tower, too, whose vectors share the space."""
-
     def files(self) -> dict[str, pathlib.Path]:
         """Returns the files of the weights by their names in the checkpoint."""
+
+    def shared(self) -> dict[str, pathlib.Path]:
+        """Returns the files of both towers whose vectors share a space; none if there is no other tower."""
 
     def form(self) -> ImageForm | TextForm:
         """Returns the form of the tower; reads no weights."""
@@ -72,12 +75,11 @@ class _Folder:
     def name(self) -> str:
         return models.model_type(self.place)
 
-    @property
-    def has_both(self) -> bool:
-        return models.has_both(self.place)
-
     def files(self) -> dict[str, pathlib.Path]:
         return {path.relative_to(self.place).as_posix(): path for path in models.weight_files(self.place)}
+
+    def shared(self) -> dict[str, pathlib.Path]:
+        return self.files() if models.has_both(self.place) else {}
 
     def form(self) -> ImageForm | TextForm:
         return models.read_form(self.place, self.kind, self._preprocessing())
@@ -97,18 +99,15 @@ class _Folder:
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A `.npz` of big_vision or TIPSv2."""
+    """A `.npz` of augreg, big_vision or TIPSv2; `size` of images is the tower's own if None."""
 
     place: pathlib.Path
     kind: str
+    size: int | None
 
     @property
     def name(self) -> str:
         return self.place.name.removesuffix(".npz")
-
-    @property
-    def has_both(self) -> bool:
-        return not self._is_tips and big_vision.has_both(str(self.place))
 
     @property
     def _is_tips(self) -> bool:
@@ -117,12 +116,24 @@ class _File:
     def files(self) -> dict[str, pathlib.Path]:
         return {self.place.name: self.place}
 
+    def shared(self) -> dict[str, pathlib.Path]:
+        if not self._is_tips:
+            return self.files() if big_vision.has_both(str(self.place)) else {}
+        other = tips.other(self.place, self.kind)
+        return {**self.files(), other.name: other} if other else {}
+
     def form(self) -> ImageForm | TextForm:
-        reader = tips if self._is_tips else big_vision
-        return reader.read_form(str(self.place), self.kind)
+        if not self._is_tips:
+            return big_vision.read_form(str(self.place), self.kind, self.size)
+        form = tips.read_form(str(self.place), self.kind)
+        if isinstance(form, ImageForm) and self.size not in (None, form.size):
+            raise UserError(f"{self.place}: an input of {self.size} pixels does not fit this tower; take {form.size}")
+        return form
 
     def tower(self) -> Tower:
-        return (tips if self._is_tips else big_vision).read(str(self.place), self.kind)
+        if self._is_tips:
+            return tips.read(str(self.place), self.kind)
+        return big_vision.read(str(self.place), self.kind, self.size)
 
     def images(self) -> dict[str, Any]:
         """Returns the published evaluations': the centre 7/8 of ViTs, the whole image of SigLIP and TIPS."""
@@ -133,18 +144,15 @@ class _File:
         return {"size": size, "crop": "center", "resize": "area", "crop_fraction": 0.875}
 
     def texts(self, form: TextForm) -> Texts:
-        if self._is_tips:
-            raise UserError(
-                f"{self.place}: the tokenizer of TIPSv2 is not known here; convert the text tower to a SavedModel or "
-                "ONNX (docs/encoders.md)"
-            )
-        found = [path for pattern in _TOKENIZERS for path in sorted(self.place.parent.glob(pattern))]
+        patterns = _TIPS_TOKENIZERS if self._is_tips else _TOKENIZERS
+        found = [path for pattern in patterns for path in sorted(self.place.parent.glob(pattern))]
         if not found:
+            files = f"{'' if self._is_tips else 'tokenizer.json and no '}.spm or .model of sentencepiece"
             raise UserError(
-                f"{self.place.parent}: has no tokenizer.json and no .spm or .model of sentencepiece, which says how "
-                "texts become tokens; put the one that the model was trained with beside its weights"
+                f"{self.place.parent}: has no {files}, which says how texts become tokens; put the one that the model "
+                "was trained with beside its weights"
             )
-        return texts.beside_weights(found[0], form)
+        return (texts.beside_tips if self._is_tips else texts.beside_weights)(found[0], form)
 
 
 def is_handle(handle: str) -> bool:
@@ -160,6 +168,8 @@ def pinned(handle: str) -> str:
 
 
 def _split(handle: str) -> tuple[str, str]:
+    if handle.endswith(_NPZ[0]) and not handle.startswith(PREFIX):
+        return handle, KINDS[0]
     place, mark, kind = handle.removeprefix(PREFIX).rpartition("#")
     if not mark or kind not in KINDS or not place:
         place = handle.removeprefix(PREFIX) if not mark else place
@@ -167,15 +177,23 @@ def _split(handle: str) -> tuple[str, str]:
     return place, kind
 
 
-def _find(handle: str) -> _Checkpoint:
+def _local_file(place: str) -> pathlib.Path:
+    """Returns a `.npz` with what belongs beside it, on this machine."""
+    if not storage.is_url(place):
+        return pathlib.Path(place)
+    name = storage.name(place)
+    wanted = (name, *tips.pair(name).values(), *_TOKENIZERS)
+    folder = place.rpartition("/")[0]
+    return cache.fetch_folder(folder, lambda file: any(fnmatch.fnmatchcase(file, one) for one in wanted)) / name
+
+
+def _find(handle: str, size: int | None) -> _Checkpoint:
     """Returns a checkpoint, which is on this machine afterwards."""
     place, kind = _split(handle)
     if not handle.startswith(PREFIX):
-        path = cache.fetch_folder(place.rpartition("/")[0]) / storage.name(place) if storage.is_url(place) else None
-        file = path or pathlib.Path(place)
-        if not file.is_file():
-            raise UserError(f"encoder {handle!r}: there is no file {file}")
-        return _File(file, kind)
+        if not storage.exists(place):
+            raise UserError(f"encoder {handle!r}: there is no file {place}")
+        return _File(_local_file(place), kind, size)
     if hub.is_name(place):
         return _Folder(hub.download(place), kind)
     folder = cache.fetch_folder(place) if storage.is_url(place) else pathlib.Path(place)
@@ -186,13 +204,18 @@ def _find(handle: str) -> _Checkpoint:
     return _Folder(folder, kind)
 
 
-def describe(handle: str) -> dict[str, Any]:
+def describe(handle: str, size: int | None = None) -> dict[str, Any]:
     """Returns the `encoder.json` of a checkpoint's tower, without building it.
+
+    Args:
+        handle: of the tower.
+        size: side of the images that a `.npz` is to take, in pixels, which must give its grid of patches; by default
+            its own. Folders state theirs.
 
     Raises:
         UserError: if a file is missing or damaged, or the model is not one of those that are read here.
     """
-    checkpoint = _find(handle)
+    checkpoint = _find(handle, size)
     form = checkpoint.form()
     digests = {name: cache.sha256(path) for name, path in checkpoint.files().items()}
     found: dict[str, Any] = {
@@ -204,8 +227,9 @@ def describe(handle: str) -> dict[str, Any]:
         "weights_sha256": digests,
         "graph_version": _GRAPH_VERSION,
     }
-    if checkpoint.has_both:
-        found["space"] = "towers-" + hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()[:_SPACE_DIGITS]
+    if shared := checkpoint.shared():
+        both = sorted((name, cache.sha256(path)) for name, path in shared.items())
+        found["space"] = "towers-" + hashlib.sha256(repr(both).encode()).hexdigest()[:_SPACE_DIGITS]
     if isinstance(form, TextForm):
         prepared = checkpoint.texts(form)
         found["tokenizer_sha256"] = hashlib.sha256(prepared.tokenizer).hexdigest()
@@ -213,27 +237,27 @@ def describe(handle: str) -> dict[str, Any]:
     return {**found, "preprocess": checkpoint.images()}
 
 
-def ensure(handle: str) -> pathlib.Path:
-    """Returns the folder of a tower's SavedModel, which is built the first time.
+def ensure(handle: str, size: int | None = None) -> pathlib.Path:
+    """Returns the folder of a tower's SavedModel, which is built the first time; arguments as those of `describe`.
 
     Raises:
         UserError: as `describe`, or if the weights do not fit the config.
     """
 
     def build(_: pathlib.Path, built: pathlib.Path) -> None:
-        cache.run_in_new_process(_build, handle, built)
+        cache.run_in_new_process(_build, handle, size, built)
 
-    return cache.ensure(describe(handle), storage.cache_dir() / "encoders", build)
+    return cache.ensure(describe(handle, size), storage.cache_dir() / "encoders", build)
 
 
-def _build(handle: str, built: pathlib.Path) -> None:
+def _build(handle: str, size: int | None, built: pathlib.Path) -> None:
     """Reads the weights and saves the graph; runs in a process of its own."""
     cache.use_no_gpu()
     import tensorflow as tf
 
     from pipelines.encoders.towers import graph
 
-    checkpoint = _find(handle)
+    checkpoint = _find(handle, size)
     tower = checkpoint.tower()
     module = graph.module(tower)
     tf.saved_model.save(module, str(built), signatures={"serving_default": module.features})

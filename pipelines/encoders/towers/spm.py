@@ -15,6 +15,8 @@ from pipelines.errors import UserError
 _MAX_BYTES, _MAX_PIECES, _MAX_PIECE_LENGTH = 1 << 26, 1 << 21, 512
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _KINDS = {1: "unigram", 2: "bpe"}
+HIDDEN = " "
+"""What is put before the names of pieces that no text has, such as `<pad>`: spaces of texts are escaped."""
 _SPACE = "▁"
 # Normalizations whose results are composed.
 _COMPOSING = (b"nmt_nfkc", b"nfkc", b"nmt_nfkc_cf", b"nfkc_cf")
@@ -35,7 +37,7 @@ class _Piece:
 def read(path: pathlib.Path) -> dict[str, Any]:
     """Returns the settings of a tokenizer, as in tokenizer.json, that gives the ids of sentencepiece.
 
-    No token is added to the ends of a text.
+    No token is added to the ends of a text. Names of unigram pieces that no text has begin with `HIDDEN`.
 
     Raises:
         UserError: if the file is missing or no such model, or asks for what `tokenizers` does not do alike.
@@ -158,7 +160,10 @@ def _unigram(path: pathlib.Path, pieces: list[_Piece], normalizer: dict[int, Any
     model = {
         "type": "Unigram",
         "unk_id": [piece.kind for piece in pieces].index(_UNKNOWN),
-        "vocab": [[piece.text, piece.score] for piece in pieces],
+        "vocab": [
+            [piece.text if piece.kind in (_NORMAL, _USER_DEFINED) else HIDDEN + piece.text, piece.score]
+            for piece in pieces
+        ],
         "byte_fallback": False,
     }
     return _settings(model, steps, pre_tokenizer=split)

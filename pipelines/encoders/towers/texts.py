@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import string
 from typing import Any, TypeGuard
 
 from pipelines import storage
@@ -27,6 +28,10 @@ _CANONICAL: list[dict[str, Any]] = [
     {"type": "Replace", "pattern": {"Regex": r"[!-/:-@\[-`{-~]"}, "content": ""},
     {"type": "Replace", "pattern": {"Regex": r"[\s\x1c-\x1f]+"}, "content": " "},
     {"type": "Strip", "strip_left": True, "strip_right": True},
+]
+# TensorFlow lowers ASCII letters only where it is not told of UTF-8, as TIPS does not tell it.
+_LOWER_ASCII: list[dict[str, Any]] = [
+    {"type": "Replace", "pattern": {"String": letter}, "content": letter.lower()} for letter in string.ascii_uppercase
 ]
 _BERT_FLAGS = {
     "do_lower_case": "lowercase",
@@ -90,6 +95,23 @@ def beside_weights(path: pathlib.Path, form: TextForm) -> Texts:
     settings = _read(path) if path.suffix == ".json" else spm.read(path)
     _as_siglip(settings, form, path, "", "")
     return _checked(settings, form.length, form, path)
+
+
+def beside_tips(path: pathlib.Path, form: TextForm) -> Texts:
+    """Returns the same for the model of sentencepiece that stands beside the text tower of TIPSv2.
+
+    ASCII letters are lowered, no token is added to the ends of a text, and it is cut to the positions of the tower.
+    What is behind its end is masked, whatever other texts are in a batch. The published code masks tokens of id 0, so
+    that must not be the unknown one.
+
+    Raises:
+        UserError: if it is the tokenizer of another model.
+    """
+    settings = spm.read(path)
+    if settings["model"].get("unk_id", -1) == 0:
+        raise UserError(f"{path}: its token 0 is the unknown one, that of TIPSv2 is padding; take TIPSv2's tokenizer")
+    _begin_with(settings, _LOWER_ASCII)
+    return _checked(settings, form.positions, form, path, has_ends=False)
 
 
 def _optional(path: pathlib.Path) -> dict[str, Any]:
@@ -172,7 +194,8 @@ def _as_siglip(settings: dict[str, Any], form: TextForm, path: pathlib.Path, end
 
 def _ids(settings: dict[str, Any], names: tuple[str, ...], path: pathlib.Path) -> dict[str, int]:
     tokenizer = _loaded(settings, path)
-    found = {name: tokenizer.token_to_id(name) for name in names}
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    found = {name: vocabulary.get(name, vocabulary.get(spm.HIDDEN + name)) for name in names}
     if missing := [name for name, number in found.items() if number is None]:
         raise UserError(f"{path}: has no token {missing[0]!r}; it is the tokenizer of another model")
     return found
@@ -215,7 +238,9 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 20
 
 
-def _checked(settings: dict[str, Any], max_tokens: int, form: TextForm, path: pathlib.Path) -> Texts:
+def _checked(
+    settings: dict[str, Any], max_tokens: int, form: TextForm, path: pathlib.Path, has_ends: bool = True
+) -> Texts:
     """Returns a tokenizer as it is stored; a `UserError` if it is that of another model."""
     tokenizer = _loaded(settings, path)
 
@@ -231,7 +256,7 @@ def _checked(settings: dict[str, Any], max_tokens: int, form: TextForm, path: pa
     if last < form.tokens // 2:
         raise other(f"has {len(tokens):,} tokens, the model has {form.tokens:,}")
     added = tokenizer.num_special_tokens_to_add(False)
-    if not added:
+    if has_ends and not added:
         raise other("adds no token to the ends of a text, which the model has seen in every text")
     if max_tokens <= added:
         raise UserError(f"{path.parent}: texts of {max_tokens} tokens leave no room for words; see {_CONFIG}")

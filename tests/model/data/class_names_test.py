@@ -44,14 +44,39 @@ def test_names_of_each_kind_of_text_are_read(tmp_path):
         np.testing.assert_allclose(found[kind], vector / np.linalg.norm(vector), rtol=1e-6)
 
 
+_WITH_KEYS = ("key", "value_text", "value_text_large")
+
+
 def test_names_in_the_space_of_the_keys_are_read_whatever_is_trained_on(tmp_path):
     path = tmp_path / "classes.parquet"
-    vectors = _write(path, {"key_space": "value_text_large"})
+    vectors = _write(path, {"key_space": "value_text_large"}, columns=_WITH_KEYS)
     for kinds in ((), ("text",)):
         found = class_names.load(str(path), _ENCODERS, kinds, _NAMES)
         assert set(found) == {*kinds, class_names.KEYS}
-        norms = np.linalg.norm(vectors["value_text_large"], axis=1, keepdims=True)
-        np.testing.assert_allclose(found[class_names.KEYS], vectors["value_text_large"] / norms, rtol=1e-5)
+        norms = np.linalg.norm(vectors["key"], axis=1, keepdims=True)
+        np.testing.assert_allclose(found[class_names.KEYS], vectors["key"] / norms, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("made_by", "sentence"),
+    [
+        ({"key": "other"}, "its key are of encoder other, those of the memory of key; run web-memory embed again"),
+        ({"value_text_large": "t5"}, "its value_text_large are of encoder t5, those of the memory of large; run"),
+        ({"key_space": "value_text_gone"}, "its value_text_gone are of encoder , those of the memory of none; run"),
+    ],
+)
+def test_names_of_the_keys_of_another_memory_or_text_encoder_are_refused(tmp_path, made_by, sentence):
+    path = tmp_path / "classes.parquet"
+    _write(path, {"key_space": "value_text_large"} | made_by, columns=_WITH_KEYS)
+    with pytest.raises(UserError, match=sentence):
+        class_names.load(str(path), _ENCODERS, (), _NAMES)
+
+
+def test_the_fingerprint_is_that_of_what_decides_the_vectors(tmp_path):
+    path = tmp_path / "classes.parquet"
+    assert class_names.fingerprint(str(path)) == ""
+    _write(path)
+    assert class_names.fingerprint(str(path)) == "0"
 
 
 def test_there_are_none_without_a_file_or_text_values(tmp_path):

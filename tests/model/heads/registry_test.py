@@ -19,7 +19,7 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     values = {"text": normal(b, k, 12), "image": normal(b, k, 10)}
     bank = Bank(normal(7, 5, 12), jnp.asarray(rng.random((7, 5)) < 0.8))
-    batch = Batch(normal(b, d), normal(b, k, d), values, normal(b, k), jnp.ones((b, k), bool))
+    batch = Batch(normal(b, d), normal(b, k, d), values, normal(b, k), jnp.ones((b, k), bool), offsets=normal(b))
     known = NamePrior(normal(7, 12), normal(d + 1, d), normal(7, d))
     names = ClassNames(normal(7, d))
     return batch._replace(prepared={"vl_ltr": bank, "mam_names": known, "zero_shot": names}.get(head))

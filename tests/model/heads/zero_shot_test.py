@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.base import Train
-from model.data.batch import Batch
+from model.data.batch import Batch, offset, standardize
 from model.heads import registry
 from model.heads.zero_shot import ClassNames
 from pipelines.errors import UserError
@@ -16,13 +16,14 @@ _HEAD = registry.get("zero_shot")
 
 def _batch(queries, names) -> Batch:
     nothing = jnp.zeros((len(queries), 0))
-    batch = Batch(jnp.asarray(queries), nothing[..., None], {}, nothing, nothing.astype(bool))
+    queries = jnp.asarray(queries)
+    batch = Batch(standardize(queries), nothing[..., None], {}, nothing, nothing.astype(bool), offsets=offset(queries))
     return batch._replace(prepared=ClassNames(jnp.asarray(names)))
 
 
 def test_an_image_is_of_the_class_whose_name_is_nearest_whatever_is_learned():
     rng = np.random.default_rng(0)
-    queries, names = rng.normal(size=(50, 8)).astype(np.float32), rng.normal(size=(6, 8)).astype(np.float32)
+    queries, names = rng.normal(1, size=(50, 8)).astype(np.float32), rng.normal(size=(6, 8)).astype(np.float32)
     names /= np.linalg.norm(names, axis=1, keepdims=True)
     cosines = queries.astype(np.float64) @ names.T / np.linalg.norm(queries, axis=1, keepdims=True)
     batch = _batch(queries, names)

@@ -32,7 +32,6 @@ def test_words_of_a_synonym_in_a_row_name_the_class(caption, classes):
 
 
 def test_a_name_of_signs_alone_names_nothing():
-    assert relevance.synonyms(" , (only brackets), --") == []
     assert len(relevance.named_classes(["-- , ()"], ["--"])) == 0
 
 

@@ -113,8 +113,8 @@ def _fuzz(count: int) -> None:
         good = httpx2.post(f"{service.url}/predict", content=b"abc", headers={"content-type": "image/jpeg"})
         assert good.json()["predictions"][0]["classes"][0] == "a-mam"
         code, _, err = service.stop()
-        # What uvicorn says of bytes that are no HTTP; a traceback would be more.
-        assert code == 0 and set(err.splitlines()) <= {"Invalid HTTP request received."}
+        # Libraries say of some bytes that they are no HTTP or no form.
+        assert code == 0 and "Traceback" not in err, err
 
 
 def test_a_few_requests_of_random_bytes():

@@ -33,9 +33,9 @@ def world(tmp_path, monkeypatch):
         made: list = []
         reached = staticmethod(lambda setting, trainer: setting.learning_rate)
 
-        def runs(self, head="mam", **changes):
+        def runs(self, head="mam", under="runs", **changes):
             train = hyperparameters.with_fields(_TRAIN, changes)
-            folder = str(tmp_path / "runs")
+            folder = str(tmp_path / under)
             manifest.claim(folder, "model.train", {})
             total = hyperparameters.budget(train) + len(train.seeds)
             return trials.Runs(head, train, 0, None, {}, folder, trials.Progress(self.stage, total))
@@ -70,7 +70,7 @@ def world(tmp_path, monkeypatch):
 def test_every_head_gets_the_same_number_whether_it_reads_the_space_or_not(world):
     for changes in ({}, {"search": "random", "trials": 5}, {"search": "optuna", "trials": 5}):
         for head in ("linear", "mam"):
-            tried = world.runs(f"{head}{len(changes)}{changes.get('search')}", **changes).trials()
+            tried = world.runs(head, f"{len(changes)}{changes.get('search')}", **changes).trials()
             assert len(tried) == (5 if changes else 8)
             assert {trial.point["similarity_scale"] for trial in tried} <= {10.0, 20.0}
 
@@ -113,7 +113,7 @@ def test_what_diverged_is_not_chosen(world):
 
 @pytest.mark.parametrize("kind", ["random", "optuna"])
 def test_interrupted_tuning_resumes_with_the_same_trials(world, kind):
-    whole = world.runs("whole", search=kind, trials=6).trials()
+    whole = world.runs(under="whole", search=kind, trials=6).trials()
     made = len(world.made)
 
     class _Stop(Exception):
@@ -126,9 +126,9 @@ def test_interrupted_tuning_resumes_with_the_same_trials(world, kind):
 
     world.reached = stop
     with pytest.raises(_Stop):
-        world.runs("cut", search=kind, trials=6).trials()
+        world.runs(under="cut", search=kind, trials=6).trials()
     world.reached = lambda setting, trainer: setting.learning_rate
-    again = world.runs("cut", search=kind, trials=6).trials()
+    again = world.runs(under="cut", search=kind, trials=6).trials()
     assert [(trial.point, trial.value) for trial in again] == [(trial.point, trial.value) for trial in whole]
     # Three were done, the fourth was begun: three more are left.
     assert [name for name, *_ in world.made[made + 4 :]] == ["trial-3", "trial-4", "trial-5"]
@@ -148,3 +148,12 @@ def test_results_of_other_trials_are_refused(world):
     world.runs().trials()
     with pytest.raises(UserError, match="trial-0/trial.json: is of other trials, point.learning_rate was 0.1 and"):
         world.runs(learning_rates=(0.3, 0.4)).trials()
+
+
+def test_a_head_that_settings_do_not_change_has_one_trial_with_the_first_of_each(world):
+    for changes in ({}, {"search": "random", "trials": 5}):
+        (tried,) = world.runs("zero_shot", f"one{len(changes)}", **changes).trials()
+        assert tried.point == {"learning_rate": 0.1, "weight_decay": 0.0, "dropout": 0.0}
+    train = hyperparameters.with_fields(_TRAIN, {"heads": ("linear", "zero_shot")})
+    assert trials.count(train) == 8 + 1 + 2 * 2
+    assert trials.count(train, seeds=False) == 8 + 1

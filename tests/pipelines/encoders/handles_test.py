@@ -42,6 +42,7 @@ def test_vectors_have_unit_length_unless_told_otherwise(describe):
         ({"output": [0]}, "'output' must be a name or a place"),
         ({"requires": "os"}, "'requires' can only be tensorflow_text"),
         ({"model": "https://me:secret@host/m"}, "'model' is a URL with a name or a password; leave it out"),
+        ({"model": "hf:/models/clip#image"}, "'model' is 'hf:/models/clip#image'; give it as the encoder itself"),
         ({"model": 3}, "whose 'model', if it has one, is a folder"),
         ({**made.TOKENS, "inputs": ["ids"]}, "'inputs' must be a list of 2 names"),
         ({**made.TEXT, "preprocess": {"tokenizer": "tokenizer.json"}}, "has no 'max_tokens'"),
@@ -149,10 +150,10 @@ def test_a_vision_transformer_has_the_fingerprint_of_its_weights_and_preprocess(
 
     def fingerprint(handle, **description):
         described.write_text(json.dumps({"model": "x.npz", **description}))
-        return resolve(str(handle), "float32").info.fingerprint
+        return resolve(str(handle), "float32", is_run=False).info.fingerprint
 
     plain = fingerprint(path)
-    assert fingerprint(described) == plain
+    assert fingerprint(described) == fingerprint(f"{path}#image") == plain
     squash = {"crop": "squash", "crop_fraction": 1.0}
     found = [plain, *(fingerprint(described, preprocess=changed) for changed in ({"size": 13}, squash))]
     vit_files.write(path, vit_files.LAYOUTS["augreg"], vit_files.TINY, seed=1)
@@ -168,7 +169,13 @@ def test_a_vision_transformer_has_the_fingerprint_of_its_weights_and_preprocess(
         ({"preprocess": {"size": 99}}, "99 pixels does not fit this ViT"),
         ({"preprocess": {"size": "12"}}, "'size' is a whole number"),
         ({"preprocess": []}, "'preprocess' must be an object"),
-        ({"preprocess": {"value_range": [-1, 1]}}, "'value_range' is not for a Vision Transformer"),
+        ({"preprocess": {"value_range": [-1, 1]}}, "'value_range' is not for a checkpoint, which scales its pixels"),
+        ({"preprocess": {"mean": [0, 0, 0]}}, "'mean' is not for a checkpoint"),
+        ({"preprocess": {"std": [1, 1, 1]}}, "'std' is not for a checkpoint"),
+        ({"preprocess": {"layout": "channels_first"}}, "'layout' is not for a checkpoint"),
+        ({"preprocess": {"crop": "middle"}}, "'crop' must be one of center"),
+        ({"signature": "serving_default"}, "'signature' is not for a checkpoint"),
+        ({"model": "y.npz"}, "there is no file .*y.npz"),
     ],
 )
 def test_a_description_that_its_weights_deny_is_worded(tmp_path, description, words):

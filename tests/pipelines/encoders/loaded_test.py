@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tokenizers
 
-from pipelines.encoders import handles, vit, vit_checkpoint
+from pipelines.encoders import handles
 from pipelines.encoders.handles import resolve
 from pipelines.encoders.loaded import EncoderSet, ImageEncoder, TextEncoder, unit
 from pipelines.errors import UserError
@@ -131,14 +131,16 @@ def test_broken_files_are_worded(describe, tmp_path):
         TextEncoder(resolve(handle, "float32"))
 
 
-def test_a_vision_transformer_embeds_as_vit_does(tmp_path):
-    path = tmp_path / "augreg.npz"
-    vit_files.write(path, vit_files.LAYOUTS["augreg"], vit_files.TINY)
+@pytest.mark.parametrize("size", [12, 14])
+def test_a_vision_transformer_embeds_as_numpy_does_images_of_any_size_with_its_grid(tmp_path, size):
+    file = vit_files.write(tmp_path / "augreg.npz", vit_files.LAYOUTS["augreg"], vit_files.TINY)
+    path = tmp_path / "augreg.json"
+    path.write_text(json.dumps({"model": "augreg.npz", "preprocess": {"size": size}}))
     spec = resolve(str(path), "float32", normalize=False)
     encoder = ImageEncoder(spec)
-    assert (spec.kind, spec.info.dim, encoder.preprocess.size) == ("image", vit_files.TINY.width, 12)
-    images = np.random.default_rng(1).integers(0, 256, (3, 12, 12, 3), np.uint8)
-    expected = vit.VitEncoder(*vit_checkpoint.load(str(path)))(images)
+    assert (spec.kind, spec.info.dim, encoder.preprocess.size) == ("image", vit_files.TINY.width, size)
+    images = np.random.default_rng(1).integers(0, 256, (3, size, size, 3), np.uint8)
+    expected = vit_files.reference(file, vit_files.LAYOUTS["augreg"], images)
     np.testing.assert_allclose(encoder.encode(list(images), made.BATCH), expected, rtol=1e-4, atol=1e-5)
 
 

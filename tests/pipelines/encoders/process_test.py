@@ -72,11 +72,13 @@ def test_bfloat16_is_refused_where_tensorflow_has_a_gpu(cpuinfo, monkeypatch):
         process.check_compute("bfloat16")
 
 
-def test_bfloat16_is_refused_for_models_in_jax(tmp_path, cpuinfo):
-    cpuinfo("amx_bf16")
+def test_a_machine_that_does_not_run_a_model_needs_no_instructions_for_its_precision(tmp_path, cpuinfo):
+    cpuinfo("avx2")
     path = tmp_path / "augreg.npz"
     vit_files.write(path, vit_files.LAYOUTS["augreg"], vit_files.TINY)
-    with pytest.raises(UserError, match=r"encoder '\S*augreg.npz' runs in JAX, .*set --config.encoders.compute="):
+    half = resolve(str(path), "float32", compute="bfloat16", is_run=False)
+    assert half.compute == "bfloat16" and half.info != resolve(str(path), "float32", is_run=False).info
+    with pytest.raises(UserError, match="the processor of this machine has neither AMX-BF16 nor AVX-512 BF16"):
         resolve(str(path), "float32", compute="bfloat16")
 
 
@@ -115,3 +117,17 @@ def test_vectors_in_bfloat16_are_near_those_in_float32_which_stay_as_they_are(tm
     np.testing.assert_array_equal(before, after)
     cosines = (before * half).sum(1)
     assert not np.array_equal(before, half) and cosines.min() >= 0.99
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.skipif(not _HAS_BFLOAT16, reason="the processor has neither amx_bf16 nor avx512_bf16")
+def test_a_vision_transformer_computes_in_bfloat16(tmp_path):
+    path, shape = tmp_path / "vit.npz", vit_files.Shape(patch=8, width=64, depth=3, heads=2, mlp_dim=128, grid=4)
+    vit_files.write(path, vit_files.LAYOUTS["siglip"], shape)
+    images = list(np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), np.uint8))
+
+    def encode(compute):
+        return ImageEncoder(resolve(str(path), "float32", compute=compute)).encode(images, 8)
+
+    whole, half = encode("float32"), encode("bfloat16")
+    assert not np.array_equal(whole, half) and (whole * half).sum(1).min() >= 0.99

@@ -123,8 +123,9 @@ def _image_form(config: _Config, images: Preprocessing, blocks: Blocks, **more: 
     size, patch = images.preprocess["size"], config.whole("patch_size", 16)
     if config.get("num_channels", 3) != 3:
         raise UserError(f"{config.path}: num_channels is not 3; images have red, green and blue")
-    if size % patch:
-        raise UserError(f"{config.path}: patches of {patch} pixels do not fill images of {size}")
+    # Pixels behind the last whole patch are not used: SigLIP's So400m/14 takes 384 pixels.
+    if size < patch:
+        raise UserError(f"{config.path}: patches of {patch} pixels do not fit into images of {size}")
     return ImageForm(blocks, size, patch, images.mean, images.std, **more)
 
 

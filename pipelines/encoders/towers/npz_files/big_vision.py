@@ -127,6 +127,10 @@ class FlaxNames:
         return Blocks(depth, width, heads, hidden, activation, 1e-6, head_width=key_width, gated=gated)
 
 
+NAMES = FlaxNames("", BLOCK, {**_IMAGE, "positions": _POSITIONS[0]}, "Transformer/")
+"""Names of an image tower in today's big_vision, those of the parameters of `models/vit.py`."""
+
+
 def count_blocks(names: Iterable[str], pattern: str) -> int:
     """Returns the number of blocks whose numbers a pattern finds in names, counted to the highest."""
     return max((int(found[1]) + 1 for name in names if (found := re.match(pattern, name))), default=0)

@@ -5,6 +5,7 @@ MLPs have the exact GELU and its text norms an epsilon of 1e-5, Scenic's the tan
 """
 
 import dataclasses
+import pathlib
 import re
 from collections.abc import Callable, Mapping
 
@@ -26,6 +27,8 @@ from pipelines.errors import UserError
 HEADS = {768: 12, 1024: 16, 1152: 16, 1536: 24}
 """Attention heads of the published models, by width."""
 _LENGTH = 64
+# How the files of both towers of one model are called.
+_ENDS = {"image": "_vision.npz", "text": "_text.npz"}
 # The first TIPS has positions of 16 x 16, which Scenic's code resizes to the images of a model's training.
 _FIRST_GRID = 16
 _TORCH_IMAGE = {
@@ -76,6 +79,39 @@ def is_tips(path: str) -> bool:
     """Returns whether a `.npz` has the names of a TIPS tower; reads no array."""
     with npz.opened(path, "a checkpoint") as archive:
         return not npz.members(archive).keys().isdisjoint(mark for mark, _, _ in _READERS)
+
+
+def pair(name: str) -> dict[str, str]:
+    """Returns the names of both files of a model by kind, from the name of one; empty if it is called otherwise."""
+    models = {name.removesuffix(end) for end in _ENDS.values() if name.endswith(end)}
+    return {kind: model + end for model in models for kind, end in _ENDS.items()}
+
+
+def other(path: pathlib.Path, kind: str) -> pathlib.Path | None:
+    """Returns the file beside `MODEL_vision.npz` or `MODEL_text.npz` that has the model's other tower.
+
+    Args:
+        path: of a tower of TIPSv2.
+        kind: of this tower, `image` or `text`.
+
+    Returns:
+        The path, or None if the files are called otherwise or there is no such file.
+
+    Raises:
+        UserError: if one of the files is broken, or they are towers of two models.
+    """
+    (other_kind,) = _ENDS.keys() - {kind}
+    names = pair(path.name)
+    if names.get(kind) != path.name or not path.with_name(names[other_kind]).is_file():
+        return None
+    found = path.with_name(names[other_kind])
+    widths = read_form(str(path), kind).vector_width, read_form(str(found), other_kind).vector_width
+    if len(set(widths)) > 1:
+        raise UserError(
+            f"{found}: has vectors of {widths[1]} values, those of {path.name} beside it have {widths[0]}; fetch both "
+            "files of one model"
+        )
+    return found
 
 
 def read_form(path: str, kind: str) -> ImageForm | TextForm:

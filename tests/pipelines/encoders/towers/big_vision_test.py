@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.encoders import vit, vit_checkpoint
 from pipelines.encoders.towers import graph
 from pipelines.encoders.towers.npz_files import big_vision, npz
 from pipelines.encoders.towers.tower import Dense
@@ -81,11 +80,11 @@ def test_second_positions_are_added(siglip, path, tmp_path):
 
 
 @pytest.mark.parametrize("layout", vit_files.LAYOUTS)
-def test_what_the_flax_vit_reads_gives_the_same_vectors(layout, path, tmp_path):
-    vit_files.write(path, vit_files.LAYOUTS[layout], vit_files.TINY)
+def test_image_towers_of_every_layout_are_those_of_numpy(layout, path, tmp_path):
+    file = vit_files.write(path, vit_files.LAYOUTS[layout], vit_files.TINY)
     images = npz_files.pixels(3, 14)
     embed = npz_files.exported(big_vision.read(str(path), "image", 14), tmp_path / "image")
-    npz_files.agrees(embed(images), vit.VitEncoder(*vit_checkpoint.load(str(path)), 14)(images))
+    npz_files.agrees(embed(images), vit_files.reference(file, vit_files.LAYOUTS[layout], images))
 
 
 def test_another_process_embeds_the_same(siglip, path, tmp_path):
@@ -331,3 +330,28 @@ def test_broken_and_missing_files_are_refused(siglip, path):
     for cut in (0, 1, 1000, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:cut])
         _refused(path, "was refused as a checkpoint .*; fetch the file again")
+    _save(path, siglip)
+    bias = siglip["params/img/embedding/bias"].tobytes()
+    path.write_bytes(path.read_bytes().replace(bias, bias[:-1] + b"\x00"))
+    with pytest.raises(UserError, match="Bad CRC-32 for file 'params/img/embedding/bias.npy'"):
+        big_vision.read(str(path), "image")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_too_many_members_and_two_of_one_name_are_refused(siglip, path):
+    _save(path, siglip)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("params/t.npy", b"")
+    _refused(path, "or two of one name")
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(8193):
+            archive.writestr(str(index), b"")
+    _refused(path, "it has 8193 members where 8192 are allowed")
+
+
+def test_what_is_not_of_the_tower_is_not_read(siglip, path):
+    expected = big_vision.read(_save(path, siglip), "image").arrays
+    odd = {"params/txt/x": np.array([{}], object), "params/img/head/kernel": np.zeros(3, int), "params/y": np.int64(1)}
+    found = big_vision.read(_save(path, {**siglip, **odd}), "image").arrays
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in found)

@@ -1,5 +1,6 @@
 """Handles of checkpoints: what they are, what is built of them, and every way in which a folder is refused."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -14,6 +15,7 @@ from pipelines.encoders.handles import EncoderSpec, resolve
 from pipelines.encoders.loaded import ImageEncoder, TextEncoder
 from pipelines.encoders.towers import checkpoints
 from pipelines.errors import UserError
+from tests.pipelines import vit_files
 from tests.pipelines.encoders.towers import arrays, folders, npz_files
 from tests.pipelines.encoders.towers.npz_files import Shape
 
@@ -161,7 +163,8 @@ _BAD = {
     "heads": (_config(text_config__num_attention_heads=3), "text", "3 heads do not divide the width, 16"),
     "activation": (_config(text_config__hidden_act="mish"), "text", "hidden_act is 'mish', not one of"),
     "channels": (_config(vision_config__num_channels=4), "image", "num_channels is not 3"),
-    "patches": (_config(vision_config__patch_size=7), "image", "patches of 7 pixels do not fill images of 24"),
+    "patches": (_config(vision_config__patch_size=25), "image", "patches of 25 pixels do not fit into images of 24"),
+    "other patches": (_config(vision_config__patch_size=7), "image", r"is \[8, 8, 3, 16\], its config says \[7, 7, 3"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "text", "has no model.safetensors; add the weights"),
     "pickle": (_pickle_only, "text", "a pickle is a program and is not loaded"),
     "missing": (_weights(lambda t: t.pop(_POSITIONS)), "text", "has no array for positions, which its config asks for"),
@@ -253,3 +256,16 @@ def test_a_npz_without_a_tokenizer_or_of_no_model_is_refused(siglip):
     np.savez(siglip, x=np.ones(3, np.float32))
     with pytest.raises(UserError, match="must have one array embedding/kernel below one of"):
         resolve(f"{siglip}#image", "float32")
+
+
+def test_a_npz_of_images_alone_has_no_texts_and_one_of_both_wants_its_own_tokenizer(siglip):
+    file = siglip.parent / "vit.npz"
+    vit_files.write(file, vit_files.LAYOUTS["augreg"], vit_files.TINY)
+    with pytest.raises(
+        UserError, match="vit.npz: must have one array Embed_0/embedding below one of .*, has 0; take a"
+    ):
+        resolve(f"{file}#text", "float32")
+    assert resolve(str(file), "float32", is_run=False).space == ""
+    np.savez(siglip, **npz_files.siglip(npz_files.Random(), _IMAGE, dataclasses.replace(_TEXT, tokens=60)))
+    with pytest.raises(UserError, match="has the id 66, the model has 60 tokens; it is the tokenizer of another model"):
+        resolve(f"{siglip}#text", "float32")

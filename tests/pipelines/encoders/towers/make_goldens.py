@@ -56,8 +56,15 @@ def _siglip(captions: str, folder: pathlib.Path, texts: list[str], rules: str) -
     (folder / "spiece.model").write_bytes(model)
     own = transformers.SiglipTokenizer(str(folder / "spiece.model"))
     ids = own(texts, truncation=True, max_length=64, padding="max_length")["input_ids"]
-    plain = sentencepiece.SentencePieceProcessor(model_proto=model).encode(texts)
-    return {"binary": {"spiece.model": base64.b64encode(model).decode()}, "ids": ids, "plain": plain}
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    # What TIPS does: `tf.strings.lower` lowers ASCII only.
+    lowered = processor.encode([text.encode().lower().decode() for text in texts])
+    return {
+        "binary": {"spiece.model": base64.b64encode(model).decode()},
+        "ids": ids,
+        "plain": processor.encode(texts),
+        "tips": [ids[:64] for ids in lowered],
+    }
 
 
 def _gemma(captions: str, folder: pathlib.Path, texts: list[str]) -> dict:

@@ -55,14 +55,14 @@ def _write(name: str, config, shapes: dict, **outputs) -> None:
     (_FOLDER / f"{name}.json").write_text(json.dumps(text))
 
 
-def _two_towers(name: str, config, model_class, length: int, end: int | None) -> None:
+def _two_towers(name: str, config, model_class, length: int, end: int | None, size: int = 24) -> None:
     shapes = _fill(model_class(config))
     model = model_class.from_pretrained("/tmp/oracle").eval()
     ids, mask = _ids(length, end)
-    image = model.get_image_features(pixel_values=_pixels(24))
+    image = model.get_image_features(pixel_values=_pixels(size))
     text = model.get_text_features(input_ids=torch.tensor(ids))
     image, text = (getattr(found, "pooler_output", found) for found in (image, text))
-    _write(name, config, shapes, ids=ids, mask=mask, image=image.detach(), text=text.detach(), size=24)
+    _write(name, config, shapes, ids=ids, mask=mask, image=image.detach(), text=text.detach(), size=size)
 
 
 def _images(name: str, config, model_class, size: int = 24) -> None:
@@ -99,6 +99,9 @@ def main() -> None:
     _two_towers("metaclip_2", config, tr.MetaClip2Model, 20, 2)
     config = tr.SiglipConfig(text_config={**_TEXT, "max_position_embeddings": 12}, vision_config=_IMAGES)
     _two_towers("siglip", config, tr.SiglipModel, 12, None)
+    # Like So400m/14 of 384 pixels: the last patch is not whole.
+    uneven = tr.SiglipConfig(text_config=config.text_config, vision_config={**_IMAGES, "image_size": 29})
+    _two_towers("siglip_uneven", uneven, tr.SiglipModel, 12, None, 29)
     dino = {**_VISION, "patch_size": 8, "mlp_ratio": 2, "image_size": 24}
     _images("dinov2", tr.Dinov2Config(**dino), tr.Dinov2Model)
     _images("dinov2_smaller", tr.Dinov2Config(**{**dino, "image_size": 56}), tr.Dinov2Model)

@@ -4,7 +4,9 @@
 """
 
 import dataclasses
+import io
 import math
+import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -202,6 +204,14 @@ def siglip_text(arrays, ids, depth, root="params/txt/"):
     x = flax_encoder(x, arrays, f"{root}Encoder_0/", depth, gelu_tanh)
     x = norm(x, arrays, f"{root}Encoder_0/encoder_norm", 1e-6)[-1]
     return x @ arrays[f"{root}head/kernel"].astype(np.float64) + arrays[f"{root}head/bias"]
+
+
+def add_member(path, name, data, shape):
+    """Adds an array to a file, whose header states any shape."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{name}.npy", stream.getvalue() + data)
 
 
 def exported(tower, folder):

@@ -1,14 +1,19 @@
 """Both kinds of TIPSv2 files give the towers that NumPy computes, or are refused by a sentence."""
 
+import base64
 import dataclasses
+import json
 import math
 
+import fsspec
 import numpy as np
 import pytest
 
+from pipelines.encoders.handles import resolve
+from pipelines.encoders.loaded import ImageEncoder, TextEncoder
 from pipelines.encoders.towers.npz_files import npz, tips
 from pipelines.errors import UserError
-from tests.pipelines.encoders.towers import npz_files
+from tests.pipelines.encoders.towers import npz_files, texts_test
 from tests.pipelines.encoders.towers.npz_files import Shape
 
 IMAGE = Shape(width=24, depth=2, heads=3, hidden=40, grid=3, patch=4)
@@ -309,3 +314,156 @@ def test_tips_is_told_from_other_files(path):
     path.write_bytes(b"no archive")
     with pytest.raises(UserError, match="was refused as a checkpoint"):
         tips.is_tips(str(path))
+
+
+# -- By handle -----------------------------------------------------------------------------------
+
+KINDS = (("image", "vision"), ("text", "text"))
+PAIRED = dataclasses.replace(TEXT, width=IMAGE.width, heads=IMAGE.heads, tokens=700)
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """Both files of a model, called as the published ones, and a tokenizer like theirs beside them."""
+    monkeypatch.setenv("WEB_MEMORY_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "models"
+    folder.mkdir()
+    np.savez(folder / "tips_v2_x_vision.npz", **_scenic_vision(npz_files.Random(), IMAGE))
+    np.savez(folder / "tips_v2_x_text.npz", **_scenic_texts(npz_files.Random(), PAIRED))
+    model = texts_test.KINDS["siglip"]["binary"]["spiece.model"]
+    (folder / "tokenizer.model").write_bytes(base64.b64decode(model))
+    return folder
+
+
+def _resolve(folder, kind, is_run=False):
+    return resolve(f"{folder}/tips_v2_x_{dict(KINDS)[kind]}.npz#{kind}", "float32", normalize=False, is_run=is_run)
+
+
+def test_both_files_share_a_space_and_have_the_vectors_of_numpy(pair):
+    image, text = (_resolve(pair, kind, is_run=True) for kind, _ in KINDS)
+    assert image.space and image.space == text.space and image.info.dim == text.info.dim == IMAGE.width
+    arrays, pixels = dict(np.load(pair / "tips_v2_x_vision.npz")), npz_files.pixels(3, 12)
+    expected = [_scenic_image_reference(arrays, picture, IMAGE) for picture in pixels]
+    npz_files.agrees(ImageEncoder(image).encode(list(pixels), 4), expected)
+    arrays, encoder = dict(np.load(pair / "tips_v2_x_text.npz")), TextEncoder(text)
+    ids = texts_test.KINDS["siglip"]["tips"]
+    chosen = [row for row in range(len(ids)) if ids[row]][::9]
+    assert max(len(ids[row]) for row in chosen) == 64 > min(len(ids[row]) for row in chosen)
+    expected = [_scenic_text_reference(arrays, np.array(ids[row]), np.ones(len(ids[row])), PAIRED) for row in chosen]
+    npz_files.agrees(encoder.encode_all([texts_test.TEXTS[row] for row in chosen], 8), expected)
+    np.testing.assert_array_equal(encoder.encode_all([""], 8), np.zeros((1, IMAGE.width)))
+
+
+def test_the_space_is_that_of_both_files_and_there_is_none_without_the_other(pair):
+    before = _resolve(pair, "image")
+    np.savez(pair / "tips_v2_x_text.npz", **_scenic_texts(npz_files.Random(1), PAIRED))
+    after = _resolve(pair, "image")
+    assert after.space not in ("", before.space) and after.info == before.info
+    (pair / "tips_v2_x_text.npz").rename(pair / "tips_v2_y_text.npz")
+    assert _resolve(pair, "image").space == ""
+    (pair / "tips_v2_y_text.npz").rename(pair / "y.npz")
+    assert resolve(f"{pair}/y.npz#text", "float32", is_run=False).space == ""
+
+
+def _of_another_width(folder):
+    np.savez(
+        folder / "tips_v2_x_vision.npz", **_scenic_vision(npz_files.Random(), dataclasses.replace(IMAGE, width=12))
+    )
+
+
+def _damaged(folder):
+    (folder / "tips_v2_x_text.npz").write_bytes(b"no archive")
+
+
+def _swapped(folder):
+    (folder / "tips_v2_x_vision.npz").replace(folder / "tips_v2_x_text.npz")
+
+
+def _of_fewer_tokens(folder):
+    np.savez(
+        folder / "tips_v2_x_text.npz", **_scenic_texts(npz_files.Random(), dataclasses.replace(PAIRED, tokens=699))
+    )
+
+
+def _pickled(folder):
+    arrays = _scenic_texts(npz_files.Random(), PAIRED)
+    np.savez(folder / "tips_v2_x_text.npz", **{**arrays, "text_encoder_norm/bias": np.array([{}], object)})
+
+
+def _misshapen(folder):
+    arrays = _scenic_texts(npz_files.Random(), PAIRED)
+    np.savez(folder / "tips_v2_x_text.npz", **{**arrays, "text_encoder_norm/bias": np.zeros(25, np.float32)})
+
+
+def _lying(folder):
+    path = folder / "tips_v2_x_text.npz"
+    arrays = _scenic_texts(npz_files.Random(), PAIRED)
+    bias = arrays.pop("text_encoder_norm/bias")
+    np.savez(path, **arrays)
+    npz_files.add_member(path, "text_encoder_norm/bias", bias.tobytes(), (1 << 40,))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "sentence"),
+    [
+        (lambda f: (f / "tokenizer.model").unlink(), "text", "has no .spm or .model of sentencepiece, which says how"),
+        (lambda f: (f / "tokenizer.model").write_bytes(b"x"), "text", "tokenizer.model: is no model of sentencepiece"),
+        (_of_fewer_tokens, "text", "tokenizer.model: has the id 699, the model has 699 tokens; it is the tokenizer of"),
+        (_swapped, "text", "has no array token_embedding.weight or token_emb/emb_var; take the text file of TIPSv2"),
+        (_of_another_width, "text", "_vision.npz: has vectors of 12 values, those of tips_v2_x_text.npz beside it ha"),
+        (_damaged, "image", "_text.npz: was refused as a checkpoint"),
+        (_pickled, "text", "text_encoder_norm/bias.npy is of type object, must be float32, float16 or bfloat16"),
+        (_misshapen, "text", r"text_encoder_norm/bias is \[25\], the shape of its other arrays says \[24\]"),
+        (_lying, "text", "text_encoder_norm/bias.npy has .* bytes, which is not what its shape .* takes"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_pair_that_is_not_one_is_refused_in_a_sentence(pair, change, kind, sentence):
+    change(pair)
+    with pytest.raises(UserError, match=sentence) as caught:
+        _resolve(pair, kind)
+    assert "\n" not in str(caught.value) and str(pair) in str(caught.value)
+
+
+def test_a_handle_of_the_other_tower_is_refused(pair):
+    with pytest.raises(UserError, match="has no array token_embedding.weight or .*; take the text file of TIPSv2"):
+        resolve(f"{pair}/tips_v2_x_vision.npz#text", "float32")
+    with pytest.raises(UserError, match="has no array cls_token or .*; take the vision file of TIPSv2"):
+        resolve(f"{pair}/tips_v2_x_text.npz#image", "float32")
+
+
+def test_of_a_store_only_what_belongs_to_a_file_is_copied(pair, tmp_path):
+    fs = fsspec.filesystem("memory")
+    for file in pair.iterdir():
+        fs.pipe_file(f"/tips/{file.name}", file.read_bytes())
+    fs.pipe_file("/tips/other_model.npz", b"large")
+    fs.pipe_file("/tips/below/tokenizer.model", b"large")
+    found = [resolve(f"memory://tips/tips_v2_x_{name}.npz#{kind}", "float32", is_run=False) for kind, name in KINDS]
+    assert [spec.space for spec in found] == [_resolve(pair, kind).space for kind, _ in KINDS]
+    copied = [path.name for path in (tmp_path / "cache").rglob("*") if path.suffix in (".npz", ".model")]
+    assert sorted(copied) == ["tips_v2_x_text.npz", "tips_v2_x_vision.npz", "tokenizer.model"]
+    with pytest.raises(UserError, match="there is no file memory://tips/tips_v2_z_vision.npz"):
+        resolve("memory://tips/tips_v2_z_vision.npz", "float32")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"), [({"size": 24}, "24 pixels does not fit this tower; take 12"), ({}, "")]
+)
+def test_a_description_of_a_tips_file_may_name_its_size_and_space(pair, change, sentence):
+    path = pair / "x.json"
+    preprocess = {"size": 12, "resize": "bicubic", **change}
+    path.write_text(json.dumps({"model": "tips_v2_x_vision.npz", "space": "tips", "preprocess": preprocess}))
+    if sentence:
+        with pytest.raises(UserError, match=sentence):
+            resolve(str(path), "float32", is_run=False)
+    else:
+        spec = resolve(str(path), "float32", is_run=False)
+        assert (spec.space, spec.description["preprocess"]["crop"]) == ("tips", "squash")
+        assert spec.info != resolve(f"{pair}/tips_v2_x_vision.npz", "float32", is_run=False).info
+
+
+def test_a_description_cannot_change_a_tokenizer(pair):
+    path = pair / "x.json"
+    path.write_text(json.dumps({"model": "tips_v2_x_text.npz#text", "preprocess": {"max_tokens": 8}}))
+    with pytest.raises(UserError, match=r"'preprocess' is \{'max_tokens': 8\}, of these weights it is"):
+        resolve(str(path), "float32", is_run=False)

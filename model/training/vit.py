@@ -1,22 +1,19 @@
-"""The Vision Transformer as an image encoder: the Flax module, its input, and a compiled callable around it.
+"""The Vision Transformer that fine-tuning trains: the Flax module and its input.
 
 The graph is that of Dosovitskiy et al. 2021 and "How to train your ViT" (Steiner et al. 2022), with the head of SigLIP
-(Zhai et al. 2023), which pools by attention. It scales pixels, and can be adapted to other image sizes than a
-checkpoint's. The parameters have the names of big_vision's `models/vit.py`. `vit_checkpoint` reads checkpoints; callers
-decode and crop images, scale vectors to unit length, and train.
+(Zhai et al. 2023), which pools by attention: what `pipelines.encoders.towers.graph` computes of the same checkpoint
+when it is embedded. It scales pixels, and can be adapted to other image sizes than a checkpoint's. The parameters have
+the names of big_vision's `models/vit.py`. `query_encoder` reads checkpoints; callers decode and crop images, scale
+vectors to unit length, and train.
 """
 
 import dataclasses
-import threading
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from pipelines import storage
-from pipelines.errors import UserError
 
 Params = dict[str, Any]
 
@@ -217,71 +214,3 @@ def resize_grid(vit: Vit, params: Params, grid: int) -> tuple[Vit, Params]:
     resized = jax.image.resize(positions, (grid, grid, width), "bilinear", antialias=False)
     config = dataclasses.replace(vit.config, grid=grid)
     return vit.copy(config=config), {**params, "pos_embedding": np.asarray(resized).reshape(1, grid**2, width)}
-
-
-def input_size(config: VitConfig, size: int | None = None) -> int:
-    """Returns the side of the input in pixels: `size` if the grid allows it, by default the grid's own.
-
-    SigLIP's So400m/14 was trained on 384 pixels, of which its 27 x 27 patches cover 378.
-
-    Raises:
-        UserError: if `size` does not fit the grid.
-    """
-    own = config.grid * config.patch
-    if size is not None and (size < config.patch or (size - config.patch) // config.patch + 1 != config.grid):
-        raise UserError(f"an input of {size} pixels does not fit this ViT; take {own} to {own + config.patch - 1}")
-    return own if size is None else size
-
-
-def describe(path: str, config: VitConfig, size: int | None = None) -> dict[str, Any]:
-    """Returns what determines the vectors, for a fingerprint: the fields of `encoder.json` (docs/encoders.md) and more.
-
-    `preprocess` is that of the published evaluations: the centre 7/8 (augreg, big_vision: 256 pixels by area, a crop of
-    224), or the whole image squashed (SigLIP). The file at `path` is read once for its checksum.
-    """
-    squash = {"crop": "squash", "resize": "bilinear"}
-    center = {"crop": "center", "resize": "area", "crop_fraction": 0.875}
-    return {
-        "name": storage.name(path).removesuffix(".npz"),
-        "kind": "image",
-        "dim": config.width,
-        "preprocess": {"size": input_size(config, size), **(squash if config.pool == "map" else center)},
-        "pixels": "(x - 127.5) / 127.5",
-        "vit": dataclasses.asdict(config),
-        "weights_sha256": storage.sha256(path),
-    }
-
-
-class VitEncoder:
-    """A ViT that is ready to embed images; several threads may call it at once."""
-
-    def __init__(self, vit: Vit, params: Params, size: int | None = None) -> None:
-        """Puts the parameters on the device; `size` is that of `input_size`.
-
-        Raises:
-            UserError: if `size` does not fit the model.
-        """
-        self.size = input_size(vit.config, size)
-        self._params = jax.device_put(params)
-        self._lock = threading.Lock()
-        self._compiled: dict[int, jax.stages.Compiled] = {}
-
-        def embed(params: Params, images: jax.Array) -> jax.Array:
-            return vit.apply({"params": params}, scale_pixels(images))
-
-        self._embed = jax.jit(embed)
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Embeds uint8 RGB `[B, size, size, 3]` to float32 `[B, width]`; compiles once for each B.
-
-        Raises:
-            ValueError: if the images are of another type or shape.
-        """
-        if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
-            raise ValueError(
-                f"images are {images.dtype} {images.shape}, must be uint8 [B, {self.size}, {self.size}, 3]"
-            )
-        with self._lock:
-            if len(images) not in self._compiled:
-                self._compiled[len(images)] = self._embed.lower(self._params, images).compile()
-        return np.asarray(self._compiled[len(images)](self._params, images))

@@ -1,11 +1,6 @@
-"""The ViT against a forward pass in NumPy, written independently from the papers, on the same file."""
+"""The ViT that is fine-tuned against a forward pass in NumPy of the same file."""
 
-import concurrent.futures
 import dataclasses
-import hashlib
-import json
-import math
-import threading
 
 import flax.traverse_util
 import jax
@@ -13,87 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.encoders import vit, vit_checkpoint
-from pipelines.errors import UserError
+from model.training import query_encoder, vit
 from tests.pipelines import vit_files
 
 SO400M = vit.VitConfig(14, 1152, 27, 16, 4304, 27, "map", False)
-
-
-def _layer_norm(x, scale, bias):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * scale + bias
-
-
-def _mlp(x, arrays, name):
-    hidden = x @ arrays[f"{name}/Dense_0/kernel"] + arrays[f"{name}/Dense_0/bias"]
-    hidden = hidden / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden * hidden * hidden)))
-    return hidden @ arrays[f"{name}/Dense_1/kernel"] + arrays[f"{name}/Dense_1/bias"]
-
-
-def _attend(queries, keys, arrays, name):
-    """Attention of one image, [Q, D] and [K, D] to [Q, D], one head after the other."""
-    q, k, v = (
-        np.tensordot(x, arrays[f"{name}/{part}/kernel"], 1) + arrays[f"{name}/{part}/bias"]
-        for x, part in ((queries, "query"), (keys, "key"), (keys, "value"))
-    )
-    seen = np.empty_like(q)
-    for head in range(q.shape[1]):
-        scores = q[:, head] @ k[:, head].T / math.sqrt(q.shape[2])
-        weights = np.exp(scores - scores.max(1, keepdims=True))
-        seen[:, head] = weights / weights.sum(1, keepdims=True) @ v[:, head]
-    return np.tensordot(seen, arrays[f"{name}/out/kernel"], 2) + arrays[f"{name}/out/bias"]
-
-
-def reference(file, layout, images, dtype=np.float64):
-    """Embeds uint8 [B, S, S, 3] with the arrays of a file, under the names they have there."""
-    arrays = {
-        name.removeprefix(layout.root): array.astype(dtype, copy=False)
-        for name, array in vit_files.unstack(file).items()
-    }
-    kernel = arrays["embedding/kernel"]
-    patch, width = kernel.shape[0], kernel.shape[3]
-    embedded = []
-    for image in images:
-        grid = len(image) // patch
-        pixels = (image[: grid * patch, : grid * patch].astype(dtype) - 127.5) / 127.5
-        patches = pixels.reshape(grid, patch, grid, patch, 3).swapaxes(1, 2).reshape(grid * grid, -1)
-        x = patches @ kernel.reshape(-1, width) + arrays["embedding/bias"]
-        positions = arrays[layout.positions][0]
-        if layout.cls == "in positions":
-            x = np.concatenate([arrays["cls"][0], x]) + positions
-        elif layout.cls == "apart":
-            x = np.concatenate([arrays["cls"][0], x + positions])
-        else:
-            x = x + positions
-        for index in range(layout.depth):
-            block = f"Transformer/encoderblock_{index}"
-            norms = [
-                [arrays[f"{block}/{name}/{part}"] for part in ("scale", "bias")]
-                for name in (layout.norm0, layout.norm1)
-            ]
-            y = _layer_norm(x, *norms[0])
-            x = x + _attend(y, y, arrays, f"{block}/{layout.attention}")
-            x = x + _mlp(_layer_norm(x, *norms[1]), arrays, f"{block}/{layout.mlp}")
-        x = _layer_norm(x, arrays["Transformer/encoder_norm/scale"], arrays["Transformer/encoder_norm/bias"])
-        if layout.map_head:
-            x = _attend(arrays["MAPHead_0/probe"][0], x, arrays, "MAPHead_0/MultiHeadDotProductAttention_0")
-            y = _layer_norm(x, arrays["MAPHead_0/LayerNorm_0/scale"], arrays["MAPHead_0/LayerNorm_0/bias"])
-            x = (x + _mlp(y, arrays, "MAPHead_0/MlpBlock_0"))[0]
-        else:
-            x = x[0] if layout.cls else x.mean(0)
-        if layout.pre_logits:
-            x = np.tanh(x @ arrays["pre_logits/kernel"] + arrays["pre_logits/bias"])
-        embedded.append(x)
-    return np.stack(embedded)
 
 
 def _images(count, size, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def _encoder(path, size=None):
-    return vit.VitEncoder(*vit_checkpoint.load(str(path)), size)
+def _embed(images, model, params):
+    """Embeds uint8 images by a compiled module."""
+    embed = jax.jit(lambda params, images: model.apply({"params": params}, vit.scale_pixels(images)))
+    return np.asarray(embed(params, images))
 
 
 @pytest.fixture(params=vit_files.LAYOUTS)
@@ -104,8 +32,10 @@ def layout(request):
 def test_every_layout_gives_the_reference(layout, tmp_path):
     file = vit_files.write(tmp_path / "x.npz", layout, vit_files.TINY)
     images = _images(3, 14)
-    expected = reference(file, layout, images)
-    np.testing.assert_allclose(_encoder(tmp_path / "x.npz", 14)(images), expected, rtol=1e-4, atol=1e-5)
+    expected = vit_files.reference(file, layout, images)
+    np.testing.assert_allclose(
+        _embed(images, *query_encoder.read(str(tmp_path / "x.npz"))), expected, rtol=1e-4, atol=1e-5
+    )
     assert expected.std(0).min() > 1e-3
 
 
@@ -117,7 +47,10 @@ def test_tokens_as_faint_as_the_epsilon_of_the_norm_give_the_reference(tmp_path)
     np.savez(tmp_path / "x.npz", **file)
     images = _images(2, 12)
     np.testing.assert_allclose(
-        _encoder(tmp_path / "x.npz")(images), reference(file, layout, images), rtol=1e-4, atol=1e-5
+        _embed(images, *query_encoder.read(str(tmp_path / "x.npz"))),
+        vit_files.reference(file, layout, images),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -134,7 +67,7 @@ def test_tokens_as_faint_as_the_epsilon_of_the_norm_give_the_reference(tmp_path)
 )
 def test_the_config_is_read_off_the_shapes(name, pool, pre_logits, tmp_path):
     vit_files.write(tmp_path / "x.npz", vit_files.LAYOUTS[name], vit_files.TINY)
-    model, _ = vit_checkpoint.load(str(tmp_path / "x.npz"))
+    model, _ = query_encoder.read(str(tmp_path / "x.npz"))
     assert model.config == vit.VitConfig(4, 24, 3, 3, 40, 3, pool, pre_logits)
 
 
@@ -169,15 +102,15 @@ def test_the_published_widths_and_depths_give_the_reference(name, shape, size, t
     layout = vit_files.LAYOUTS[name].of_depth(shape.depth)
     file = vit_files.write(tmp_path / "x.npz", layout, shape)
     images = _images(1, size)
-    expected = reference(file, layout, images, np.float32)
+    expected = vit_files.reference(file, layout, images, np.float32)
     del file
-    vectors = _encoder(tmp_path / "x.npz", size)(images)
+    vectors = _embed(images, *query_encoder.read(str(tmp_path / "x.npz")))
     np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     (tmp_path / "x.npz").unlink()
 
 
 def _load(layout, path):
-    return vit_files.write(path, layout, vit_files.TINY), *vit_checkpoint.load(str(path))
+    return vit_files.write(path, layout, vit_files.TINY), *query_encoder.read(str(path))
 
 
 @pytest.mark.parametrize("name", ["augreg pre_logits", "big_vision gap", "siglip"])
@@ -201,7 +134,7 @@ def test_gradients_are_those_of_the_reference(name, tmp_path):
     direction = rng.normal(size=file[kernel].shape)
     step = 1e-5
     up, down = (
-        (reference({**file, kernel: file[kernel] + sign * step * direction}, layout, images) * weights).sum()
+        (vit_files.reference({**file, kernel: file[kernel] + sign * step * direction}, layout, images) * weights).sum()
         for sign in (1, -1)
     )
     np.testing.assert_allclose((gradients["embedding/kernel"] * direction).sum(), (up - down) / (2 * step), rtol=1e-3)
@@ -215,80 +148,18 @@ def test_a_fresh_model_has_the_tree_of_a_loaded_one(layout, tmp_path):
 
 def test_bfloat16_comes_close_and_stays_float32_outside(tmp_path):
     _, model, params = _load(vit_files.LAYOUTS["siglip"], tmp_path / "x.npz")
-    coarse, _ = vit_checkpoint.load(str(tmp_path / "x.npz"), jnp.bfloat16)
+    coarse, _ = query_encoder.read(str(tmp_path / "x.npz"), jnp.bfloat16)
     images = _images(2, 12)
-    fine = vit.VitEncoder(model, params)(images)
-    rough = vit.VitEncoder(coarse, params)(images)
+    fine = _embed(images, model, params)
+    rough = _embed(images, coarse, params)
     assert rough.dtype == fine.dtype == np.float32
     assert 1e-5 < np.abs(rough - fine).max() < 0.1 * np.abs(fine).max()
 
 
-def test_threads_get_the_same_bits_and_compile_once_a_shape(tmp_path, request):
-    vit_files.write(tmp_path / "x.npz", vit_files.LAYOUTS["augreg"], vit_files.TINY)
-    encoder = _encoder(tmp_path / "x.npz")
-    batches = [_images(2 + index % 2, 12, index) for index in range(4)]
-    compiled = []
-
-    def listen(event, secs, **unused):
-        compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    request.addfinalizer(lambda: jax.monitoring.unregister_event_duration_listener(listen))
-    barrier = threading.Barrier(4)
-
-    def work(index):
-        barrier.wait()
-        return [encoder(batches[index]) for _ in range(20)]
-
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(work, range(4)))
-    assert compiled.count("/jax/core/compile/backend_compile_duration") == 2
-    for batch, vectors in zip(batches, results, strict=True):
-        alone = encoder(batch)
-        assert all(np.array_equal(alone, again) for again in vectors)
-    assert not np.allclose(results[0][0], results[2][0])
-
-
-def test_images_of_another_type_or_size_are_refused(tmp_path):
+def test_images_of_another_size_are_refused(tmp_path):
     _, model, params = _load(vit_files.LAYOUTS["augreg"], tmp_path / "x.npz")
-    encoder = vit.VitEncoder(model, params)
-    for images in (_images(1, 13), _images(1, 12).astype(np.float32), _images(1, 12)[0]):
-        with pytest.raises(ValueError, match="must be uint8"):
-            encoder(images)
     with pytest.raises(ValueError, match="make .4, 4. patches, the model has 3 a side"):
         model.apply({"params": params}, np.zeros((1, 16, 16, 3), np.float32))
-
-
-def test_an_input_may_be_larger_than_its_patches_but_not_by_one():
-    assert vit.input_size(SO400M) == 378
-    assert [vit.input_size(SO400M, size) for size in (378, 384, 391)] == [378, 384, 391]
-    for size in (377, 392, 0, -14):
-        with pytest.raises(UserError, match=f"an input of {size} pixels does not fit this ViT; take 378 to 391"):
-            vit.input_size(SO400M, size)
-
-
-def test_the_description_names_the_bytes_and_the_form(tmp_path):
-    path = tmp_path / "so400m.npz"
-    path.write_bytes(b"weights")
-    description = vit.describe(str(path), SO400M, 384)
-    assert json.loads(json.dumps(description)) == {
-        "name": "so400m",
-        "kind": "image",
-        "dim": 1152,
-        "preprocess": {"size": 384, "crop": "squash", "resize": "bilinear"},
-        "pixels": "(x - 127.5) / 127.5",
-        "vit": {
-            "patch": 14,
-            "width": 1152,
-            "depth": 27,
-            "heads": 16,
-            "mlp_dim": 4304,
-            "grid": 27,
-            "pool": "map",
-            "pre_logits": False,
-        },
-        "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
-    }
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""The names of the classes: which texts stand for a class, how often the memory mentions them, their vectors."""
