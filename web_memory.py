@@ -34,6 +34,7 @@ STAGES = {
     "ablate": ("model.ablate", "vary one thing and train the heads at each value"),
     "export": ("model.export", "write a trained model as one folder that opens anywhere"),
     "predict": ("model.predict", "predict the classes of photographs"),
+    "app": ("model.app", "serve predictions: a page and JSON, on this machine"),
     "report": ("model.report", "write the tables, the gallery and the report page"),
 }
 # What `run` runs, after the demo's corpus or the training of two towers.
