@@ -83,7 +83,7 @@ def test_no_header_says_what_serves(service):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_was_taken_is_answered_before_the_end(number):
-    with serving.fake(secs=0.5) as service:
+    with serving.fake(secs=1.0) as service:
         answers = []
 
         def ask():
@@ -92,7 +92,8 @@ def test_what_was_taken_is_answered_before_the_end(number):
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        while "webmemory_queued_images 4.0" not in httpx2.get(f"{service.url}/metrics").text:
+            time.sleep(0.01)
         code, out, err = service.stop(number)
         for thread in threads:
             thread.join()
