@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
@@ -27,6 +28,7 @@ async def photographs(request: Request, limits: Limits) -> tuple[list[bytes], di
     """
     given, kind = _once(list(request.query_params.multi_items())), content_type(request)
     if kind == _FORM:
+        _check_end(request.headers["content-type"], await request.body())
         async with request.form(max_files=limits.images, max_fields=limits.images) as form:
             items = form.multi_items()
             images = [await value.read() for _, value in items if isinstance(value, UploadFile)]
@@ -38,6 +40,13 @@ async def photographs(request: Request, limits: Limits) -> tuple[list[bytes], di
     if not images or not all(images):
         raise refusal(422, "give at least one photograph, and none of 0 bytes")
     return images, given
+
+
+def _check_end(header: str, form: bytes) -> None:
+    """Raises a refusal for a form that was cut short: the parser would omit its last photograph without a word."""
+    boundary = parse_options_header(header)[1].get(b"boundary", b"")
+    if not form.rstrip(b"\r\n").endswith(b"--" + boundary + b"--"):
+        raise refusal(400, "the form ends before its last boundary; send it again")
 
 
 async def text(request: Request, limits: Limits) -> dict[str, Any]:

@@ -167,6 +167,9 @@ def test_a_wrong_address_method_or_kind_of_body(client):
     assert refused(client.post("/predict", content=b"abc", headers=form), 400)
     unnamed = b"--x\r\ncontent-disposition: form-data\r\n\r\nabc\r\n--x--"
     assert refused(client.post("/predict", content=unnamed, headers=form), 400)
+    one = b'--x\r\ncontent-disposition: form-data; name="i"; filename="a"\r\n\r\nabc\r\n'
+    cut = refused(client.post("/predict", content=one + one + b"--", headers=form), 400)
+    assert cut == "the form ends before its last boundary; send it again"
 
 
 def test_a_bug_of_ours_is_one_sentence(client):
