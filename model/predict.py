@@ -9,6 +9,7 @@ The output is Parquet, CSV or JSON Lines by its suffix, with a table of rejects 
 Beam. If the command is interrupted, run it again: it resumes. Where photographs have labels, it prints the accuracy.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,8 @@ def run(config: Config, runner: Runner, **flags: Any) -> None:
     Raises:
         UserError: if a flag is wrong, nothing is trained, or the photographs cannot be found or read.
     """
+    # Before JAX is imported, which sets a level of its own.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if flags["top"] < 1 or flags["neighbors"] < 0:
         raise UserError("--top must be at least 1, --neighbors at least 0")
     if bool(flags["images"]) == bool(config.predict_set.path):

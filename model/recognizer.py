@@ -71,6 +71,8 @@ class Recognizer:
         Raises:
             UserError: if the folder holds no trained head, or a file of it is missing, damaged or of another run.
         """
+        # Before JAX is imported, which sets a level of its own.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from model.recognition.session import Session
 
         session = Session(path, head, seeds, follow, unsafe_models)
