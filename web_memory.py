@@ -4,10 +4,16 @@ Several stages are joined by commas (`train,report`); `run` stands for the whole
 is imported until a stage is chosen.
 """
 
+import glob
 import importlib
+import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from configs.base import Config
 
 # In the order of the line: the module of each stage, and what it does.
 STAGES = {
@@ -28,6 +34,7 @@ STAGES = {
     "ablate": ("model.ablate", "vary one thing and train the heads at each value"),
     "export": ("model.export", "write a trained model as one folder that opens anywhere"),
     "predict": ("model.predict", "predict the classes of photographs"),
+    "app": ("model.app", "serve predictions: a page and JSON, on this machine"),
     "report": ("model.report", "write the tables, the gallery and the report page"),
 }
 # What `run` runs, after the demo's corpus or the training of two towers.
@@ -80,7 +87,26 @@ def _run(argv: Sequence[str]) -> int:
     ours = [arg for arg in argv if arg not in beam]
     corpus = ["demo_corpus"] if isinstance(config, DemoConfig) else []
     towers = ["align"] if isinstance(config, TwoTowerConfig) else []
-    return _stages(corpus, ours) or _stages([*towers, *_EMBEDDED], argv) or _in_new_process(_TRAINED, ours)
+    code = _stages(corpus, ours) or _stages([*towers, *_EMBEDDED], argv) or _in_new_process(_TRAINED, ours)
+    return code or (_predict_new_images(config, ours) if corpus else 0)
+
+
+def _predict_new_images(config: "Config", argv: Sequence[str]) -> int:
+    """Ends a demo with predictions for its images of no list, if it has any, and says where the page is."""
+    from configs.schema.data import NEW_IMAGES
+    from pipelines import storage
+    from pipelines.progress import say
+
+    page = f"the page: {storage.join(config.workdir, 'report.html')}"
+    if list(pathlib.Path(config.data, NEW_IMAGES).glob("*.jpg")):
+        runs = storage.read_json(storage.join(config.workdir, "results.json"))["runs"]
+        images = storage.join(glob.escape(config.data), NEW_IMAGES, "*.jpg")
+        flags = [f"--run={runs}", f"--images={images}", *(["--head=mam"] if "mam" in config.train.heads else [])]
+        say("three images that no list has:")
+        if code := _in_new_process(["predict"], [*argv, *flags]):
+            return code
+    say(page)
+    return 0
 
 
 def _in_new_process(names: Sequence[str], argv: Sequence[str]) -> int:

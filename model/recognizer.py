@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     from model.recognition.engine import Engine, Lists, Outputs
     from model.recognition.memory import Memory
+    from model.recognition.pictures import Pixels
     from model.recognition.session import Session
 
-    Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+    Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Pixels
 
 __all__ = ["Neighbor", "Prediction", "Recognizer"]
 
@@ -106,6 +107,14 @@ class Recognizer:
             counts = engine.influence(state.memory, keys, lists, outputs) if influence else None
             found += _predictions(engine.trained.classes, state.memory, lists, outputs, counts)
         return found
+
+    def read(self, image: "Picture") -> "Pixels":
+        """Returns a photograph decoded, for `predict` or `search` later.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        return self._session.pixels([image])[0]
 
     def search(self, *, text: str = "", image: "Picture | None" = None, k: int = 12) -> list[Neighbor]:
         """Returns the memory rows nearest to a text or an image, the nearest first.

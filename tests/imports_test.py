@@ -14,7 +14,10 @@ SHELVES = {
     "configs": (),
     "pipelines": ("", "images", "sources", "encoders", "filtering", "upkeep", "embedding", "demo"),
     "index": ("engines", "store", "measure", "building", "lists", "searching"),
-    "model": ("measures", "data", "prepare", "heads", "objectives", "training", "reports", "aligning", "recognition"),
+    "model": (
+        *("measures", "data", "prepare", "heads", "objectives", "training", "reports", "aligning", "recognition"),
+        "service",
+    ),
 }
 # Folders that know nothing of each other.
 APART = {frozenset({"index.building", "index.lists"}), frozenset({"pipelines.demo", "pipelines.embedding"})}
@@ -22,7 +25,7 @@ COMMANDS = {
     *("pipelines.demo_corpus", "pipelines.embed", "pipelines.encoder_facts", "pipelines.leaks"),
     *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
     *("model.align", "model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
-    *("model.export", "model.predict"),
+    *("model.export", "model.predict", "model.app"),
 }
 # What other packages import beside the foundation of `pipelines`, and where that is said.
 EXEMPT = {

@@ -9,7 +9,15 @@ import venv
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMANDS = ("pipelines.demo_corpus", "pipelines.embed", "index.build", "index.neighbors", "model.train", "model.report")
+COMMANDS = (
+    "pipelines.demo_corpus",
+    "pipelines.embed",
+    "index.build",
+    "index.neighbors",
+    "model.train",
+    "model.report",
+    "model.app",
+)
 
 
 def copy_sources(folder: pathlib.Path) -> pathlib.Path:

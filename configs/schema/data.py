@@ -13,6 +13,8 @@ SPLITS = ("train", "val", "test")
 DTYPES = ("float32", "float16")
 COMPUTES = ("float32", "bfloat16")
 AVERAGE, FREQUENT = "average", "frequent"
+# Images of the demo's corpus that no list has.
+NEW_IMAGES = "labelled/new"
 # Styles of the demo's drawings.
 STYLES = ("noto", "twemoji", "openmoji", "fluent-3d", "fluent-flat", "emojione", "fxemoji")
 

@@ -32,7 +32,7 @@ def read(given: Any, name: str, preprocess: ImagePreprocess, embed: Embed) -> Pi
     """Reads and decodes a photograph.
 
     Args:
-        given: path or URL of a file, encoded bytes, a Pillow image, or a uint8 array `[H, W, 3]`.
+        given: path or URL of a file, encoded bytes, a Pillow image, a uint8 array `[H, W, 3]`, or what is read already.
         name: what to call it in errors; a path is called by itself.
         preprocess: of the encoder.
         embed: limits of images.
@@ -40,6 +40,8 @@ def read(given: Any, name: str, preprocess: ImagePreprocess, embed: Embed) -> Pi
     Raises:
         UserError: if it cannot be read or decoded, or is something else.
     """
+    if isinstance(given, Pixels):
+        return given
     if isinstance(given, str | os.PathLike):
         given = os.fspath(given)
         name, given = given, pictures.read_file(given, embed.max_image_bytes)

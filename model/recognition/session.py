@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pipelines.encoders.handles import EncoderSpec
     from pipelines.encoders.loaded import ImageEncoder, TextEncoder
 
+# Share of a batch up to which encoding in parts is faster than filling it up, and the parts.
+_FEW = 0.25
+_PARTS = (1, 2, 4, 8)
 # Losses whose scores depend on how many images a class has, or have parameters for each class.
 _OF_COUNTS = ("lace_post_hoc", "heteroscedastic", "paco", "mile")
 
@@ -64,6 +67,8 @@ class Session:
         self.first = self.engine(head or self.heads[0]).trained
         self._state: State | None = self.source.load(self.first)
         self._images: ImageEncoder | None = None
+        # The least number of images of a call that gives the bits of a full batch; 0 as long as that is unknown.
+        self._part = 0
 
     @property
     def embed(self) -> Embed:
@@ -137,14 +142,37 @@ class Session:
         Raises:
             UserError: if the encoder makes no direction of one.
         """
-        size, parts, encoder = self.embed.batch_size, [], self.load_encoder()
-        for begin in range(0, len(photographs), size):
-            batch = [photograph.pixels for photograph in photographs[begin : begin + size]]
-            parts.append(self.key_spec.info.stored(encoder.encode(batch, size)))
-        keys = np.concatenate(parts)
+        size = self.embed.batch_size
+        parts = [
+            self._encode([photograph.pixels for photograph in photographs[begin : begin + size]])
+            for begin in range(0, len(photographs), size)
+        ]
+        keys = self.key_spec.info.stored(np.concatenate(parts))
         if wrong := sorted({*schemas.unusable(keys)[0], *schemas.unusable(keys)[1]}):
             raise UserError(f"image {first + wrong[0] + 1}: the encoder gives it no vector that can be used")
         return keys
+
+    def _encode(self, batch: list[np.ndarray]) -> np.ndarray:
+        """Encodes at most a batch, few photographs in parts that give the bits which they have in a full batch.
+
+        Bits differ where sums have another order, which depends on the shape of a batch and not on what is in it. So
+        the first few photographs fill a whole batch, are encoded in parts too, and what is equal for them is for all.
+        """
+        size = self.embed.batch_size
+        if len(batch) > size * _FEW:
+            return self.load_encoder().encode(batch, size)
+        if self._part:
+            return self._in_parts(batch, self._part)
+        full = self.load_encoder().encode((batch * size)[:size], size)
+        parts = (part for part in _PARTS if part < size)
+        self._part = next(
+            (part for part in parts if np.array_equal(np.resize(self._in_parts(batch, part), full.shape), full)), size
+        )
+        return full[: len(batch)]
+
+    def _in_parts(self, batch: list[np.ndarray], part: int) -> np.ndarray:
+        encoder = self.load_encoder()
+        return np.concatenate([encoder.encode(batch[i : i + part], part) for i in range(0, len(batch), part)])
 
     def text_key(self, text: str) -> np.ndarray:
         """Returns the vector of a text in the space of the keys, float32 `[D]`, unit length.

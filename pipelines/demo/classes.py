@@ -27,8 +27,9 @@ from pipelines.errors import UserError
 
 MIN_CLASS_EMOJI = 5
 
-NEW, NEW_IMAGES = "new", 3
-"""Images of the largest classes that no list has, to be predicted at the end, and their number."""
+NEW = "new"
+"""In place of a split: an image that no list has, to be predicted at the end."""
+_NEW_IMAGES = 3
 _EMOJI_PER_CLASS = 10
 _MAX_TAGS = 5
 
@@ -111,7 +112,7 @@ def label_images(
     """
     images = []
     largest = max(map(len, classes.values()))
-    giving = sorted(classes, key=lambda name: (-len(classes[name]), name))[:NEW_IMAGES]
+    giving = sorted(classes, key=lambda name: (-len(classes[name]), name))[:_NEW_IMAGES]
     for label, (name, members) in enumerate(classes.items()):
         train = max(2, _round(len(members) / 2 * (len(members) / largest) ** (1 / 3)))
         val = max(1, _round(len(members) / 10))
