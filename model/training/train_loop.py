@@ -17,7 +17,6 @@ from tensorboardX import SummaryWriter
 from model.data import array_files
 from model.data.datasets import Split
 from model.data.sampling import batch_rows
-from model.heads import registry
 from model.measures import metrics, new_classes
 from model.training import divergence, run_files
 from model.training.checkpoints import Checkpoints
@@ -76,7 +75,7 @@ def _write_predictions(folder: str, trainer: Trainer, params: Any, metadata: dic
 
 def _new_classes(trainer: Trainer, params: Any) -> dict[str, Any]:
     """Returns what to add to the scores of classes that are known by their names alone, if the head takes such."""
-    unlabelled = registry.get(trainer.name).unlabelled
+    unlabelled = trainer.kind.unlabelled
     if unlabelled is None:
         return {}
     without = {**params, "head": unlabelled(params["head"])}

@@ -70,7 +70,12 @@ def predictor(name: str, head: nn.Module, objective: objectives.Objective) -> An
 
 
 class Trainer:
-    """The jitted functions of one head; settings and seeds are traced, so that all runs share one compilation."""
+    """The jitted functions of one head; settings and seeds are traced, so that all runs share one compilation.
+
+    Attributes:
+        name: of the runs: that of the head, and whether it was fine-tuned.
+        kind: of the head.
+    """
 
     def __init__(self, name: str, task: Task, data: Mapping[str, Source], train: Train) -> None:
         """Builds the head.
@@ -82,10 +87,10 @@ class Trainer:
             train: loss, widths, steps.
         """
         self.name, self.task, self.data, self.train = name, task, data, train
-        self._kind = registry.get(name)
+        self.kind = registry.get(name)
         (part, rows, _), *_ = data["train"].parts(np.zeros((1, 1), np.int32), 1, False)
         self._sample = self._gather(part, jnp.asarray(rows[0]))
-        self.head: nn.Module = self._kind.build(train, len(task.class_counts), self._sample)
+        self.head: nn.Module = self.kind.build(train, len(task.class_counts), self._sample)
         facts = objectives.Facts(task.class_counts, data["train"].queries, data["train"].labels)
         self.objective = objectives.build(train, facts)
         self._chunk = min(train.checkpoint_every, train.steps)
@@ -101,10 +106,10 @@ class Trainer:
     @property
     def reads_memory(self) -> bool:
         """Whether the head reads neighbours."""
-        return self._kind.needs_neighbors
+        return self.kind.needs_neighbors
 
     def _gather(self, data: Tables, rows: jax.Array) -> Batch:
-        batch = data.gather(rows, self._kind.name)
+        batch = data.gather(rows, self.kind.name)
         # Among the trials may be some that start at random.
         return batch if self.train.start_at_names else batch._replace(classifier=None)
 
