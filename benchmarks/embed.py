@@ -174,7 +174,8 @@ class _ByHand:
     """The tf.data pipeline in a process of its own, which waits while the others run."""
 
     def __init__(self, encoder: ImageEncoder, config: Config, data: pathlib.Path) -> None:
-        folder = model_files.local_folder(resolve(config.encoders.key, config.encoders.dtype).model)
+        spec = resolve(config.encoders.key, config.encoders.dtype)
+        folder = model_files.local_folder(spec.model, spec.description)
         wanted = encoder.preprocess
         arguments = [str(folder), str(data), wanted.size, wanted.crop_fraction, config.embed.batch_size]
         command = [sys.executable, __file__, "--by-hand", json.dumps(arguments)]
