@@ -3,6 +3,7 @@
 A leaf is named by its way through the tree, `head/classifier/kernel`.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipelines import storage
 from pipelines.errors import UserError, one_line
 
 _BETWEEN = "/"
+_METADATA = "web_memory"
 
 
 def write(path: str, tree: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
@@ -22,11 +24,13 @@ def write(path: str, tree: Mapping[str, Any], metadata: Mapping[str, str]) -> st
     Args:
         path: of the file.
         tree: arrays in dicts and NamedTuples, whose names have no `/`.
-        metadata: kept in the file's header.
+        metadata: kept in the file's header, as JSON in its entry `web_memory`.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in sorted(_leaves(tree, ""))}
+    # The library writes several entries in any order.
+    header = {_METADATA: json.dumps(dict(metadata), sort_keys=True)}
     with storage.atomic_write(path) as file:
-        file.write(safetensors.numpy.save(arrays, dict(sorted(metadata.items()))))
+        file.write(safetensors.numpy.save(arrays, header))
     return storage.sha256(path)
 
 
