@@ -41,7 +41,7 @@ _CASES = [
 ]
 # Markers, checkpoints and TensorBoard's events say when and by whom they were written; no result depends on that.
 _NOT_COMPARED = {"_done", "checkpoints", "checkpoints.json", "tensorboard"}
-_TIMES = {"rates", "train_secs"}
+_TIMES = {"rates", "reading", "train_secs"}
 
 
 def _digest(path: pathlib.Path) -> str:

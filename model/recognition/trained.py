@@ -101,6 +101,7 @@ def keep(folder: str, head: str, point: Mapping[str, Any], task: Task, config: C
     arrays = {"prepared": task.prepared[head]} if head in task.prepared else {}
     arrays |= {} if task.whitening is None else {"whitening": task.whitening}
     place = storage.join(folder, head)
+    storage.remove_temporaries(place, deep=False)
     sha256 = array_files.write(storage.join(place, PREPARED), arrays, {"config_hash": config_hash, "head": head})
     facts = {
         "head": head,
