@@ -164,6 +164,7 @@ def run(
     begin = time.monotonic()
     local = pathlib.Path(folder).absolute()
     local.mkdir(parents=True, exist_ok=True)
+    storage.remove_temporaries(str(local), deep=False)
     result = dict(of)
     try:
         params = _train(trainer, local, setting, seed, of, on_steps).params
