@@ -6,12 +6,12 @@ import os
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from configs.base import Embed
 from pipelines.errors import UserError, one_line
 from pipelines.images import decode
-from pipelines.images.decode import DecodeError, ImagePreprocess, Picture
+from pipelines.images.decode import DecodeError, ImagePreprocess
 from pipelines.sources import pictures
 
 
@@ -65,20 +65,8 @@ def read(given: Any, name: str, preprocess: ImagePreprocess, embed: Embed) -> Pi
     if given.width * given.height > embed.max_image_pixels:
         raise UserError(f"{name}: {given.width} x {given.height}, the limit is {embed.max_image_pixels:,} pixels")
     try:
-        rgb = _rgb(given)
+        picture = decode.of_pillow(given)
     except Exception as error:
         # A Pillow image reads its file as late as here; broken files raise anything.
         raise UserError(f"{name}: {type(error).__name__}: {one_line(error)}") from error
-    box = (0.0, 0.0, float(rgb.width), float(rgb.height))
-    return Pixels(decode.prepare(Picture(rgb, rgb.width, rgb.height, box), preprocess), None)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Returns an image upright in RGB, on white where it is transparent."""
-    image = ImageOps.exif_transpose(image)
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        white.alpha_composite(rgba)
-        image = white
-    return image.convert("RGB")
+    return Pixels(decode.prepare(picture, preprocess), None)

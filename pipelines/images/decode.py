@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from pipelines.images import colors, reduction
 from pipelines.images.formats.bare import Bare, RefusedError
@@ -207,6 +207,15 @@ def decode(data: bytes, max_pixels: int, preprocesses: Iterable[ImagePreprocess]
     except Exception as error:
         # Broken files raise anything from SyntaxError to struct.error.
         raise DecodeError("CannotDecode", f"{type(error).__name__}: {error}") from error
+
+
+def of_pillow(image: Image.Image) -> Picture:
+    """Returns an image that the caller has opened, upright and in the colours that `decode` gives its file."""
+    upright = ImageOps.exif_transpose(image)
+    # By which a BMP's alpha channel that was never written is known.
+    upright.format = image.format
+    rgb = colors.to_rgb(upright, Bare(b"", image.format))
+    return Picture(rgb, rgb.width, rgb.height, (0.0, 0.0, float(rgb.width), float(rgb.height)))
 
 
 def _decode(encoded: Bare, max_pixels: int, resized_sides: list[int]) -> Picture:
