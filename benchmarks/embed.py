@@ -32,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.children import Child
 from configs.base import Config, Encoders, Filters, Source
 from pipelines import embed, fields, options, sources
 from pipelines.encoders import model_files
@@ -170,28 +171,13 @@ def _by_hand(folder: str, data: str, size: int, crop: float, batch_size: int) ->
         print(run(), flush=True)
 
 
-class _ByHand:
-    """The tf.data pipeline in a process of its own, which waits while the others run."""
-
-    def __init__(self, encoder: ImageEncoder, config: Config, data: pathlib.Path) -> None:
-        spec = resolve(config.encoders.key, config.encoders.dtype)
-        folder = model_files.local_folder(spec.model, spec.description)
-        wanted = encoder.preprocess
-        arguments = [str(folder), str(data), wanted.size, wanted.crop_fraction, config.embed.batch_size]
-        command = [sys.executable, __file__, "--by-hand", json.dumps(arguments)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-
-    def rate(self) -> float:
-        assert self._process.stdin and self._process.stdout
-        print("go", file=self._process.stdin, flush=True)
-        return float(self._process.stdout.readline())
-
-    def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+def _start_by_hand(encoder: ImageEncoder, config: Config, data: pathlib.Path) -> Child:
+    """Starts the tf.data pipeline in a process of its own."""
+    spec = resolve(config.encoders.key, config.encoders.dtype)
+    folder = model_files.local_folder(spec.model, spec.description)
+    wanted = encoder.preprocess
+    arguments = [str(folder), str(data), wanted.size, wanted.crop_fraction, config.embed.batch_size]
+    return Child([sys.executable, __file__, "--by-hand", json.dumps(arguments)], quiet=True)
 
 
 def _peak_kib(config_file: str, flags: Sequence[str]) -> int:
@@ -218,7 +204,7 @@ def _memory_ratio(config: Config, samples: Sequence[Sample], root: pathlib.Path)
 
 
 def _measure(
-    config: Config, samples: Sequence[Sample], encoder: ImageEncoder, by_hand: _ByHand, root: pathlib.Path, both: bool
+    config: Config, samples: Sequence[Sample], encoder: ImageEncoder, by_hand: Child, root: pathlib.Path, both: bool
 ) -> tuple[dict[str, float], float]:
     """Runs each way once; returns their images/s, and Parquet bytes over vector bytes.
 
@@ -262,7 +248,7 @@ def run(config: Config, processes: bool = False, memory: bool = False) -> None:
         one_thread_a_call(threads)
         keep_freed_memory()
         encoder = ImageEncoder(resolve(config.encoders.key, config.encoders.dtype))
-        by_hand = _ByHand(encoder, config, root / "tars")
+        by_hand = _start_by_hand(encoder, config, root / "tars")
         # The first runs of each pay for tracing.
         by_hand.rate()
         _encode_only(encoder, 4 * config.embed.batch_size, config.embed.batch_size, threads)

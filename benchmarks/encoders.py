@@ -14,13 +14,14 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 
 import numpy as np
+
+from benchmarks.children import Child
 
 _REPEATS, _CALLS, _BATCH, _SIZE = 5, 3, 16, 224
 _WEIGHTS = "b16.npz"
@@ -93,32 +94,13 @@ def _child(way: str, path: str) -> None:
         print(_CALLS * _BATCH / (time.process_time() - begin), flush=True)
 
 
-class _Way:
-    """A child process, which waits while the others run."""
-
-    def __init__(self, way: str, path: str) -> None:
-        flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-        environment = {**os.environ, "XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--child", way, path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        assert self._process.stdout
-        if self._process.stdout.readline().strip() != "ready":
-            raise SystemExit(f"{way} did not start; its error is above")
-
-    def rate(self) -> float:
-        assert self._process.stdin and self._process.stdout
-        print("go", file=self._process.stdin, flush=True)
-        return float(self._process.stdout.readline())
-
-    def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+def _start(way: str, path: str) -> Child:
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    environment = {**os.environ, "XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    child = Child([sys.executable, __file__, "--child", way, path], environment)
+    if child.line() != "ready":
+        raise SystemExit(f"{way} did not start; its error is above")
+    return child
 
 
 def _has_bfloat16() -> bool:
@@ -137,7 +119,7 @@ def _measure(weights: str, onnx: str) -> dict[str, object]:
     paths = {"float32": weights, "flax": weights}
     paths |= {"bfloat16": weights} if _has_bfloat16() else {}
     paths |= {"onnxruntime": onnx} if onnx else {}
-    ways = {way: _Way(way, path) for way, path in paths.items()}
+    ways = {way: _start(way, path) for way, path in paths.items()}
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(_REPEATS):
         for way, running in ways.items():
