@@ -102,7 +102,7 @@ def _predict_new_images(config: "Config", argv: Sequence[str]) -> int:
         runs = storage.read_json(storage.join(config.workdir, "results.json"))["runs"]
         images = storage.join(glob.escape(config.data), NEW_IMAGES, "*.jpg")
         flags = [f"--run={runs}", f"--images={images}", *(["--head=mam"] if "mam" in config.train.heads else [])]
-        say("three images that no list has:")
+        say("images that no list has:")
         if code := _in_new_process(["predict"], [*argv, *flags]):
             return code
     say(page)

@@ -57,19 +57,12 @@ def _bases(config: TwoTowerConfig) -> "dict[str, EncoderSpec]":
         if handle.startswith(handles.PRECOMPUTED):
             spec = handles.precomputed(handle, 1, "float32", True)
         else:
-            spec = _resolve(handle, frozen)
+            spec = handles.configured(handle, frozen.encoders)
         projected.check(spec)
         if spec.kind != kind:
             raise UserError(f"--config.align.{role}={handle}: is an encoder of {spec.kind}s, not {kind}s")
         found[role] = spec
     return found
-
-
-def _resolve(handle: str, config: Config) -> "EncoderSpec":
-    from pipelines.encoders import handles
-
-    e = config.encoders
-    return handles.resolve(handle, e.dtype, e.normalize, e.crop_fraction, e.unsafe_models, e.compute)
 
 
 def _frozen(config: TwoTowerConfig) -> Config:
@@ -125,10 +118,12 @@ def _read(towers: str, settings: dict[str, Any], config: Config) -> dict[str, An
 
 
 def _fingerprints(towers: str, config: Config) -> dict[str, str]:
+    from pipelines.encoders import handles
+
     # Without the flags that change an encoder where it is used.
-    encoders = dataclasses.replace(config.encoders, compute="float32", crop_fraction=0.0)
-    plain = dataclasses.replace(config, encoders=encoders)
-    return {kind: _resolve(storage.join(towers, kind), plain).info.fingerprint for kind in _KINDS.values()}
+    plain = dataclasses.replace(config.encoders, compute="float32", crop_fraction=0.0)
+    places = {kind: storage.join(towers, kind) for kind in _KINDS.values()}
+    return {kind: handles.configured(place, plain).info.fingerprint for kind, place in places.items()}
 
 
 def _make(

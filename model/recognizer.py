@@ -125,21 +125,18 @@ class Recognizer:
             UserError: if not one of the two is given, the image cannot be read, or no text encoder shares the space of
                 the keys.
         """
+        from model.recognition.engine import neighbor
         from pipelines.errors import UserError
 
         if bool(text) == (image is not None):
             raise UserError("search: give a text or an image")
         session, state = self._session, self._session.state()
-        if text:
-            vector = session.text_key(text)
-        else:
-            vector = session.keys(session.pixels([image]))[0].astype(np.float32)
-            vector /= max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
-        hits = state.index.search(vector[None], max(min(k, state.index.rows), 0))
+        queries = session.text_query(text) if text else session.image_query(image)
+        hits = state.index.search(queries, max(min(k, state.index.rows), 0))
         ids = hits.ids[0][hits.ids[0] >= 0]
         places = state.memory.places(ids)
         rows = zip(ids.tolist(), places.tolist(), hits.scores[0].tolist(), strict=False)
-        return [_neighbor(state.memory, id_, place, score) for id_, place, score in rows]
+        return [neighbor(state.memory, id_, place, score) for id_, place, score in rows]
 
     def with_classes(self, names: Sequence[str]) -> "Recognizer":
         """Returns a recogniser that knows more classes, by their names alone; it shares what this one has loaded.
@@ -165,24 +162,16 @@ class Recognizer:
         self.close()
 
 
-def _neighbor(
-    memory: "Memory", id_: int, place: int, score: float, weight: float = 0.0, influence: float | None = None
-) -> Neighbor:
-    return Neighbor(id_, memory.captions[place].as_py(), memory.urls[place].as_py(), score, weight, influence)
-
-
 def _predictions(
     classes: Sequence[str], memory: "Memory", lists: "Lists", outputs: "Outputs", influence: np.ndarray | None
 ) -> list[Prediction]:
-    found = []
-    for row in range(len(outputs.classes)):
-        names = tuple(classes[number] for number in outputs.classes[row].tolist())
-        neighbors: list[Neighbor] = []
-        if outputs.weights.shape[1]:
-            order = np.argsort(-outputs.weights[row], kind="stable")
-            for j in order[lists.mask[row][order]].tolist():
-                counts = None if influence is None else float(influence[row, j])
-                facts = int(lists.ids[row, j]), int(lists.places[row, j]), float(lists.scores[row, j])
-                neighbors.append(_neighbor(memory, *facts, float(outputs.weights[row, j]), counts))
-        found.append(Prediction(names, tuple(outputs.probabilities[row].tolist()), tuple(neighbors)))
-    return found
+    from model.recognition.engine import neighbors
+
+    return [
+        Prediction(
+            tuple(classes[number] for number in outputs.classes[row].tolist()),
+            tuple(outputs.probabilities[row].tolist()),
+            tuple(neighbors(memory, lists, outputs, influence, row)),
+        )
+        for row in range(len(outputs.classes))
+    ]

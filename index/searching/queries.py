@@ -55,14 +55,7 @@ def key_encoder(encoders: Encoders, index: Index) -> EncoderSpec:
     if encoders.key.startswith(handles.PRECOMPUTED):
         spec = handles.precomputed(encoders.key, known.dim, encoders.dtype, encoders.normalize)
     else:
-        spec = handles.resolve(
-            encoders.key,
-            encoders.dtype,
-            encoders.normalize,
-            encoders.crop_fraction,
-            encoders.unsafe_models,
-            encoders.compute,
-        )
+        spec = handles.configured(encoders.key, encoders)
     if (spec.info.fingerprint, spec.info.dim) != (known.fingerprint, known.dim):
         raise UserError(
             f"--config.encoders.key={encoders.key}: its fingerprint is {spec.info.fingerprint}, but the keys of "

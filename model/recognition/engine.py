@@ -20,6 +20,7 @@ from model.heads import registry
 from model.measures import metrics
 from model.prepare import whitening
 from model.recognition.memory import KEY, Memory
+from model.recognition.results import Neighbor
 from model.recognition.trained import Trained
 from model.training.trainer import predictor
 from pipelines import schemas
@@ -235,6 +236,42 @@ class Engine:
             prepared=self._prepared,
             for_batch=(),
         )
+
+
+def neighbors(
+    memory: Memory, lists: Lists, outputs: Outputs, influence: np.ndarray | None, row: int, most: int | None = None
+) -> list[Neighbor]:
+    """Returns the neighbours that a head read of a photograph, the largest weight first; none of a head without memory.
+
+    Args:
+        memory: the rows.
+        lists: of N photographs.
+        outputs: of the same photographs.
+        influence: float32 `[N, K]`; None if it was not computed.
+        row: of the photograph.
+        most: number of neighbours; None for all.
+    """
+    if not outputs.weights.shape[1]:
+        return []
+    order = np.argsort(-outputs.weights[row], kind="stable")
+    return [
+        neighbor(
+            memory,
+            int(lists.ids[row, j]),
+            int(lists.places[row, j]),
+            float(lists.scores[row, j]),
+            float(outputs.weights[row, j]),
+            None if influence is None else float(influence[row, j]),
+        )
+        for j in order[lists.mask[row][order]][:most].tolist()
+    ]
+
+
+def neighbor(
+    memory: Memory, id_: int, place: int, score: float, weight: float = 0.0, influence: float | None = None
+) -> Neighbor:
+    """Returns a row of the memory, by its id and place there, as people see it."""
+    return Neighbor(id_, memory.captions[place].as_py(), memory.urls[place].as_py(), score, weight, influence)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The rows of predictions: as Arrow while a job runs, and as Parquet, CSV or JSON Lines when it is done."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from model.recognition.engine import Lists, Outputs
+from model.recognition.engine import Lists, Outputs, neighbors
 from model.recognition.memory import Memory
 from pipelines import schemas, storage
 from pipelines.errors import UserError
@@ -72,28 +73,12 @@ def table(
         "label": labels,
         "classes": [[classes[number] for number in row] for row in outputs.classes.tolist()],
         "probabilities": list(outputs.probabilities),
-        "neighbors": [_neighbors(row, memory, lists, outputs, influence, most) for row in range(len(labels))],
+        "neighbors": [
+            [dataclasses.asdict(one) for one in neighbors(memory, lists, outputs, influence, row, most)]
+            for row in range(len(labels))
+        ],
     }
     return pa.Table.from_pydict(columns, schema=SCHEMA)
-
-
-def _neighbors(
-    row: int, memory: Memory, lists: Lists, outputs: Outputs, influence: np.ndarray | None, most: int
-) -> list[dict[str, Any]]:
-    if not outputs.weights.shape[1]:
-        return []
-    order = np.argsort(-outputs.weights[row], kind="stable")
-    return [
-        {
-            "id": int(lists.ids[row, j]),
-            "caption": memory.captions[int(lists.places[row, j])].as_py(),
-            "url": memory.urls[int(lists.places[row, j])].as_py(),
-            "score": float(lists.scores[row, j]),
-            "weight": float(outputs.weights[row, j]),
-            "influence": None if influence is None else float(influence[row, j]),
-        }
-        for j in order[lists.mask[row][order]][:most].tolist()
-    ]
 
 
 def write(path: str, tables: Iterable[pa.Table], metadata: dict[str, str]) -> int:

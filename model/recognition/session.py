@@ -55,7 +55,6 @@ class Session:
         Raises:
             UserError: if something is missing, damaged, or of another run.
         """
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         # Neither TensorFlow nor JAX may take the whole memory of an accelerator.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -174,16 +173,22 @@ class Session:
         encoder = self.load_encoder()
         return np.concatenate([encoder.encode(batch[i : i + part], part) for i in range(0, len(batch), part)])
 
-    def text_key(self, text: str) -> np.ndarray:
-        """Returns the vector of a text in the space of the keys, float32 `[D]`, unit length.
+    def image_query(self, image: Any) -> np.ndarray:
+        """Returns the key of a photograph to search for, float32 `[1, D]`, unit length; errors as `pixels`, `keys`."""
+        from pipelines.encoders import loaded
+
+        return loaded.unit(self.keys(self.pixels([image])).astype(np.float32))
+
+    def text_query(self, text: str) -> np.ndarray:
+        """Returns the vector of a text in the space of the keys, float32 `[1, D]`, unit length.
 
         Raises:
             UserError: if no text encoder shares that space.
         """
-        column = self.key_space_column()
-        encoder, _ = self._text_encoder(column)
-        vector = encoder.encode_all([text], self.embed.batch_size)[0]
-        return vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
+        from pipelines.encoders import loaded
+
+        encoder, _ = self._text_encoder(self.key_space_column())
+        return loaded.unit(encoder.encode_all([text], self.embed.batch_size))
 
     def key_space_column(self) -> str:
         """Returns the column whose text encoder shares the space of the keys; a `UserError` if there is none."""

@@ -80,15 +80,13 @@ class Source:
             return self._bundle.encoder(column)
         from pipelines.encoders import handles
 
-        wanted, named = of.encoders, handles.columns(of.encoders)
+        named = handles.columns(of.encoders)
         if column not in named or column not in of.columns:
             raise UserError(f"{self.runs}: its memory has no encoder of {column}")
         handle, kind = named[column]
         if handle.startswith(handles.PRECOMPUTED):
             raise UserError(f"{self.runs}: its {column} are {handle}, which has no encoder for new {kind}s")
-        spec = handles.resolve(
-            handle, wanted.dtype, wanted.normalize, wanted.crop_fraction, wanted.unsafe_models, wanted.compute
-        )
+        spec = handles.configured(handle, of.encoders)
         if spec.info != of.columns[column]:
             raise UserError(
                 f"encoder {handle!r}: its fingerprint is {spec.info.fingerprint}, but the head was trained on vectors "

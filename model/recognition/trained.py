@@ -20,13 +20,13 @@ from configs.base import Config, Embed, Encoders, Train
 from model.data import array_files
 from model.data.datasets import Task
 from model.heads import registry
+from model.recognition.memory import KEY
 from model.training import hyperparameters, run_files
 from pipelines import fields, manifest, schemas, storage
 from pipelines.errors import UserError, nearest
 from pipelines.manifest import Neighbors
 from pipelines.schemas import EncoderInfo
 
-KEY = "key"
 FILE, PREPARED = "recognition.json", "prepared.safetensors"
 _AGAIN = "remove it and run web-memory train again"
 _SHAPE = {

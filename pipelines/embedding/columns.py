@@ -23,9 +23,7 @@ def resolve(request: Request) -> dict[str, EncoderSpec]:
     def one(column: str) -> EncoderSpec:
         handle, _ = named[column]
         if not handle.startswith(PRECOMPUTED):
-            return handles.resolve(
-                handle, wanted.dtype, wanted.normalize, wanted.crop_fraction, wanted.unsafe_models, wanted.compute
-            )
+            return handles.configured(handle, wanted)
         if column not in provided:
             raise UserError(f"--config.encoders: {column} is {handle}, but no source provides such vectors")
         return handles.precomputed(handle, provided[column], wanted.dtype, wanted.normalize)

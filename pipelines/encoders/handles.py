@@ -141,6 +141,12 @@ def resolve(
     return EncoderSpec(handle, description["kind"], info, model, description, unsafe_models, compute)
 
 
+def configured(handle: str, encoders: Encoders) -> EncoderSpec:
+    """Resolves a handle with the settings of a config; arguments and errors as those of `resolve`."""
+    e = encoders
+    return resolve(handle, e.dtype, e.normalize, e.crop_fraction, e.unsafe_models, e.compute)
+
+
 def precomputed(handle: str, dim: int, dtype: str, normalize: bool) -> EncoderSpec:
     """Returns the spec of vectors that a source provides; the name after `precomputed:` stands for their encoder."""
     fingerprint = manifest.fingerprint({"precomputed": handle.removeprefix(PRECOMPUTED), "dim": dim})
