@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["configs*", "index*", "model*", "pipelines*"]),
+    packages=find_packages(include=["configs*", "index*", "model*", "pipelines*", "workflow*"]),
     package_data={"model.service.page": ["*.html", "*.css", "*.js", "*.svg"]},
     py_modules=["web_memory", "web_memory_names"],
     entry_points={"console_scripts": ["web-memory = web_memory:main"]},
