@@ -16,6 +16,8 @@ from workflow import arrays
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     world = World(tmp_path_factory.mktemp("arrays")).write()
+    # One shard, since a query does not visit all of several.
+    world.config_file.write_text(world.config_file.read_text().replace("shards=3", "shards=1"))
     assert world.build() == 0 and world.neighbors() == 0
     return world
 
