@@ -26,7 +26,7 @@ from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, stora
 from pipelines.sources.web import Unreadable
 
 # Formats whose fields have names that the source's `fields` can choose.
-_NAMED_FIELDS = {"img2dataset", "img2dataset_parquet", "tfrecord", "vectors", "table"}
+_NAMED_FIELDS = {"img2dataset", "img2dataset_parquet", "tfrecord", "vectors", "table", "image_folder"}
 
 Reader = Callable[[InputShard, Embed], Iterator[Sample | Reject | Filtered]]
 
@@ -83,7 +83,7 @@ _NAMINGS: dict[str, Callable[[Source], Naming | None]] = {
     "table": table.naming,
 }
 # Lists whose labels may be names.
-_NAMED_LABELS = {"image_list", "table"}
+_NAMED_LABELS = {"image_folder", "image_list", "table"}
 
 
 def resolve(source: Source, data: str) -> Source:
