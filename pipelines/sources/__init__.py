@@ -20,7 +20,7 @@ from pipelines.sources import listing, naming, patterns
 from pipelines.sources.files import parquet, tar, tfrecord, vectors
 from pipelines.sources.images import Images, below
 from pipelines.sources.labels import Labels, LabelSpace
-from pipelines.sources.lists import image_folder, image_list, inat2021, table, webvision, yfcc15m
+from pipelines.sources.lists import coco, image_folder, image_list, inat2021, table, webvision, yfcc15m
 from pipelines.sources.naming import Naming
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, storable_text
 from pipelines.sources.web import Unreadable
@@ -71,6 +71,7 @@ CONTAINERS = {
     "vectors": Container(vectors.read, vectors.siblings, inside=vectors.INSIDE),
 }
 LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {
+    "coco": coco.rows,
     "image_folder": image_folder.rows,
     "image_list": image_list.rows,
     "inat2021": inat2021.rows,
@@ -80,6 +81,7 @@ LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {
 }
 # Lists that say by themselves how their classes are called.
 _NAMINGS: dict[str, Callable[[Source], Naming | None]] = {
+    "coco": coco.naming,
     "image_folder": image_folder.naming,
     "inat2021": inat2021.naming,
     "table": table.naming,
