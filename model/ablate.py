@@ -26,6 +26,7 @@ def run(config: Config, vary: str, sweep: bool, markdown: bool) -> None:
     name, values = ablations.parse(vary)
     places, train = config.places, config.train
     with Stage("ablate", "steps", places.workdir) as stage:
+        stage.doing("reading vectors, compiling")
         base = ablations.Base(places, train, config.seed, config.neighbors.exclude_same_image)
         protocol.check(places, config.protocol, config.queries, train, base.task().class_counts)
         found = ablation_study.run(base, name, values, sweep, stage)

@@ -50,6 +50,7 @@ def run(config: Config) -> None:
     trials.check(places, train)
     _check(train, settings)
     with Stage("finetune", "images", places.workdir) as stage:
+        stage.doing("loading the encoder, reading vectors")
         parallel.check(settings.batch_size, "finetune.batch_size")
         encoder = query_encoder.load(config.encoders, settings, places.queries("train"))
 

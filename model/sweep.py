@@ -26,6 +26,7 @@ def run(config: Config) -> None:
     # The lock of the training, since both write the same folders.
     with Stage("train", "steps", places.workdir) as stage:
         stage.worked = False
+        stage.doing("reading vectors, compiling")
         task = protocol.load(places, config.protocol, config.queries, train)
         task, data, folder = trials.open_runs(places, seed, train, task, ("train", "val"))
         progress = trials.Progress(stage, trials.count(train, seeds=False))

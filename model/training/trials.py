@@ -118,9 +118,13 @@ class Progress:
 
     def run(self, run: Callable[[Callable[[int], None]], dict[str, Any]], steps: int) -> dict[str, Any]:
         """Calls a run of `steps` steps with a function that reports how many are done; returns its result."""
+        first = True
 
         def on_steps(done: int) -> None:
-            self._stage.update((self._done + done / steps) / self._runs, self._steps + done)
+            nonlocal first
+            # What a run begins with was done before it was interrupted.
+            self._stage.update((self._done + done / steps) / self._runs, self._steps + done, ours=not (first and done))
+            first = False
 
         result = run(on_steps)
         self._done, self._steps = self._done + 1, self._steps + steps

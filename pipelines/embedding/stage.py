@@ -38,6 +38,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with runner.stage("embed", "images", request.places.workdir) as stage:
         _check_sources(request)
+        stage.doing("finding encoders, listing sources")
         names = class_names.read(request.places)
         encoders = columns.resolve(request)
         class_names.check(encoders, request.encoders)
