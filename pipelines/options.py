@@ -75,6 +75,7 @@ def parse(
     switches: Mapping[str, str] | None = None,
     values: Mapping[str, tuple[Any, str]] | None = None,
     needs_config: bool = True,
+    checks_fields: bool = True,
 ) -> tuple[Config, dict[str, Any], list[str]]:
     """Parses a command line, and checks every field of the config.
 
@@ -84,6 +85,7 @@ def parse(
         switches: flags that are on or off, with their help.
         values: flags that have a value, with their default, which says their type, and their help.
         needs_config: whether a config file must be named; without one the fields have their defaults.
+        checks_fields: whether a wrong field is refused here.
 
     Returns:
         The resolved config, switches and values by name, and the arguments that are not ours, in order.
@@ -108,7 +110,8 @@ def parse(
     _refuse_misspelt(rest)
     if needs_config and not known.config:
         raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
-    fields.check(config)
+    if checks_fields:
+        fields.check(config)
     return config, _chosen(known, switches or {}, values or {}), rest
 
 
@@ -188,6 +191,7 @@ def main(
     argument: str = "",
     needs_config: bool = True,
     writes_workdir: bool = True,
+    checks_fields: bool = True,
 ) -> int:
     """Runs a command and returns its exit code.
 
@@ -203,6 +207,7 @@ def main(
             none. Left out, it is an empty text.
         needs_config: whether a config file must be named; without one its fields have their defaults.
         writes_workdir: whether a command with `beam` changes the workdir, where only one may do so at a time.
+        checks_fields: whether a wrong field is refused before the command is run.
     """
     # Warnings of libraries are not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
@@ -216,7 +221,8 @@ def main(
     workdir = "the command"
     try:
         given = sys.argv[1:] if argv is None else argv
-        config, chosen, rest = parse(given, description, switches, values, needs_config=needs_config and not argument)
+        needs_config = needs_config and not argument
+        config, chosen, rest = parse(given, description, switches, values, needs_config, checks_fields)
         if argument:
             chosen[argument] = rest.pop(0) if rest and not rest[0].startswith("-") else ""
         ours = [*_OWN, *(f"--{name}" for name in chosen if name != argument)]

@@ -136,7 +136,7 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Cla
         request.sources[name], request.places.data, request.embed, listings, named.of_planning(name), counts
     )
     named.check_numbers(name, source, counts)
-    _check_rows(name, source.path, sum(shard.rows for shard in shards), request)
+    check_rows(name, source.path, sum(shard.rows for shard in shards), request)
     config_hash = manifest.claim(path, _STAGE, identity)
     manifest.write_config(path, request.places.config)
     wanted = {storage.name(shard.listing) for shard in shards}
@@ -229,7 +229,7 @@ def _described(source: Source) -> dict[str, object]:
     return {name: value for name, value in fields.items() if name not in _LATER_FIELDS or source.part or value}
 
 
-def _check_rows(name: str, path: str, listed: int, request: Request) -> None:
+def check_rows(name: str, path: str, listed: int, request: Request) -> None:
     """Raises a `UserError` if a list is not that of the protocol, before hours are spent on it."""
     wanted = 0 if name == MEMORY else getattr(request.protocol, f"{name}_rows")
     if wanted and listed != wanted:
