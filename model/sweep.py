@@ -40,9 +40,16 @@ def run(config: Config) -> None:
     say(f"output {folder}; run web-memory train to continue with the seeds")
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be tried; errors as those of `run` that need no training."""
+    from model.training import trials
+
+    return trials.foresee(config.places, config.seed, config.train, seeds=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv)
+    return options.main(run, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":

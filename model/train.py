@@ -95,9 +95,16 @@ def _line(chosen: "Trial", tried: "list[Trial]") -> str:
     return f"{hyperparameters.words(chosen.point)}: val {chosen.value:.3f}, best of {len(tried)}{note}"
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be trained; errors as those of `run` that need no training."""
+    from model.training import trials
+
+    return trials.foresee(config.places, config.seed, config.train)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv)
+    return options.main(run, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":
