@@ -183,7 +183,7 @@ def _suggestion(flag: str, ours: Sequence[str], beams: Sequence[str]) -> str:
     """Returns what an unknown flag may have meant: one of ours first, then one of Beam's."""
     if not flag.startswith("-"):
         return "flags are given as --name=value"
-    if found := difflib.get_close_matches(flag, ours, n=1, cutoff=0.6):
+    if found := difflib.get_close_matches(flag, ours, n=1, cutoff=0.7):
         return f"did you mean {found[0]!r}?"
     near = nearest(flag, beams)
     return near if near.startswith("did you mean") else "it is neither ours (--config...) nor Beam's"
