@@ -59,9 +59,14 @@ def run(config: Config) -> None:
     say("wrote " + ", ".join(written))
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be shown; errors as those of `run`."""
+    return reached.foresee(config.places, config.seed, config.train, config.finetune)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv)
+    return options.main(run, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":
