@@ -41,6 +41,7 @@ _NOT_SEARCHED = {
     "runs/tables": "delete it; web-memory train writes it again",
     "report.html": "web-memory report writes it again",
     "gallery.png": "web-memory report writes it again",
+    "tensorboard": "web-memory report writes it again",
     "ablations": "delete what was made before",
 }
 
