@@ -16,6 +16,7 @@ _MORE = {
     "search": ["--text=red"],
     "ablate": ["--vary=k=2,3"],
     "predict": ["--images={root}/test/red/*.png"],
+    "arrays": ["--output={root}/arrays"],
     "export": ["--output={root}/bundle"],
     "arrays": ["--output={root}/arrays"],
 }
