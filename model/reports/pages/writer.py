@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from model.reports.pages import overview
+from model.reports.pages import classes, overview
 from model.reports.pages.inputs import Inputs
 from model.reports.pages.site import Site
 
-_GATHER: dict[str, Callable[[Inputs], dict[str, Any]]] = {"index": overview.gather}
+_GATHER: dict[str, Callable[[Inputs], dict[str, Any]]] = {"index": overview.gather, "classes": classes.gather}
 
 
 def write(folder: str, inputs: Inputs) -> str:
