@@ -91,14 +91,26 @@ class Dot(NamedTuple):
     name: str
 
 
+class Bar(NamedTuple):
+    """A bar of a chart: its upper left corner, size and colour, and what it stands for."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    color: int
+    name: str
+
+
 class Chart:
-    """Lines and dots over two axes.
+    """Bars, lines and dots over two axes.
 
     Attributes:
         title: above it.
         about: what it shows, a sentence for those who cannot see it.
         x: the axis below.
         y: the axis at the left.
+        bars: below all others.
         lines: in the order that they are drawn.
         dots: above the lines.
     """
@@ -108,6 +120,7 @@ class Chart:
     def __init__(self, title: str, about: str, x: Axis, y: Axis) -> None:
         """Draws nothing yet."""
         self.title, self.about, self.x, self.y = title, about, x, y
+        self.bars: list[Bar] = []
         self.lines: list[Line] = []
         self.dots: list[Dot] = []
 
@@ -136,3 +149,9 @@ class Chart:
     def add_dot(self, color: int, x: float, y: float, name: str, radius: float = 3.0) -> None:
         """Adds a dot."""
         self.dots.append(Dot(*self.at(x, y), round(radius, 1), color % COLORS, name))
+
+    def add_bar(self, color: int, begin: float, end: float, y: float, name: str) -> None:
+        """Adds a bar from the lower axis to `y`, between two places on it."""
+        (left, top), (right, bottom) = self.at(begin, y), self.at(end, self.y.low)
+        width, height = max(right - left - 1, 1), bottom - top
+        self.bars.append(Bar(left, top, round(width, 1), round(height, 1), color % COLORS, name))

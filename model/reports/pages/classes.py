@@ -179,7 +179,7 @@ def _pictures(
 
 
 def _shown(inputs: Inputs, split: str, wanted: dict[Any, list[int]]) -> dict[Any, list[str]]:
-    embeddings = Embeddings(inputs.config.places.queries(split))
+    embeddings = inputs.split(split)
     positions = sorted({position for positions in wanted.values() for position in positions})
     rows = dict(zip(positions, sources(embeddings, positions), strict=True))
     album = inputs.album(split, rows.values())

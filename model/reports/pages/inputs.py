@@ -73,6 +73,10 @@ class Inputs:
         """The embedded memory."""
         return Embeddings(self.config.places.memory)
 
+    def split(self, name: str) -> Embeddings:
+        """Returns an embedded split."""
+        return Embeddings(self.config.places.queries(name))
+
     @functools.cached_property
     def subject(self) -> str:
         """The head that the report is about: of those that learn attention the best on val, else of all others.

@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from model.reports.pages import classes, overview
+from model.reports.pages import classes, data, overview, training
 from model.reports.pages.inputs import Inputs
 from model.reports.pages.site import Site
 
-_GATHER: dict[str, Callable[[Inputs], dict[str, Any]]] = {"index": overview.gather, "classes": classes.gather}
+_GATHER: dict[str, Callable[[Inputs], dict[str, Any]]] = {
+    "index": overview.gather,
+    "classes": classes.gather,
+    "training": training.gather,
+    "data": data.gather,
+}
 
 
 def write(folder: str, inputs: Inputs) -> str:
