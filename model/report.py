@@ -89,7 +89,8 @@ def run(config: Config, flags: Sequence[str] = ()) -> None:
         is_named=bool(class_names.known(places)[0]),
         album=functools.partial(_album, config),
     )
-    written.append(writer.write(storage.join(places.workdir, "report"), inputs))
+    site = writer.plan(storage.join(places.workdir, "report"), places.workdir)
+    written.append(writer.write(site, inputs))
     for grid in result_tables.grids(results):
         grid.show()
     for warning in results["warnings"]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from model.reports import charts, tables
+from model.reports.charts import Chart
 from model.reports.grid import Grid
-from model.reports.pages import charts, facts, tables
-from model.reports.pages.charts import Chart
+from model.reports.pages import facts
 from model.reports.pages.inputs import Inputs
 from pipelines.manifest import Embeddings
 

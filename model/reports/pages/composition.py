@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from model.reports import charts, tables
+from model.reports.charts import Chart
 from model.reports.grid import Grid
-from model.reports.pages import charts, tables
-from model.reports.pages.charts import Chart
 from model.reports.pages.inputs import Inputs
 from pipelines import schemas
 from pipelines.manifest import Embeddings

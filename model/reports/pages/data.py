@@ -4,9 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from model.reports import charts, tables
+from model.reports.charts import Chart
 from model.reports.grid import Grid
-from model.reports.pages import charts, composition, rows, tables
-from model.reports.pages.charts import Chart
+from model.reports.pages import composition, rows
 from model.reports.pages.composition import Alike, Shown
 from model.reports.pages.inputs import Inputs
 from pipelines import manifest, storage

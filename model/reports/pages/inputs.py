@@ -10,7 +10,7 @@ import numpy as np
 from configs.base import Config
 from model.heads import registry
 from model.measures import metrics
-from model.reports.pages.charts import COLORS
+from model.reports.charts import COLORS
 from model.reports.results import REFERENCES
 from model.reports.runs import Runs
 from model.training import run_files

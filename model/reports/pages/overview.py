@@ -3,8 +3,8 @@
 from typing import Any
 
 from configs.schema.training import SHOTS
-from model.reports import result_tables
-from model.reports.pages import facts, headline, rows, tables
+from model.reports import result_tables, tables
+from model.reports.pages import facts, headline, rows
 from model.reports.pages.inputs import Inputs, describe
 from model.reports.result_tables import percent
 

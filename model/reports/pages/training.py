@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from model.reports import tuning
+from model.reports import charts, tables, tuning
+from model.reports.charts import Chart
 from model.reports.grid import Grid
-from model.reports.pages import charts, tables
-from model.reports.pages.charts import Chart
 from model.reports.pages.inputs import Inputs
 from model.reports.runs import Run
 from model.training import run_files

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
+from model.reports import tables
 from model.reports.grid import Grid
-from model.reports.pages import site, tables
+from model.reports.pages import site
 
 HOSTILE = "</script><script>alert(1)</script> \"'& \u202e\u0000<img src=x onerror=alert(1)>"
 

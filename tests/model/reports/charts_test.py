@@ -2,8 +2,8 @@
 
 import pytest
 
-from model.reports.pages import charts
-from model.reports.pages.charts import BOTTOM, LEFT, RIGHT, TOP, Chart
+from model.reports import charts
+from model.reports.charts import BOTTOM, LEFT, RIGHT, TOP, Chart
 
 
 @pytest.mark.parametrize(
