@@ -56,6 +56,11 @@ class Pictures:
         """Whether the source has images at all; vectors that others computed have none."""
         return self._source.format != "vectors"
 
+    @property
+    def is_list(self) -> bool:
+        """Whether each image is a file of its own, or a member of a zip; else a container holds many of them."""
+        return self._source.format in sources.LISTS
+
     def load_small(
         self, container: str, members: Collection[str], side: int
     ) -> Iterator[tuple[str, Image.Image | None]]:
