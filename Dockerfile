@@ -23,6 +23,7 @@ COPY configs configs
 COPY index index
 COPY model model
 COPY pipelines pipelines
+COPY workflow workflow
 RUN pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]" "${TENSORFLOW}"
 
 RUN python -c "import sys; from pipelines import storage; from pipelines.encoders import builtin; \

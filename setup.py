@@ -13,8 +13,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["configs*", "index*", "model*", "pipelines*"]),
-    package_data={"model.service.page": ["*.html", "*.css", "*.js", "*.svg"]},
+    packages=find_packages(include=["configs*", "index*", "model*", "pipelines*", "workflow*"]),
+    package_data={
+        "model.reports.pages": ["*.html.j2", "*.css", "*.js"],
+        "model.service.page": ["*.html", "*.css", "*.js", "*.svg"],
+    },
     py_modules=["web_memory", "web_memory_names"],
     entry_points={"console_scripts": ["web-memory = web_memory:main"]},
     install_requires=[

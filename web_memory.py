@@ -1,19 +1,12 @@
 """The console script: `web-memory STAGE --config=FILE [flags]`, the same as `python -m MODULE` of `STAGES`.
 
-Several stages are joined by commas (`train,report`); `run` stands for the whole line. Nothing but the standard library
-is imported until a stage is chosen.
+Several stages are joined by commas (`train,report`). Nothing but the standard library is imported until a stage is
+chosen.
 """
 
-import glob
 import importlib
-import pathlib
-import subprocess
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from configs.base import Config
 
 # In the order of the line: the module of each stage, and what it does.
 STAGES = {
@@ -36,10 +29,8 @@ STAGES = {
     "predict": ("model.predict", "predict the classes of photographs"),
     "app": ("model.app", "serve predictions: a page and JSON, on this machine"),
     "report": ("model.report", "write the tables, the gallery and the report page"),
+    "run": ("workflow.run", "run every stage in order, resuming the work that is left"),
 }
-# What `run` runs, after the demo's corpus or the training of two towers.
-_EMBEDDED, _TRAINED = ("embed", "build", "neighbors"), ("train", "report")
-_RUN = "run every stage in order, resuming the work that is left"
 _USAGE = "usage: web-memory STAGE --config=FILE [--config.FIELD=VALUE ..] [flags]"
 
 
@@ -52,7 +43,6 @@ def _help() -> str:
             "",
             "stages, in the order of the line:",
             *stages,
-            f"  {'run':{width}}  {_RUN}",
             "",
             "web-memory STAGE --help shows the flags of a stage and every field of the config,",
             "web-memory STAGE --help=GROUP one group of fields; web-memory --version the version.",
@@ -60,61 +50,12 @@ def _help() -> str:
     )
 
 
-def _stages(names: Sequence[str], argv: Sequence[str]) -> int:
+def run_stages(names: Sequence[str], argv: Sequence[str]) -> int:
     """Runs stages one after another in this process, up to the first that fails; returns its exit code."""
     for name in names:
         if code := int(importlib.import_module(STAGES[name][0]).main(list(argv))):
             return code
     return 0
-
-
-def _run(argv: Sequence[str]) -> int:
-    """Runs the whole line in two processes: embedding and search with TensorFlow, then training and report with JAX.
-
-    In one process each of the two libraries would take the whole memory of an accelerator.
-    """
-    from configs.base import DemoConfig, TwoTowerConfig
-    from pipelines import fields, options
-    from pipelines.errors import UserError
-
-    try:
-        config, _, beam = options.parse(argv, f"{_RUN[0].upper()}{_RUN[1:]}.")
-        if problems := fields.line_problems(config):
-            raise UserError(problems[0])
-    except UserError as error:
-        return options.failed(str(error))
-    # Flags that are not ours are for Beam.
-    ours = [arg for arg in argv if arg not in beam]
-    corpus = ["demo_corpus"] if isinstance(config, DemoConfig) else []
-    towers = ["align"] if isinstance(config, TwoTowerConfig) else []
-    code = _stages(corpus, ours) or _stages([*towers, *_EMBEDDED], argv) or _in_new_process(_TRAINED, ours)
-    return code or (_predict_new_images(config, ours) if corpus else 0)
-
-
-def _predict_new_images(config: "Config", argv: Sequence[str]) -> int:
-    """Ends a demo with predictions for its images of no list, if it has any, and says where the page is."""
-    from configs.schema.data import NEW_IMAGES
-    from pipelines import storage
-    from pipelines.progress import say
-
-    page = f"the page: {storage.join(config.workdir, 'report.html')}"
-    if list(pathlib.Path(config.data, NEW_IMAGES).glob("*.jpg")):
-        runs = storage.read_json(storage.join(config.workdir, "results.json"))["runs"]
-        images = storage.join(glob.escape(config.data), NEW_IMAGES, "*.jpg")
-        flags = [f"--run={runs}", f"--images={images}", *(["--head=mam"] if "mam" in config.train.heads else [])]
-        say("images that no list has:")
-        if code := _in_new_process(["predict"], [*argv, *flags]):
-            return code
-    say(page)
-    return 0
-
-
-def _in_new_process(names: Sequence[str], argv: Sequence[str]) -> int:
-    try:
-        return subprocess.run([sys.executable, __file__, ",".join(names), *argv], check=False).returncode
-    except KeyboardInterrupt:
-        # The other process was interrupted, too, and has said so.
-        return 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,15 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"web-memory {version()}")
         return 0
-    if name == "run":
-        return _run(rest)
     names = name.split(",")
     if unknown := [stage for stage in names if stage not in STAGES]:
         from pipelines.errors import nearest
 
-        print(f"error: {unknown[0]}: no such stage; {nearest(unknown[0], [*STAGES, 'run'])}", file=sys.stderr)
+        print(f"error: {unknown[0]}: no such stage; {nearest(unknown[0], list(STAGES))}", file=sys.stderr)
         return 2
-    return _stages(names, rest)
+    return run_stages(names, rest)
 
 
 if __name__ == "__main__":

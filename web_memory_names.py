@@ -4,7 +4,7 @@ import importlib.util
 import pathlib
 import sys
 
-_PACKAGES = ("configs", "pipelines", "index", "model")
+_PACKAGES = ("configs", "pipelines", "index", "model", "workflow")
 
 
 def check(package_file: str) -> None:

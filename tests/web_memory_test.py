@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def test_help_names_every_stage(capsys):
     assert web_memory.main(["--help"]) == web_memory.main([]) == 0
     printed = capsys.readouterr().out
-    assert all(f"\n  {name} " in printed for name in (*web_memory.STAGES, "run"))
+    assert all(f"\n  {name} " in printed for name in web_memory.STAGES)
     assert max(map(len, printed.splitlines())) <= 100
 
 
@@ -90,6 +90,6 @@ def test_other_imports_of_a_hidden_name_fail_with_the_same_sentence(tmp_path):
 def test_a_folder_that_is_no_package_hides_nothing(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "configs").mkdir()
-    argv = [sys.executable, "-c", "import configs.base, pipelines, index, model"]
+    argv = [sys.executable, "-c", "import configs.base, pipelines, index, model, workflow"]
     done = subprocess.run(argv, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ def copy_sources(folder: pathlib.Path) -> pathlib.Path:
     """Copies what a package is built of, so that building leaves nothing beside the sources; returns the folder."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     for name in tracked:
-        if name.split("/")[0] in ("configs", "index", "model", "pipelines") or "/" not in name:
+        if name.split("/")[0] in ("configs", "index", "model", "pipelines", "workflow") or "/" not in name:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
     return folder

@@ -40,7 +40,7 @@ def test_beam_is_the_pinned_one():
 
 def test_what_is_copied_is_there_and_is_what_setup_needs():
     assert all((ROOT / name).exists() for name in _copied())
-    assert {"configs", "index", "model", "pipelines"} | {
+    assert {"configs", "index", "model", "pipelines", "workflow"} | {
         "setup.py",
         "pyproject.toml",
         "README.md",

@@ -1,0 +1,5 @@
+"""Commands about the whole line: they join the stages of the other packages."""
+
+import web_memory_names
+
+web_memory_names.check(__file__)
