@@ -1,13 +1,14 @@
 """What the gallery's page shows, as JSON values: every text of a stranger is one short line."""
 
 import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from model.gallery.examples import Compared, Shown
 from model.gallery.rows import Rows
-from model.measures import kept
 from model.reports.pages.site import plain
 
 _CAPTION_CHARS, _NAME_CHARS, _CLASS_CHARS = 240, 120, 80
@@ -24,7 +25,6 @@ class Material:
         shown: N test images and S places.
         labels: of the N images.
         classes: name of each class.
-        counts: training images of each class.
         near: rows of `memory` at the places, -1 pads, `[N, S]`.
         scores: cosines, `[N, S]`.
         influence: `[N, S]`; None if it is not known.
@@ -39,7 +39,6 @@ class Material:
     shown: Shown
     labels: np.ndarray
     classes: list[str]
-    counts: np.ndarray
     near: np.ndarray
     scores: np.ndarray
     influence: np.ndarray | None
@@ -65,7 +64,7 @@ def kinds(labels: np.ndarray, predicted: np.ndarray, baseline: np.ndarray | None
     return found
 
 
-def data(material: Material) -> dict[str, Any]:
+def payload(material: Material) -> dict[str, Any]:
     """Returns the rows of the page: texts once, and for each image its classes and neighbours.
 
     `images` has for each image: name, picture, class, predicted class, probability, class without memory (-1 for none),
@@ -77,8 +76,9 @@ def data(material: Material) -> dict[str, Any]:
     baseline = material.compared.baseline
     return {
         "page_rows": PAGE_ROWS,
+        "head": run.head,
+        "baseline": None if baseline is None else baseline.head,
         "classes": [plain(name, _CLASS_CHARS) for name in material.classes],
-        "counts": material.counts.tolist(),
         "memory": [list(pair) for pair in zip(texts, material.memory_files, strict=True)],
         "images": [
             {
@@ -121,9 +121,81 @@ def _short(value: float) -> float:
     return float(f"{float(value):.3g}")
 
 
-def rule() -> str:
-    """Returns the rule by which neighbours are kept, in words."""
-    return (
-        f"Kept are the fewest neighbours whose weights sum to {kept.SHARE:.0%} of the weight of the whole list; all "
-        "others are filtered out. A neighbour of weight zero is never kept."
-    )
+# `gallery.js` has the same words, and a test compares the rows of both.
+
+
+def percent(share: float) -> str:
+    """Returns a share in percent, as few digits as say it; what is more than 0 never looks like it."""
+    value = 100 * share
+    if value >= 10:
+        return f"{value:.1f}\u00a0%"
+    if value >= 0.01:
+        digits = 1 - math.floor(math.log10(value))
+        return f"{value:.{digits}f}\u00a0%"
+    return "<\u00a00.01\u00a0%" if value > 0 else "0\u00a0%"
+
+
+def _signed(value: float) -> str:
+    text = f"{100 * abs(value):.2f}"
+    return ("" if text == "0.00" else "+" if value > 0 else "−") + text
+
+
+def view(whole: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """Returns what the template shows of an image, as `gallery.js` does for the others."""
+    image, classes = whole["images"][place], whole["classes"]
+    right = image["predicted"] == image["label"]
+    near = image["near"]
+    largest = max([0, *(one[3] or 0 for one in near)])
+    without = ""
+    if image["without"] >= 0:
+        verdict = "right" if image["without"] == image["label"] else "wrong"
+        without = f"{verdict} without memory: {whole['baseline']} says {classes[image['without']]}"
+    word = "right" if right else "wrong"
+    return {
+        "number": place,
+        "name": image["name"],
+        "file": image["picture"],
+        "label": classes[image["label"]],
+        "verdict": word,
+        "mark": "✓" if right else "✗",
+        "said": f"{word}: {whole['head']} says {classes[image['predicted']]}, {percent(image['probability'])}",
+        "without": without,
+        "lists": [
+            {"kind": kind, "title": title, "near": [_view_neighbor(whole, one, largest) for one in part]}
+            for kind, title, part in _parts(image)
+        ],
+    }
+
+
+def _parts(image: Mapping[str, Any]) -> list[tuple[str, str, list[list[Any]]]]:
+    """Returns the lists of an image: their kind, title and neighbours."""
+    near, listed, keeps = image["near"], image["listed"], image["keeps"]
+    if near and near[0][5] is None:
+        return [("nearest", f"The nearest of {listed:,} neighbours", near)]
+    kept_ones, others = [one for one in near if one[5] == 1], [one for one in near if one[5] == 0]
+    first = f"Kept: {keeps:,} of {listed:,}, {percent(image['kept_weight'])} of the weight"
+    if len(kept_ones) < keeps:
+        first += f"; the {len(kept_ones)} of the largest weights"
+    second = f"Filtered out: {listed - keeps:,}"
+    if len(others) < listed - keeps:
+        second += f"; the {len(others)} of the smallest weights"
+    return [("kept", first, kept_ones), ("filtered", second, others)]
+
+
+def _view_neighbor(whole: Mapping[str, Any], near: Sequence[Any], largest: float) -> dict[str, Any]:
+    row, place, cosine, weight, influence, _, relevant = near
+    caption, file = whole["memory"][row]
+    figures = [
+        None if weight is None else f"weight {percent(weight)}",
+        f"cosine {cosine:.2f}, rank {place:,}",
+        None if influence is None else f"influence {_signed(influence)}",
+        "about the class" if relevant else None,
+    ]
+    return {
+        "relevant": bool(relevant),
+        "file": file,
+        "weight": weight is not None,
+        "share": f"{100 * weight / largest:.1f}" if weight and largest else "0.0",
+        "figures": [figure for figure in figures if figure is not None],
+        "caption": caption,
+    }

@@ -149,7 +149,8 @@ def _parts(source: int, wanted: Wanted, result: Written) -> Iterator[_Part]:
 
 def _read(wanted: Wanted, part: _Part, most_bytes: int) -> tuple[dict[int, bytes], str]:
     """Returns the JPEGs of the rows of a part by their places, and why not all of the container could be read."""
-    places, found = defaultdict(list), {}
+    places: dict[str, list[int]] = defaultdict(list)
+    found: dict[int, bytes] = {}
     for place in part.places:
         places[wanted.rows.members[place]].append(place)
     try:
