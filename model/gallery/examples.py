@@ -65,7 +65,8 @@ def choose(found: Runs) -> Compared:
     run = found.of(next(attends, None) or next(weighs, None) or [*reads, *heads][0])[0]
     if run.head not in reads:
         return Compared(run, None)
-    others = [one for name in heads if name not in reads for one in found.of(name) if one.seed == run.seed]
+    plain = [name for name in heads if name not in reads and not registry.get(name).needs_text]
+    others = [one for name in plain for one in found.of(name) if one.seed == run.seed]
     others.sort(key=lambda one: (one.head != "linear", -one.result["val_accuracy"]["all"]))
     return Compared(run, others[0] if others else None)
 

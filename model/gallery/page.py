@@ -1,6 +1,7 @@
 """What the gallery's page shows, as JSON values: every text of a stranger is one short line."""
 
 import dataclasses
+import decimal
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,7 +79,7 @@ def payload(material: Material) -> dict[str, Any]:
         "page_rows": PAGE_ROWS,
         "head": run.head,
         "baseline": None if baseline is None else baseline.head,
-        "classes": [plain(name, _CLASS_CHARS) for name in material.classes],
+        "classes": [plain(name, _CLASS_CHARS) or f"class {label}" for label, name in enumerate(material.classes)],
         "memory": [list(pair) for pair in zip(texts, material.memory_files, strict=True)],
         "images": [
             {
@@ -124,19 +125,24 @@ def _short(value: float) -> float:
 # `gallery.js` has the same words, and a test compares the rows of both.
 
 
+def _fixed(value: float, digits: int) -> str:
+    """Returns a number with so many digits behind the point, halves away from zero, as browsers round."""
+    return str(decimal.Decimal(value).quantize(decimal.Decimal(1).scaleb(-digits), decimal.ROUND_HALF_UP))
+
+
 def percent(share: float) -> str:
     """Returns a share in percent, as few digits as say it; what is more than 0 never looks like it."""
     value = 100 * share
     if value >= 10:
-        return f"{value:.1f}\u00a0%"
+        return f"{_fixed(value, 1)}\u00a0%"
     if value >= 0.01:
         digits = 1 - math.floor(math.log10(value))
-        return f"{value:.{digits}f}\u00a0%"
+        return f"{_fixed(value, digits)}\u00a0%"
     return "<\u00a00.01\u00a0%" if value > 0 else "0\u00a0%"
 
 
 def _signed(value: float) -> str:
-    text = f"{100 * abs(value):.2f}"
+    text = _fixed(100 * abs(value), 2)
     return ("" if text == "0.00" else "+" if value > 0 else "−") + text
 
 
@@ -187,7 +193,7 @@ def _view_neighbor(whole: Mapping[str, Any], near: Sequence[Any], largest: float
     caption, file = whole["memory"][row]
     figures = [
         None if weight is None else f"weight {percent(weight)}",
-        f"cosine {cosine:.2f}, rank {place:,}",
+        f"cosine {_fixed(cosine, 2)}, rank {place:,}",
         None if influence is None else f"influence {_signed(influence)}",
         "about the class" if relevant else None,
     ]
@@ -195,7 +201,7 @@ def _view_neighbor(whole: Mapping[str, Any], near: Sequence[Any], largest: float
         "relevant": bool(relevant),
         "file": file,
         "weight": weight is not None,
-        "share": f"{100 * weight / largest:.1f}" if weight and largest else "0.0",
+        "share": _fixed(100 * weight / largest, 1) if weight and largest else "0.0",
         "figures": [figure for figure in figures if figure is not None],
         "caption": caption,
     }

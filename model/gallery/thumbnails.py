@@ -81,6 +81,8 @@ def encode(picture: Image.Image, most_bytes: int) -> bytes:
     data = b""
     for side in _SIDES:
         small = picture.copy()
+        # Pillow would write the comment of the original.
+        small.info = {}
         small.thumbnail((side, side))
         for quality in _QUALITIES:
             buffer = io.BytesIO()

@@ -57,7 +57,7 @@ def facts(
         "terms": _terms(material, test_images, written, with_images, no_influence),
         "kinds": [{"name": name, "title": _TITLES[name], "count": f"{count:,}"} for name, count in counts.items()],
         "classes": classes,
-        "state": f"1 to {first:,} of {shown:,} test images",
+        "state": f"1 to {first:,} of {shown:,} test images" if shown > 1 else "1 test image",
         "rows": [view(payload, place) for place in range(first)],
         "payload": htmlsafe_json_dumps(payload, functools.partial(json.dumps, separators=(",", ":"))),
     }

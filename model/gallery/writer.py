@@ -89,18 +89,16 @@ def write(
     ids = near.ids_of(shown)
     memory, of_test = rows.of_memory(lists, np.unique(ids[ids >= 0])), rows.of_test(test, shown.images)
 
-    todo = len(shown.images) * (1 + compared.reads_memory) + len(memory.ids)
+    before = len(shown.images) if compared.reads_memory else 0
+    todo = before + len(shown.images) + len(memory.ids)
 
     def report(done: int) -> None:
         on_progress(done / todo, done)
 
     counts, why = _influence(compared, found.folder, lists, test, shown, report)
-    before = 0 if counts is None else len(shown.images)
     rows_of = {"test": of_test, "memory": memory}
     wanted = [Wanted(name, rows_of[name], source) for name, source in with_images.items()]
-    written = thumbnails.write(
-        storage.join(site.folder, PICTURES), wanted, lambda done: report(min(before + done, todo))
-    )
+    written = thumbnails.write(storage.join(site.folder, PICTURES), wanted, lambda done: report(before + done))
     files = dict(zip(with_images, written.files, strict=True))
     names = class_names.read(places, len(found.class_counts))
     relevant = filter_quality.Lists.load(lists, "test", names).relevant
@@ -119,6 +117,7 @@ def write(
         memory_files=files.get("memory", [None] * len(memory.ids)),
     )
     facts = wording.facts(material, payload(material), len(found.labels), written, [*with_images], why)
+    report(todo)
     path = site.write("gallery", facts, scripts=["gallery.js"], styles=["gallery.css"])
     return Result(path, len(shown.images), written, written.size_bytes + storage.size_bytes(path))
 

@@ -126,7 +126,7 @@ function draw() {
   const pages = Math.max(1, Math.ceil(found.length / PAGE)), at = Math.min(page, pages), first = (at - 1) * PAGE;
   const some = found.slice(first, first + PAGE);
   rows.replaceChildren(...some.map(([image, place]) => example(image, place)));
-  state.textContent = found.length === 0 ? "No test image is like that" :
+  state.textContent = found.length < 2 ? `${found.length || "No"} test image` :
     `${number(first + 1)} to ${number(first + some.length)} of ${number(found.length)} test images`;
   document.getElementById("place").textContent = `Page ${number(at)} of ${number(pages)}`;
   for (const [id, to] of [["before", at - 1], ["next", at + 1]]) {
