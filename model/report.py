@@ -1,65 +1,109 @@
 """Shows the results of the trained heads: `web-memory report --config=configs/demo.py`.
 
-Prints the tables of `evaluate` and writes below the workdir its `results.json`, `gallery.png` and an HTML page with
-both, `report.html`. It trains nothing.
+Prints the tables of `evaluate` and writes below the workdir its `results.json`, `gallery.png`, and `report/`, a folder
+of pages that begins with `index.html`. It trains nothing.
 """
 
-import base64
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from configs.base import Config
 from model.reports import result_tables
 from model.reports import results as reached
 from pipelines import options, storage
+from pipelines.errors import UserError
 from pipelines.progress import duration, say
 
+_THUMBNAIL = 112
 
-def run(config: Config) -> None:
-    """Prints the tables and writes the files.
 
-    Raises:
-        UserError: if a run is missing.
-    """
+def _album(config: Config, name: str, rows: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Returns pictures of rows of the memory or of a split, see `inputs.Album`."""
+    from pipelines.sources import pictures
+
+    source = config.memory if name == "memory" else config.queries[name]
+    load, found = pictures.Pictures(source, config.data, config.embed).load, {}
+    for container, member in rows:
+        try:
+            found[container, member] = pictures.data_url(load(container, member), _THUMBNAIL)
+        except UserError:
+            continue
+    return found
+
+
+def _draw(config: Config) -> str:
+    """Writes `gallery.png` if there is a head that attends and its pictures can be read; returns its path."""
     from model.data import protocol
-    from model.reports import gallery, report_page, runs
+    from model.reports import gallery, runs
     from model.training import run_files
     from pipelines.sources.pictures import Pictures
 
     places, train = config.places, config.train
+    head = gallery.choose_head(train.heads)
+    if not head:
+        return ""
+    task, seed = protocol.load(places, config.protocol, config.queries, train), train.seeds[0]
+    frozen = run_files.identity(places, config.seed, train, task.fingerprint)
+    place, ids = run_files.of_seed(frozen.folder, head, seed), task.splits["test"].ids
+    drawn = runs.load_run(head, seed, place, ids, run_files.config_hash(frozen))
+    load = [Pictures(source, config.data, config.embed).load for source in (config.test_set, config.memory)]
+    path = storage.join(places.workdir, "gallery.png")
+    try:
+        gallery.write(path, places, config.seed, task, drawn, *load)
+    except UserError as error:
+        say(f"no gallery.png: {error}")
+        return ""
+    return path
+
+
+def run(config: Config, flags: Sequence[str] = ()) -> None:
+    """Prints the tables and writes the files.
+
+    Args:
+        config: the configuration.
+        flags: of the command line that chose it, for the commands that the report names.
+
+    Raises:
+        UserError: if a run is missing.
+    """
+    from model.data import class_names
+    from model.reports import runs
+    from model.reports.pages import writer
+    from model.reports.pages.inputs import Inputs
+    from model.training import run_files
+    from pipelines.manifest import Neighbors
+
+    places, train = config.places, config.train
     results, path = reached.write(places, config.seed, train, config.finetune)
-    written, picture = [path], ""
-    if head := gallery.choose_head(train.heads):
-        task, seed = protocol.load(places, config.protocol, config.queries, train), train.seeds[0]
-        frozen = run_files.identity(places, config.seed, train, task.fingerprint)
-        place, ids = run_files.of_seed(frozen.folder, head, seed), task.splits["test"].ids
-        drawn = runs.load_run(head, seed, place, ids, run_files.config_hash(frozen))
-        load = [Pictures(source, config.data, config.embed).load for source in (config.test_set, config.memory)]
-        written.append(storage.join(places.workdir, "gallery.png"))
-        gallery.write(written[-1], places, config.seed, task, drawn, *load)
-        with storage.open_read(written[-1]) as file:
-            picture = f"data:image/png;base64,{base64.b64encode(file.read()).decode()}"
-    grids = result_tables.grids(results)
-    facts = [
-        f"recall@{results['k']} of the index {results['recall_at_k']:.3f}",
-        "time: " + ", ".join(f"{stage} {duration(secs)}" for stage, secs in results["stage_secs"].items()),
-    ]
-    page = report_page.render(results, grids, report_page.read_curves(results), picture, "; ".join(facts))
-    written.append(storage.join(places.workdir, "report.html"))
-    with storage.atomic_write(written[-1]) as file:
-        file.write(page.encode())
-    for grid in grids:
+    written = [path, _draw(config)]
+    lists = Neighbors.open(places.neighbors)
+    found = runs.load(run_files.identity(places, config.seed, train, lists.fingerprint), train, config.finetune, lists)
+    inputs = Inputs(
+        config=config,
+        flags=tuple(flags),
+        results=results,
+        found=found,
+        lists=lists,
+        class_names=class_names.read(places, len(found.class_counts)),
+        is_named=bool(class_names.known(places)[0]),
+        album=functools.partial(_album, config),
+    )
+    site = writer.plan(storage.join(places.workdir, "report"), places.workdir)
+    written.append(writer.write(site, inputs))
+    for grid in result_tables.grids(results):
         grid.show()
     for warning in results["warnings"]:
         say(f"warning: {warning}")
-    for fact in facts:
-        say(fact)
-    say("wrote " + ", ".join(written))
+    say(f"recall@{results['k']} of the index {results['recall_at_k']:.3f}")
+    say("time: " + ", ".join(f"{stage} {duration(secs)}" for stage, secs in results["stage_secs"].items()))
+    say("wrote " + ", ".join(filter(None, written)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv)
+    flags = [arg for arg in (sys.argv[1:] if argv is None else argv) if arg.startswith("--config")]
+    return options.main(functools.partial(run, flags=flags), str(__doc__).splitlines()[0], argv)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def test_zero_shot_has_one_trial_and_is_a_line_to_beat(world, monkeypatch, capsy
     labels = lists.split("test")["label"].to_numpy()
     assert results["methods"]["zero_shot"]["all"] == {"mean": pytest.approx((predicted == labels).mean()), "std": 0}
     assert report.main(_argv(world, *flags)) == 0
-    assert "Points over zero_shot" in (world.folder / "report.html").read_text()
+    assert "Points over zero_shot" in (world.folder / "report/index.html").read_text()
 
 
 def test_runs_with_other_embedded_names_are_other_runs(world):
@@ -257,7 +257,7 @@ def test_what_the_trainer_writes_is_what_is_read(world, monkeypatch, capsys):
         assert (row["top5"], row["ece"]) == (result["top5"], result["ece"])
     assert results["filter"]["methods"]["mean_knn"]["mass_over_share"] == pytest.approx(1, abs=1e-6)
     assert (world.folder / "gallery.png").read_text() == "drawn"
-    assert "data:image/png;base64,ZHJhd24=" in (world.folder / "report.html").read_text()
+    assert "<h1>" in (world.folder / "report/index.html").read_text()
     assert "recall@5 of the index" in capsys.readouterr().out
     assert report.main([*flags, "--config.protocol.train_rows=1000000"]) == 2
     assert "than the 1,000,000 of the protocol" in capsys.readouterr().err

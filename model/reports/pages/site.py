@@ -17,7 +17,10 @@ from markupsafe import Markup
 
 from pipelines import storage
 
-PAGES = {"index": "Results", "classes": "Classes", "gallery": "Gallery", "training": "Training", "data": "Data"}
+PAGES = {
+    **{"index": "Results", "classes": "Classes", "gallery": "Gallery"},
+    **{"training": "Training", "data": "Data", "ablations": "Ablations"},
+}
 """The names of all pages that there may be, in the order of the navigation, and their titles there."""
 
 _PACKAGE = "model.reports.pages"

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
+from model.reports import tables
 from model.reports.grid import Grid
-from model.reports.pages import site, tables
+from model.reports.pages import site
 
 HOSTILE = "</script><script>alert(1)</script> \"'& \u202e\u0000<img src=x onerror=alert(1)>"
 
@@ -31,10 +32,23 @@ class _Parser(html.parser.HTMLParser):
             self._inside = None
 
 
+GRID = Grid("A title", ("class", "accuracy"), [(HOSTILE, "12.5"), ("x" * 10_000, "-")])
+FACTS = {
+    "headline": HOSTILE,
+    "lead": HOSTILE,
+    "doubts": [HOSTILE],
+    "heads": [(HOSTILE, HOSTILE)],
+    "data": [(HOSTILE, HOSTILE)],
+    "settings": [(HOSTILE, HOSTILE)],
+    "all_settings": HOSTILE,
+    "commands": [HOSTILE],
+    "tables": [tables.table(GRID)],
+    **{name: tables.table(GRID) for name in ("encoders", "times", "versions")},
+}
+
+
 def _page(tmp_path):
-    grid = Grid("A title", ("class", "accuracy"), [(HOSTILE, "12.5"), ("x" * 10_000, "-")])
-    shown = site.Site(str(tmp_path), HOSTILE, ("data", "index"))
-    return shown.render("index", {"headline": HOSTILE, "tables": [tables.table(grid)]})
+    return site.Site(str(tmp_path), HOSTILE, ("data", "index")).render("index", FACTS)
 
 
 def test_a_page_runs_its_own_code_and_loads_nothing(tmp_path):
@@ -64,7 +78,7 @@ def test_the_navigation_has_the_pages_that_there_are(tmp_path):
 
 
 def test_a_page_is_written_into_the_folder(tmp_path):
-    path = site.Site(str(tmp_path / "report"), "run", ("index",)).write("index", {"headline": "x", "tables": []})
+    path = site.Site(str(tmp_path / "report"), "run", ("index",)).write("index", {**FACTS, "headline": "x"})
     assert path == str(tmp_path / "report/index.html")
     assert "<h1>x</h1>" in (tmp_path / "report/index.html").read_text()
 

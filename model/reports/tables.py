@@ -33,6 +33,7 @@ class Table:
         title: above it.
         columns: their titles.
         rows: a cell for each column.
+        words: the columns, from 0, that have words instead of figures.
         notes: sentences below it.
         latex: its text for LaTeX.
         markdown: its text for Markdown.
@@ -41,6 +42,7 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]]
+    words: set[int]
     notes: tuple[str, ...]
     latex: str
     markdown: str
@@ -62,4 +64,13 @@ def table(grid: Grid) -> Table:
     rows = [tuple(plain(cell, _MOST_CHARS) for cell in row) for row in grid.rows]
     safe = dataclasses.replace(grid, rows=rows)
     cells = [(Cell(row[0], row[0]), *(Cell(cell, order(cell)) for cell in row[1:])) for row in rows]
-    return Table(grid.title, grid.columns, cells, grid.notes, safe.latex(), safe.markdown())
+    words = {place for place in range(len(grid.columns)) if any(_is_word(row[place]) for row in cells)}
+    return Table(grid.title, grid.columns, cells, words | {0}, grid.notes, safe.latex(), safe.markdown())
+
+
+def _is_word(cell: Cell) -> bool:
+    try:
+        float(cell.order or 0)
+    except ValueError:
+        return True
+    return False

@@ -2,8 +2,8 @@
 
 import pytest
 
+from model.reports import tables
 from model.reports.grid import Grid
-from model.reports.pages import tables
 
 
 @pytest.mark.parametrize(
