@@ -181,10 +181,10 @@ def _parts(image: Mapping[str, Any]) -> list[tuple[str, str, list[list[Any]]]]:
     kept_ones, others = [one for one in near if one[5] == 1], [one for one in near if one[5] == 0]
     first = f"Kept: {keeps:,} of {listed:,}, {percent(image['kept_weight'])} of the weight"
     if len(kept_ones) < keeps:
-        first += f"; the {len(kept_ones)} of the largest weights"
+        first += f"; shown are the {len(kept_ones)} largest"
     second = f"Filtered out: {listed - keeps:,}"
     if len(others) < listed - keeps:
-        second += f"; the {len(others)} of the smallest weights"
+        second += f"; shown are the {len(others)} smallest"
     return [("kept", first, kept_ones), ("filtered", second, others)]
 
 

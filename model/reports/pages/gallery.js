@@ -41,8 +41,8 @@ function titles(image, kept, filtered) {
   const out = image.listed - image.keeps;
   return [
     `Kept: ${number(image.keeps)} of ${number(image.listed)}, ${percent(image.kept_weight)} of the weight` +
-      (kept < image.keeps ? `; the ${kept} of the largest weights` : ""),
-    `Filtered out: ${number(out)}` + (filtered < out ? `; the ${filtered} of the smallest weights` : ""),
+      (kept < image.keeps ? `; shown are the ${kept} largest` : ""),
+    `Filtered out: ${number(out)}` + (filtered < out ? `; shown are the ${filtered} smallest` : ""),
   ];
 }
 

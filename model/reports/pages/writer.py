@@ -22,8 +22,10 @@ def plan(folder: str, workdir: str) -> Site:
     Args:
         folder: of the report.
         workdir: whose name is its title.
+
+    The page `gallery` is one of them, and `model.gallery` writes it.
     """
-    names = [name for name in _GATHER if name != "ablations" or ablations.paths(workdir)]
+    names = ["gallery", *(name for name in _GATHER if name != "ablations" or ablations.paths(workdir))]
     return Site(folder, f"Web Memory: {workdir.rstrip('/').rpartition('/')[2]}", names)
 
 

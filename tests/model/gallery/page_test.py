@@ -48,7 +48,7 @@ def test_an_image_has_its_neighbours_in_order_with_all_that_is_known_of_them():
     kept, filtered = view["lists"]
     # The weights 1/2 + 1/4 + 1/8 + 1/16 are the fewest that hold nine tenths.
     assert kept["title"] == "Kept: 4 of 24, 93.8\u00a0% of the weight" and len(kept["near"]) == 4
-    assert filtered["title"] == "Filtered out: 20; the 12 of the smallest weights" and len(filtered["near"]) == 12
+    assert filtered["title"] == "Filtered out: 20; shown are the 12 smallest" and len(filtered["near"]) == 12
     assert [near["figures"][0] for near in kept["near"]] == [
         f"weight {share}\u00a0%" for share in ("50.0", "25.0", "12.5", "6.3")
     ]
