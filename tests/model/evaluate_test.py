@@ -258,6 +258,8 @@ def test_what_the_trainer_writes_is_what_is_read(world, monkeypatch, capsys):
     assert results["filter"]["methods"]["mean_knn"]["mass_over_share"] == pytest.approx(1, abs=1e-6)
     assert (world.folder / "gallery.png").read_text() == "drawn"
     assert "<h1>" in (world.folder / "report/index.html").read_text()
+    # The world has neither class names nor images.
+    assert "class 4" in (world.folder / "report/classes.html").read_text()
     assert "recall@5 of the index" in capsys.readouterr().out
     assert report.main([*flags, "--config.protocol.train_rows=1000000"]) == 2
     assert "than the 1,000,000 of the protocol" in capsys.readouterr().err
