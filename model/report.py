@@ -111,7 +111,7 @@ def run(config: Config, flags: Sequence[str] = ()) -> None:
         is_named=bool(class_names.known(places)[0]),
         album=functools.partial(_album, config),
     )
-    site = writer.plan(storage.join(places.workdir, "report"), places.workdir)
+    site = writer.plan(storage.join(places.workdir, "report"), places.workdir, ["gallery"])
     written += [writer.write(site, inputs), _gallery(config, site, found)]
     for grid in result_tables.grids(results):
         grid.show()
