@@ -7,13 +7,18 @@ of pages that begins with `index.html`. It trains nothing.
 import functools
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from configs.base import Config
 from model.reports import result_tables
 from model.reports import results as reached
 from pipelines import options, storage
 from pipelines.errors import UserError
-from pipelines.progress import duration, say
+from pipelines.progress import Stage, duration, say
+
+if TYPE_CHECKING:
+    from model.reports.pages.site import Site
+    from model.reports.runs import Runs
 
 _THUMBNAIL = 112
 
@@ -57,6 +62,23 @@ def _draw(config: Config) -> str:
     return path
 
 
+def _gallery(config: Config, site: "Site", found: "Runs") -> str:
+    """Writes the page of test images and their neighbours, and says what it took; returns its path."""
+    from model.gallery import writer
+    from pipelines.sources.pictures import Pictures
+
+    sources = {"test": config.test_set, "memory": config.memory}
+    pictures = {name: Pictures(source, config.data, config.embed) for name, source in sources.items()}
+    with Stage("gallery", "rows", config.places.workdir) as stage:
+        made = writer.write(site, config.places, found, config.seed, pictures, stage.update)
+        # The times that the report shows are those of what it reports.
+        stage.worked = False
+        say(f"gallery: {made.images:,} test images, {made.size_bytes / 1e6:,.1f} MB, {duration(stage.secs)}")
+    if made.pictures.unreadable:
+        say(f"warning: {made.pictures.unreadable:,} pictures of the gallery could not be read: {made.pictures.why}")
+    return made.path
+
+
 def run(config: Config, flags: Sequence[str] = ()) -> None:
     """Prints the tables and writes the files.
 
@@ -89,8 +111,8 @@ def run(config: Config, flags: Sequence[str] = ()) -> None:
         is_named=bool(class_names.known(places)[0]),
         album=functools.partial(_album, config),
     )
-    site = writer.plan(storage.join(places.workdir, "report"), places.workdir)
-    written.append(writer.write(site, inputs))
+    site = writer.plan(storage.join(places.workdir, "report"), places.workdir, ["gallery"])
+    written += [writer.write(site, inputs), _gallery(config, site, found)]
     for grid in result_tables.grids(results):
         grid.show()
     for warning in results["warnings"]:

@@ -93,7 +93,9 @@ class Site:
         )
         self._environment.filters |= {"plain": plain, "counted": counted}
 
-    def render(self, name: str, facts: Mapping[str, Any], scripts: Sequence[str] = ()) -> str:
+    def render(
+        self, name: str, facts: Mapping[str, Any], scripts: Sequence[str] = (), styles: Sequence[str] = ()
+    ) -> str:
         """Returns a page.
 
         Args:
@@ -101,8 +103,9 @@ class Site:
             facts: what the template shows. It escapes all text; what is in `<script type="application/json">` must go
                 through the filter `tojson`.
             scripts: files beside the templates that run after `report.js`.
+            styles: files beside the templates that follow `style.css`.
         """
-        style, codes = _resource(_STYLE), [_resource(script) for script in (_SCRIPT, *scripts)]
+        style, codes = "".join(map(_resource, (_STYLE, *styles))), [_resource(script) for script in (_SCRIPT, *scripts)]
         policy = (
             f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' data:; "
             f"style-src {_digest(style)}; script-src {' '.join(map(_digest, codes))}"
@@ -117,9 +120,11 @@ class Site:
             pages={page: PAGES[page] for page in self.pages},
         )
 
-    def write(self, name: str, facts: Mapping[str, Any], scripts: Sequence[str] = ()) -> str:
+    def write(
+        self, name: str, facts: Mapping[str, Any], scripts: Sequence[str] = (), styles: Sequence[str] = ()
+    ) -> str:
         """Writes a page, see `render`, and returns its path."""
         path = storage.join(self.folder, f"{name}.html")
         with storage.atomic_write(path) as file:
-            file.write(self.render(name, facts, scripts).encode())
+            file.write(self.render(name, facts, scripts, styles).encode())
         return path

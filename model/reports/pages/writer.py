@@ -1,6 +1,6 @@
 """Which pages a report has, and writes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from model.reports.pages import ablations, classes, data, overview, training
@@ -16,14 +16,15 @@ _GATHER: dict[str, Callable[[Inputs], dict[str, Any]]] = {
 }
 
 
-def plan(folder: str, workdir: str) -> Site:
+def plan(folder: str, workdir: str, others: Sequence[str] = ()) -> Site:
     """Returns the pages that the report of a workdir has, in a folder.
 
     Args:
         folder: of the report.
         workdir: whose name is its title.
+        others: pages that others write, such as `model.gallery`.
     """
-    names = [name for name in _GATHER if name != "ablations" or ablations.paths(workdir)]
+    names = [*others, *(name for name in _GATHER if name != "ablations" or ablations.paths(workdir))]
     return Site(folder, f"Web Memory: {workdir.rstrip('/').rpartition('/')[2]}", names)
 
 
