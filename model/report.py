@@ -4,8 +4,10 @@ Prints the tables of `evaluate` and writes below the workdir its `results.json`,
 of pages that begins with `index.html`. It trains nothing.
 """
 
+import contextlib
 import functools
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,12 +30,15 @@ def _album(config: Config, name: str, rows: Iterable[tuple[str, str]]) -> dict[t
     from pipelines.sources import pictures
 
     source = config.memory if name == "memory" else config.queries[name]
-    load, found = pictures.Pictures(source, config.data, config.embed).load, {}
+    read, wanted = pictures.Pictures(source, config.data, config.embed), defaultdict(set)
     for container, member in rows:
-        try:
-            found[container, member] = pictures.data_url(load(container, member), _THUMBNAIL)
-        except UserError:
-            continue
+        wanted[container].add(member)
+    found = {}
+    for container, members in wanted.items():
+        with contextlib.suppress(UserError):
+            for member, picture in read.load_small(container, members, _THUMBNAIL):
+                if picture:
+                    found[container, member] = pictures.data_url(picture, _THUMBNAIL)
     return found
 
 
