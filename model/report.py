@@ -45,6 +45,7 @@ def _album(config: Config, name: str, rows: Iterable[tuple[str, str]]) -> dict[t
 def _draw(config: Config) -> str:
     """Writes `gallery.png` if there is a head that attends and its pictures can be read; returns its path."""
     from model.data import protocol
+    from model.measures import events
     from model.reports import gallery, runs
     from model.training import run_files
     from pipelines.sources.pictures import Pictures
@@ -64,6 +65,7 @@ def _draw(config: Config) -> str:
     except UserError as error:
         say(f"no gallery.png: {error}")
         return ""
+    events.write_picture(places.workdir, f"gallery/{head}", path)
     return path
 
 
@@ -127,10 +129,19 @@ def run(config: Config, flags: Sequence[str] = ()) -> None:
     say("wrote " + ", ".join(filter(None, written)))
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be shown; errors as those of `run`."""
+    return reached.foresee(config.places, config.seed, config.train, config.finetune)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     flags = [arg for arg in (sys.argv[1:] if argv is None else argv) if arg.startswith("--config")]
-    return options.main(functools.partial(run, flags=flags), str(__doc__).splitlines()[0], argv)
+
+    def write(config: Config) -> None:
+        run(config, flags)
+
+    return options.main(write, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":
