@@ -12,6 +12,7 @@ from model.gallery.page import PAGE_ROWS, Material, kinds, percent, view
 from model.gallery.thumbnails import SIDE, Written
 from model.measures import kept
 
+_compact = functools.partial(json.dumps, separators=(",", ":"), ensure_ascii=False)
 _TITLES = {
     "all": "all",
     "mistakes": "mistakes",
@@ -59,7 +60,7 @@ def facts(
         "classes": classes,
         "state": f"1 to {first:,} of {shown:,} test images" if shown > 1 else "1 test image",
         "rows": [view(payload, place) for place in range(first)],
-        "payload": htmlsafe_json_dumps(payload, functools.partial(json.dumps, separators=(",", ":"))),
+        "payload": htmlsafe_json_dumps(payload, _compact),
     }
 
 

@@ -129,4 +129,4 @@ def test_texts_of_strangers_stay_texts(tmp_path):
     payload = json.loads(re.search('id="gallery">(.*?)</script>', html, re.DOTALL)[1])
     captions = {caption for caption, _ in payload["memory"]}
     assert HOSTILE[0] in captions and HOSTILE[1] in captions and "" in captions
-    assert all(len(caption) <= 240 and "\n" not in caption for caption in captions)
+    assert all(len(caption) <= 160 and "\n" not in caption for caption in captions)
