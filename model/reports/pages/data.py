@@ -10,6 +10,7 @@ from model.reports.grid import Grid
 from model.reports.pages import composition, rows
 from model.reports.pages.composition import Alike, Shown
 from model.reports.pages.inputs import Inputs
+from model.reports.pages.site import counted
 from pipelines import manifest, storage
 
 # Examples of dropped rows of each reason.
@@ -104,12 +105,12 @@ def _points(index: Mapping[str, Any]) -> Grid:
 def _facts(inputs: Inputs, index: Mapping[str, Any]) -> list[tuple[str, str]]:
     recall, lists = index["recall"], inputs.lists
     return [
-        ("rows", f"{index['rows']:,} in {len(index['shards']):,} shards ({index['sharding']})"),
+        ("rows", f"{index['rows']:,} in {counted(len(index['shards']), 'shard')} ({index['sharding']})"),
         (
             "recall",
             f"{100 * recall['mean']:.1f} % of the {recall['k']} nearest rows, target {100 * recall['target']:g} %",
         ),
-        ("version", f"{index['version']}, {index['tombstones']:,} rows removed since it was built"),
+        ("version", f"{index['version']}, {counted(index['tombstones'], 'row')} removed since it was built"),
         ("lists", f"{lists.k} neighbours for each image; {lists.memory_rows:,} rows of the memory are in some list"),
     ]
 

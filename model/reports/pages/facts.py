@@ -10,6 +10,7 @@ from model.measures import metrics
 from model.reports.grid import Grid
 from model.reports.pages.inputs import Inputs
 from model.reports.pages.rows import Account
+from model.reports.pages.site import counted
 from pipelines import fields, options, storage
 from pipelines.progress import duration, read_note
 
@@ -33,8 +34,8 @@ def group_notes(inputs: Inputs, shots: str) -> tuple[str, ...]:
         middle = f"{train.few_under + 1} to {train.many_over - 1}"
     words = {"many": many, "medium": middle, "few": few}
     return tuple(
-        f"{name}: {words[name]} training images, {(groups == name).sum():,} classes, "
-        f"{inputs.class_tests[groups == name].sum():,} test images"
+        f"{name}: {words[name]} training images, {counted((groups == name).sum(), 'class')}, "
+        f"{counted(inputs.class_tests[groups == name].sum(), 'test image')}"
         for name in metrics.GROUPS
     )
 
@@ -45,7 +46,7 @@ def data(inputs: Inputs, found: list[Account]) -> list[tuple[str, str]]:
     rows = [("data folder", config.data or "."), ("workdir", config.workdir)]
     for account, section in zip(found, _SOURCES, strict=True):
         source: Source = getattr(config, section)
-        rows.append((account.name, f"{account.embeddings.rows:,} rows of {source.path} ({source.format})"))
+        rows.append((account.name, f"{counted(account.embeddings.rows, 'row')} of {source.path} ({source.format})"))
     named = config.class_names or ("the training set" if inputs.is_named else "nowhere: classes are numbers")
     counts = inputs.found.class_counts
     spread = f"{counts.min():,} to {counts.max():,} training images each"

@@ -86,8 +86,9 @@ class Inputs:
         heads = [head for head in self.found.heads if head in registry.HEADS]
         attending = [head for head in heads if registry.get(head).attends]
         reading = [head for head in heads if registry.get(head).needs_neighbors]
-        others = [head for head in heads if head not in REFERENCES]
-        candidates = attending or reading or others or heads or self.found.heads
+        baseline = next((name for name in REFERENCES if name in heads), "")
+        others = [head for head in heads if head != baseline]
+        candidates = attending or reading or others or self.found.heads
         return max(candidates, key=lambda head: self.chosen.get(head, {}).get("val_accuracy", 0.0))
 
     @functools.cached_property

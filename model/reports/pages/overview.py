@@ -6,6 +6,7 @@ from configs.schema.training import SHOTS
 from model.reports import result_tables, tables
 from model.reports.pages import facts, headline, rows
 from model.reports.pages.inputs import Inputs, describe
+from model.reports.pages.site import counted
 from model.reports.result_tables import percent
 
 
@@ -36,7 +37,7 @@ def _lead(inputs: Inputs) -> str:
     heads = [head for head in (inputs.subject, inputs.reference) if head]
     reached = " and ".join(f"{head} recognises {percent(methods[head]['all'])} %" for head in heads)
     seeds = len(inputs.config.train.seeds)
-    text = f"{reached} of {images:,} test images of {len(inputs.found.class_counts):,} classes"
+    text = f"{reached} of {counted(images, 'test image')} of {counted(len(inputs.found.class_counts), 'class')}"
     text += f", mean ± standard deviation over {seeds} seeds." if seeds > 1 else ", with one seed."
     if inputs.reference:
         level = inputs.results["bootstrap"]["level"]

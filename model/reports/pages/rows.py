@@ -59,13 +59,15 @@ class Account:
 def accounts(places: Places) -> list[Account]:
     """Returns the accounts of the memory and of each split."""
     folders = {"memory": places.memory, **{split: places.queries(split) for split in SPLITS}}
-    found = []
-    for name, folder in folders.items():
-        _, whole = manifest.read_complete(folder, "pipelines.embed")
-        names = {shard["name"] for shard in whole["shards"]}
-        markers = manifest.read_markers(folder, whole["config_hash"]).values()
-        found.append(Account(name, Embeddings(folder), [marker for marker in markers if marker.name in names]))
-    return found
+    return [account(name, folder) for name, folder in folders.items()]
+
+
+def account(name: str, folder: str) -> Account:
+    """Returns the account of one folder of embeddings; a `UserError` if it is not finished."""
+    _, whole = manifest.read_complete(folder, "pipelines.embed")
+    names = {shard["name"] for shard in whole["shards"]}
+    markers = manifest.read_markers(folder, whole["config_hash"]).values()
+    return Account(name, Embeddings(folder), [marker for marker in markers if marker.name in names])
 
 
 def grid(found: list[Account]) -> Grid:

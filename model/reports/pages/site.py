@@ -45,6 +45,12 @@ def plain(text: str, most: int = _MOST_CHARS) -> str:
     return str(harmless(line))
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things: `1 row`, `1,200 classes`."""
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{plural}"
+
+
 def harmless(value: Any) -> Any:
     """Returns a text without characters that a browser or terminal would obey; anything else as it is."""
     if not isinstance(value, str) or isinstance(value, Markup):
@@ -85,7 +91,7 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters["plain"] = plain
+        self._environment.filters |= {"plain": plain, "counted": counted}
 
     def render(
         self, name: str, facts: Mapping[str, Any], scripts: Sequence[str] = (), styles: Sequence[str] = ()
