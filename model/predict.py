@@ -52,6 +52,8 @@ def run(config: Config, runner: Runner, **flags: Any) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if flags["top"] < 1 or flags["neighbors"] < 0:
         raise UserError("--top must be at least 1, --neighbors at least 0")
+    if flags["model"] and flags["run"]:
+        raise UserError("give --model=BUNDLE or --run=WORKDIR, not both")
     if bool(flags["images"]) == bool(config.predict_set.path):
         raise UserError("give --images=PATTERN, or a source by --config.predict_set.path")
     path = flags["model"] or flags["run"] or config.workdir

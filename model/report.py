@@ -40,6 +40,7 @@ def _album(config: Config, name: str, rows: Iterable[tuple[str, str]]) -> dict[t
 def _draw(config: Config) -> str:
     """Writes `gallery.png` if there is a head that attends and its pictures can be read; returns its path."""
     from model.data import protocol
+    from model.measures import events
     from model.reports import gallery, runs
     from model.training import run_files
     from pipelines.sources.pictures import Pictures
@@ -59,6 +60,7 @@ def _draw(config: Config) -> str:
     except UserError as error:
         say(f"no gallery.png: {error}")
         return ""
+    events.write_picture(storage.join(frozen.folder, "gallery"), f"gallery/{head}", path)
     return path
 
 

@@ -112,6 +112,7 @@ def test_refusals(line, tmp_path, capsys):
         ([images, f"--output={tmp_path / 'there.csv'}"], "exists; name another file"),
         ([f"--images={tmp_path}/*.png", f"--output={tmp_path / 'x.csv'}"], "matches no file"),
         ([images, f"--output={tmp_path / 'x.csv'}", "--head=nohead"], "is not among the trained ones"),
+        ([images, "--model=a", "--run=b"], "give --model=BUNDLE or --run=WORKDIR, not both"),
         ([images, f"--output={tmp_path / 'x.csv'}", "--top=0"], "--top must be at least 1"),
     ):
         assert predict.main(_argv(line, *flags, _BEAM)) == 2
