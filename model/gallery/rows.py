@@ -53,7 +53,7 @@ def _none(lists: Neighbors) -> pa.Table:
 def chosen(lists: Neighbors, ids: np.ndarray, columns: list[str]) -> Iterable[pa.Table]:
     """Yields columns, with `id`, of the memory rows with these ids; the whole table is never in memory."""
     wanted = pa.array(ids)
-    for chunk in lists.memory_chunks(columns):
+    for chunk in lists.chunks("memory", columns):
         yield chunk.filter(pc.is_in(chunk["id"], value_set=wanted)).replace_schema_metadata()
 
 

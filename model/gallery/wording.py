@@ -109,8 +109,8 @@ def _terms(
         terms += [
             (
                 "Kept",
-                f"The fewest neighbours whose weights sum to {kept.SHARE:.0%} of the weight of the whole list. None of "
-                "them has weight zero.",
+                f"The fewest neighbours whose weights sum to {percent(kept.SHARE)} of the weight of the whole list. "
+                "None of them has weight zero.",
             ),
             ("Filtered out", "All other neighbours of the list."),
             ("Neighbours", f"{places} are shown, the largest weight first; the titles say what is left out."),
