@@ -12,7 +12,7 @@ from model.gallery.examples import Compared, Shown
 from model.gallery.rows import Rows
 from model.reports.pages.site import plain
 
-_CAPTION_CHARS, _NAME_CHARS, _CLASS_CHARS = 240, 120, 80
+_CAPTION_CHARS, _NAME_CHARS, _CLASS_CHARS = 160, 120, 80
 PAGE_ROWS = 20
 """Test images on a page."""
 

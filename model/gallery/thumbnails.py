@@ -19,8 +19,8 @@ from pipelines.sources.pictures import Pictures
 
 SIDE = 96
 """Pixels of the longer side of a picture."""
-MOST_BYTES, WORTH_BYTES = 48_000_000, 1_800
-"""What all pictures may take together, and what one needs to be worth a look."""
+MOST_BYTES, WORTH_BYTES = 42_000_000, 1_800
+"""What all pictures may take together, so that they stay below 60 MB with the page, and what one needs to be seen."""
 _LARGEST_BYTES, _QUALITIES, _SIDES = 16_000, (85, 75, 60, 45, 30), (SIDE, 64, 48)
 _THREADS = 2
 # Rows of a list that a thread reads before it takes others.

@@ -12,6 +12,7 @@ from model.gallery.page import PAGE_ROWS, Material, kinds, percent, view
 from model.gallery.thumbnails import SIDE, Written
 from model.measures import kept
 
+_compact = functools.partial(json.dumps, separators=(",", ":"), ensure_ascii=False)
 _TITLES = {
     "all": "all",
     "mistakes": "mistakes",
@@ -59,7 +60,7 @@ def facts(
         "classes": classes,
         "state": f"1 to {first:,} of {shown:,} test images" if shown > 1 else "1 test image",
         "rows": [view(payload, place) for place in range(first)],
-        "payload": htmlsafe_json_dumps(payload, functools.partial(json.dumps, separators=(",", ":"))),
+        "payload": htmlsafe_json_dumps(payload, _compact),
     }
 
 
@@ -108,8 +109,8 @@ def _terms(
         terms += [
             (
                 "Kept",
-                f"The fewest neighbours whose weights sum to {kept.SHARE:.0%} of the weight of the whole list. None of "
-                "them has weight zero.",
+                f"The fewest neighbours whose weights sum to {percent(kept.SHARE)} of the weight of the whole list. "
+                "None of them has weight zero.",
             ),
             ("Filtered out", "All other neighbours of the list."),
             ("Neighbours", f"{places} are shown, the largest weight first; the titles say what is left out."),

@@ -85,7 +85,7 @@ def test_the_page_says_what_it_shows(tmp_path):
     ]
     terms = dict(facts["terms"])
     assert terms["Test images"] == "47 of 94, drawn at random once and for all with the config's seed."
-    assert "sum to 90% of the weight of the whole list. None of them has weight zero" in terms["Kept"]
+    assert "sum to 90.0\u00a0% of the weight of the whole list. None of them has weight zero" in terms["Kept"]
     assert terms["Neighbours"].startswith("16 of at most 24 are shown")
     assert terms["Pictures"].endswith("1.2 MB in all.")
 
@@ -129,4 +129,4 @@ def test_texts_of_strangers_stay_texts(tmp_path):
     payload = json.loads(re.search('id="gallery">(.*?)</script>', html, re.DOTALL)[1])
     captions = {caption for caption, _ in payload["memory"]}
     assert HOSTILE[0] in captions and HOSTILE[1] in captions and "" in captions
-    assert all(len(caption) <= 240 and "\n" not in caption for caption in captions)
+    assert all(len(caption) <= 160 and "\n" not in caption for caption in captions)
