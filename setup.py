@@ -14,7 +14,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["configs*", "index*", "model*", "pipelines*", "workflow*"]),
-    package_data={"model.service.page": ["*.html", "*.css", "*.js", "*.svg"]},
+    package_data={
+        "model.reports.pages": ["*.html.j2", "*.css", "*.js"],
+        "model.service.page": ["*.html", "*.css", "*.js", "*.svg"],
+    },
     py_modules=["web_memory", "web_memory_names"],
     entry_points={"console_scripts": ["web-memory = web_memory:main"]},
     install_requires=[

@@ -39,7 +39,7 @@ _VALUES = {
 # What may show removed images and is not searched, and what to do about it.
 _NOT_SEARCHED = {
     "runs/tables": "delete it; web-memory train writes it again",
-    "report.html": "web-memory report writes it again",
+    "report": "web-memory report writes it again",
     "gallery.png": "web-memory report writes it again",
     "tensorboard": "web-memory report writes it again",
     "ablations": "delete what was made before",

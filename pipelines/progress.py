@@ -2,10 +2,11 @@
 
 On a terminal a bar; elsewhere plain lines of at most 100 columns, progress on standard error every few seconds and
 results on standard output. Each stage also notes its seconds in `{workdir}/stages/{stage}.json`, from which the report
-tells where the time went.
+tells where the time went, and when.
 """
 
 import collections
+import datetime
 import json
 import shutil
 import sys
@@ -145,13 +146,14 @@ def _paragraphs(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
 
 def read_note(path: str) -> dict[str, Any]:
-    """Returns the `stage` and the `secs` that a stage noted in a file; a `UserError` if it is damaged."""
+    """Returns the `stage`, `secs` and `ended` that a stage noted in a file; a `UserError` if it is damaged."""
     return schemas.read_json(path, {"stage": str, "secs": float}, "remove it")
 
 
 def write_note(workdir: str, stage: str, secs: float) -> None:
-    """Notes how many seconds a stage took, for the report."""
-    note = {"stage": stage, "secs": round(float(secs), 3)}
+    """Notes how many seconds a stage took, and that it ends now, for the report."""
+    ended = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    note = {"stage": stage, "secs": round(float(secs), 3), "ended": ended}
     storage.write_json(storage.join(workdir, "stages", f"{stage}.json"), note)
 
 

@@ -16,7 +16,7 @@ SHELVES = {
     "index": ("engines", "store", "measure", "building", "lists", "searching"),
     "model": (
         *("measures", "data", "prepare", "heads", "objectives", "training", "reports", "aligning", "recognition"),
-        "service",
+        *("gallery", "service"),
     ),
     "workflow": ("discovery", "checking", "exchange"),
 }
@@ -50,6 +50,8 @@ EXEMPT = {
     },
     # They show the images themselves; the search embeds what is asked for.
     "model.report": {"pipelines.sources.pictures"},
+    "model.gallery.thumbnails": {"pipelines.sources.pictures"},
+    "model.gallery.writer": {"pipelines.sources.pictures"},
     "index.search": {"pipelines.sources.pictures"},
     "index.searching.queries": {
         "pipelines.encoders.handles",

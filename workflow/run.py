@@ -24,7 +24,7 @@ _EMBEDDED, _TRAINED = ("embed", "build", "neighbors"), ("train", "report")
 
 def _predict_new_images(config: Config, argv: Sequence[str]) -> int:
     """Ends a demo with predictions for its images of no list, if it has any, and says where the page is."""
-    page = f"the page: {storage.join(config.workdir, 'report.html')}"
+    page = f"the page: {storage.join(config.workdir, 'report', 'index.html')}"
     if list(pathlib.Path(config.data, NEW_IMAGES).glob("*.jpg")):
         runs = storage.read_json(storage.join(config.workdir, "results.json"))["runs"]
         images = storage.join(glob.escape(config.data), NEW_IMAGES, "*.jpg")

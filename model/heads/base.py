@@ -53,6 +53,7 @@ class Head:
             the others.
         tuned: whether settings change its predictions; if not, it has one trial, with the first value of each.
         check: `(task, train)`, called before `prepare`; raises a `UserError` if the head cannot learn the task.
+        about: what it predicts from, half a sentence for the readers of a report.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Head:
     extend: Callable[[Any, Any, NewClasses], tuple[Any, Any]] | None = None
     check: Callable[[Task, Train], None] | None = None
     tuned: bool = True
+    about: str = ""
 
 
 def init(head: nn.Module, batch: Batch, seed: jax.Array | int) -> dict:

@@ -64,4 +64,10 @@ def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
     return Linear(num_classes)
 
 
-HEAD = Head("linear", build, needs_neighbors=False, needs_text=False)
+HEAD = Head(
+    "linear",
+    build,
+    needs_neighbors=False,
+    needs_text=False,
+    about="a linear classifier of the image's vector; reads no memory",
+)

@@ -37,4 +37,10 @@ def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
     return Mlp(num_classes, hidden=max(1, round((extra - dim) / (2 * dim + 1))))
 
 
-HEAD = Head("mlp", build, needs_neighbors=False, needs_text=False)
+HEAD = Head(
+    "mlp",
+    build,
+    needs_neighbors=False,
+    needs_text=False,
+    about="a perceptron with as many parameters as memory attention has; reads no memory",
+)

@@ -107,4 +107,5 @@ HEAD = Head(
     unlabelled=unlabelled,
     extend=extend,
     check=check,
+    about="memory attention that also reads which classes the neighbours' captions name",
 )

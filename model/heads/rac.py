@@ -65,4 +65,10 @@ def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
     )
 
 
-HEAD = Head("rac", build, needs_neighbors=True, needs_text=True)
+HEAD = Head(
+    "rac",
+    build,
+    needs_neighbors=True,
+    needs_text=True,
+    about="a linear classifier of the image's vector beside one of its neighbours' captions",
+)

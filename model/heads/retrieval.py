@@ -105,6 +105,7 @@ MEAN_KNN = Head(
     needs_text=False,
     prepare=prepare,
     prepared=Start,
+    about="the nearest neighbours in the memory, each with the same weight",
 )
 MAM = Head(
     "mam",
@@ -114,4 +115,5 @@ MAM = Head(
     attends=True,
     prepare=prepare,
     prepared=Start,
+    about="memory attention: learns how much each neighbour in the memory counts",
 )

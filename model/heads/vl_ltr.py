@@ -80,4 +80,12 @@ def prepare(task: Task, train: Train) -> Bank:
     return class_bank.make(task, train.bank_sentences)
 
 
-HEAD = Head("vl_ltr", build, needs_neighbors=False, needs_text=True, prepare=prepare, prepared=Bank)
+HEAD = Head(
+    "vl_ltr",
+    build,
+    needs_neighbors=False,
+    needs_text=True,
+    prepare=prepare,
+    prepared=Bank,
+    about="attention over a bank of captions for each class",
+)

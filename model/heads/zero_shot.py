@@ -73,4 +73,5 @@ HEAD = Head(
     extend=extend,
     check=check,
     tuned=False,
+    about="the class whose name is most similar to the image; learns from no training image",
 )

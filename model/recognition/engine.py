@@ -135,10 +135,22 @@ class Engine:
         if trained.excludes_same_image and images is not None:
             own = np.array([image or b"" for image in images], "S32")
         hits = index.search(queries, trained.list_k, own)
-        ids, mask = hits.ids[:, : trained.k], hits.ids[:, : trained.k] >= 0
+        return self.lists(memory, keys, hits.ids, hits.scores)
+
+    def lists(self, memory: Memory, keys: np.ndarray, ids: np.ndarray, scores: np.ndarray) -> Lists:
+        """Returns neighbours as the head reads them.
+
+        Args:
+            memory: the rows.
+            keys: of the photographs, as they are stored, `[N, D]`.
+            ids: of their neighbours, -1 pads, int64 `[N, k or more]`.
+            scores: cosines, of the same shape.
+        """
+        trained = self.trained
+        ids, mask = ids[:, : trained.k], ids[:, : trained.k] >= 0
         places = np.zeros(ids.shape, np.int64)
         places[mask] = memory.places(ids[mask])
-        scores = np.where(mask, hits.scores[:, : trained.k], 0).astype(np.float32)
+        scores = np.where(mask, scores[:, : trained.k], 0).astype(np.float32)
         if trained.whitening is not None and trained.reads_memory:
             scores = _whitened(trained.whitening, memory, keys, places, mask)
         return Lists(ids, places, scores, mask)
@@ -176,7 +188,9 @@ class Engine:
         classes = np.argsort(-mean, axis=1, kind="stable")[:, :top].astype(np.int32)
         return Outputs(classes, np.take_along_axis(mean, classes, 1).astype(np.float32), weights)
 
-    def influence(self, memory: Memory, keys: np.ndarray, lists: Lists, outputs: Outputs) -> np.ndarray:
+    def influence(
+        self, memory: Memory, keys: np.ndarray, lists: Lists, outputs: Outputs, asked: np.ndarray | None = None
+    ) -> np.ndarray:
         """Returns how much less probable the predicted class is without each neighbour, float32 `[N, K]`.
 
         Args:
@@ -184,11 +198,12 @@ class Engine:
             keys: as they are stored, `[N, D]`.
             lists: of the same photographs.
             outputs: from `predict`.
+            asked: bool `[N, K]`, of which neighbours to compute it, the others have 0; None for all.
         """
         found = np.zeros(lists.mask.shape, np.float32)
         if not self.trained.reads_memory or not len(keys):
             return found
-        owner, neighbor = np.nonzero(lists.mask)
+        owner, neighbor = np.nonzero(lists.mask if asked is None else lists.mask & asked)
         size = self.trained.train.batch_size
         for first in range(0, len(owner), size):
             of, without = owner[first : first + size], neighbor[first : first + size]

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from configs.base import Places
 from model.data.datasets import Task
 from model.heads import registry
+from model.measures.kept import SHARE, kept
 from model.reports.runs import Run
 from pipelines import storage
 from pipelines.manifest import Embeddings, Neighbors
@@ -46,8 +47,8 @@ class Example:
         label: the true class.
         predicted: the predicted class.
         shots: training images of the true class.
-        kept: neighbours with the largest weights.
-        filtered: neighbours with the smallest weights.
+        kept: of the neighbours that attention keeps (`model.measures.kept`) those with the largest weights.
+        filtered: of the others those with the smallest weights.
     """
 
     image: Image.Image
@@ -83,7 +84,8 @@ def _draw_neighbor(canvas: Image.Image, near: Neighbor, k: int, left: int, top: 
     full = min(near.weight * k / 4, 1.0)
     draw.rectangle((left, bar, left + _TILE, bar + 6), fill="#e5e7eb")
     draw.rectangle((left, bar, left + round(_TILE * full), bar + 6), fill=color)
-    draw.text((left, bar + 9), f"{near.weight * k:.2f} x even, cos {near.score:.2f}", fill=color, font=_font(11))
+    share = f"{near.weight * k:.2f}" if near.weight * k >= 0.005 else "< 0.01"
+    draw.text((left, bar + 9), f"{share} x even, cos {near.score:.2f}", fill=color, font=_font(11))
     _lines(draw, near.text, left, bar + 26, 22, 3, _INK)
 
 
@@ -91,20 +93,20 @@ def draw(examples: list[Example], k: int, head: str, title: str) -> Image.Image:
     """Draws a row for each example.
 
     Args:
-        examples: all with the same numbers of kept and filtered neighbours.
+        examples: one or more.
         k: neighbours of a list; a weight of 1/k is "even".
         head: name of the head that predicted.
         title: headline.
     """
-    kept, filtered = len(examples[0].kept), len(examples[0].filtered)
+    ours, theirs = max(len(each.kept) for each in examples), max(len(each.filtered) for each in examples)
     row = _TILE + _TEXT + 2 * _GAP
-    width = _LEFT + (kept + filtered) * (_TILE + _GAP) + 3 * _GAP
+    width = _LEFT + (ours + theirs) * (_TILE + _GAP) + 3 * _GAP
     canvas = Image.new("RGB", (width, _HEAD + row * len(examples)), "white")
     pen = ImageDraw.Draw(canvas)
     pen.text((_GAP, 8), title, fill=_INK, font=_font(16))
-    split = _LEFT + kept * (_TILE + _GAP) + _GAP
-    pen.text((_LEFT, 32), "kept: largest attention weights", fill=_KEPT, font=_font(13))
-    pen.text((split, 32), "filtered out: smallest", fill=_FILTERED, font=_font(13))
+    split = _LEFT + ours * (_TILE + _GAP) + _GAP
+    pen.text((_LEFT, 32), f"kept, {SHARE:.0%} of the weight: the largest", fill=_KEPT, font=_font(13))
+    pen.text((split, 32), "filtered out: the smallest", fill=_FILTERED, font=_font(13))
     for number, example in enumerate(examples):
         top = _HEAD + number * row
         pen.line((0, top - 2, width, top - 2), fill="#e5e7eb")
@@ -162,17 +164,18 @@ def write(
         weight, score = float(attention[query, place]), float(test.scores[query, place])
         return Neighbor(memory_picture(row["source_shard"], row["member"]), row["caption"] or "", weight, score)
 
-    examples = []
+    examples, keeps = [], kept(np.where(test.mask, attention, 0))
     for query in _choose_queries(test.labels, seed):
-        nearest = [place for place in np.argsort(-attention[query], kind="stable").tolist() if test.mask[query, place]]
+        order = [place for place in np.argsort(-attention[query], kind="stable").tolist() if test.mask[query, place]]
+        parts = [[place for place in order if keeps[query, place] == keep] for keep in (True, False)]
         examples.append(
             Example(
                 image=query_picture(names[query]["source_shard"], names[query]["member"]),
                 label=task.class_names[test.labels[query]],
                 predicted=task.class_names[run.predicted[query]],
                 shots=int(task.class_counts[test.labels[query]]),
-                kept=[neighbor(query, place) for place in nearest[:_KEPT_PLACES]],
-                filtered=[neighbor(query, place) for place in nearest[-_FILTERED_PLACES:]],
+                kept=[neighbor(query, place) for place in parts[0][:_KEPT_PLACES]],
+                filtered=[neighbor(query, place) for place in parts[1][-_FILTERED_PLACES:]],
             )
         )
     title = "What the memory attention module keeps and filters out"

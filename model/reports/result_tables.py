@@ -17,23 +17,27 @@ def percent(figure: Mapping[str, float | None]) -> str:
     return f"{100 * figure['mean']:.1f}" + (f" ± {100 * figure['std']:.1f}" if figure["std"] is not None else "")
 
 
-def grids(results: Mapping[str, Any]) -> list[Grid]:
+def grids(results: Mapping[str, Any], groups: Mapping[str, Sequence[str]] | None = None) -> list[Grid]:
     """Returns all tables of the results.
 
     Args:
         results: from `results.evaluate`.
+        groups: notes that say what the groups are, by convention of `SHOTS`.
     """
-    methods = results["methods"]
-    shown = [_accuracies(methods)]
-    shown += [grid for shots in SHOTS if shots != results["shots"] and (grid := _other_groups(methods, shots))]
+    methods, notes = results["methods"], groups or {}
+    shown = [_accuracies(results, notes.get(results["shots"], ()))]
+    others = [shots for shots in SHOTS if shots != results["shots"]]
+    shown += [grid for shots in others if (grid := _other_groups(methods, shots, notes.get(shots, ())))]
     references = dict.fromkeys(row["reference"] for row in results["differences"])
     shown += [_differences(results, reference) for reference in references]
     return [*shown, _filter_quality(results["filter"])] if results["filter"] else shown
 
 
-def _accuracies(methods: Mapping[str, Any]) -> Grid:
+def _accuracies(results: Mapping[str, Any], groups: Sequence[str]) -> Grid:
+    methods, seeds = results["methods"], len({row["seed"] for row in results["rows"]})
+    spread = "mean ± standard deviation over seeds" if seeds > 1 else "of one seed"
     return Grid(
-        "Test accuracy, %, mean ± standard deviation over seeds; ECE: expected calibration error",
+        f"Test accuracy, %, {spread}; ECE: expected calibration error",
         ("method", *COLUMNS, "top-5", "ECE", "train"),
         [
             (
@@ -43,16 +47,23 @@ def _accuracies(methods: Mapping[str, Any]) -> Grid:
             )
             for name, figures in methods.items()
         ],
+        (
+            *groups,
+            "all: the share of test images that are recognised; a group's accuracy is the mean over its classes",
+            "top-5: the true class is among the five most probable; ECE: how far the probability of a prediction is "
+            "from the share of predictions that are right, in points, over 15 bins (Guo et al., 2017); lower is better",
+            "train: the time of one run, without its trials" + (f", mean over {seeds} seeds" if seeds > 1 else ""),
+        ),
     )
 
 
-def _other_groups(methods: Mapping[str, Any], shots: str) -> Grid | None:
+def _other_groups(methods: Mapping[str, Any], shots: str, notes: Sequence[str]) -> Grid | None:
     """Returns the groups by another convention; None if they are the same."""
     columns = {group: f"{group}_{shots}" for group in metrics.GROUPS}
     if all(figures[column] == figures[group] for figures in methods.values() for group, column in columns.items()):
         return None
     rows = [(name, *(percent(figures[column]) for column in columns.values())) for name, figures in methods.items()]
-    return Grid(f"The groups by the {shots} convention", ("method", *metrics.GROUPS), rows)
+    return Grid(f"The groups by the {shots} convention", ("method", *metrics.GROUPS), rows, tuple(notes))
 
 
 def _differences(results: Mapping[str, Any], reference: str) -> Grid:
@@ -65,6 +76,10 @@ def _differences(results: Mapping[str, Any], reference: str) -> Grid:
         f"Points over {reference}, with {level:.0%} paired bootstrap intervals over test images",
         ("method", *COLUMNS),
         [(name, *(mine.get(column, "-") for column in COLUMNS)) for name, mine in cells.items()],
+        (
+            f"Above 0: better than {reference}. An interval that holds 0 shows no significant difference. It "
+            "covers the choice of test images; the seeds of a head are averaged first.",
+        ),
     )
 
 
@@ -82,4 +97,11 @@ def _filter_quality(found: Mapping[str, Any]) -> Grid:
             (f"the cosine alone, times {lists['scale']:g}", *cells(lists, columns)),
             *((name, *cells(figures, columns)) for name, figures in found["methods"].items()),
         ],
+        (
+            "A neighbour is relevant if it has the label of the test image's class, or a caption that names it.",
+            "mass: the share of the weight that relevant neighbours get; mass / share above 1: attention prefers them. "
+            "per query: the mean of that ratio over test images.",
+            "AUC: how often a relevant neighbour of an image has more weight than another one, 0.5 by chance; pooled: "
+            "over all images at once.",
+        ),
     )

@@ -1,6 +1,6 @@
 """Results of the runs of a configuration: accuracies, paired differences, how well attention filters.
 
-`runs` reads the runs; `result_tables`, `gallery` and `report_page` show the results.
+`runs` reads the runs; `result_tables`, `gallery` and `pages` show the results.
 """
 
 import itertools

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from configs.base import Embed, Source
@@ -298,3 +298,34 @@ def read_image(source: Source, container: str, member: str, embed: Embed) -> byt
         why = item.message if isinstance(item, Reject) else "is not there"
         raise UserError(f"{container}, {member}: {why}; the file has changed since it was embedded")
     return item.image
+
+
+def read_images(
+    source: Source, container: str, members: Collection[str], embed: Embed
+) -> Iterator[tuple[str, bytes | None]]:
+    """Yields names and encoded images of some rows of one container, each once; None for what cannot be read now.
+
+    A file of samples is read once, from its begin, until the last of them is found. Arguments as of `read_image`.
+
+    Raises:
+        UserError: if the container no longer exists, or never held images.
+    """
+    if source.format == "vectors":
+        raise UserError(f"{container}: contains vectors, so there are no images to show")
+    if source.format not in CONTAINERS:
+        with contextlib.ExitStack() as stack:
+            images = Images(container, embed, stack)
+            for member in members:
+                try:
+                    yield member, images.fetch(member) if "://" in member else images.read(member)
+                except Unreadable:
+                    yield member, None
+        return
+    left = set(members)
+    for item in read(InputShard(source, "", container, 0, ""), embed):
+        if item.member in left:
+            left.remove(item.member)
+            yield item.member, item.image if isinstance(item, Sample) else None
+        if not left:
+            return
+    yield from ((member, None) for member in sorted(left))

@@ -6,13 +6,14 @@
 import base64
 import contextlib
 import io
+from collections.abc import Collection, Iterator
 
 from PIL import Image
 
 from configs.base import Embed, Source
 from pipelines import sources, storage
 from pipelines.errors import UserError
-from pipelines.images.decode import DecodeError, decode
+from pipelines.images.decode import DecodeError, ImagePreprocess, decode
 from pipelines.images.zips import ZipCache
 from pipelines.sources.images import split_zip
 from pipelines.sources.sample import read_bounded
@@ -49,6 +50,40 @@ class Pictures:
             return decode(self.read(container, member), self._embed.max_image_pixels).image
         except DecodeError as error:
             raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the source has images at all; vectors that others computed have none."""
+        return self._source.format != "vectors"
+
+    @property
+    def is_list(self) -> bool:
+        """Whether each image is a file of its own, or a member of a zip; else a container holds many of them."""
+        return self._source.format in sources.LISTS
+
+    def load_small(
+        self, container: str, members: Collection[str], side: int
+    ) -> Iterator[tuple[str, Image.Image | None]]:
+        """Yields names and pictures of rows of one container, each once; None for one that cannot be read now.
+
+        Args:
+            container: the rows' `source_shard`; a file of samples is read once.
+            members: their names there.
+            side: pixels that the longer side has at most.
+
+        Raises:
+            UserError: if the container no longer exists.
+        """
+        # The margin leaves thumbnails as sharp as if the whole picture had been decoded.
+        wanted = [ImagePreprocess(side)]
+        for member, data in sources.read_images(self._source, container, members, self._embed):
+            try:
+                small = None if data is None else decode(data, self._embed.max_image_pixels, wanted).image.copy()
+            except DecodeError:
+                small = None
+            if small is not None:
+                small.thumbnail((side, side))
+            yield member, small
 
 
 def read_file(path: str, max_bytes: int) -> bytes:

@@ -204,7 +204,7 @@ def test_what_the_proof_leaves_out_is_named(line, capsys):
     memory = line.root / "out/neighbors"
     table = pa.concat_tables(pq.read_table(path) for path in memory.glob("versions/*/memory/*.parquet"))
     url = table["url"][0].as_py()
-    for name in ("runs/tables/0/key.arrow", "gallery.png", "report.html"):
+    for name in ("runs/tables/0/key.arrow", "gallery.png", "report/index.html"):
         path = line.root / "out" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
@@ -212,9 +212,7 @@ def test_what_the_proof_leaves_out_is_named(line, capsys):
     assert line.run(line.listed(url), "--compact") == 0
     shown = words(capsys)
     assert "files still have removed rows; run web-memory neighbors" in shown
-    assert (
-        "runs/tables (delete it; web-memory train writes it again); report.html (" in shown and "gallery.png" in shown
-    )
+    assert "runs/tables (delete it; web-memory train writes it again); report (" in shown and "gallery.png" in shown
     assert neighbors.main(argv(line)) == 0
     capsys.readouterr()
     assert line.run("--compact") == 0

@@ -1,3 +1,4 @@
+import datetime
 import json
 
 import pytest
@@ -30,7 +31,10 @@ def test_rate_and_time_left_count_only_our_own_work(tmp_path, clock, capsys):
         clock.now += 1
         stage.update(0.61, 1220)
         assert capsys.readouterr() == ("", "")
-    assert storage.read_json(f"{tmp_path}/stages/embed.json") == {"stage": "embed", "secs": 11.0}
+    note = progress.read_note(f"{tmp_path}/stages/embed.json")
+    assert (note["stage"], note["secs"]) == ("embed", 11.0)
+    ended = datetime.datetime.fromisoformat(note["ended"])
+    assert datetime.timedelta(0) <= datetime.datetime.now(datetime.UTC) - ended < datetime.timedelta(minutes=1)
 
 
 def test_a_failed_stage_notes_no_seconds(tmp_path):

@@ -24,6 +24,16 @@ def test_the_gallery_shows_images_and_weights(weight):
     assert sorted(bars)[-8:] == [min(round(128 * weight * 8 / 4), 128) + 1] * 8 if weight else True
 
 
+def test_few_may_be_kept_or_filtered():
+    one, two = Neighbor(_picture("blue"), "a", 0.9, 0.9), Neighbor(_picture("blue"), "b", 0.0, 0.9)
+    examples = [
+        Example(_picture("red"), "cat", "dog", 3, kept=[one], filtered=[two, two]),
+        Example(_picture("red"), "cat", "dog", 3, kept=[one] * 3, filtered=[]),
+    ]
+    canvas = np.asarray(gallery.draw(examples, 8, "mam", "title"))
+    assert (canvas == (0, 0, 255)).all(-1).sum() == 6 * 128 * 128
+
+
 def test_the_picture_is_of_the_first_head_that_learns_attention():
     assert gallery.choose_head(("linear", "mlp", "mean_knn", "mam", "mam_names")) == "mam"
     assert gallery.choose_head(("linear", "mean_knn", "rac")) is None

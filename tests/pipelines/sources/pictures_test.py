@@ -28,6 +28,35 @@ def test_a_row_s_picture_is_found_again(tmp_path):
         memory.load(container, "c.jpg")
 
 
+def test_small_pictures_of_a_container_are_read_at_once(tmp_path):
+    wide = io.BytesIO()
+    Image.new("RGB", (640, 320), "red").save(wide, "JPEG")
+    pairs = [("a", tiny.image_bytes(1), "x"), ("b", b"no image", "y"), ("c", wide.getvalue(), "z")]
+    tiny.write_tar(tmp_path / "pairs/0.tar", pairs)
+    memory = Pictures(Source(path="pairs/*.tar"), str(tmp_path), Embed())
+    small = dict(memory.load_small(f"{tmp_path}/pairs/0.tar", ["c.jpg", "gone.jpg", "b.jpg"], 40))
+    assert small.keys() == {"c.jpg", "b.jpg", "gone.jpg"} and small["b.jpg"] is None and small["gone.jpg"] is None
+    assert small["c.jpg"].size == (40, 20) and small["c.jpg"].getpixel((20, 10))[0] > 250
+    with pytest.raises(UserError, match="1.tar: no such file"):
+        dict(memory.load_small(f"{tmp_path}/pairs/1.tar", ["a.jpg"], 40))
+
+
+def test_small_pictures_of_a_list(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(tiny.image_bytes(1))
+    (tmp_path / "secret.png").write_bytes(tiny.image_bytes(2))
+    listed = Pictures(_LISTED, str(tmp_path), Embed())
+    small = dict(listed.load_small(f"{tmp_path}/images", ["a.png", "../secret.png", "gone.png"], 8))
+    assert max(small.pop("a.png").size) == 8 and small == {"../secret.png": None, "gone.png": None}
+
+
+def test_vectors_have_no_pictures(tmp_path):
+    vectors = Pictures(Source(format="vectors", path="x.npy"), str(tmp_path), Embed())
+    assert not vectors.has_images and Pictures(_LISTED, str(tmp_path), Embed()).has_images
+    with pytest.raises(UserError, match="x.npy: contains vectors, so there are no images to show"):
+        dict(vectors.load_small("x.npy", ["0"], 8))
+
+
 def test_a_picture_that_is_none_any_more(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").write_bytes(b"no image")
