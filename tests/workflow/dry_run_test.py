@@ -18,7 +18,6 @@ _MORE = {
     "predict": ["--images={root}/test/red/*.png"],
     "arrays": ["--output={root}/arrays"],
     "export": ["--output={root}/bundle"],
-    "arrays": ["--output={root}/arrays"],
 }
 # Their configs are of another kind, or they need another encoder.
 _REFUSED = {
