@@ -30,6 +30,7 @@ STAGES = {
     "predict": ("model.predict", "predict the classes of photographs"),
     "app": ("model.app", "serve predictions: a page and JSON, on this machine"),
     "report": ("model.report", "write the tables, the gallery and the report page"),
+    "arrays": ("workflow.arrays", "write vectors and neighbour lists for other tools, as .npy and Parquet"),
     "run": ("workflow.run", "run every stage in order, resuming the work that is left"),
 }
 _USAGE = "usage: web-memory STAGE --config=FILE [--config.FIELD=VALUE ..] [flags]"

@@ -22,6 +22,7 @@ def run(config: Config) -> None:
         UserError: if a run is missing.
     """
     from model.data import protocol
+    from model.measures import events
     from model.reports import gallery, report_page, runs
     from model.training import run_files
     from pipelines.sources.pictures import Pictures
@@ -37,6 +38,7 @@ def run(config: Config) -> None:
         load = [Pictures(source, config.data, config.embed).load for source in (config.test_set, config.memory)]
         written.append(storage.join(places.workdir, "gallery.png"))
         gallery.write(written[-1], places, config.seed, task, drawn, *load)
+        events.write_picture(storage.join(frozen.folder, "gallery"), f"gallery/{head}", written[-1])
         with storage.open_read(written[-1]) as file:
             picture = f"data:image/png;base64,{base64.b64encode(file.read()).decode()}"
     grids = result_tables.grids(results)

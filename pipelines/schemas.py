@@ -218,10 +218,12 @@ def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str)
 def writer(uri: str, schema: pa.Schema, metadata: Mapping[str, str]) -> Iterator[pq.ParquetWriter]:
     """Opens a Parquet file for writing; it gets its name only when it is whole. The same rows give the same bytes.
 
-    Dictionaries would make vectors larger and slower; BYTE_STREAM_SPLIT makes them smaller, and faster to read.
+    Dictionaries would make vectors larger and slower. BYTE_STREAM_SPLIT makes them smaller, and faster to read; DuckDB
+    reads it of float32 alone.
     """
     plain = schema.with_metadata({"schema_version": str(SCHEMA_VERSION), **metadata})
-    vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
+    vectors = {field.name: field.type.value_type for field in schema if pa.types.is_fixed_size_list(field.type)}
+    split = [f"{name}.list.element" for name, kind in vectors.items() if not pa.types.is_float16(kind)]
     dictionaries = [field.name for field in schema if pa.types.is_string(field.type)]
     with storage.atomic_write(uri) as file:
         with pq.ParquetWriter(
@@ -229,7 +231,7 @@ def writer(uri: str, schema: pa.Schema, metadata: Mapping[str, str]) -> Iterator
             plain,
             compression="zstd",
             use_dictionary=dictionaries or False,
-            use_byte_stream_split=[f"{name}.list.element" for name in vectors] or False,
+            use_byte_stream_split=split or False,
             write_statistics=[field.name for field in schema if field.name not in vectors],
             write_page_checksum=True,
             write_batch_size=_WRITE_BATCH_VALUES,

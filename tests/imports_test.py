@@ -18,7 +18,7 @@ SHELVES = {
         *("measures", "data", "prepare", "heads", "objectives", "training", "reports", "aligning", "recognition"),
         "service",
     ),
-    "workflow": ("discovery", "checking"),
+    "workflow": ("discovery", "checking", "exchange"),
 }
 # Folders that know nothing of each other.
 APART = {frozenset({"index.building", "index.lists"}), frozenset({"pipelines.demo", "pipelines.embedding"})}
@@ -27,8 +27,7 @@ COMMANDS = {
     *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
     *("model.align", "model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
     *("model.export", "model.predict", "model.app"),
-    "workflow.init",
-    "workflow.run",
+    *("workflow.check", "workflow.init", "workflow.run"),
 }
 # What other packages import beside the foundation of `pipelines`, and where that is said.
 EXEMPT = {

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -33,15 +34,21 @@ _STAGES = {
     "neighbors": ("neighbors",),
     "train": ("runs",),
 }
+# What changes a memory that is there: each cell starts from what the one before it made.
+_CHANGES = ("add", "remove", "compact")
 _TWO_PROCESSES = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 _CASES = [
     *((stage, "one process", []) for stage in _STAGES),
     *((stage, "two processes", _TWO_PROCESSES) for stage in ("embed", "build", "neighbors")),
     ("train", "memory on the host", ["--config.train.table=host"]),
 ]
+_CHANGING_CASES = [
+    *((change, "one process", []) for change in _CHANGES),
+    *((change, "two processes", _TWO_PROCESSES) for change in _CHANGES),
+]
 # Markers, checkpoints and TensorBoard's events say when and by whom they were written; no result depends on that.
-_NOT_COMPARED = {"_done", "checkpoints", "checkpoints.json", "tensorboard"}
-_TIMES = {"rates", "reading", "train_secs"}
+_NOT_COMPARED = {"_done", "checkpoints", "checkpoints.json", "tensorboard", "stages"}
+_TIMES = {"rates", "reading", "train_secs", "secs", "run_id"}
 
 
 def _digest(path: pathlib.Path) -> str:
@@ -57,10 +64,9 @@ class Line:
     """A corpus, a config, and the commands that run on it."""
 
     def __init__(self, root: pathlib.Path) -> None:
-        self.root = root
-        for tar in range(_TARS):
-            pairs = [(f"{tar}{i:04d}", tiny.image_bytes(100 * tar + i), "a red dog") for i in range(_PAIRS)]
-            tiny.write_tar(root / f"pairs/{tar:05d}.tar", pairs)
+        self.root, self._tars = root, 0
+        for _ in range(_TARS):
+            self._add_tar()
         (root / "images").mkdir()
         for number in range(sum(_QUERIES.values())):
             (root / f"images/{number}.png").write_bytes(tiny.image_bytes(10_000 + number))
@@ -72,6 +78,33 @@ class Line:
         tiny.save_image_encoder(root / "encoders/image")
         tiny.save_text_encoder(root / "encoders/text")
         (root / "config.py").write_text(_CONFIG.format(root=root))
+
+    def _add_tar(self) -> None:
+        """Writes one more tar of pairs into the corpus."""
+        tar, self._tars = self._tars, self._tars + 1
+        pairs = [(f"{tar}{i:04d}", tiny.image_bytes(100 * tar + i), "a red dog") for i in range(_PAIRS)]
+        tiny.write_tar(self.root / f"pairs/{tar:05d}.tar", pairs)
+
+    def _list_removed(self) -> list[str]:
+        """Lists three images of the newest tar for removal; returns the flag."""
+        path = self.root / "gone.txt"
+        path.write_text("".join(f"http://host/{self._tars - 1}{i:04d}\n" for i in (3, 5, 30)))
+        return [f"--remove={path}"]
+
+    def prepare(self, change: str) -> list[str]:
+        """Brings the line to where a change is due and keeps a copy of it; returns the flags of the change."""
+        if change != "remove":
+            self._add_tar()
+        if change == "compact":
+            self.run("reindex", self._list_removed())
+        shutil.rmtree(self.root / "saved", ignore_errors=True)
+        shutil.copytree(self.root / "out", self.root / "saved")
+        return {"add": [], "remove": self._list_removed(), "compact": ["--compact"]}[change]
+
+    def reset(self) -> None:
+        """Puts the workdir back to where the change was due."""
+        shutil.rmtree(self.root / "out")
+        shutil.copytree(self.root / "saved", self.root / "out")
 
     def command(self, stage: str, flags: list[str]) -> list[str]:
         """Returns the command line of a stage."""
@@ -106,9 +139,9 @@ class Line:
                 path.unlink(missing_ok=True)
 
     def files(self, stage: str) -> dict[str, str]:
-        """Returns a digest of every result of a stage, by its path below the workdir."""
+        """Returns a digest of every result of a stage, of reindex of all files, by its path below the workdir."""
         out = self.root / "out"
-        roots = [out / name for name in _STAGES[stage]]
+        roots = [out / name for name in _STAGES.get(stage, ("",))]
         paths = [path for root in roots for path in (sorted(root.rglob("*")) if root.is_dir() else [root])]
         return {
             str(path.relative_to(out)): _digest(path)
@@ -156,22 +189,43 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     return made
 
 
+def _check_kills(line: Line, command: tuple[str, list[str]], reset: Callable[[], None], secs: float) -> str:
+    """Kills a command at random moments until its kills are spent; returns what was seen.
+
+    Args:
+        line: The line that the command has just run on undisturbed.
+        command: Name of the command, and its flags.
+        reset: Deletes what the command made.
+        secs: Seconds that the command takes undisturbed.
+    """
+    whole, random, kills, tries = line.files(command[0]), np.random.default_rng(0), 0, 0
+    while kills < KILLS:
+        reset()
+        for _ in range(_KILLS_A_ROUND):
+            tries += 1
+            if not line.kill(*command, random.uniform(0.2, 1.0) * secs):
+                break
+            kills += 1
+        line.run(*command)
+        found = line.files(command[0])
+        assert found == whole, (f"after {kills} kills", dict(whole.items() ^ found.items()))
+        assert not list((line.root / "out").rglob("*.tmp-*"))
+    return f"{kills} kills of {tries} runs, same bytes"
+
+
 @pytest.mark.parametrize(("stage", "how", "flags"), _CASES, ids=[f"{stage}, {how}" for stage, how, _ in _CASES])
 def test_killed_at_random_moments(line: Line, stage: str, how: str, flags: list[str]) -> None:
     undisturbed = line.files(stage)
     line.clear(stage)
     secs = line.run(stage, flags)
-    whole = line.files(stage)
-    assert whole and (whole == undisturbed or stage == "train")
-    random, kills, tries = np.random.default_rng(0), 0, 0
-    while kills < KILLS:
-        line.clear(stage)
-        for _ in range(_KILLS_A_ROUND):
-            tries += 1
-            if not line.kill(stage, flags, random.uniform(0.2, 1.0) * secs):
-                break
-            kills += 1
-        line.run(stage, flags)
-        assert line.files(stage) == whole, f"after {kills} kills"
-        assert not list((line.root / "out").rglob("*.tmp-*"))
-    print(f"{stage}, {how}: {kills} kills of {tries} runs, same bytes")
+    assert undisturbed and (line.files(stage) == undisturbed or stage == "train")
+    print(f"{stage}, {how}: {_check_kills(line, (stage, flags), lambda: line.clear(stage), secs)}")
+
+
+@pytest.mark.parametrize(
+    ("change", "how", "flags"), _CHANGING_CASES, ids=[f"{change}, {how}" for change, how, _ in _CHANGING_CASES]
+)
+def test_a_change_killed_at_random_moments(line: Line, change: str, how: str, flags: list[str]) -> None:
+    command = "reindex", [*line.prepare(change), *flags]
+    secs = line.run(*command)
+    print(f"{change}, {how}: {_check_kills(line, command, line.reset, secs)}")

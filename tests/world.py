@@ -60,7 +60,8 @@ def write_embeddings(
 
 def claim(folder: str, key: EncoderInfo = KEY) -> str:
     """Claims a folder for embeddings of `key` and `TEXT`, and returns its config hash."""
-    infos = {role: dataclasses.asdict(info) for role, info in {"key": key, "value_text": TEXT}.items()}
+    text = dataclasses.replace(TEXT, dtype=key.dtype)
+    infos = {role: dataclasses.asdict(info) for role, info in {"key": key, "value_text": text}.items()}
     return manifest.claim(folder, "pipelines.embed", {"encoders": infos})
 
 
@@ -74,7 +75,7 @@ def write_shard(
     key: EncoderInfo = KEY,
 ) -> Marker:
     """Writes one shard of rows, named by their place, and its marker."""
-    schema, n = schemas.embeddings({"key": key.dim, "value_text": TEXT.dim}, "float32"), len(place)
+    schema, n = schemas.embeddings({"key": key.dim, "value_text": TEXT.dim}, key.dtype), len(place)
     arrays = {
         "id": pa.array(schemas.make_id(number, np.arange(n)), pa.int64()),
         "content_key": pa.array(images, pa.binary(32)),
@@ -86,9 +87,9 @@ def write_shard(
         "width": pa.array([8] * n, pa.int32()),
         "height": pa.array([8] * n, pa.int32()),
         "metadata": pa.nulls(n, pa.string()),
-        "key": schemas.fixed_list(keys, schema.field("key")),
+        "key": schemas.fixed_list(keys.astype(key.dtype), schema.field("key")),
         "value_text": schemas.fixed_list(
-            np.repeat(place, 3).reshape(n, 3).astype(np.float32), schema.field("value_text")
+            np.repeat(place, 3).reshape(n, 3).astype(key.dtype), schema.field("value_text")
         ),
     }
     table = pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)

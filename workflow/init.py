@@ -70,6 +70,8 @@ def _whole(path: str) -> str:
 
 def _show(made: "Plan") -> None:
     """Prints what was understood."""
+    from pipelines.sources import patterns
+
     for split, facts in made.facts.items():
         progress.summary(
             f"{split}: {made.found.name}", {"path": made.found.splits[split].path, **_facts(facts, made.names)}
@@ -79,8 +81,10 @@ def _show(made: "Plan") -> None:
     if others := _passed_over(made):
         progress.say(f"passed over: {others}")
     source, notes = made.draft.sources["memory"]
-    what = f"memory: {made.pairs.name}" if made.pairs else "memory: the training set"
-    progress.summary(what, {"path": source.path, **_facts(made.pairs_facts, ()), "captions": _captions(made)})
+    rows = {"captions": _captions(made)}
+    if made.pairs:
+        rows = {"path": patterns.shown(source.path), **_facts(made.pairs_facts, ()), **rows}
+    progress.summary(f"memory: {made.pairs.name if made.pairs else 'the training set'}", rows)
     for note in notes:
         progress.say(f"note: {note}")
 

@@ -7,7 +7,7 @@ from configs.schema.fields import option
 
 FORMATS = (
     *("img2dataset", "img2dataset_parquet", "tfrecord", "vectors"),
-    *("image_folder", "image_list", "inat2021", "table", "webvision", "yfcc15m"),
+    *("coco", "image_folder", "image_list", "inat2021", "table", "webvision", "yfcc15m"),
 )
 SPLITS = ("train", "val", "test")
 DTYPES = ("float32", "float16")

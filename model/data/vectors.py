@@ -36,7 +36,7 @@ class Column:
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Yields consecutive rows, float32 `[n, V]`, file after file."""
-        for table in self.lists.memory_chunks([self.name]):
+        for table in self.lists.chunks("memory", [self.name]):
             yield schemas.to_matrix(table[self.name]).astype(np.float32, copy=False)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:

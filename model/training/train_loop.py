@@ -5,6 +5,7 @@ depend only on seed and step. `trials` chooses settings and seeds.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -12,12 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
-from tensorboardX import SummaryWriter
 
 from model.data import array_files
 from model.data.datasets import Split
 from model.data.sampling import batch_rows
 from model.measures import metrics, new_classes
+from model.measures.events import Events
 from model.training import divergence, run_files
 from model.training.checkpoints import Checkpoints
 from model.training.divergence import Diverged
@@ -30,21 +31,24 @@ _NOTHING = dict.fromkeys((*metrics.GROUPS, "all"), 0.0)
 class _Log:
     """`metrics.jsonl` and TensorBoard events of one run; drops lines after the checkpoint that it resumes from."""
 
-    def __init__(self, folder: pathlib.Path, step: int) -> None:
+    def __init__(self, folder: pathlib.Path, step: int, settings: Mapping[str, Any]) -> None:
         self._file = folder / run_files.METRICS
         kept = run_files.metrics_until(self._file.read_bytes() if self._file.exists() else b"", step)
         with storage.atomic_write(str(self._file)) as file:
             file.write(kept)
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.events = Events(folder, settings, kept)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         with self._file.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self.events.write(step, values)
 
-    def close(self) -> None:
-        self._events.close()
+
+def _hyperparameters(trainer: Trainer, of: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the table of hyperparameters says of a run: what it is, and the value on each axis of the trials."""
+    axes = [entry.partition("=")[0] for entry in trainer.train.space]
+    chosen = {axis: functools.reduce(getattr, axis.split("."), trainer.train) for axis in axes}
+    return {"head": of["head"], "split": of["split"], "seed": of["seed"], **of["setting"], **chosen}
 
 
 def _write_predictions(folder: str, trainer: Trainer, params: Any, metadata: dict[str, str]) -> dict[str, Any]:
@@ -104,12 +108,12 @@ def _train(
     train = trainer.train
     with Checkpoints(local, of) as checkpoints:
         state = checkpoints.restore(trainer.start(seed))
-        log = _Log(local, int(state.step))
+        log = _Log(local, int(state.step), _hyperparameters(trainer, of))
         while (step := int(state.step)) < train.steps:
             end = min(step + train.checkpoint_every, train.steps)
             state, losses = trainer.steps(state, seed, end, setting)
             if (bad := divergence.first_bad(losses)) is not None or not trainer.is_finite(state):
-                log.close()
+                log.events.close()
                 at = end if bad is None else step + bad + 1
                 what = "parameters are not finite after" if bad is None else f"loss is {losses[bad]} at"
                 kept = f"the last good checkpoint is that of step {step}, in {local / 'checkpoints'}"
@@ -121,7 +125,7 @@ def _train(
             log.write(end, {"loss": float(losses.mean()), **accuracies})
             checkpoints.save(end, state, local / run_files.METRICS)
             on_steps(end)
-        log.close()
+        log.events.finish()
     return state
 
 

@@ -5,6 +5,7 @@ import contextlib
 import struct
 import zipfile
 import zlib
+from typing import IO
 
 from pipelines import storage
 from pipelines.errors import UserError
@@ -16,7 +17,7 @@ MAX_DIRECTORY_BYTES = 64 << 20
 """Largest directory of an archive that is read: `zipfile` holds all of it in memory."""
 
 # What `zipfile` raises for bytes that are no whole archive; RuntimeError is for a member that is encrypted.
-_BROKEN = (
+BROKEN = (
     zipfile.BadZipFile,
     EOFError,
     zlib.error,
@@ -26,6 +27,14 @@ _BROKEN = (
     struct.error,
     OverflowError,
 )
+
+
+def opened(file: IO[bytes]) -> zipfile.ZipFile:
+    """Returns the archive in a file; raises one of `BROKEN` if it is none, or its directory is too large."""
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end and end[zipfile._ECD_SIZE] > MAX_DIRECTORY_BYTES:  # type: ignore[attr-defined]
+        raise zipfile.BadZipFile(f"its directory has more than {MAX_DIRECTORY_BYTES:,} bytes")
+    return zipfile.ZipFile(file)
 
 
 class ZipCache:
@@ -53,10 +62,7 @@ class ZipCache:
             self._close(keep=OPEN_ZIPS - 1)
             with contextlib.ExitStack() as on_error:
                 file = on_error.enter_context(storage.open_read(uri))
-                end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
-                if end and end[zipfile._ECD_SIZE] > MAX_DIRECTORY_BYTES:  # type: ignore[attr-defined]
-                    raise zipfile.BadZipFile(f"its directory has more than {MAX_DIRECTORY_BYTES:,} bytes")
-                self._open[uri] = zipfile.ZipFile(file)
+                self._open[uri] = opened(file)
                 on_error.pop_all()
         self._open.move_to_end(uri)
         return self._open[uri]
@@ -79,7 +85,7 @@ class ZipCache:
                 data = stream.read(max_bytes + 1)
         except KeyError as error:
             raise storage.MissingFile(f"{uri}: has no member {member!r}") from error
-        except _BROKEN as error:
+        except BROKEN as error:
             raise UserError(f"{uri}, {member}: cannot be read ({error})") from error
         if len(data) > max_bytes:
             raise ValueError(f"is larger than {max_bytes:,} bytes")

@@ -198,9 +198,9 @@ class Neighbors:
         """Rows of the memory that some list names."""
         return sum(file["rows"] for file in self.files["memory"])
 
-    def memory_chunks(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Yields the rows of `memory` in chunks; never holds a whole file in memory."""
-        for file in self.files["memory"]:
+    def chunks(self, group: str, columns: list[str]) -> Iterator[pa.Table]:
+        """Yields the rows of a split, or of `memory`, in chunks; never holds a whole file in memory."""
+        for file in self.files[group]:
             path, rows = storage.join(self.folder, file["name"]), 0
             origin = {"config_hash": fingerprint(self.identity)}
             with schemas.open_parquet(path, columns, origin, file["footer_sha256"]) as parquet:

@@ -20,18 +20,18 @@ from pipelines.sources import listing, naming, patterns
 from pipelines.sources.files import parquet, tar, tfrecord, vectors
 from pipelines.sources.images import Images, below
 from pipelines.sources.labels import Labels, LabelSpace
-from pipelines.sources.lists import image_folder, image_list, inat2021, table, webvision, yfcc15m
+from pipelines.sources.lists import coco, image_folder, image_list, inat2021, table, webvision, yfcc15m
 from pipelines.sources.naming import Naming
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, storable_text
 from pipelines.sources.web import Unreadable
 
 # Formats whose fields have names that the source's `fields` can choose.
-_NAMED_FIELDS = {"img2dataset", "img2dataset_parquet", "tfrecord", "vectors", "table"}
+_NAMED_FIELDS = {"img2dataset", "img2dataset_parquet", "tfrecord", "vectors", "table", "image_folder"}
 
 Reader = Callable[[InputShard, Embed], Iterator[Sample | Reject | Filtered]]
 
 
-_SUFFIXES = re.compile(r"(\.(tar|tgz|parquet|tfrecords?|npy|gz|bz2|xz|zst))+$")
+_SUFFIXES = re.compile(r"(\.(tar|tgz|parquet|tfrecords?|np[yz]|gz|bz2|xz|zst))+$")
 
 
 def _stem(uri: str) -> str:
@@ -54,21 +54,24 @@ class Container:
         siblings: names the files that are read with a file if they exist.
         labels: yields the labels of a file, if there is a quicker way than to read its samples.
         declared: returns the names that a file gives to its labels, if its format has any.
+        inside: patterns for the files of a folder that is the path.
     """
 
     read: Reader
     siblings: Callable[[Source, storage.Found], list[str]] = lambda source, file: []
     labels: Callable[[InputShard], Iterator[Any]] | None = None
     declared: Callable[[InputShard], tuple[str, ...]] | None = None
+    inside: tuple[str, ...] = ()
 
 
 CONTAINERS = {
-    "img2dataset": Container(tar.read, _with_table),
+    "img2dataset": Container(tar.read, _with_table, inside=("*.tar",)),
     "img2dataset_parquet": Container(parquet.read, labels=parquet.label_values, declared=parquet.class_label),
     "tfrecord": Container(tfrecord.read),
-    "vectors": Container(vectors.read, vectors.siblings),
+    "vectors": Container(vectors.read, vectors.siblings, inside=vectors.INSIDE),
 }
 LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {
+    "coco": coco.rows,
     "image_folder": image_folder.rows,
     "image_list": image_list.rows,
     "inat2021": inat2021.rows,
@@ -78,12 +81,13 @@ LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {
 }
 # Lists that say by themselves how their classes are called.
 _NAMINGS: dict[str, Callable[[Source], Naming | None]] = {
+    "coco": coco.naming,
     "image_folder": image_folder.naming,
     "inat2021": inat2021.naming,
     "table": table.naming,
 }
 # Lists whose labels may be names.
-_NAMED_LABELS = {"image_list", "table"}
+_NAMED_LABELS = {"image_folder", "image_list", "table"}
 
 
 def resolve(source: Source, data: str) -> Source:
@@ -120,7 +124,7 @@ def check_exists(source: Source, data: str) -> None:
         if not storage.entries(whole.image_root):
             raise UserError(f"{whole.image_root}: holds nothing; check --config.data and the source's path")
     else:
-        patterns.files(whole.path)
+        patterns.files(whole.path, CONTAINERS[source.format].inside if source.format in CONTAINERS else ())
     is_list = source.format in LISTS and source.format != "table"
     literal = whole.metadata
     if source.format == "yfcc15m" and whole.metadata:
@@ -248,7 +252,7 @@ def passed_over(source: Source, data: str) -> Counter[str]:
 
 def _plan_files(source: Source, container: Container) -> list[InputShard]:
     shards: dict[str, InputShard] = {}
-    for file in patterns.files(source.path):
+    for file in patterns.files(source.path, container.inside):
         if storable_text(file.uri) != file.uri:
             raise UserError(f"{storable_text(file.uri)}: its name is not UTF-8 text; rename it")
         name = _stem(file.uri)

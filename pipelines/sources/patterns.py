@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import bracex
@@ -47,16 +47,33 @@ def split(patterns: str) -> list[str]:
     return [part.strip() for part in found if part.strip()]
 
 
-def files(path: str) -> list[Found]:
+def files(path: str, inside: Sequence[str] = ()) -> list[Found]:
     """Returns the files that match a source's path, as `glob` does.
+
+    Args:
+        path: one or more patterns.
+        inside: patterns for the files of a folder that is named itself; exactly one of them must match.
 
     Raises:
         UserError: as `glob`, and if there is none.
     """
-    found = glob(path)
+    found = glob(",".join(_inside(part, inside) for part in split(path)) if inside else path)
     if not found:
         raise UserError(f"{shown(path)}: matches no file; check --config.data and the source's path")
     return found
+
+
+def _inside(part: str, patterns: Sequence[str]) -> str:
+    """Returns the pattern for the files of a folder, given one that may be its name."""
+    folder, rest = _literal_prefix(part)
+    if rest or "{" in _QUOTED.sub("", part) or not storage.entries(folder):
+        return part
+    matching = [like for like in patterns if glob(f"{part.rstrip('/')}/{like}")]
+    if len(matching) != 1:
+        if matching:
+            raise UserError(f"{folder}: the folder has {' as well as '.join(matching)}; make one of them the path")
+        raise UserError(f"{folder}: the folder has no {' or '.join(patterns)}; name its files in the path")
+    return f"{part.rstrip('/')}/{matching[0]}"
 
 
 def glob(patterns: str) -> list[Found]:

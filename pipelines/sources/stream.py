@@ -15,9 +15,13 @@ from pipelines.errors import UserError
 
 _BLOCK_BYTES = 1 << 20
 FREE_BYTES = 64 << 20
-"""A stream may unpack to this size; to more only if that is at most `_MAX_RATIO` times its own: images do not."""
+"""A stream may unpack to this size; to more only if that is at most `MAX_RATIO` times its own: images do not."""
 
-_MAX_RATIO = 200
+MAX_RATIO = 200
+"""See `FREE_BYTES`."""
+
+"""See `FREE_BYTES`."""
+
 _BROKEN = (*storage.BROKEN_STREAM, ValueError, MemoryError)
 
 
@@ -95,8 +99,8 @@ class Stream:
         except _BROKEN as error:
             raise BrokenStream(str(error) or type(error).__name__) from error
         self._count += len(data)
-        if self._count > FREE_BYTES and not self._plain and self._count > _MAX_RATIO * self._stored.tell():
-            raise BrokenStream(f"unpacks to more than {_MAX_RATIO} times its size")
+        if self._count > FREE_BYTES and not self._plain and self._count > MAX_RATIO * self._stored.tell():
+            raise BrokenStream(f"unpacks to more than {MAX_RATIO} times its size")
         return data
 
     def read_exactly(self, size: int) -> bytes:

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model import objectives, train
 from model.data import datasets, tables
@@ -68,6 +69,23 @@ def _bytes(world: World) -> dict[str, str]:
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
+def _logged(run: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+    """Returns the curves of a run from its log, as float32."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        for name, value in line.items():
+            if name != "step":
+                found.setdefault(name, []).append((line["step"], float(np.float32(value))))
+    return found
+
+
+def _curves(run: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+    """Returns the curves of a run as TensorBoard reads them."""
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return {name: [(point.step, point.value) for point in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
 def test_every_trial_and_seed_is_run_and_measured(trained):
     folder = _runs(trained)
     names = {f"{head}/{run}" for head in ("linear", "mam") for run in ("trial-0", "trial-1", "seed-0", "seed-1")}
@@ -84,7 +102,7 @@ def test_every_trial_and_seed_is_run_and_measured(trained):
             assert result["accuracy"]["all"] == right
             lines = (folder / head / f"seed-{seed}/metrics.jsonl").read_text().splitlines()
             assert [json.loads(line)["step"] for line in lines] == [10, 20, 24]
-            assert list((folder / head / f"seed-{seed}/tensorboard").iterdir())
+            assert _curves(folder / head / f"seed-{seed}") == _logged(folder / head / f"seed-{seed}")
     attention = schemas.read(f"{folder}/mam/seed-0/predictions.parquet", ["attention"])["attention"]
     np.testing.assert_allclose(schemas.to_matrix(attention).sum(-1), 1, rtol=1e-5)
 
@@ -138,6 +156,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(world):
             with open(f"{folder}/metrics.jsonl", "a") as file:
                 file.write('{"step": 99, "los')
         train_loop.run(trainer, folder, setting, 3, "test", "h", lambda _: None)
+        assert _curves(pathlib.Path(folder)) == _logged(pathlib.Path(folder))
         results.append([pathlib.Path(folder, f).read_bytes() for f in ("predictions.parquet", "metrics.jsonl")])
     assert results[0] == results[1] == results[2]
 

@@ -73,7 +73,9 @@ def test_vectors_are_written_by_the_significance_of_their_bytes(tmp_path, dtype)
     schemas.write(path, table, {})
     with schemas.open_parquet(path, ["key"]) as parquet:
         columns = [parquet.metadata.row_group(0).column(number) for number in range(2)]
-        assert ["BYTE_STREAM_SPLIT" in column.encodings for column in columns] == [False, True]
+        # DuckDB cannot read it of float16.
+        is_split = ["BYTE_STREAM_SPLIT" in column.encodings for column in columns]
+        assert is_split == [False, dtype != "float16"]
         assert parquet.read().equals(table)
     none = pa.chunked_array([], keys.type)
     assert schemas.to_matrix(none).shape == (0, 3) and schemas.to_matrix(none).dtype == dtype

@@ -14,7 +14,7 @@ _WORDS = {
 }
 # Shares that are tried for each split that is cut out.
 _SHARES = (0.1, 0.15, 0.2, 0.24)
-_ENOUGH = 0.9
+_ENOUGH, _LEAST = 0.9, 5
 
 
 def of_folder(name: str) -> str:
@@ -39,7 +39,7 @@ class Cut:
 
     Attributes:
         parts: of each split, from and to as shares, as `Source.part` has them.
-        whole: classes with images in every split.
+        whole: classes with images in every split, among those that are large enough to choose by.
         untested: classes without an image in the splits that are cut out.
     """
 
@@ -57,13 +57,15 @@ def rows_of(count: int, part: Sequence[float]) -> int:
 def cut(counts: Iterable[int], missing: Sequence[str]) -> Cut:
     """Returns the parts of train and of the missing splits: the smallest shares at which nearly all classes are in all.
 
-    No class is left without a training image.
+    Classes of fewer than five images count only if there are no others. No class is left without a training image.
 
     Args:
         counts: images of each class.
         missing: splits that are cut out of the training set, not empty.
     """
     sizes = [count for count in counts if count]
+    # Smaller classes would take too many images from the others.
+    wanted = [size for size in sizes if size >= _LEAST] or sizes
     best: Cut | None = None
     for share in _SHARES:
         bounds = [round(place * share, 2) for place in range(len(missing) + 1)]
@@ -71,11 +73,11 @@ def cut(counts: Iterable[int], missing: Sequence[str]) -> Cut:
         parts["train"] = (bounds[-1], 1.0)
         if any(rows_of(size, parts["train"]) == 0 for size in sizes):
             continue
-        whole = sum(all(rows_of(size, part) for part in parts.values()) for size in sizes)
+        whole = sum(all(rows_of(size, part) for part in parts.values()) for size in wanted)
         untested = sum(not all(rows_of(size, parts[split]) for split in missing) for size in sizes)
         if best is None or whole > best.whole:
             best = Cut(parts, whole, untested)
-        if whole >= _ENOUGH * len(sizes):
+        if whole >= _ENOUGH * len(wanted):
             break
     assert best is not None, "the smallest share leaves every class a training image"
     return dataclasses.replace(best, parts={split: best.parts[split] for split in SPLITS if split in best.parts})

@@ -178,7 +178,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in of_bytes)
 
 
-def _is_image(kind: pa.DataType) -> bool:
+def is_image(kind: pa.DataType) -> bool:
+    """Tells whether a type can be of images: bytes, or a struct with `bytes`."""
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
     return _is_bytes(kind)
@@ -200,7 +201,7 @@ def readable_columns(schema: pa.Schema, own: Collection[str] = ()) -> list[str]:
         if counts[field.name] == 1
         and field.name not in _UNREAD
         and _is_single(field.type)
-        and (field.name in own or not _is_image(field.type))
+        and (field.name in own or not is_image(field.type))
     ]
 
 
@@ -263,7 +264,7 @@ def _choose_image(schema: pa.Schema, names: tuple[str, ...], uri: str) -> str:
     if schema.names.count(image) > 1:
         raise BrokenParquet(f"has two columns {image!r}")
     kind = schema.field(image).type
-    if not _is_image(kind):
+    if not is_image(kind):
         raise BrokenParquet(f"column {image!r} is of type {kind}, not bytes of images")
     return image
 

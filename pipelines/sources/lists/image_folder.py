@@ -3,9 +3,11 @@
 `root/cat/x.jpg` and `root/cat/deeper/y.jpg` are of class `cat`; with `class_level=2` the latter is of `cat/deeper`, and
 with `class_level=0` an image is of the class of the folder that it is in. The class's name is the caption, so that such
 a folder is a memory with texts, unless the source has `class_names`; it is also in the metadata, as `class`. Images in
-the root itself have neither label nor caption. `naming` says how names are numbered.
+the root itself have neither label nor caption. `naming` says how names are numbered. A table of Hugging Face beside the
+images replaces what folders say (`folder_metadata`).
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from pipelines.errors import UserError
 from pipelines.images.suffixes import is_image
 from pipelines.sources import labels
 from pipelines.sources.listing import Row
+from pipelines.sources.lists import folder_metadata, table
 from pipelines.sources.naming import Naming
 from pipelines.sources.sample import count_passed_over
 
@@ -41,8 +44,13 @@ def rows(source: Source) -> Iterator[Row]:
     reject.
 
     Raises:
-        UserError: if an image is in no folder of the level that the source says.
+        UserError: if an image is in no folder of the level that the source says, and as `folder_metadata.find`.
     """
+    if described := folder_metadata.find(source):
+        yield from folder_metadata.rows(described)
+        return
+    if source.fields:
+        raise UserError(f"{source.path}: has no {' or '.join(folder_metadata.NAMES)}; leave 'fields' empty")
     entries = _wanted(storage.entries(source.image_root))
     yield from (Row(entry.name) for entry in entries if entry.kind == "file" and is_image(entry.name))
     for top in (entry for entry in entries if entry.kind != "file"):
@@ -69,11 +77,14 @@ def _fields(source: Source, folder: str) -> dict[str, Any]:
     return fields
 
 
-def naming(source: Source) -> Naming:
+def naming(source: Source) -> Naming | None:
     """Returns the classes of a folder, in the order of their names, with the number of their images.
 
-    Folders without images are among the names. The notes say which level was taken and what has no number.
+    Folders without images are among the names. The notes say which level was taken and what has no number. Of a table
+    beside the images it returns what the table declares, None for nothing.
     """
+    if described := folder_metadata.find(source):
+        return table.naming(described)
     survey = _Survey(source)
     names = {labels.normal(entry.name) for entry in survey.tops} if source.class_level == 1 else set()
     return Naming(
@@ -150,7 +161,8 @@ class _Survey:
 def passed_over(source: Source) -> Counter[str]:
     """Returns the number of files that are no rows, by suffix: those that are no images, and hidden ones.
 
-    System folders are counted as such (`naming`), not their files.
+    System folders are counted as such (`naming`), not their files. If a table describes the images, those that it does
+    not name are counted, too.
     """
     counts: Counter[str] = Counter()
     folders = [source.image_root]
@@ -161,7 +173,14 @@ def passed_over(source: Source) -> Counter[str]:
                 folders.append(storage.join(folder, entry.name))
             elif entry.kind == "file" and (entry.name.startswith(".") or not is_image(entry.name)):
                 count_passed_over(counts, entry.name)
-    return counts
+    if described := folder_metadata.find(source):
+        counts.subtract([f".{storage.name(described.path).rpartition('.')[2]}"])
+        entries = _wanted(storage.entries(source.image_root))
+        tops = (entry.name for entry in entries if entry.kind == "file" and is_image(entry.name))
+        below = (path for entry in entries if entry.kind == "folder" for path in _images(source.image_root, entry.name))
+        for path in folder_metadata.undescribed(described, itertools.chain(tops, below)):
+            count_passed_over(counts, path)
+    return +counts
 
 
 def _wanted(entries: list[storage.Entry]) -> list[storage.Entry]:

@@ -5,15 +5,15 @@ common ones. A number names a column of a CSV or TSV without a header, from 0 (`
 images are read below the image root and the URL is only recorded; otherwise they are downloaded. A label is a number or
 the name of a class. All other columns except those of bytes are metadata.
 
-CSV has quotes as in RFC 4180; TSV has none: a line is a row. A line of JSON Lines is an object, and may lack fields
-that others have; the first one says whether the table is of paths or of URLs.
+CSV has quotes as in RFC 4180, and `delimiters` finds out what separates its cells; TSV has no quotes: a line is a row.
+A line of JSON Lines is an object, and may lack fields that others have; the first one says whether the table is of
+paths or of URLs.
 
 Each run that needs the images downloads them again; use img2dataset for large tables.
 """
 
 import ast
 import contextlib
-import csv
 import functools
 import itertools
 import json
@@ -29,16 +29,17 @@ from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError, one_line
 from pipelines.sources.files import parquet_bounds
-from pipelines.sources.files.parquet import row_values
+from pipelines.sources.files.parquet import is_image, row_values
 from pipelines.sources.listing import Row
+from pipelines.sources.lists.delimiters import is_numbered, read_cells
 from pipelines.sources.naming import Naming, class_label, same_in_all
 from pipelines.sources.sample import field_names, is_missing, number_or_name, without_login
 from pipelines.sources.text import decode_line, files, read_raw_lines
 
 _FIELDS = {
-    "path": ("path", "file", "file_name", "filename", "image_path"),
+    "path": ("path", "file", "file_name", "filename", "filepath", "image_path", "image"),
     "url": ("url", "URL", "image_url"),
-    "caption": ("caption", "text", "TEXT"),
+    "caption": ("caption", "text", "TEXT", "title"),
     "label": ("label",),
 }
 # `["a dog", "one dog"]`, or `['a dog']`, which pandas writes.
@@ -52,21 +53,35 @@ def rows(source: Source) -> Iterator[Row]:
     Raises:
         UserError: if a table lacks a column, or a line is wrong: it is named by file and line.
     """
+    for uri in files(source):
+        yield from rows_of(uri, source)
+
+
+def rows_of(uri: str, source: Source) -> Iterator[Row]:
+    """Yields the rows of one table of a source; errors as `rows`."""
     names = field_names(source, _FIELDS)
     explicit = {entry.partition("=")[0] for entry in source.fields}
-    for uri in files(source):
-        if _JSON_LINES.search(storage.name(uri)):
-            yield from _json_rows(uri, names, explicit)
+    if _JSON_LINES.search(storage.name(uri)):
+        yield from _json_rows(uri, names, explicit)
+        return
+    for where, values in _read_parquet(uri) if _is_parquet(uri) else _read_text(uri, names):
+        if isinstance(values, ValueError):
+            yield Row("", problem=f"{where}: {values}")
             continue
-        for where, values in _read_parquet(uri) if _is_parquet(uri) else _read_text(uri, names):
-            if isinstance(values, ValueError):
-                yield Row("", problem=f"{where}: {values}")
-                continue
-            row = _row(where, values, _find_columns(where, values, names, explicit))
-            if row.problem:
-                # A column has one type, so no other row is better.
-                raise UserError(row.problem)
-            yield row
+        row = _row(where, values, _find_columns(where, values, names, explicit))
+        if row.problem:
+            # A column has one type, so no other row is better.
+            raise UserError(row.problem)
+        yield row
+
+
+def columns(uri: str) -> list[str]:
+    """Returns the names of a table's columns; of JSON Lines, the fields of the first line. Errors as `rows`."""
+    if _is_parquet(uri):
+        return _schema(uri).names
+    if _JSON_LINES.search(storage.name(uri)):
+        return list(next(_read_json_lines(uri), ("", {}))[1])
+    return next(read_cells(uri, _FIELDS), ("", []))[1]
 
 
 def _is_parquet(uri: str) -> bool:
@@ -78,9 +93,6 @@ def _json_rows(uri: str, names: Mapping[str, tuple[str, ...]], explicit: set[str
     seen: set[str] = set()
     image = where = ""
     for where, values in _read_json_lines(uri):
-        if isinstance(values, ValueError):
-            yield Row("", problem=f"{where}: {values}")
-            continue
         found = _find_columns(where, values, names, set() if image else explicit & {"path", "url"}, bool(image))
         image = image or ("path" if "path" in found else "url")
         seen |= found.keys()
@@ -90,8 +102,8 @@ def _json_rows(uri: str, names: Mapping[str, tuple[str, ...]], explicit: set[str
         raise UserError(f"{uri}: no line has a field {names[field][0]!r}, which 'fields' names as {field}")
 
 
-def _read_json_lines(uri: str) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
-    """Yields place and fields of each line that is not blank, or what is wrong with it."""
+def _read_json_lines(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields place and fields of each line that is not blank."""
     for number, line in read_raw_lines(uri):
         where, text = f"{uri}, line {number}", decode_line(uri, number, line)
         if not text.strip():
@@ -109,7 +121,7 @@ def _read_parquet(uri: str) -> Iterator[tuple[str, dict[str, Any] | ValueError]]
     with storage.open_read(uri) as file:
         try:
             parquet = pq.ParquetFile(file, pre_buffer=False)
-            columns = [field.name for field in parquet.schema_arrow if not _is_bytes(field.type)]
+            columns = [field.name for field in parquet.schema_arrow if not is_image(field.type)]
             number = itertools.count()
             for batch in parquet_bounds.batches(file, parquet, columns):
                 for values in _values(batch, columns):
@@ -133,15 +145,11 @@ def _values(batch: pa.RecordBatch, columns: list[str]) -> Iterator[dict[str, Any
                 yield error
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-
-
 def _read_text(uri: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields place and cells of each row; empty cells are None."""
-    lines = _read_cells(uri)
+    lines = read_cells(uri, names)
     place, header = next(lines, ("", []))
-    if any(len(theirs) == 1 and theirs[0].isdecimal() for theirs in names.values()):
+    if is_numbered(names):
         # There is no header: columns are named by their numbers.
         lines = itertools.chain([(place, header)] if header else [], lines)
         header = [str(number) for number in range(len(header))]
@@ -151,22 +159,6 @@ def _read_text(uri: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[tuple
         if len(cells) != len(header):
             raise UserError(f"{where}: has {len(cells)} columns, the lines before have {len(header)}")
         yield where, {name: cell or None for name, cell in zip(header, cells, strict=True)}
-
-
-def _read_cells(uri: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields place and cells of each line that is not empty, including the header."""
-    lines = (decode_line(uri, number, line) for number, line in read_raw_lines(uri))
-    tabs = ".tsv" in storage.name(uri) or ".tab" in storage.name(uri)
-    reader = csv.reader(lines, csv.excel_tab, quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise UserError(f"{uri}, line {reader.line_num}: cannot be read as a table ({error})") from error
-        if cells is None:
-            return
-        if cells:
-            yield f"{uri}, line {reader.line_num}", cells
 
 
 def _row(where: str, values: Mapping[str, Any], found: Mapping[str, str], is_url: bool | None = None) -> Row:
@@ -205,7 +197,14 @@ def _find_columns(
 ) -> dict[str, str]:
     """Returns the column of each of our fields that the table has; `optional` tells whether it may have no image."""
     present = set(values)
-    found = {field: name for field in names if (name := next((n for n in names[field] if n in present), None))}
+    several = {field: [name for name in theirs if name in present] for field, theirs in names.items()}
+    found = {field: candidates[0] for field, candidates in several.items() if candidates}
+    for field, candidates in several.items():
+        if len(candidates) > 1:
+            raise UserError(
+                f"{where}: {' and '.join(map(repr, candidates))} may each be the {field}; say which by "
+                f"--config..fields={field}={candidates[0]}"
+            )
     for field in explicit - found.keys():
         raise UserError(f"{where}: has no column {names[field][0]!r}; its columns are {_listed(values)}")
     if "path" not in found and "url" not in found and not optional:

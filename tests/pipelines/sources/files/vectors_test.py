@@ -1,5 +1,7 @@
 """Embeddings in the layouts in which LAION and clip-retrieval publish them."""
 
+import collections
+import dataclasses
 import io
 import tracemalloc
 
@@ -176,7 +178,7 @@ _GOOD = _saved(np.zeros((2, 3), np.float32))
         b"nothing at all, " * 20,
         _GOOD[:9],
         _GOOD[:60],
-        _saved(np.zeros((2, 3), np.float64)),
+        _saved(np.zeros((2, 3), np.int64)),
         _saved(np.zeros((2, 3), ">f4")),
         _saved(np.zeros((2, 3, 1), np.float32)),
         _saved(np.zeros(3, np.float32)),
@@ -199,6 +201,109 @@ def test_what_is_no_array_of_rows_is_one_reject(tmp_path, data):
     assert found.error_type == "BrokenVectors"
     with pytest.raises(UserError, match="img_emb_0.npy: "):
         vectors.dims(shard.source)
+
+
+# -- Arrays with labels, and .npz --------------------------------------------------------------
+
+_LABELS = np.arange(600) % 7
+
+
+def _samples(root, path, **options):
+    return [item for shard in _plan(root, path, **options) for item in sources.read(shard, _EMBED)]
+
+
+@pytest.mark.parametrize(("features", "labels"), [("X", "y"), ("X_train", "y_train"), ("features", "labels")])
+def test_vectors_with_labels_and_nothing_else(tmp_path, features, labels):
+    np.save(tmp_path / f"{features}.npy", _IMAGES.astype(np.float64))
+    np.save(tmp_path / f"{labels}.npy", _LABELS)
+    found = _samples(tmp_path, f"{features}.npy")
+    assert [item.label for item in found] == _LABELS.tolist()
+    assert found[599].vectors["key"].dtype == np.float32 and np.array_equal(found[599].vectors["key"], _IMAGES[599])
+    np.save(tmp_path / "other.npy", np.array([f"class {label}" for label in _LABELS]))
+    named = Source("vectors", f"{features}.npy", metadata="other.npy")
+    assert sources.find_names(named, str(tmp_path), _EMBED).names == tuple(f"class {label}" for label in range(7))
+
+
+def test_labels_that_are_not_one_for_each_row(tmp_path):
+    np.save(tmp_path / "X.npy", _IMAGES)
+    np.save(tmp_path / "y.npy", np.eye(600, dtype=int))
+    (found,) = _samples(tmp_path, "X.npy")
+    assert found.error_type == "BrokenVectors" and "must be one number or text for each row" in found.message
+    np.save(tmp_path / "y.npy", np.array([{}, 1], object))
+    (found,) = _samples(tmp_path, "X.npy")
+    assert "holds Python objects, which are never unpickled" in found.message
+    np.save(tmp_path / "y.npy", _LABELS[:599])
+    (found,) = _samples(tmp_path, "X.npy")
+    assert found.error_type == "RowsDisagree" and "y.npy has 599 rows" in found.message
+    np.save(tmp_path / "labels.npy", _LABELS)
+    with pytest.raises(
+        UserError, match="X.npy: y.npy and labels.npy may each be the label; say which by metadata=FILE"
+    ):
+        _samples(tmp_path, "X.npy")
+    assert len(_samples(tmp_path, "X.npy", metadata=str(tmp_path / "labels.npy"))) == 600
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_of_one_file(tmp_path, save):
+    """The last two arrays belong to no column; they are counted."""
+    save(tmp_path / "a.npz", X=_IMAGES, y=_LABELS, ids=np.arange(600), more=_TEXTS)
+    (shard,) = _plan(tmp_path, "a.npz")
+    others = collections.Counter()
+    found = list(sources.read(dataclasses.replace(shard, others=others), _EMBED))
+    assert [item.label for item in found] == _LABELS.tolist() and list(found[0].vectors) == ["key"]
+    assert np.array_equal(found[300].vectors["key"], _IMAGES[300]) and others == {".npy": 2}
+    chosen = Source("vectors", "a.npz", fields=("key=more", "value_image=X", "label=ids"))
+    assert vectors.dims(sources.resolve(chosen, str(tmp_path))) == {"key": 3, "value_image": 4}
+    assert _samples(tmp_path, "a.npz", fields=chosen.fields)[599].label == 599
+    with pytest.raises(UserError, match="has no array 'keys' .key=...; its arrays are X, y, ids, more"):
+        _samples(tmp_path, "a.npz", fields=("key=keys",))
+
+
+def test_features_of_common_pool(tmp_path):
+    """DataComp has the metadata of CommonPool in `X.parquet` and its features in `X.npz`, row by row."""
+    columns = {"uid": [f"{row:032x}" for row in range(600)], "url": [f"http://x/{row}" for row in range(600)]}
+    columns |= {"text": [f"caption {row}" for row in range(600)], "original_width": [640] * 600}
+    columns |= {"clip_b32_similarity_score": [0.25] * 600, "face_bboxes": [[[0.5, 0.5, 1.0, 1.0]]] * 600}
+    columns |= {"sha256": [f"{row:064x}" for row in range(600)]}
+    pq.write_table(pa.table(columns), tmp_path / "00ab.parquet")
+    np.savez(tmp_path / "00ab.npz", b32_img=_IMAGES, b32_txt=_TEXTS, l14_img=_IMAGES + 1, l14_txt=_TEXTS + 1)
+    with pytest.raises(UserError, match="b32_img and l14_img may each be the key; say which by .*fields=key=b32_img"):
+        _samples(tmp_path, "00ab.npz")
+    found = _samples(tmp_path, str(tmp_path), fields=("key=l14_img",))
+    expected = {"uid": columns["uid"][5], "original_width": 640, "clip_b32_similarity_score": 0.25}
+    expected |= {"sha256": columns["sha256"][5]}
+    vector = {"key": _IMAGES[5] + 1, "value_text": _TEXTS[5] + 1}
+    assert len(found) == 600
+    assert _equal(found[5], Sample("5", b"", "caption 5", None, "http://x/5", expected, vector))
+
+
+def test_a_folder_of_clip_retrieval_is_a_path(tmp_path):
+    _write(tmp_path, "0")
+    _write(tmp_path, "1")
+    assert [shard.name for shard in _plan(tmp_path, str(tmp_path))] == ["img_emb_0", "img_emb_1"]
+    assert vectors.dims(Source("vectors", str(tmp_path))) == {"key": 4, "value_text": 3}
+    np.savez(tmp_path / "a.npz", X=_IMAGES)
+    with pytest.raises(UserError, match="has img_emb/.*.npy as well as .*.npz; make one of them the path"):
+        _plan(tmp_path, str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "X.npy").touch()
+    with pytest.raises(UserError, match="the folder has no img_emb/.*.npy or .*.npz; name its files in the path"):
+        _plan(tmp_path, "empty")
+
+
+def test_a_damaged_npz_is_one_reject_and_its_bombs_stay_small(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", X=np.zeros((1 << 20, 64), np.float32))
+    data = (tmp_path / "a.npz").read_bytes()
+    assert len(data) < 1 << 20
+    tracemalloc.start()
+    *_, last = _samples(tmp_path, "a.npz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert last.error_type == "TruncatedVectors" and peak < 1 << 30
+    for broken in (b"", b"PK nothing", data[:-30], data[: len(data) // 2]):
+        (tmp_path / "a.npz").write_bytes(broken)
+        (found,) = _samples(tmp_path, "a.npz")
+        assert found.error_type == "BrokenVectors" and "is no .npz file" in found.message
 
 
 def test_rows_that_are_only_claimed_cost_nothing(tmp_path):

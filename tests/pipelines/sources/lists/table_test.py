@@ -1,6 +1,7 @@
 """Tables of paths and of URLs, the latter from a server that does what servers do."""
 
 import contextlib
+import csv
 import dataclasses
 import gzip
 import http.server
@@ -169,6 +170,36 @@ def test_a_list_of_captions_in_a_cell(tmp_path, cell, caption):
     write_images(tmp_path / "images", "0.jpg")
     (found,) = _read(tmp_path, f"path\tcaption\n0.jpg\t{cell}\n", path="t.tsv")
     assert found.caption == caption
+
+
+# -- What people's columns and cells look like -------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_what_separates_cells_is_found_out(tmp_path, mark):
+    """As open_clip's training tables have it: `filepath` and `title`, usually with tabs."""
+    images = write_images(tmp_path / "images", "0.jpg", "1.jpg")
+    rows = [["filepath", "title"], ["0.jpg", "a, b; c | d\te"], ["1.jpg", 'say "hi"']]
+    with (tmp_path / "t.csv").open("w") as file:
+        csv.writer(file, delimiter=mark).writerows(rows)
+    assert read(tmp_path, _SOURCE) == [
+        Sample("0.jpg", images["0.jpg"], rows[1][1]),
+        Sample("1.jpg", images["1.jpg"], rows[2][1]),
+    ]
+    with (tmp_path / "t.csv").open("w") as file:
+        csv.writer(file, delimiter=mark).writerows(rows[1:])
+    found = read(tmp_path, dataclasses.replace(_SOURCE, fields=("path=0", "caption=1")))
+    assert [item.caption for item in found] == [rows[1][1], rows[2][1]]
+
+
+def test_what_could_be_two_things_is_named(tmp_path):
+    write_images(tmp_path / "images", "0.jpg")
+    with pytest.raises(UserError, match="separated by commas or by semicolons; add a first line with names"):
+        _read(tmp_path, "0.jpg,a;b\n", fields=("path=0", "caption=1"))
+    with pytest.raises(UserError, match="line 2: 'caption' and 'title' may each be the caption; say which by .*=cap"):
+        _read(tmp_path, "path,title,caption\n0.jpg,a,b\n")
+    (found,) = _read(tmp_path, "path,title,caption\n0.jpg,a,b\n", fields=("caption=title",))
+    assert found.caption == "a"
 
 
 # -- JSON Lines --------------------------------------------------------------------------------

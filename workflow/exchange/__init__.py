@@ -1,0 +1,1 @@
+"""Vectors and neighbour lists as NumPy arrays and Parquet, for other tools."""
