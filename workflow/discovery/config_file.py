@@ -61,7 +61,7 @@ def literal(value: object) -> str:
     """Returns a value as Python, texts in double quotes where they need no escape."""
     if isinstance(value, tuple):
         return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
-    plain = isinstance(value, str) and repr(value) == f"'{value}'"
+    plain = isinstance(value, str) and repr(value) == f"'{value}'" and '"' not in value
     return f'"{value}"' if plain else repr(value)
 
 
