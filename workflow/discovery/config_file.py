@@ -7,6 +7,11 @@ from collections.abc import Iterable, Mapping
 from configs.base import Source
 
 _WIDTH = 100
+ALL_VECTORS = "All vectors are used as they are; `images` may be any name for the model that made them."
+PAIR_VECTORS = (
+    "TO DO: the memory is vectors and the labelled images are pictures, so name the encoder that made the vectors: "
+    "encoders.key='its handle' (docs/encoders.md)."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +22,7 @@ class Draft:
         name: of the config.
         sources: of each field, `memory` and the splits, with the comments above it.
         class_names: file of the class names; empty for none.
+        vectors_note: what is said of these vectors.
         texts: whether the memory has captions.
         vectors: columns that the memory brings as vectors, if it does.
         shots: `many_over` and `few_under`; None for the defaults.
@@ -29,6 +35,7 @@ class Draft:
     texts: bool = True
     vectors: tuple[str, ...] = ()
     shots: tuple[int, int] | None = None
+    vectors_note: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -76,22 +83,38 @@ def _fields(draft: Draft) -> Iterable[str]:
             yield f"{indent}{name}={_source(source, indent)},"
     if draft.class_names:
         yield f"{indent}class_names={literal(draft.class_names)},"
-    train: list[str] = []
-    encoders: dict[str, object] = {}
+    yield from _encoders(draft, indent)
+    yield from _train(draft, indent)
+
+
+def _choice(draft: Draft) -> dict[str, object]:
+    """Returns the encoders that differ from the defaults."""
+    chosen: dict[str, object] = {}
     if draft.vectors:
-        yield from comment("The vectors are used as they are; `images` may be any name for their model.", indent)
-        encoders["key"] = "precomputed:images"
-        encoders["value_image"] = ("precomputed:images",) if "value_image" in draft.vectors else ()
+        if draft.vectors_note == ALL_VECTORS:
+            chosen["key"] = "precomputed:images"
+        chosen["value_image"] = ("precomputed:images",) if "value_image" in draft.vectors else ()
         if "value_text" in draft.vectors:
-            encoders["value_text"] = ("precomputed:texts",)
+            chosen["value_text"] = ("precomputed:texts",)
+    if not draft.texts:
+        chosen["value_text"] = ()
+    return chosen
+
+
+def _encoders(draft: Draft, indent: str) -> Iterable[str]:
+    if draft.vectors:
+        yield from comment(draft.vectors_note, indent)
     if not draft.texts:
         yield from comment("The memory has no captions, so there are no texts to embed.", indent)
-        encoders["value_text"] = ()
-    if encoders:
-        yield f"{indent}encoders=Encoders({', '.join(f'{name}={literal(value)}' for name, value in encoders.items())}),"
-    if draft.vectors or not draft.texts:
-        kinds = (*(("text",) if draft.texts else ()), *(("image",) if encoders.get("value_image", (1,)) else ()))
-        train.append(f"values={literal(kinds)}")
+    if chosen := _choice(draft):
+        yield f"{indent}encoders=Encoders({', '.join(f'{name}={literal(value)}' for name, value in chosen.items())}),"
+
+
+def _train(draft: Draft, indent: str) -> Iterable[str]:
+    fields = []
+    if chosen := _choice(draft):
+        kinds = [kind for kind in ("text", "image") if chosen.get(f"value_{kind}", True)]
+        fields.append(f"values={literal(tuple(kinds))}")
     if draft.shots:
         many, few = draft.shots
         yield from comment(
@@ -99,9 +122,9 @@ def _fields(draft: Draft) -> Iterable[str]:
             "classes, since the usual 100 and 20 leave a group empty.",
             indent,
         )
-        train += [f"many_over={many}", f"few_under={few}"]
-    if train:
-        yield f"{indent}train=Train({', '.join(train)}),"
+        fields += [f"many_over={many}", f"few_under={few}"]
+    if fields:
+        yield f"{indent}train=Train({', '.join(fields)}),"
 
 
 def text(draft: Draft) -> str:

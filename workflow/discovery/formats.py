@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from configs.base import Source
 from configs.schema.data import FORMATS
-from pipelines import storage
+from pipelines import sources, storage
 from pipelines.errors import UserError
 from pipelines.sources import patterns
 from pipelines.sources.lists import image_list
@@ -20,6 +20,7 @@ _NAME_FILES = ("classnames.txt", "class_names.txt", "classes.txt")
 _PATHS = ("filepath", "image", "img", "img_path", "filename", "image_id", "name")
 _LABELS = ("class", "class_name", "category", "species", "target", "label_name")
 _CAPTIONS = ("title", "description", "alt", "alt_text")
+_ARRAYS = r"(img_emb.*|\bX(_\w+)?|\w*(features|embeddings|vectors)\w*)\.npy$|\.npz$"
 _MOST_FILES = 8
 _PROBED = 50
 _MOST_LEVELS = 4
@@ -82,13 +83,13 @@ def _containers(name: str, format: str, like: str) -> _Find:
         if not names:
             return None
         files, others = _by_split(names)
-        sources = {
+        made = {
             split: Source(format=format, path=_pattern(inside.path, some, list(inside.files)))
             for split, some in files.items()
         }
-        for source in sources.values():
+        for source in made.values():
             facts.first(source)
-        return Found(name, sources, notes=tuple(f"not read: {other!r}" for other in others[:_MOST_FILES]))
+        return Found(name, made, notes=tuple(f"not read: {other!r}" for other in others[:_MOST_FILES]))
 
     return find
 
@@ -153,12 +154,12 @@ def _lists(name: str, like: str, guess: Callable[[Source], Source]) -> _Find:
                 raise UserError(wrong[0])
             return None
         chosen, notes = _one_each(*_by_split(names))
-        sources = {}
+        made = {}
         for split, file in chosen.items():
             guessed = guess(Source(path=_pattern(inside.path, [file], []), image_root=inside.path))
-            sources[split], more = _root(inside, guessed)
+            made[split], more = _root(inside, guessed)
             notes += [note for note in more if note not in notes]
-        return Found(name, sources, _class_names(inside), (*notes, *wrong))
+        return Found(name, made, _class_names(inside), (*notes, *wrong))
 
     return find
 
@@ -201,6 +202,37 @@ def _reads(source: Source, more: tuple[str, ...], columns: tuple[str, ...]) -> b
     return True
 
 
+def _vectors(inside: Folder) -> Found | None:
+    """Finds arrays: those of clip-retrieval, in folders or in one, `X.npy` with `y.npy`, and `.npz`."""
+    if "img_emb" in inside.folders:
+        found: Found | None = Found("vectors", {"train": Source(format="vectors", path=patterns.quote(inside.path))})
+    else:
+        found = _containers(
+            "vectors", "vectors", r"(img_emb.*|\bX(_\w+)?|\w*(features|embeddings|vectors)\w*)\.npy$|\.npz$"
+        )(inside)
+    if found is None:
+        return None
+    known = sources.brought_dims(sources.resolve(found.splits["train"], ""))
+    if len(known) == 1 and not facts.first(found.splits["train"]).caption:
+        # Without texts the vectors are the values, too.
+        name = next((name for name in ("img_emb", "X", "x", "features", "embeddings") if _has(found, name)), "")
+        if name:
+            made = {
+                split: dataclasses.replace(source, fields=(f"value_image={name}",))
+                for split, source in found.splits.items()
+            }
+            found = dataclasses.replace(found, splits=made)
+    return found
+
+
+def _has(found: Found, array: str) -> bool:
+    source = dataclasses.replace(found.splits["train"], fields=(f"value_image={array}",))
+    try:
+        return "value_image" in sources.brought_dims(sources.resolve(source, ""))
+    except UserError:
+        return False
+
+
 def _class_folders(inside: Folder) -> Found | None:
     """Finds folders of images; each is a class."""
     probed = [inside.inner(name) for name in inside.folders[:_PROBED]]
@@ -225,7 +257,7 @@ def _class_folders(inside: Folder) -> Found | None:
 # In the order in which they are tried; of a folder that is several, the first is taken, and the others are said.
 KNOWN: tuple[tuple[str, _Find], ...] = (
     ("tars of img2dataset (.tar)", _containers("img2dataset tars", "img2dataset", r"\.(tar|tgz|tar\.gz)$")),
-    ("vectors (img_emb*.npy)", _containers("vectors", "vectors", r"img_emb.*\.npy$")),
+    ("vectors (.npy, .npz)", _vectors),
     ("lists of lines `path label` (.txt)", _lists("lists of `path label`", r"\.txt$", _as("image_list"))),
     ("COCO (.json)", _lists("COCO", r"\.json$", _as(_COCO))),
     ("tables (.csv, .tsv, .jsonl)", _lists("table", r"\.(csv|tsv|jsonl|ndjson)(\.gz)?$", _table)),
@@ -263,11 +295,11 @@ def _in_folder(inside: Folder, level: int = 0) -> tuple[Found | None, list[str]]
     if "train" in of_splits:
         parts = {split: _in_folder(inside.inner(name), level + 1)[0] for split, name in of_splits.items()}
         if train := parts["train"]:
-            sources = {split: part.splits["train"] for split, part in parts.items() if part}
+            made = {split: part.splits["train"] for split, part in parts.items() if part}
             lost = [f"the folder {of_splits[split]!r} is not understood" for split, part in parts.items() if not part]
             others = [name for name in inside.folders if name not in of_splits.values()]
             notes = [*train.notes, *lost, *(f"not read: the folder {name!r}" for name in others[:_MOST_FILES])]
-            return dataclasses.replace(train, splits=sources, notes=tuple(notes)), why
+            return dataclasses.replace(train, splits=made, notes=tuple(notes)), why
     found, more = _first(inside, KNOWN[-1:])
     if found:
         return dataclasses.replace(found, notes=(*found.notes, *why)), why

@@ -9,7 +9,7 @@ from configs.schema.data import SPLITS
 from pipelines import class_names, sources
 from pipelines.errors import UserError
 from workflow.discovery import facts, formats, splits
-from workflow.discovery.config_file import Draft
+from workflow.discovery.config_file import ALL_VECTORS, PAIR_VECTORS, Draft
 from workflow.discovery.facts import Facts
 from workflow.discovery.formats import Found
 
@@ -55,16 +55,18 @@ def make(name: str, images: str, pairs: str) -> Plan:
     if len(seen["train"].counts) < 2:
         raise UserError(f"{images}: read as {found.name}, it has one class alone; there must be two at least")
     whole, notes, sizes = _with_splits(found, seen)
-    brought = tuple(sources.brought_dims(sources.resolve(train, "")))
     memory = formats.recognise(pairs) if pairs else None
     if memory:
         source, about = memory.splits["train"], [*memory.notes]
         about += [f"only train of the pairs is read, not {split}" for split in memory.splits if split != "train"]
-        of_memory = facts.read(source, _MEMORY_ROWS)
-        brought = tuple(sources.brought_dims(sources.resolve(source, "")))
     else:
         source, about = _own_memory(found, whole["train_set"][0], seen["train"])
-        of_memory = facts.read(source, _MEMORY_ROWS)
+    is_vectors = train.format == "vectors"
+    if is_vectors and source.format != "vectors":
+        raise UserError(f"{images}: is vectors and {pairs} is not, so no key can be compared; embed both or neither")
+    of_memory = facts.read(source, _MEMORY_ROWS)
+    brought = tuple(sources.brought_dims(sources.resolve(source, "")))
+    to_do = [PAIR_VECTORS] if brought and not is_vectors else []
     # The names of a list's classes become captions later.
     texts = bool(of_memory.captions) or bool(source.class_names)
     if of_memory.rows and 0 < of_memory.captions < of_memory.rows:
@@ -76,8 +78,14 @@ def make(name: str, images: str, pairs: str) -> Plan:
         class_names=found.class_names if named else "",
         texts=texts,
         vectors=brought,
+        vectors_note=(ALL_VECTORS if is_vectors else PAIR_VECTORS) if brought else "",
         shots=splits.shots(sizes, Train.many_over, Train.few_under),
-        notes=(_said(found, seen["train"]), *found.notes, *notes),
+        notes=(
+            _said(found, seen["train"]),
+            *found.notes,
+            *notes,
+            *([PAIR_VECTORS] if brought and not is_vectors else []),
+        ),
     )
     names = tuple(class_names.read(found.class_names)) if named else ()
     return Plan(found, seen, memory, of_memory, draft, names)
