@@ -205,6 +205,29 @@ def test_what_is_not_understood_is_said(tmp_path, capsys):
     assert "class folders (CLASS/*.jpg)" in error and not os.path.exists("mine.py")
 
 
+def test_a_class_may_have_the_name_of_a_split(tmp_path, capsys):
+    _images(tmp_path / "in")
+    (tmp_path / "in/red").rename(tmp_path / "in/train")
+    assert init.main(["mine", f"--images={tmp_path / 'in'}"]) == 0
+    assert "classes 3, such as 'cat', 'dog', 'train'" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_table_without_labels_gives_way_to_class_folders_and_is_said(tmp_path, capsys):
+    _images(tmp_path / "in")
+    (tmp_path / "in/sizes.csv").write_text("path,bytes\ncat/0.png,3\n")
+    assert init.main(["mine", f"--images={tmp_path / 'in'}"]) == 0
+    assert options.load("mine.py").train_set.format == "image_folder"
+    assert "note: not read: the table, which has no labels" in capsys.readouterr().out
+
+
+def test_small_classes_keep_a_training_image_and_are_said(tmp_path, capsys):
+    _images(tmp_path / "in", each=2)
+    assert init.main(["mine", f"--images={tmp_path / 'in'}"]) == 0
+    config, printed = options.load("mine.py"), " ".join(capsys.readouterr().out.split())
+    assert _count(config.train_set, tmp_path) >= 3
+    assert "3 of 3 classes are too small for that" in printed
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -268,8 +268,12 @@ KNOWN: tuple[tuple[str, _Find], ...] = (
 )
 
 
-def recognise(path: str) -> Found:
+def recognise(path: str, labelled: bool) -> Found:
     """Returns what a folder or a file is.
+
+    Args:
+        path: of it, from the root.
+        labelled: whether its rows must have labels: then class folders come before a list without any.
 
     Raises:
         UserError: says what was seen, and which formats are known.
@@ -281,31 +285,34 @@ def recognise(path: str) -> Found:
         found, why = _first(inside, KNOWN[:-1])
         found = found and dataclasses.replace(found, class_names=_class_names(whole))
     else:
-        found, why = _in_folder(folder.look(path.rstrip("/") or "/"))
+        found, why = _in_folder(folder.look(path.rstrip("/") or "/"), labelled)
     if found is None:
         raise UserError(_seen(path, why))
     return found
 
 
-def _in_folder(inside: Folder, level: int = 0) -> tuple[Found | None, list[str]]:
+def _in_folder(inside: Folder, labelled: bool, level: int = 0) -> tuple[Found | None, list[str]]:
     found, why = _first(inside, KNOWN[:-1])
-    if found:
-        return found, why
+    folders, more = _first(inside, KNOWN[-1:])
+    if found and folders and labelled and facts.first(found.splits["train"]).label is None:
+        why.append(f"not read: the {found.name}, which has no labels")
+    elif found:
+        also = ("also looks like class folders",) if folders else ()
+        return dataclasses.replace(found, notes=(*found.notes, *also)), why
     of_splits = {split: name for name in inside.folders if (split := splits.of_folder(name))}
     if "train" in of_splits:
-        parts = {split: _in_folder(inside.inner(name), level + 1)[0] for split, name in of_splits.items()}
+        parts = {split: _in_folder(inside.inner(name), labelled, level + 1)[0] for split, name in of_splits.items()}
         if train := parts["train"]:
             made = {split: part.splits["train"] for split, part in parts.items() if part}
             lost = [f"the folder {of_splits[split]!r} is not understood" for split, part in parts.items() if not part]
             others = [name for name in inside.folders if name not in of_splits.values()]
             notes = [*train.notes, *lost, *(f"not read: the folder {name!r}" for name in others[:_MOST_FILES])]
             return dataclasses.replace(train, splits=made, notes=tuple(notes)), why
-    found, more = _first(inside, KNOWN[-1:])
-    if found:
-        return dataclasses.replace(found, notes=(*found.notes, *why)), why
+    if folders:
+        return dataclasses.replace(folders, notes=(*folders.notes, *why)), why
     alone = [name for name in inside.folders if name in ("data", "images")] or list(inside.folders)
     if len(alone) == 1 and level < _MOST_LEVELS:
-        return _in_folder(inside.inner(alone[0]), level + 1)
+        return _in_folder(inside.inner(alone[0]), labelled, level + 1)
     return None, [*why, *more]
 
 

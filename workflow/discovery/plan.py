@@ -43,7 +43,7 @@ def make(name: str, images: str, pairs: str) -> Plan:
     Raises:
         UserError: if one is not understood, has no labels, or needs to be cut and cannot be.
     """
-    found = formats.recognise(images)
+    found = formats.recognise(images, labelled=True)
     seen = {split: facts.read(found.splits[split]) for split in SPLITS if split in found.splits}
     train = found.splits["train"]
     if not seen["train"].counts:
@@ -55,7 +55,7 @@ def make(name: str, images: str, pairs: str) -> Plan:
     if len(seen["train"].counts) < 2:
         raise UserError(f"{images}: read as {found.name}, it has one class alone; there must be two at least")
     whole, notes, sizes = _with_splits(found, seen)
-    memory = formats.recognise(pairs) if pairs else None
+    memory = formats.recognise(pairs, labelled=False) if pairs else None
     if memory:
         source, about = memory.splits["train"], [*memory.notes]
         about += [f"only train of the pairs is read, not {split}" for split in memory.splits if split != "train"]
@@ -84,7 +84,7 @@ def make(name: str, images: str, pairs: str) -> Plan:
             _said(found, seen["train"]),
             *found.notes,
             *notes,
-            *([PAIR_VECTORS] if brought and not is_vectors else []),
+            *to_do,
         ),
     )
     names = tuple(class_names.read(found.class_names)) if named else ()
