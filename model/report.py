@@ -38,7 +38,7 @@ def run(config: Config) -> None:
         load = [Pictures(source, config.data, config.embed).load for source in (config.test_set, config.memory)]
         written.append(storage.join(places.workdir, "gallery.png"))
         gallery.write(written[-1], places, config.seed, task, drawn, *load)
-        events.write_picture(storage.join(frozen.folder, "gallery"), f"gallery/{head}", written[-1])
+        events.write_picture(places.workdir, f"gallery/{head}", written[-1])
         with storage.open_read(written[-1]) as file:
             picture = f"data:image/png;base64,{base64.b64encode(file.read()).decode()}"
     grids = result_tables.grids(results)
@@ -59,9 +59,14 @@ def run(config: Config) -> None:
     say("wrote " + ", ".join(written))
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be shown; errors as those of `run`."""
+    return reached.foresee(config.places, config.seed, config.train, config.finetune)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv)
+    return options.main(run, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":
