@@ -36,6 +36,22 @@ def run(config: Config, name: str, images: str, pairs: str, force: bool) -> None
     Raises:
         UserError: if the name cannot be one of a config, a folder is not understood, or a config is in the way.
     """
+    file, text = _look(config, name, images, pairs, force)
+    with storage.atomic_write(str(file.absolute())) as out:
+        out.write(text.encode())
+    options.load(str(file))
+    progress.summary(f"wrote {file}", {"look at it, then": f"web-memory check --config={file}"})
+    progress.summary("all stages", {"then": f"web-memory run --config={file}"})
+
+
+def foresee(config: Config, name: str, images: str, pairs: str, force: bool) -> dict[str, str]:
+    """Shows what was understood, and returns what would be written; errors as those of `run`."""
+    file, text = _look(config, name, images, pairs, force)
+    return {"would": f"write {file}, {len(text.splitlines())} lines"}
+
+
+def _look(config: Config, name: str, images: str, pairs: str, force: bool) -> tuple[pathlib.Path, str]:
+    """Prints what was understood; returns the file of the config and its text."""
     if config != Config():
         raise UserError("init takes no fields of a config; change them in the file that it writes")
     name = _checked(name.removesuffix(".py"))
@@ -48,11 +64,7 @@ def run(config: Config, name: str, images: str, pairs: str, force: bool) -> None
     file, text = pathlib.Path(f"{name}.py"), config_file.text(made.draft)
     if file.exists() and file.read_bytes() != text.encode() and not force:
         raise UserError(f"{file}: exists and differs; give another name, or --force to replace it")
-    with storage.atomic_write(str(file.absolute())) as out:
-        out.write(text.encode())
-    options.load(str(file))
-    progress.summary(f"wrote {file}", {"look at it, then": f"web-memory check --config={file}"})
-    progress.summary("all stages", {"then": f"web-memory run --config={file}"})
+    return file, text
 
 
 def _checked(name: str) -> str:

@@ -13,6 +13,7 @@ from tests.model.recognition.line import Line
 # What a command needs beside the config; {root} is the folder of the line.
 _MORE = {
     "encoders": ["{root}/image"],
+    "init": ["mine", "--images={root}/test"],
     "search": ["--text=red"],
     "ablate": ["--vary=k=2,3"],
     "predict": ["--images={root}/test/red/*.png"],
@@ -25,7 +26,7 @@ _REFUSED = {
     "align": "only a TwoTowerConfig",
 }
 # They look at the disk, and need no inputs but the config.
-_ALWAYS = ("encoders", "leaks", "search", "plan", "embed", "reindex", "run", "check")
+_ALWAYS = ("init", "encoders", "leaks", "search", "plan", "embed", "reindex", "run", "check")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,7 @@ def line(made, tmp_path):
 def _dry(line: Line, name: str) -> int:
     more = [text.format(root=line.root) for text in _MORE.get(name, [])]
     argv = [*more, *line.argv("--dry_run")] if name == "encoders" else line.argv("--dry_run", *more)
+    argv = [*more, "--dry_run"] if name == "init" else argv
     return importlib.import_module(web_memory.STAGES[name][0]).main(argv)
 
 
