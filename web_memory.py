@@ -29,6 +29,7 @@ STAGES = {
     "predict": ("model.predict", "predict the classes of photographs"),
     "app": ("model.app", "serve predictions: a page and JSON, on this machine"),
     "report": ("model.report", "write the tables, the gallery and the report page"),
+    "check": ("workflow.check", "say what stands in the way and what to expect, before any work"),
     "arrays": ("workflow.arrays", "write vectors and neighbour lists for other tools, as .npy and Parquet"),
     "run": ("workflow.run", "run every stage in order, resuming the work that is left"),
 }

@@ -24,9 +24,32 @@ def run(config: Config, runner: Runner) -> None:
     full_build.run(config.places, config.index, config.seed, runner)
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be built; errors as those of `run`."""
+    from index.building import claim
+    from index.measure import estimate
+    from index.store import index_manifest, shard_store
+    from pipelines import manifest, storage
+    from pipelines.manifest import Embeddings
+
+    places, memory = config.places, Embeddings(config.places.memory)
+    identity = claim.identity_of(memory, config.index, config.seed)
+    claim.check(config.index, memory)
+    manifest.check_claim(places.index, index_manifest.STAGE, identity)
+    if manifest.indexed_memory(places.index) == memory.snapshot:
+        return {"done": f"the index of {memory.rows:,} rows is published; nothing to build", "output": places.index}
+    shards = estimate.choose_shards(config.index, memory.rows, memory.encoder("key").dim)
+    markers = storage.join(places.index, shard_store.build_path(1), manifest.MARKERS)
+    is_published = index_manifest.exists(places.index)
+    done = 0 if is_published else len(storage.files(markers, ".json"))
+    would = "refuse: the memory has changed; run web-memory reindex" if is_published else f"build {shards - done:,}"
+    rows = f"{memory.rows:,} rows, {memory.encoder('key').dim} dimensions"
+    return {"memory": rows, "done": f"{done:,} of {shards:,} shards", "would": would, "output": places.index}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True)
+    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True, foresee=foresee)
 
 
 if __name__ == "__main__":

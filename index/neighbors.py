@@ -51,9 +51,17 @@ def run(config: Config, runner: Runner) -> None:
         summary(title, rows)
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be looked up; errors as those of `run`."""
+    from index.lists import claim
+
+    named = {split for split, source in config.queries.items() if source.path}
+    return claim.foresee(config.places, config.neighbors, named)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True)
+    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True, foresee=foresee)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ _NOT_SEARCHED = {
     "runs/tables": "delete it; web-memory train writes it again",
     "report": "web-memory report writes it again",
     "gallery.png": "web-memory report writes it again",
+    "tensorboard": "web-memory report writes it again",
     "ablations": "delete what was made before",
 }
 
@@ -75,8 +76,7 @@ def run(
     from pipelines.embedding.stage import embed
     from pipelines.upkeep import removal
 
-    if compact and no_compact:
-        raise UserError("--compact, --no_compact: exclude each other; give one of them")
+    _check_flags(compact, no_compact)
     in_use = Request.of(config)
     request = _in_generation(in_use)
     if request.places.generation:
@@ -99,6 +99,26 @@ def run(
         summary("reindex: nothing changed" if is_unchanged else "reindex", rows)
     if must_compact:
         _compact(line)
+
+
+def foresee(config: Config, remove: str, compact: bool, no_compact: bool, forget_removed: str) -> dict[str, str]:
+    """Says what would be embedded, removed and indexed; errors as those of `run` before anything is changed."""
+    from pipelines import manifest
+    from pipelines.embedding import stage
+    from pipelines.embedding.request import Request
+
+    _check_flags(compact, no_compact)
+    request = _in_generation(Request.of(config))
+    found, index = stage.foresee(request), request.places.index
+    asked = {"remove": remove, "forget_removed": forget_removed}
+    found |= {name: f"the entries of {uri}" for name, uri in asked.items() if uri}
+    would = "update the index, if the memory has changed" if manifest.indexed_memory(index) else "build the index"
+    return found | {"would": would + (", then compact" if compact else "")}
+
+
+def _check_flags(compact: bool, no_compact: bool) -> None:
+    if compact and no_compact:
+        raise UserError("--compact, --no_compact: exclude each other; give one of them")
 
 
 def _forget(places: "Places", uri: str) -> dict[str, str]:
@@ -283,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         switches=_SWITCHES,
         values=_VALUES,
         chooses_generation=True,
+        foresee=foresee,
     )
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
-from pipelines import options, storage
+from pipelines import manifest, options, storage
 from pipelines.progress import Stage, say
 
 
@@ -26,6 +26,7 @@ def run(config: Config, vary: str, sweep: bool, markdown: bool) -> None:
     name, values = ablations.parse(vary)
     places, train = config.places, config.train
     with Stage("ablate", "steps", places.workdir) as stage:
+        stage.doing("reading vectors, compiling")
         base = ablations.Base(places, train, config.seed, config.neighbors.exclude_same_image)
         protocol.check(places, config.protocol, config.queries, train, base.task().class_counts)
         found = ablation_study.run(base, name, values, sweep, stage)
@@ -39,6 +40,22 @@ def run(config: Config, vary: str, sweep: bool, markdown: bool) -> None:
         say("wrote " + " and ".join(written))
 
 
+def foresee(config: Config, vary: str, sweep: bool, markdown: bool) -> dict[str, str]:
+    """Says what would be varied; errors as those of `run` that need no training."""
+    from model.reports import ablations, plot
+
+    plot.check()
+    name, values = ablations.parse(vary)
+    manifest.Neighbors.open(config.places.neighbors)
+    tried = ", with the trials of each" if sweep else ""
+    return {
+        "varied": name,
+        "values": ", ".join(values),
+        "would": f"train {', '.join(config.train.heads)} at each value{tried}, but for runs that are done",
+        "output": storage.join(config.places.workdir, "ablations"),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     return options.main(
@@ -46,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         str(__doc__).splitlines()[0],
         argv,
         switches={"sweep": "choose the settings again at each value", "markdown": "print the table in Markdown"},
+        foresee=foresee,
         values={"vary": ("", "what to vary, such as k or k=8,16,32")},
     )
 

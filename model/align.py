@@ -31,8 +31,7 @@ def run(config: Config, runner: Runner) -> None:
         UserError: if the config trains no towers, an encoder cannot become one, or the towers in the folder were
             trained with other settings.
     """
-    if not isinstance(config, TwoTowerConfig):
-        raise UserError("this config trains no encoders; only a TwoTowerConfig, such as configs/two_tower.py, does")
+    config = _checked(config)
     specs = _bases(config)
     settings = _settings(config, specs)
     towers = storage.join(config.align.folder, "towers")
@@ -45,6 +44,25 @@ def run(config: Config, runner: Runner) -> None:
             done = _make(config, specs, settings, towers, stage)
         title = f"align: {done['step']:,} steps in {duration(stage.secs)}" if stage.worked else "align: already done"
         summary(title, _lines(done, towers))
+
+
+def _checked(config: Config) -> TwoTowerConfig:
+    if not isinstance(config, TwoTowerConfig):
+        raise UserError("this config trains no encoders; only a TwoTowerConfig, such as configs/two_tower.py, does")
+    return config
+
+
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be embedded and trained; errors as those of `run` that need no training."""
+    from pipelines.embedding import stage
+    from pipelines.embedding.request import Request
+
+    config = _checked(config)
+    towers = storage.join(config.align.folder, "towers")
+    if _read(towers, _settings(config, _bases(config)), config):
+        return {"done": "both towers are trained; nothing to do", "output": towers}
+    found = stage.foresee(Request.of(_frozen(config)))
+    return {**found, "would": f"train two layers for {config.align.steps:,} steps", "output": towers}
 
 
 def _bases(config: TwoTowerConfig) -> "dict[str, EncoderSpec]":
@@ -188,7 +206,7 @@ def _lines(facts: dict[str, Any], towers: str) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True)
+    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True, foresee=foresee)
 
 
 if __name__ == "__main__":

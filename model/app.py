@@ -39,11 +39,7 @@ def run(config: Config, **flags: Any) -> None:
     Raises:
         UserError: if a flag is wrong, nothing is trained, or the port cannot be had.
     """
-    path = flags["model"] or flags["run"] or config.workdir
-    if flags["model"] and flags["run"]:
-        raise UserError("give --model=BUNDLE or --run=WORKDIR, not both")
-    if not 0 <= flags["port"] < 1 << 16:
-        raise UserError(f"--port={flags['port']}: must be 0 to 65535")
+    path = _checked(config, flags)
     try:
         from model.service import application, server
     except ImportError as error:
@@ -73,9 +69,36 @@ def run(config: Config, **flags: Any) -> None:
     say("stopped; every request that was taken is answered")
 
 
+def _checked(config: Config, flags: dict[str, Any]) -> str:
+    """Returns the workdir or bundle of a command line; a `UserError` if a flag is wrong."""
+    if flags["model"] and flags["run"]:
+        raise UserError("give --model=BUNDLE or --run=WORKDIR, not both")
+    if not 0 <= flags["port"] < 1 << 16:
+        raise UserError(f"--port={flags['port']}: must be 0 to 65535")
+    return str(flags["model"] or flags["run"] or config.workdir)
+
+
+def foresee(config: Config, **flags: Any) -> dict[str, str]:
+    """Says what would be served; errors as those of `run` before anything is loaded."""
+    from model.recognition import trained
+    from model.recognition.source import Source
+
+    path = _checked(config, flags)
+    heads = trained.heads(Source(path, flags["follow"], flags["unsafe_models"]).runs)
+    return {"would": f"serve {flags['head'] or heads[0]} of {path} at {flags['host']}:{flags['port']}"}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv, switches=_SWITCHES, values=_VALUES, needs_config=False)
+    return options.main(
+        run,
+        str(__doc__).splitlines()[0],
+        argv,
+        switches=_SWITCHES,
+        values=_VALUES,
+        needs_config=False,
+        foresee=foresee,
+    )
 
 
 if __name__ == "__main__":

@@ -31,10 +31,15 @@ def run(config: Config, markdown: bool) -> None:
         say(f"wrote {path}")
 
 
+def foresee(config: Config, markdown: bool) -> dict[str, str]:
+    """Says what would be compared; errors as those of `run`."""
+    return results.foresee(config.places, config.seed, config.train, config.finetune)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     switches = {"markdown": "print the tables in Markdown"}
-    return options.main(run, str(__doc__).splitlines()[0], argv, switches=switches)
+    return options.main(run, str(__doc__).splitlines()[0], argv, switches=switches, foresee=foresee)
 
 
 if __name__ == "__main__":

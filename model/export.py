@@ -50,9 +50,27 @@ def run(config: Config, output: str, run: str, head: str, seeds: str, reference:
     )
 
 
+def foresee(config: Config, output: str, run: str, head: str, seeds: str, reference: bool) -> dict[str, str]:
+    """Says what would be exported; errors as those of `run` before anything is copied."""
+    from model.recognition import export
+
+    if not output:
+        raise UserError("--output is missing: name the folder to write")
+    export.check_output(output)
+    return {"would": f"export from {run or config.workdir}", **_trained(run or config.workdir, head), "output": output}
+
+
+def _trained(path: str, head: str) -> dict[str, str]:
+    from model.recognition import trained
+    from model.recognition.source import Source
+
+    runs = Source(path).runs
+    return {"heads": head or ", ".join(trained.heads(runs)), "runs": runs}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv, switches=_SWITCHES, values=_VALUES)
+    return options.main(run, str(__doc__).splitlines()[0], argv, switches=_SWITCHES, values=_VALUES, foresee=foresee)
 
 
 if __name__ == "__main__":

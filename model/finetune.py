@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.base import Config, Finetune, Train
 from model.training import run_files
-from pipelines import manifest, options
+from pipelines import manifest, options, storage
 from pipelines.errors import UserError, nearest
 from pipelines.progress import Stage, duration, summary
 
@@ -50,6 +50,7 @@ def run(config: Config) -> None:
     trials.check(places, train)
     _check(train, settings)
     with Stage("finetune", "images", places.workdir) as stage:
+        stage.doing("loading the encoder, reading vectors")
         parallel.check(settings.batch_size, "finetune.batch_size")
         encoder = query_encoder.load(config.encoders, settings, places.queries("train"))
 
@@ -100,9 +101,30 @@ def _lines(setting: "FinetuneSetting", results: list[dict[str, Any]], before: li
     }
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be fine-tuned; errors as those of `run` that need no training."""
+    from model.training import finetune_runs
+
+    places, train, settings = config.places, config.train, config.finetune
+    _check(train, settings)
+    lists = manifest.Neighbors.open(places.neighbors)
+    frozen = run_files.identity(places, config.seed, train, lists.fingerprint)
+    point = run_files.chosen(frozen.folder, settings.head)["point"]
+    folder, identity = run_files.finetune_identity(frozen, train.seeds, settings)
+    manifest.check_claim(folder, run_files.FINETUNE, identity)
+    tried = finetune_runs.settings(settings, point)
+    done = sum(run_files.is_done(storage.join(folder, f"seed-{seed}")) for seed in train.seeds)
+    return {
+        "head": settings.head,
+        "settings": f"{len(tried):,}, each tried once if there are several",
+        "seeds": f"{done:,} of {len(train.seeds):,} are done; the others would be trained for {settings.steps:,} steps",
+        "output": folder,
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv)
+    return options.main(run, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":

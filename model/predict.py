@@ -50,17 +50,41 @@ def run(config: Config, runner: Runner, **flags: Any) -> None:
     """
     # Before JAX is imported, which sets a level of its own.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    path = _checked(config, flags)
+    if flags["output"]:
+        _write(config, runner, path, flags)
+    else:
+        _show(path, flags)
+
+
+def _checked(config: Config, flags: dict[str, Any]) -> str:
+    """Returns the workdir or bundle of a command line; a `UserError` if flags exclude each other."""
     if flags["top"] < 1 or flags["neighbors"] < 0:
         raise UserError("--top must be at least 1, --neighbors at least 0")
     if flags["model"] and flags["run"]:
         raise UserError("give --model=BUNDLE or --run=WORKDIR, not both")
     if bool(flags["images"]) == bool(config.predict_set.path):
         raise UserError("give --images=PATTERN, or a source by --config.predict_set.path")
-    path = flags["model"] or flags["run"] or config.workdir
-    if flags["output"]:
-        _write(config, runner, path, flags)
-    else:
-        _show(path, flags)
+    return str(flags["model"] or flags["run"] or config.workdir)
+
+
+def foresee(config: Config, **flags: Any) -> dict[str, str]:
+    """Says what would be predicted; errors as those of `run` before anything is loaded."""
+    from model.recognition import rows, trained
+    from model.recognition.source import Source
+    from pipelines.sources import patterns
+
+    path, images, output = _checked(config, flags), flags["images"], flags["output"]
+    if output:
+        rows.check(output)
+    runs = Source(path, unsafe_models=flags["unsafe_models"]).runs
+    named = f"{config.predict_set.path} ({config.predict_set.format})"
+    if images:
+        named = f"the folder {images}" if storage.entries(images) else f"{len(patterns.files(images)):,} photographs"
+    return {
+        "would": f"predict {named} with {flags['head'] or trained.heads(runs)[0]} of {path}",
+        "output": output or f"a table of up to {_MOST_SHOWN}",
+    }
 
 
 def _show(path: str, flags: dict[str, Any]) -> None:
@@ -138,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         values=_VALUES,
         needs_config=False,
         writes_workdir=False,
+        foresee=foresee,
     )
 
 

@@ -4,8 +4,10 @@ Prints the tables of `evaluate` and writes below the workdir its `results.json`,
 of pages that begins with `index.html`. It trains nothing.
 """
 
+import contextlib
 import functools
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,12 +30,15 @@ def _album(config: Config, name: str, rows: Iterable[tuple[str, str]]) -> dict[t
     from pipelines.sources import pictures
 
     source = config.memory if name == "memory" else config.queries[name]
-    load, found = pictures.Pictures(source, config.data, config.embed).load, {}
+    read, wanted = pictures.Pictures(source, config.data, config.embed), defaultdict(set)
     for container, member in rows:
-        try:
-            found[container, member] = pictures.data_url(load(container, member), _THUMBNAIL)
-        except UserError:
-            continue
+        wanted[container].add(member)
+    found = {}
+    for container, members in wanted.items():
+        with contextlib.suppress(UserError):
+            for member, picture in read.load_small(container, members, _THUMBNAIL):
+                if picture:
+                    found[container, member] = pictures.data_url(picture, _THUMBNAIL)
     return found
 
 
@@ -60,7 +65,7 @@ def _draw(config: Config) -> str:
     except UserError as error:
         say(f"no gallery.png: {error}")
         return ""
-    events.write_picture(storage.join(frozen.folder, "gallery"), f"gallery/{head}", path)
+    events.write_picture(places.workdir, f"gallery/{head}", path)
     return path
 
 
@@ -124,10 +129,19 @@ def run(config: Config, flags: Sequence[str] = ()) -> None:
     say("wrote " + ", ".join(filter(None, written)))
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be shown; errors as those of `run`."""
+    return reached.foresee(config.places, config.seed, config.train, config.finetune)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     flags = [arg for arg in (sys.argv[1:] if argv is None else argv) if arg.startswith("--config")]
-    return options.main(functools.partial(run, flags=flags), str(__doc__).splitlines()[0], argv)
+
+    def write(config: Config) -> None:
+        run(config, flags)
+
+    return options.main(write, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":

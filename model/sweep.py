@@ -26,6 +26,7 @@ def run(config: Config) -> None:
     # The lock of the training, since both write the same folders.
     with Stage("train", "steps", places.workdir) as stage:
         stage.worked = False
+        stage.doing("reading vectors, compiling")
         task = protocol.load(places, config.protocol, config.queries, train)
         task, data, folder = trials.open_runs(places, seed, train, task, ("train", "val"))
         progress = trials.Progress(stage, trials.count(train, seeds=False))
@@ -39,9 +40,16 @@ def run(config: Config) -> None:
     say(f"output {folder}; run web-memory train to continue with the seeds")
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be tried; errors as those of `run` that need no training."""
+    from model.training import trials
+
+    return trials.foresee(config.places, config.seed, config.train, seeds=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv)
+    return options.main(run, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":

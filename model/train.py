@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from configs.base import Config
 from configs.schema.data import SPLITS
 from model.training import run_files
-from pipelines import options
+from pipelines import manifest, options
 from pipelines.progress import Stage, duration, summary
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def run(config: Config) -> None:
     places, train, seed = config.places, config.train, config.seed
     trials.check(places, train)
     with Stage("train", "steps", places.workdir) as stage:
+        stage.doing("reading vectors, compiling")
         task = protocol.load(places, config.protocol, config.queries, train)
         task, data, folder = trials.open_runs(places, seed, train, task, SPLITS)
         last = [run_files.of_seed(folder, name, seed) for name in train.heads for seed in train.seeds]
@@ -61,6 +62,29 @@ def run(config: Config) -> None:
                 "output": folder,
             },
         )
+        _show_test(config)
+
+
+def _show_test(config: Config) -> None:
+    """Shows how the heads did on test, as `model.evaluate` does in full."""
+    from model.reports import results, runs
+    from model.reports.grid import Grid
+    from model.reports.result_tables import percent
+
+    places, train, seed = config.places, config.train, config.seed
+    lists = manifest.Neighbors.open(places.neighbors)
+    found = runs.load(run_files.identity(places, seed, train, lists.fingerprint), train, config.finetune, lists)
+    over = {
+        one["method"]: "{:+.1f} [{:.1f}, {:.1f}]".format(*(100 * one[name] for name in ("difference", "low", "high")))
+        for one in results.compare(found, train, seed)
+        if (one["reference"], one["column"]) == ("linear", "all")
+    }
+    rows = [
+        (head, *(percent(figures[column]) for column in results.COLUMNS), *([over.get(head, "-")] if over else []))
+        for head, figures in results.spread(results.measure(found, train)).items()
+    ]
+    title = "Test accuracy, %, mean ± standard deviation over seeds" + "; points over linear, all" * bool(over)
+    Grid(title, ("head", *results.COLUMNS, *(["over linear"] if over else [])), rows).show()
 
 
 def _line(chosen: "Trial", tried: "list[Trial]") -> str:
@@ -71,9 +95,16 @@ def _line(chosen: "Trial", tried: "list[Trial]") -> str:
     return f"{hyperparameters.words(chosen.point)}: val {chosen.value:.3f}, best of {len(tried)}{note}"
 
 
+def foresee(config: Config) -> dict[str, str]:
+    """Says what would be trained; errors as those of `run` that need no training."""
+    from model.training import trials
+
+    return trials.foresee(config.places, config.seed, config.train)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv)
+    return options.main(run, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":

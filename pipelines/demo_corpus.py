@@ -21,10 +21,7 @@ def run(config: Config) -> None:
     """
     from pipelines.demo import corpus
 
-    if not isinstance(config, DemoConfig):
-        raise UserError(
-            "this config has data of its own; only a DemoConfig, such as configs/demo.py, has a corpus to make"
-        )
+    config = _checked(config)
     with Stage("corpus", "items", config.workdir) as stage:
         stage.worked = False
 
@@ -50,9 +47,28 @@ def run(config: Config) -> None:
         )
 
 
+def _checked(config: Config) -> DemoConfig:
+    if not isinstance(config, DemoConfig):
+        raise UserError(
+            "this config has data of its own; only a DemoConfig, such as configs/demo.py, has a corpus to make"
+        )
+    return config
+
+
+def foresee(config: Config) -> dict[str, str]:
+    """Says whether the corpus is there; errors as those of `run` that need no network."""
+    from pipelines.demo import corpus
+
+    config = _checked(config)
+    made = corpus.read_finished(pathlib.Path(config.data).resolve(), config.corpus, config.seed)
+    if made:
+        return {"done": f"{made.pairs:,} pairs; nothing to make", "output": config.data}
+    return {"would": "fetch the packages that are not cached, and draw the images", "output": config.data}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv)
+    return options.main(run, str(__doc__).splitlines()[0], argv, foresee=foresee)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,20 @@ def run(config: Config, runner: Runner, retry_rejects: bool = False) -> None:
     embed(Request.of(config), runner, retry_rejects)
 
 
+def foresee(config: Config, retry_rejects: bool = False) -> dict[str, str]:
+    """Says what would be embedded; errors as those of `run`."""
+    from pipelines.embedding import stage
+    from pipelines.embedding.request import Request
+
+    notes = fields.line_problems(config)
+    again = {"retry_rejects": "shards with rows that may be readable now would be embedded again"}
+    found = stage.foresee(Request.of(config)) | (again if retry_rejects else {})
+    return found | ({"note": "; ".join(notes)} if notes else {})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True, switches=_SWITCHES)
+    return options.main(run, str(__doc__).splitlines()[0], argv, beam=True, switches=_SWITCHES, foresee=foresee)
 
 
 if __name__ == "__main__":

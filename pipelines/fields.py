@@ -97,10 +97,26 @@ def check(section: Any, prefix: str = "") -> None:
     Raises:
         UserError: names the first field that is wrong, its value, and what it takes.
     """
-    for leaf in leaves(section, prefix):
-        _check(leaf)
-    for leaf, problem in _problems(section, prefix):
-        raise UserError(f"--config.{leaf.name}={leaf.shown}: {problem}")
+    for problem in problems(section, prefix):
+        raise UserError(problem)
+
+
+def problems(section: Any, prefix: str = "") -> Iterator[str]:
+    """Yields a sentence for each field that `check` refuses; those that do not fit others only if each is right."""
+    is_right = True
+    try:
+        found = list(leaves(section, prefix))
+    except UserError as error:
+        yield str(error)
+        return
+    for leaf in found:
+        try:
+            _check(leaf)
+        except UserError as error:
+            is_right = False
+            yield str(error)
+    if is_right:
+        yield from (f"--config.{leaf.name}={leaf.shown}: {problem}" for leaf, problem in _problems(section, prefix))
 
 
 def restore(kind: type[_T], value: Any, prefix: str = "") -> _T:

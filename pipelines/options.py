@@ -26,7 +26,8 @@ from pipelines import fields, storage
 from pipelines.errors import UserError, command, full_disk, nearest
 
 _OVERRIDE = "--config."
-_OWN = ("--config", "--help", "--log_format", "--version")
+_OWN = ("--config", "--dry_run", "--help", "--log_format", "--version")
+_DRY_RUN = "dry_run"
 _NAMED_CONFIG, _NO_CONFIG = "--config=FILE", "[ARGUMENT] [--config=FILE]"
 LOG_FORMATS = ("text", "json")
 # Modules of `configs` that are no experiments.
@@ -75,6 +76,7 @@ def parse(
     switches: Mapping[str, str] | None = None,
     values: Mapping[str, tuple[Any, str]] | None = None,
     needs_config: bool = True,
+    checks_fields: bool = True,
 ) -> tuple[Config, dict[str, Any], list[str]]:
     """Parses a command line, and checks every field of the config.
 
@@ -84,9 +86,11 @@ def parse(
         switches: flags that are on or off, with their help.
         values: flags that have a value, with their default, which says their type, and their help.
         needs_config: whether a config file must be named; without one the fields have their defaults.
+        checks_fields: whether a wrong field is refused here.
 
     Returns:
-        The resolved config, switches and values by name, and the arguments that are not ours, in order.
+        The resolved config, switches and values by name, also `dry_run` if it is given, and the arguments that are not
+        ours, in order.
 
     Raises:
         UserError: if the config, an override or a flag of ours is wrong.
@@ -94,7 +98,10 @@ def parse(
     """
     parser = _parser(description, switches or {}, values or {}, needs_config)
     overrides = [arg for arg in argv if arg.startswith(_OVERRIDE)]
-    known, rest = parser.parse_known_args([arg for arg in argv if not arg.startswith(_OVERRIDE)])
+    # With a value it is Beam's (docs/running.md).
+    beams = [arg for arg in argv if arg.startswith("--dry_run=")]
+    known, rest = parser.parse_known_args([a for a in argv if not a.startswith(_OVERRIDE) and a not in beams])
+    rest += beams
     # Before anything can be wrong, so that every error has this form.
     _set_log_format(known.log_format)
     if known.version:
@@ -108,8 +115,10 @@ def parse(
     _refuse_misspelt(rest)
     if needs_config and not known.config:
         raise UserError("--config is missing: name a config file, such as --config=configs/demo.py")
-    fields.check(config)
-    return config, _chosen(known, switches or {}, values or {}), rest
+    if checks_fields:
+        fields.check(config)
+    chosen = _chosen(known, switches or {}, values or {})
+    return config, chosen | ({_DRY_RUN: True} if known.dry_run else {}), rest
 
 
 def _chosen(
@@ -142,6 +151,7 @@ def _parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="config file, such as configs/demo.py")
+    parser.add_argument(f"--{_DRY_RUN}", action="store_true", help="say what would be done, and write nothing")
     for name, text in switches.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     for name, (_, text) in values.items():
@@ -188,6 +198,8 @@ def main(
     argument: str = "",
     needs_config: bool = True,
     writes_workdir: bool = True,
+    checks_fields: bool = True,
+    foresee: Callable[..., Mapping[str, object]] | None = None,
 ) -> int:
     """Runs a command and returns its exit code.
 
@@ -203,6 +215,9 @@ def main(
             none. Left out, it is an empty text.
         needs_config: whether a config file must be named; without one its fields have their defaults.
         writes_workdir: whether a command with `beam` changes the workdir, where only one may do so at a time.
+        checks_fields: whether a wrong field is refused before the command is run.
+        foresee: what `--dry_run` calls instead of `run`, without the `Runner`: checks the inputs, writes nothing, and
+            returns what is done and what would be done, the lines of a summary. None if the command itself only reads.
     """
     # Warnings of libraries are not for the person at the keyboard.
     logging.basicConfig(level=logging.ERROR)
@@ -216,7 +231,8 @@ def main(
     workdir = "the command"
     try:
         given = sys.argv[1:] if argv is None else argv
-        config, chosen, rest = parse(given, description, switches, values, needs_config=needs_config and not argument)
+        needs_config = needs_config and not argument
+        config, chosen, rest = parse(given, description, switches, values, needs_config, checks_fields)
         if argument:
             chosen[argument] = rest.pop(0) if rest and not rest[0].startswith("-") else ""
         ours = [*_OWN, *(f"--{name}" for name in chosen if name != argument)]
@@ -225,7 +241,9 @@ def main(
         workdir = config.workdir
         from pipelines import generation
 
-        if argument:
+        if chosen.pop(_DRY_RUN, False):
+            _dry_run(run, foresee, generation.resolve(config, chooses_generation), chosen)
+        elif argument:
             run(config, **chosen)
         elif beam:
             from pipelines.runner import Runner
@@ -245,6 +263,20 @@ def main(
         sys.excepthook = functools.partial(_say_bug, workdir)
         raise
     return 0
+
+
+def _dry_run(
+    run: Callable[..., None], foresee: Callable[..., Mapping[str, object]] | None, config: Config, flags: dict[str, Any]
+) -> None:
+    """Says what a command would do."""
+    from pipelines import progress
+
+    found = foresee(config, **flags) if foresee else {"would": "only read; config and flags are right"}
+    progress.summary(f"{_stage(run.__module__)}, dry run: nothing was written", found)
+
+
+def _stage(module: str) -> str:
+    return (pathlib.PurePath(sys.argv[0]).stem if module == "__main__" else module).rpartition(".")[2]
 
 
 @contextlib.contextmanager

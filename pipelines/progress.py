@@ -5,6 +5,7 @@ results on standard output. Each stage also notes its seconds in `{workdir}/stag
 tells where the time went, and when.
 """
 
+import collections
 import datetime
 import json
 import shutil
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _LINE_EVERY_SECS = 5.0
 _POLL_EVERY_SECS = 1.0
 _POLL_SHARE = 20
+# A rate is that of the last minute, or of as many counts as this where counts are rarer.
+_RATE_SECS = 60.0
+_RATE_COUNTS = 3
 # Columns of a line where the output is no terminal.
 WIDTH = 100
 _GAP = "  "
@@ -153,6 +157,41 @@ def write_note(workdir: str, stage: str, secs: float) -> None:
     storage.write_json(storage.join(workdir, "stages", f"{stage}.json"), note)
 
 
+class Rate:
+    """The rate of the last minute, from counts at times, and the time that is left at that rate.
+
+    Rates of the whole stage would say too little for minutes after a slow start. Where counts are rarer than a minute,
+    such as those of large shards, the rate is that of the last three.
+    """
+
+    def __init__(self) -> None:
+        """Knows no count yet."""
+        self._counts: collections.deque[tuple[float, float, int]] = collections.deque()
+
+    def restart(self, now: float, share: float, units: int) -> None:
+        """Sets the zero of the rate: what is done by now was done before, or by others."""
+        self._counts.clear()
+        self._counts.append((now, share, units))
+
+    def add(self, now: float, share: float, units: int) -> None:
+        """Takes a count; one that is the same as the last tells nothing."""
+        if self._counts and (share, units) == self._counts[-1][1:]:
+            return
+        self._counts.append((now, share, units))
+        while len(self._counts) > _RATE_COUNTS and self._counts[1][0] <= now - _RATE_SECS:
+            self._counts.popleft()
+
+    def at(self, now: float) -> tuple[float | None, float | None]:
+        """Returns units a second, and the seconds that are left; None for what is not known yet."""
+        if len(self._counts) < 2:
+            return None, None
+        (begin, first_share, first_units), (end, share, units) = self._counts[0], self._counts[-1]
+        # The next count is on its way, unless it takes longer than all these took.
+        spent, gained = max(end - begin, now - end, 1e-9), share - first_share
+        left = max(spent * (1 - share) / gained - (now - end), 0.0) if gained > 0 else None
+        return (units - first_units) / spent, left
+
+
 class Stage:
     """Shows the progress of one stage; a context manager.
 
@@ -168,13 +207,16 @@ class Stage:
 
     def __init__(self, name: str, unit: str, workdir: str) -> None:
         """Starts nothing yet."""
-        self._name, self._unit, self.workdir = name, unit, workdir
+        self._name, self._unit, self._step_unit, self.workdir = name, unit, unit, workdir
         self.worked = True
         self._lock: IO[bytes] | None = None
         self._begin = time.monotonic()
-        self._first: tuple[float, float, int] | None = None
         self._last_line = self._begin
         self._task: Any = None
+        self._step, self._doing, self._doing_since = "", "", self._begin
+        self._rate, self._share, self._units = Rate(), 0.0, 0
+        self._is_new = True
+        self._showing, self._ended = threading.Lock(), threading.Event()
 
     def __enter__(self) -> "Stage":
         """Shows the bar.
@@ -191,6 +233,7 @@ class Stage:
             _bar = Progress(*columns, TextColumn("{task.fields[rate]}"))
             self._task = _bar.add_task(self._name, total=1.0, rate="")
             _bar.start()
+        threading.Thread(target=self._tick, daemon=True).start()
         return self
 
     def __exit__(
@@ -198,9 +241,11 @@ class Stage:
     ) -> None:
         """Removes the bar; notes the seconds if the stage went well and was not done before."""
         global _bar
-        if _bar:
-            _bar.stop()
-            _bar = None
+        self._ended.set()
+        with self._showing:
+            if _bar:
+                _bar.stop()
+                _bar = None
         if self._lock:
             self._lock.close()
         if kind is None and self.worked:
@@ -211,31 +256,79 @@ class Stage:
         """Seconds since the stage began."""
         return time.monotonic() - self._begin
 
-    def update(self, share: float, units: int) -> None:
-        """Shows how far the stage is.
+    def doing(self, what: str) -> None:
+        """Says what is done that has no count, such as `loading encoders`.
+
+        It is shown until a count moves, and no rate or time left is made of the seconds that it takes.
+        """
+        with self._showing:
+            self._doing, self._doing_since = what, time.monotonic()
+            self._show(self._doing_since)
+
+    def step(self, name: str, doing: str, unit: str = "") -> None:
+        """Begins a part of the stage with counts of its own, whose shares begin at 0.
+
+        Args:
+            name: of the part, shown beside that of the stage; empty for the work that the stage is named after.
+            doing: as of `doing`.
+            unit: of its counts; empty for that of the stage.
+        """
+        self._step, self._step_unit, self._is_new = name, unit or self._unit, True
+        self._rate, self._share, self._units = Rate(), 0.0, 0
+        self.doing(doing)
+
+    def update(self, share: float, units: int, ours: bool = True) -> None:
+        """Shows how far the stage is; a share or a count that is less than the last one is not shown.
 
         Args:
             share: of the whole work, 0 to 1.
             units: how many are done; the first call's count is not ours and sets the zero of the rate.
+            ours: false if what was done since the last call was found to be done before, as after an interruption.
         """
+        with self._showing:
+            self._update(share, units, ours)
+
+    def _update(self, share: float, units: int, ours: bool) -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, share, units)
-        begin, first_share, first_units = self._first
-        spent, gained = max(now - begin, 1e-9), share - first_share
-        rate = (units - first_units) / spent
-        left_secs = spent * (1 - share) / gained if gained > 0 else None
+        share, units = max(share, self._share), max(units, self._units)
+        has_moved = (share, units) != (self._share, self._units)
+        if self._is_new or not ours or (self._doing and has_moved):
+            self._rate.restart(now, share, units)
+        else:
+            self._rate.add(now, share, units)
+        if has_moved and not self._is_new and ours:
+            self._doing = ""
+        self._share, self._units, self._is_new = share, units, False
+        self._show(now)
+
+    def _tick(self) -> None:
+        """Shows what is being done for as long as nothing is counted."""
+        while not self._ended.wait(_LINE_EVERY_SECS):
+            with self._showing:
+                if self._doing:
+                    self._show(time.monotonic())
+
+    def _show(self, now: float) -> None:
+        """Updates the bar, or prints a line if the last one is some seconds old."""
+        if not _bar and now - self._last_line < _LINE_EVERY_SECS:
+            return
+        self._last_line = now
+        rate, left_secs = self._rate.at(now)
+        label = f"{self._name}, {self._step}" if self._step else self._name
         left = "?" if left_secs is None else duration(left_secs)
-        text = f"{units:,} {self._unit}, {rate:,.1f}/s, {left} left"
+        speed = "" if rate is None else f", {rate:,.1f}/s"
+        text = f"{self._units:,} {self._step_unit}{speed}, {left} left"
+        if self._doing:
+            since = now - self._doing_since
+            text = f"{self._doing}, {duration(since)}" if since >= 1 else self._doing
         if _bar:
-            _bar.update(self._task, completed=share, rate=text)
-        elif now - self._last_line >= _LINE_EVERY_SECS:
-            self._last_line = now
-            if as_json:
-                facts = {"share": share, "units": units, "unit": self._unit, "rate": rate, "left_secs": left_secs}
-                _print_json("progress", stderr=True, stage=self._name, **facts)
-            else:
-                _print([f"{self._name}: {share:4.0%}  {text}"], stderr=True)
+            _bar.update(self._task, description=label, completed=self._share, rate=text)
+        elif as_json:
+            counted = {"share": self._share, "units": self._units, "unit": self._step_unit}
+            facts = {**counted, "rate": rate, "left_secs": left_secs, "step": self._step, "doing": self._doing}
+            _print_json("progress", stderr=True, stage=self._name, **facts)
+        else:
+            _print([f"{label}: {self._share:4.0%}  {text}"], stderr=True)
 
     def watch(self, measure: Callable[[], tuple[float, int]]) -> "Watch":
         """Returns a context in which `measure()`, giving share and units, is polled by a thread."""

@@ -76,16 +76,28 @@ class Runner:
 
         return PipelineOptions(self._argv, **_ours(self._argv))
 
-    def run(self, build: "Callable[[beam.Pipeline], None]", measure: Callable[[], tuple[float, int]]) -> None:
-        """Builds and runs a pipeline to its end.
+    def run(
+        self,
+        build: "Callable[[beam.Pipeline], None]",
+        measure: Callable[[], tuple[float, int]],
+        doing: str = "starting",
+        step: str = "",
+        unit: str = "",
+    ) -> None:
+        """Builds and runs a pipeline to its end; arguments after `measure` are those of `Stage.step`.
 
         Args:
             build: adds the transforms to the pipeline.
             measure: gives the share done and the units done, from what is on storage, so that it works on any runner.
+            doing: what workers do before `measure` changes.
+            step: name of this part of the stage.
+            unit: of what `measure` counts; empty for that of the stage.
 
         Raises:
             UserError: as a worker raised it.
         """
+        if self._stage:
+            self._stage.step(step, doing, unit)
         import apache_beam as beam
         from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, TestOptions
 
@@ -171,7 +183,7 @@ def _suggestion(flag: str, ours: Sequence[str], beams: Sequence[str]) -> str:
     """Returns what an unknown flag may have meant: one of ours first, then one of Beam's."""
     if not flag.startswith("-"):
         return "flags are given as --name=value"
-    if found := difflib.get_close_matches(flag, ours, n=1, cutoff=0.6):
+    if found := difflib.get_close_matches(flag, ours, n=1, cutoff=0.7):
         return f"did you mean {found[0]!r}?"
     near = nearest(flag, beams)
     return near if near.startswith("did you mean") else "it is neither ours (--config...) nor Beam's"

@@ -27,7 +27,7 @@ COMMANDS = {
     *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
     *("model.align", "model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
     *("model.export", "model.predict", "model.app"),
-    *("workflow.run", "workflow.arrays"),
+    *("workflow.arrays", "workflow.check", "workflow.run"),
 }
 # What other packages import beside the foundation of `pipelines`, and where that is said.
 EXEMPT = {

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from configs.base import Config
+from configs.base import Config, Places
 from pipelines import options, storage
 from pipelines.errors import UserError, nearest
 from pipelines.manifest import Embeddings, Neighbors
@@ -33,28 +33,40 @@ def run(config: Config, output: str, what: str) -> None:
     """
     from workflow.exchange import lists, vectors
 
+    done = {}
+    for name, made in _inputs(config.places, output, what).items():
+        folder = storage.join(output, name)
+        if isinstance(made, Neighbors):
+            queries = {split: Embeddings(config.places.queries(split)) for split in made.query_snapshots}
+            done[name] = f"{lists.write(folder, made, queries):,} lists of {made.k}"
+        else:
+            columns = ", ".join(f"{column} in {vectors.array_name(column)}" for column in made.encoders)
+            done[name] = f"{vectors.write(folder, made):,} rows, {columns}"
+    summary("arrays", {**done, "output": output})
+
+
+def foresee(config: Config, output: str, what: str) -> dict[str, str]:
+    """Returns what would be written."""
+    found = _inputs(config.places, output, what)
+    return {"would": f"write {', '.join(found)} to {output}"}
+
+
+def _inputs(places: Places, output: str, what: str) -> dict[str, Embeddings | Neighbors]:
     if not output:
         raise UserError("--output is missing: name the folder to write")
     names = [name for name in what.split(",") if name]
     if unknown := [name for name in names if name not in _WHAT]:
         raise UserError(f"--what={what}: {unknown[0]} is unknown; {nearest(unknown[0], _WHAT)}")
-    places, done = config.places, {}
-    for name in names:
-        folder = storage.join(output, name)
-        if name == _LISTS:
-            neighbors = Neighbors.open(places.neighbors)
-            queries = {split: Embeddings(places.queries(split)) for split in neighbors.query_snapshots}
-            done[name] = f"{lists.write(folder, neighbors, queries):,} lists of {neighbors.k}"
-        else:
-            embeddings = Embeddings(places.memory if name == _MEMORY else places.queries(name))
-            columns = ", ".join(f"{column} in {vectors.array_name(column)}" for column in embeddings.encoders)
-            done[name] = f"{vectors.write(folder, embeddings):,} rows, {columns}"
-    summary("arrays", {**done, "output": output})
+    folders = {_MEMORY: places.memory, _LISTS: places.neighbors}
+    return {
+        name: (Neighbors.open if name == _LISTS else Embeddings)(folders.get(name) or places.queries(name))
+        for name in names
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    return options.main(run, str(__doc__).splitlines()[0], argv, values=_VALUES)
+    return options.main(run, str(__doc__).splitlines()[0], argv, values=_VALUES, foresee=foresee)
 
 
 if __name__ == "__main__":

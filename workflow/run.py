@@ -13,11 +13,12 @@ from collections.abc import Sequence
 import web_memory
 from configs.base import Config, DemoConfig, TwoTowerConfig
 from configs.schema.data import NEW_IMAGES
-from pipelines import fields, options, storage
+from pipelines import fields, generation, manifest, options, storage
 from pipelines.errors import UserError
 from pipelines.progress import say
 
 # What runs after the demo's corpus or the training of two towers.
+_BEAM = ("align", "embed", "build", "neighbors")
 _EMBEDDED, _TRAINED = ("embed", "build", "neighbors"), ("train", "report")
 
 
@@ -44,11 +45,32 @@ def _in_new_process(names: Sequence[str], argv: Sequence[str]) -> int:
         return 130
 
 
+def _dry_run(config: Config, names: Sequence[str], argv: Sequence[str], ours: Sequence[str]) -> int:
+    """Says what each stage would do, up to the first whose outputs the next one needs and are not there yet."""
+    places = generation.resolve(config).places
+    made = {
+        "demo_corpus": config.data,
+        "align": config.align.folder if isinstance(config, TwoTowerConfig) else "",
+        "embed": storage.join(places.memory, manifest.COMPLETE_FILE),
+        "build": storage.join(places.index, "manifest.json"),
+        "neighbors": storage.join(places.neighbors, manifest.COMPLETE_FILE),
+    }
+    for number, name in enumerate(names, 1):
+        if code := web_memory.run_stages([name], argv if name in _BEAM else ours):
+            return code
+        if name in made and not storage.exists(made[name]):
+            later = ", ".join([*names[number:], "report"])
+            say(f"{later}: would follow; what they would do depends on what {name} writes")
+            return 0
+    say("report: would follow, with what train has")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        config, _, beam = options.parse(argv, str(__doc__).splitlines()[0])
+        config, flags, beam = options.parse(argv, str(__doc__).splitlines()[0])
         if problems := fields.line_problems(config):
             raise UserError(problems[0])
     except UserError as error:
@@ -57,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours = [arg for arg in argv if arg not in beam]
     corpus = ["demo_corpus"] if isinstance(config, DemoConfig) else []
     towers = ["align"] if isinstance(config, TwoTowerConfig) else []
+    if flags:
+        return _dry_run(config, [*corpus, *towers, *_EMBEDDED, "train"], argv, ours)
     code = web_memory.run_stages(corpus, ours) or web_memory.run_stages([*towers, *_EMBEDDED], argv)
     code = code or _in_new_process(_TRAINED, ours)
     return code or (_predict_new_images(config, ours) if corpus else 0)

@@ -202,4 +202,4 @@ def _build(job: BuildJob, missing: Sequence[int], runner: Runner) -> None:
         read = len(storage.files(parts, ".json")) / len(dealt) if dealt else built
         return 0.2 * max(read, built) + 0.8 * built, round(built * memory.rows)
 
-    runner.run(build, measure)
+    runner.run(build, measure, "building the first shard")

@@ -44,7 +44,7 @@ def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0, 
             another encoder, the config is impossible, or the folder belongs to another configuration.
     """
     memory = Embeddings(memory_folder or places.memory)
-    _check(index, memory)
+    check(index, memory)
     source = _measured_on(places.queries("val"), memory)
     keys.require_same_encoder(memory.encoder("key"), source, places.index)
     manifest.release(places.index, index_manifest.STAGE, identity_of(memory, index, seed))
@@ -78,7 +78,8 @@ def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0, 
     return job
 
 
-def _check(index: IndexConfig, memory: Embeddings) -> None:
+def check(index: IndexConfig, memory: Embeddings) -> None:
+    """Raises a `UserError` if a memory has too few rows for an index."""
     if not memory.rows:
         raise UserError(f"{memory.folder}: has no rows to index; its source is empty or all rows were rejected")
     limits.at_most_rows("index.shards", index.shards, memory.rows)

@@ -112,7 +112,7 @@ def _build_deltas(job: BuildJob, memory: Embeddings, difference: Difference, run
             share = len(storage.files(storage.join(job.folder, manifest.MARKERS), ".json")) / job.shards
             return share, round(share * difference.added)
 
-        runner.run(build, measure)
+        runner.run(build, measure, "building the first delta")
         done = job.done()
     storage.remove(storage.join(job.folder, partition_job.PARTS))
     return done

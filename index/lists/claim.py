@@ -20,19 +20,18 @@ GROUP_ROWS, _GROUP_BYTES, _GROUP_ENTRIES = 1 << 18, 1 << 28, 1 << 23
 _UPDATED = {"memory", "index", "own_sets"}
 
 
-def claim_lists(places: Places, wanted: Neighbors, sources: Collection[str]) -> NeighborJob:
-    """Checks that memory, index and queries belong together, and claims the folder of the lists.
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What lists are looked up from, which belongs together, and the identity that the lists get of it."""
 
-    Existing lists of an earlier version of the same index are not touched.
+    memory: Embeddings
+    index: Index
+    queries: dict[str, Embeddings]
+    identity: dict[str, Any]
 
-    Args:
-        places: of memory, index, queries and lists.
-        wanted: config of the lists.
-        sources: splits that the config names a source for; others are looked up if they are embedded.
 
-    Raises:
-        UserError: if an earlier stage is unfinished or belongs to something else, or the config is impossible.
-    """
+def read_inputs(places: Places, wanted: Neighbors, sources: Collection[str]) -> Inputs:
+    """Opens and checks the inputs of the lists, and writes nothing; arguments and errors as those of `claim_lists`."""
     memory, index = Embeddings(places.memory), Index.open(places.index)
     limits.at_most_rows("neighbors.k", wanted.k, memory.rows)
     if index.memory_snapshot != memory.snapshot:
@@ -48,6 +47,40 @@ def claim_lists(places: Places, wanted: Neighbors, sources: Collection[str]) -> 
         "queries": {split: embeddings.snapshot for split, embeddings in queries.items()},
         "encoders": {role: dataclasses.asdict(info) for role, info in memory.encoders.items()},
     }
+    return Inputs(memory, index, queries, identity)
+
+
+def foresee(places: Places, wanted: Neighbors, sources: Collection[str]) -> dict[str, str]:
+    """Returns what is looked up and what would be, in words; arguments and errors as those of `claim_lists`."""
+    inputs = read_inputs(places, wanted, sources)
+    rows = ", ".join(f"{split} {queries.rows:,}" for split, queries in inputs.queries.items())
+    found = {"queries": rows, "k": str(wanted.k), "output": places.neighbors}
+    if layout.is_complete(places.neighbors, manifest.config_hash(STAGE, inputs.identity)):
+        return {"done": "all lists are looked up; nothing to do", **found}
+    size = group_rows(inputs.index.key_encoder.dim, wanted.k)
+    groups = [g for split, q in inputs.queries.items() for g in _groups(split, q, wanted.block_rows, size)]
+    home = layout.home(places.neighbors, inputs.index.fingerprint)
+    markers = {storage.name(path) for path in storage.files(storage.join(home, manifest.MARKERS), ".json")}
+    blocks = [block for group in groups for block in group.blocks]
+    done = sum(f"{block.name}.json" in markers for block in blocks)
+    return {"done": f"{done:,} of {len(blocks):,} blocks of lists", "would": "look up the others", **found}
+
+
+def claim_lists(places: Places, wanted: Neighbors, sources: Collection[str]) -> NeighborJob:
+    """Checks that memory, index and queries belong together, and claims the folder of the lists.
+
+    Existing lists of an earlier version of the same index are not touched.
+
+    Args:
+        places: of memory, index, queries and lists.
+        wanted: config of the lists.
+        sources: splits that the config names a source for; others are looked up if they are embedded.
+
+    Raises:
+        UserError: if an earlier stage is unfinished or belongs to something else, or the config is impossible.
+    """
+    inputs = read_inputs(places, wanted, sources)
+    memory, index, queries, identity = inputs.memory, inputs.index, inputs.queries, inputs.identity
     previous = _claim_folder(places.neighbors, identity, index)
     home = layout.home(places.neighbors, index.fingerprint)
     config_hash = manifest.claim(home, STAGE, identity)

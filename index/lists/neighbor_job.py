@@ -236,7 +236,7 @@ def run(job: NeighborJob, runner: Runner) -> None:
         named = _direct(pipeline, job) if job.is_direct else _routed(pipeline, job)
         _ = named | "By memory shard" >> beam.GroupByKey() | "Gather" >> beam.ParDo(GatherRows(job))
 
-    runner.run(build, lambda: progress(job))
+    runner.run(build, lambda: progress(job), "loading the index")
 
 
 def _direct(pipeline: beam.Pipeline, job: NeighborJob) -> beam.PCollection:

@@ -1,4 +1,4 @@
-"""Measures of runs as TensorBoard events: `tensorboard --logdir=out/demo/runs`.
+"""Measures of runs as TensorBoard events: `tensorboard --logdir=out/demo`.
 
 A folder of events is made again whenever its run is resumed, from what the run has kept, so that no step has two
 values.
@@ -62,7 +62,7 @@ class Events:
 
 
 def write_picture(folder: str, name: str, path: str) -> None:
-    """Writes a picture, a PNG file at `path`, as the only event of a folder."""
+    """Writes a picture, a PNG file at `path`, as the only event of a folder; one that was there is replaced."""
     with storage.open_read(path) as file, Image.open(file) as image:
         pixels = np.asarray(image.convert("RGB"))
     writer = _writer(pathlib.Path(folder))

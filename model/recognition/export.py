@@ -46,6 +46,14 @@ class Exported:
     left_out: list[str]
 
 
+def check_output(output: str) -> None:
+    """Raises a `UserError` if a folder cannot be written, because it exists or is on another machine."""
+    if "://" in output:
+        raise UserError(f"--output={output}: must be on this machine's disk; copy the folder from there")
+    if os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
+        raise UserError(f"--output={output}: exists; name a new folder, or remove it first")
+
+
 def write(path: str, output: str, heads: Sequence[str], seeds: str | int, reference: bool) -> Exported:
     """Writes a bundle, whole or not at all.
 
@@ -59,10 +67,7 @@ def write(path: str, output: str, heads: Sequence[str], seeds: str | int, refere
     Raises:
         UserError: if something is missing or damaged, or the output exists.
     """
-    if "://" in output:
-        raise UserError(f"--output={output}: must be on this machine's disk; copy the folder from there")
-    if os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
-        raise UserError(f"--output={output}: exists; name a new folder, or remove it first")
+    check_output(output)
     source = Source(path)
     chosen = {head: trained.load(source.runs, head, seeds) for head in heads or trained.heads(source.runs)}
     pathlib.Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -151,7 +151,7 @@ def run(wanted: Wanted, source: Source, data: str, output: str, work: str, embed
             shards = pipeline | "Shards" >> beam.Create(todo) | "Spread" >> beam.Reshuffle()
             _ = shards | "Predict" >> beam.ParDo(PredictShard(part))
 
-        runner.run(build, functools.partial(_measure, part, folder))
+        runner.run(build, functools.partial(_measure, part, folder), "loading the model", "classes")
     markers = [part.marker(name) for name in names]
     written = rows.write(output, part.tables(names), {"config_hash": folder.config_hash})
     rejected = _write_rejects(folder, _rejects_path(output))

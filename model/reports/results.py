@@ -177,6 +177,14 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
     }
 
 
+def foresee(places: Places, seed: int, train: Train, finetune: Finetune) -> dict[str, str]:
+    """Returns which runs would be measured, in words; arguments and errors as those of `evaluate`."""
+    lists = Neighbors.open(places.neighbors)
+    found = runs.load(run_files.identity(places, seed, train, lists.fingerprint), train, finetune, lists)
+    heads = {head: f"{len(found.of(head)):,} seeds" for head in found.heads}
+    return {**heads, "would": f"measure these on {len(found.labels):,} test images", "output": places.workdir}
+
+
 def write(places: Places, seed: int, train: Train, finetune: Finetune) -> tuple[dict[str, Any], str]:
     """Evaluates, writes `results.json` and returns the results and its path; see `evaluate`."""
     results, path = evaluate(places, seed, train, finetune), storage.join(places.workdir, "results.json")

@@ -43,6 +43,7 @@ class FinetuneRuns:
         self._folder, self._tried, self._seeds, self._finetune, self._stage = folder, tried, seeds, finetune, stage
         self._trials = tried if len(tried) > 1 else []
         self._done, self.count = 0, len(self._trials) + len(seeds)
+        self._is_first = True
 
     def is_done(self) -> bool:
         """Whether the runs of all seeds are finished."""
@@ -51,7 +52,10 @@ class FinetuneRuns:
     def on_steps(self, steps: int) -> None:
         """Reports the steps of the current run."""
         done = self._done * self._finetune.steps + steps
-        self._stage.update(done / (self.count * self._finetune.steps), done * self._finetune.batch_size)
+        share, images = done / (self.count * self._finetune.steps), done * self._finetune.batch_size
+        # What a run begins with was done before it was interrupted.
+        self._stage.update(share, images, ours=not (self._is_first and steps))
+        self._is_first = False
 
     def run(self, trainer: FinetuneTrainer, config_hash: str) -> tuple[FinetuneSetting, list[dict[str, Any]]]:
         """Runs what is not finished; returns the best setting and the results of all seeds.
@@ -63,6 +67,7 @@ class FinetuneRuns:
         self.on_steps(0)
 
         def run(folder: str, setting: FinetuneSetting, seed: int, split: str) -> dict[str, Any]:
+            self._is_first = True
             result = train_loop.run(trainer, folder, setting, seed, split, config_hash, self.on_steps)
             self._done += 1
             return result

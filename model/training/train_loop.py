@@ -108,6 +108,7 @@ def _train(
     train = trainer.train
     with Checkpoints(local, of) as checkpoints:
         state = checkpoints.restore(trainer.start(seed))
+        on_steps(int(state.step))
         log = _Log(local, int(state.step), _hyperparameters(trainer, of))
         while (step := int(state.step)) < train.steps:
             end = min(step + train.checkpoint_every, train.steps)
@@ -147,7 +148,7 @@ def run(
         seed: of first parameters, batches and dropout.
         split: `val` for a trial; `test` to measure on test and write predictions.
         config_hash: of the folder of all runs.
-        on_steps: called with the number of steps done.
+        on_steps: called with the number of steps that are done, first with those that were done before.
 
     Returns:
         `head`, `seed`, `setting`, `split`, `config_hash`, `accuracy` (fractions), `metrics_sha256`, on test also

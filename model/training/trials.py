@@ -36,6 +36,32 @@ def count(train: Train, seeds: bool = True) -> int:
     return tried + (len(train.heads) * len(train.seeds) if seeds else 0)
 
 
+def foresee(places: Places, seed: int, train: Train, seeds: bool = True) -> dict[str, str]:
+    """Returns which runs of each head are finished and which would be trained, in words; writes nothing.
+
+    Args:
+        places: of the lists and of the runs.
+        seed: of the configuration.
+        train: the training configuration.
+        seeds: whether the runs of the seeds are wanted, and not the trials alone.
+
+    Raises:
+        UserError: as `check`, or if the lists are not finished or the folder is of another configuration.
+    """
+    check(places, train)
+    folder, identity = run_files.identity(places, seed, train, manifest.Neighbors.open(places.neighbors).fingerprint)
+    manifest.check_claim(folder, run_files.TRAIN, identity)
+    found = {}
+    for name in train.heads:
+        runs = [f"trial-{number}" for number in range(hyperparameters.budget(_tuned(name, train)))]
+        runs += [f"seed-{number}" for number in train.seeds] if seeds else []
+        done = sum(run_files.is_done(storage.join(folder, name, run)) for run in runs)
+        left = len(runs) - done
+        would = f"would train {left:,} of {train.steps:,} steps" if left else "nothing to train"
+        found[name] = f"{done:,} of {len(runs):,} runs are done; {would}"
+    return {**found, "output": folder}
+
+
 def _tuned(name: str, train: Train) -> Train:
     """Returns the training configuration of a head: one trial if settings do not change what it predicts."""
     return train if registry.get(name).tuned else hyperparameters.first(train)
@@ -118,9 +144,13 @@ class Progress:
 
     def run(self, run: Callable[[Callable[[int], None]], dict[str, Any]], steps: int) -> dict[str, Any]:
         """Calls a run of `steps` steps with a function that reports how many are done; returns its result."""
+        first = True
 
         def on_steps(done: int) -> None:
-            self._stage.update((self._done + done / steps) / self._runs, self._steps + done)
+            nonlocal first
+            # What a run begins with was done before it was interrupted.
+            self._stage.update((self._done + done / steps) / self._runs, self._steps + done, ours=not (first and done))
+            first = False
 
         result = run(on_steps)
         self._done, self._steps = self._done + 1, self._steps + steps

@@ -96,11 +96,11 @@ def build(
             "two classes"
         )
     out = out.resolve()
-    if summary := _read_finished(out, wanted, seed):
+    if summary := read_finished(out, wanted, seed):
         return summary
     _refuse_foreign(out)
     work = out.with_name(f".{out.name}.building")
-    summary = _read_finished(work, wanted, seed)
+    summary = read_finished(work, wanted, seed)
     if not summary:
         if work.exists():
             shutil.rmtree(work)
@@ -145,7 +145,7 @@ def _identity(wanted: Corpus, seed: int) -> dict[str, Any]:
     return dict(json.loads(json.dumps(identity)))
 
 
-def _read_finished(folder: pathlib.Path, wanted: Corpus, seed: int) -> CorpusSummary | None:
+def read_finished(folder: pathlib.Path, wanted: Corpus, seed: int) -> CorpusSummary | None:
     """Returns the summary of a folder if it holds all files of exactly this corpus, by name and size."""
     try:
         marker = json.loads((folder / MARKER).read_text())

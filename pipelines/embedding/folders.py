@@ -67,7 +67,7 @@ class Folder:
         """Removes the markers of shards whose input has changed since they were embedded."""
         for shard in self.shards:
             marker = self.done.get(shard.name)
-            if marker and (marker.size_bytes, marker.etag) != (shard.size_bytes, shard.etag):
+            if marker and not _is_of(marker, shard):
                 self._forget(shard.name)
 
     def forget_incomplete(self) -> None:
@@ -136,7 +136,7 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Cla
         request.sources[name], request.places.data, request.embed, listings, named.of_planning(name), counts
     )
     named.check_numbers(name, source, counts)
-    _check_rows(name, source.path, sum(shard.rows for shard in shards), request)
+    check_rows(name, source.path, sum(shard.rows for shard in shards), request)
     config_hash = manifest.claim(path, _STAGE, identity)
     manifest.write_config(path, request.places.config)
     wanted = {storage.name(shard.listing) for shard in shards}
@@ -153,6 +153,52 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Cla
     folder.forget_changed()
     folder.forget_incomplete()
     return folder
+
+
+def foresee(request: Request, specs: Mapping[str, EncoderSpec], named: Classes, scratch: str) -> dict[str, str]:
+    """Returns for the memory and each split what is done and what would be, in words, and writes to no output folder.
+
+    Args:
+        request: names the sources and the folders.
+        specs: of each vector column.
+        named: the label space of the request.
+        scratch: folder for the rows of lists.
+
+    Raises:
+        UserError: as `open_all`.
+    """
+    found = {}
+    for name in request.sources:
+        path, source = request.folder(name), sources.resolve(request.sources[name], request.places.data)
+        columns = dict(specs) if name == MEMORY else {"key": specs["key"]}
+        identity = {**_identity(name, source, request, columns), **named.identity(name)}
+        config_hash = manifest.config_hash(_STAGE, identity)
+        classes.check_stored(path, identity.get(manifest.CLASSES, ()))
+        if storage.files(storage.join(path, manifest.MARKERS), ".json"):
+            manifest.check_claim(path, _STAGE, identity)
+        counts: Counter[Any] = Counter()
+        listings, labels = storage.join(scratch, name), named.of_planning(name)
+        shards = sources.plan(request.sources[name], request.places.data, request.embed, listings, labels, counts)
+        named.check_numbers(name, source, counts)
+        check_rows(name, source.path, sum(shard.rows for shard in shards), request)
+        folder = Folder(name, path, config_hash, columns, shards, {})
+        folder.refresh()
+        kept = [folder.done[s.name] for s in shards if s.name in folder.done and _is_of(folder.done[s.name], s)]
+        found[name] = _foreseen(shards, kept)
+    return found
+
+
+def _is_of(marker: Marker, shard: InputShard) -> bool:
+    return (marker.size_bytes, marker.etag) == (shard.size_bytes, shard.etag)
+
+
+def _foreseen(shards: Sequence[InputShard], done: Sequence[Marker]) -> str:
+    names = {marker.name for marker in done}
+    left = [shard for shard in shards if shard.name not in names]
+    rows = sum(shard.rows for shard in left)
+    size = f"{rows:,} rows" if all(shard.rows for shard in left) else f"{sum(s.size_bytes for s in left):,} bytes"
+    said = f"{len(done):,} of {len(shards):,} shards are done ({sum(m.rows_out for m in done):,} rows)"
+    return f"{said}; would embed {len(left):,}, of {size}" if left else f"{said}; nothing to embed"
 
 
 def open_one(
@@ -229,7 +275,7 @@ def _described(source: Source) -> dict[str, object]:
     return {name: value for name, value in fields.items() if name not in _LATER_FIELDS or source.part or value}
 
 
-def _check_rows(name: str, path: str, listed: int, request: Request) -> None:
+def check_rows(name: str, path: str, listed: int, request: Request) -> None:
     """Raises a `UserError` if a list is not that of the protocol, before hours are spent on it."""
     wanted = 0 if name == MEMORY else getattr(request.protocol, f"{name}_rows")
     if wanted and listed != wanted:

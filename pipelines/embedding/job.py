@@ -57,7 +57,7 @@ def run(
             | "Embed" >> beam.ParDo(EmbedShard(dict(encoders), embed, filters, runner.processes, labels))
         )
 
-    runner.run(build, functools.partial(_measure, folders))
+    runner.run(build, functools.partial(_measure, folders), "starting workers, loading encoders")
     _check_done(folders)
 
 

@@ -4,6 +4,7 @@ Both the command `embed` and `index.reindex` run it.
 """
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -38,6 +39,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with runner.stage("embed", "images", request.places.workdir) as stage:
         _check_sources(request)
+        stage.doing("finding encoders, listing sources")
         names = class_names.read(request.places)
         encoders = columns.resolve(request)
         class_names.check(encoders, request.encoders)
@@ -75,6 +77,24 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
                 "output": request.places.workdir,
             },
         )
+
+
+def foresee(request: Request) -> dict[str, str]:
+    """Returns what is embedded and what would be, by folder, in words; writes to no output folder.
+
+    Raises:
+        UserError: if a source or an encoder is wrong, or a folder is another configuration's.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _check_sources(request)
+    names = class_names.read(request.places)
+    encoders = columns.resolve(request)
+    class_names.check(encoders, request.encoders)
+    named = classes.agree(request)
+    classes.check_class_names(request, named, names)
+    with tempfile.TemporaryDirectory(prefix="web-memory-") as scratch:
+        found = folders.foresee(request, encoders, named, scratch)
+    return {**found, "encoders": _encoders_line(encoders), "output": request.places.workdir}
 
 
 def _condition_lines(memory: Folder, conditions: Sequence[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ in the library of its functions (docs/adr/0024-what-is-not-trusted.md).
 
 import pathlib
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ _REFUSED = {
 _SAVE = re.compile(r"(DTensor|Distributed)?Save.*|MergeV2Checkpoints")
 _RESTORE = re.compile(r"(DTensor)?Restore.*")
 _TABLES = ("InitializeTableFromTextFile", "InitializeTableFromTextFileV2")
+_IMPORTING = threading.Lock()
 _PATH = re.compile(rb"(/|~|\w+://|\.\./).|.*/\.\./", re.DOTALL)
 
 
@@ -44,7 +46,10 @@ def check(file: pathlib.Path) -> None:
         UserError: names the first operation that is refused and where it is; or if the file cannot be read.
     """
     from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
+
+    # Its modules import each other, so two threads that begin at once would find some of them half loaded.
+    with _IMPORTING:
+        from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel()
     try:

@@ -77,7 +77,7 @@ def run(job: SelectionJob, runner: Runner) -> None:
             | "Finish" >> beam.ParDo(WriteSelection(job), AsIter(met | "Different" >> beam.Distinct()))
         )
 
-    runner.run(build, functools.partial(_measure, job))
+    runner.run(build, functools.partial(_measure, job), "comparing the first shards", "selection", "rows")
 
 
 def _drawn(job: SelectionJob) -> list[tuple[MemoryShard, np.ndarray]]:

@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.base import Config
 from model import evaluate, report, train
@@ -166,7 +168,7 @@ def test_classes_on_a_bound_are_in_another_group_by_the_other_convention(world):
 
 @pytest.mark.slow
 def test_zero_shot_has_one_trial_and_is_a_line_to_beat(world, monkeypatch, capsys):
-    monkeypatch.setattr("model.reports.gallery.write", lambda path, *_: pathlib.Path(path).write_text("drawn"))
+    monkeypatch.setattr("model.reports.gallery.write", lambda path, *_: Image.new("RGB", (3, 2), "red").save(path))
     flags = (
         f"--config.class_names={world.name_classes()}",
         "--config.train.heads=linear,mam,zero_shot",
@@ -247,7 +249,7 @@ def test_a_run_that_is_missing_or_of_other_images_is_refused(world, capsys):
 def test_what_the_trainer_writes_is_what_is_read(world, monkeypatch, capsys):
     flags = _argv(world, "--config.train.steps=4", "--config.train.learning_rates=0.01", "--config.train.batch_size=16")
     assert train.main(flags) == 0
-    monkeypatch.setattr("model.reports.gallery.write", lambda path, *_: pathlib.Path(path).write_text("drawn"))
+    monkeypatch.setattr("model.reports.gallery.write", lambda path, *_: Image.new("RGB", (3, 2), "red").save(path))
     assert report.main(flags) == 0
     results = json.loads((world.folder / "results.json").read_text())
     for row in results["rows"]:
@@ -256,10 +258,13 @@ def test_what_the_trainer_writes_is_what_is_read(world, monkeypatch, capsys):
         assert row["all"] == result["accuracy"]["all"] and row["many"] == result["accuracy"]["many"]
         assert (row["top5"], row["ece"]) == (result["top5"], result["ece"])
     assert results["filter"]["methods"]["mean_knn"]["mass_over_share"] == pytest.approx(1, abs=1e-6)
-    assert (world.folder / "gallery.png").read_text() == "drawn"
     assert "<h1>" in (world.folder / "report/index.html").read_text()
     # The world has neither class names nor images.
     assert "class 4" in (world.folder / "report/classes.html").read_text()
+    events = EventAccumulator(str(world.folder / "tensorboard"))
+    events.Reload()
+    (picture,) = events.Images("gallery/mam")
+    assert (picture.width, picture.height) == (3, 2)
     assert "recall@5 of the index" in capsys.readouterr().out
     assert report.main([*flags, "--config.protocol.train_rows=1000000"]) == 2
     assert "than the 1,000,000 of the protocol" in capsys.readouterr().err

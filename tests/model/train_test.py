@@ -117,7 +117,24 @@ def test_a_second_run_trains_nothing(trained, capsys):
     before = {path: path.stat().st_mtime_ns for path in _runs(trained).rglob("result.json")}
     assert train.main(_argv(trained)) == 0
     assert {path: path.stat().st_mtime_ns for path in _runs(trained).rglob("result.json")} == before
-    assert "best of 2" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "best of 2" in printed.out
+    # All was done before: no rate is made of it.
+    assert "/s" not in printed.err
+
+
+def test_the_summary_ends_with_figures_of_test(trained, capsys):
+    assert train.main(_argv(trained)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("Test accuracy, %"))
+    assert lines[place + 1].split() == ["head", "many", "medium", "few", "all", "over", "linear"]
+    means = {}
+    for head, line in zip(("linear", "mam"), lines[place + 2 :], strict=True):
+        results = [storage.read_json(f"{_runs(trained)}/{head}/seed-{seed}/result.json") for seed in (0, 1)]
+        reached = [100 * result["accuracy"]["all"] for result in results]
+        means[head] = np.mean(reached)
+        assert line.split()[0] == head and f"{means[head]:.1f} ± {np.std(reached, ddof=1):.1f}" in line
+        assert line.split()[-1] == "-" if head == "linear" else f"{means['mam'] - means['linear']:+.1f} [" in line
 
 
 def test_more_seeds_join_the_others_and_other_settings_get_a_folder_of_their_own(world):
@@ -288,7 +305,8 @@ def test_a_checkpoint_of_another_shape_is_refused(world, change):
     data = tables.load(task)
 
     def stop(step):
-        raise _Stop
+        if step:
+            raise _Stop
 
     def run(train):
         train_loop.run(Trainer("mam", task, data, train), folder, Setting(0.01, 0.1, 0.0), 0, "val", "h", stop)

@@ -108,6 +108,117 @@ def test_json_lines(tmp_path, clock, capsys, monkeypatch):
     ]
     assert err[0] | {"rate": 0} == {
         **{"event": "progress", "stage": "embed", "share": 0.6, "units": 1200, "unit": "images", "rate": 0},
-        "left_secs": pytest.approx(40),
+        **{"left_secs": pytest.approx(40), "step": "", "doing": ""},
     }
     assert err[1] == {"event": "error", "text": "wrong"}
+
+
+def _lines(capsys) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def test_loading_is_said_and_makes_no_rate(tmp_path, clock, capsys):
+    with Stage("embed", "images", str(tmp_path)) as stage:
+        stage.doing("loading encoders")
+        stage.update(0.0, 0)
+        for _ in range(9):
+            clock.now += 5
+            stage.update(0.0, 0)
+        said = _lines(capsys)
+        assert said[0] == "embed:   0%  loading encoders, 5.0 s" and len(said) == 9
+        assert said[-1] == "embed:   0%  loading encoders, 45.0 s"
+        for count in range(1, 4):
+            clock.now += 5
+            stage.update(count / 36, 100 * count)
+        # 36 counts take 3 minutes, of which 10 seconds are over since the first.
+        assert _lines(capsys)[1:] == [
+            "embed:   6%  200 images, 20.0/s, 2m50s left",
+            "embed:   8%  300 images, 20.0/s, 2m45s left",
+        ]
+
+
+def test_the_rate_is_that_of_the_last_minute(tmp_path, clock, capsys):
+    with Stage("embed", "images", str(tmp_path)) as stage:
+        # Ten slow minutes at 1/s, then 61 seconds at 10/s, of 10,000 images.
+        for second in range(601):
+            stage.update(second / 10_000, second)
+            clock.now += 1
+        for second in range(1, 62):
+            stage.update((600 + 10 * second) / 10_000, 600 + 10 * second)
+            clock.now += 1
+        clock.now += 4
+        stage.update((600 + 610 + 50) / 10_000, 600 + 610 + 50)
+        assert _lines(capsys)[-1] == "embed:  13%  1,260 images, 10.0/s, 14m34s left"
+
+
+def test_rare_counts_keep_their_rate_and_a_standstill_lowers_it(tmp_path, clock, capsys):
+    with Stage("index", "rows", str(tmp_path)) as stage:
+        for shard in range(4):
+            stage.update(shard / 10, 1000 * shard)
+            clock.now += 200
+        # 200 seconds a shard: 1,400 for the other seven, of which 200 are over.
+        stage.update(0.3, 3000)
+        assert _lines(capsys)[-1] == "index:  30%  3,000 rows, 5.0/s, 20m00s left"
+        clock.now += 1000
+        stage.update(0.3, 3000)
+        # The last two took at most 1,200: 4,200 for the other seven, of which 1,200 are over.
+        assert _lines(capsys)[-1] == "index:  30%  3,000 rows, 1.7/s, 50m00s left"
+
+
+def test_a_share_never_goes_back(tmp_path, clock, capsys):
+    with Stage("embed", "images", str(tmp_path)) as stage:
+        for share, count in ((0.2, 200), (0.5, 600), (0.4, 550), (0.45, 560), (0.6, 700)):
+            clock.now += 10
+            stage.update(share, count)
+        shown = [line[7:11] for line in _lines(capsys)]
+        assert shown == [" 20%", " 50%", " 50%", " 50%", " 60%"]
+
+
+def test_what_was_done_before_an_interruption_makes_no_rate(tmp_path, clock, capsys):
+    with Stage("train", "steps", str(tmp_path)) as stage:
+        stage.doing("compiling")
+        stage.update(0.0, 0)
+        clock.now += 10
+        stage.update(0.5, 500, ours=False)
+        assert _lines(capsys)[-1] == "train:  50%  compiling, 10.0 s"
+        clock.now += 10
+        stage.update(0.5, 500)
+        clock.now += 10
+        stage.update(0.6, 600)
+        clock.now += 10
+        stage.update(0.7, 700)
+        assert _lines(capsys)[-1] == "train:  70%  700 steps, 10.0/s, 30.0 s left"
+
+
+def test_each_part_of_a_stage_has_counts_of_its_own(tmp_path, clock, capsys):
+    with Stage("embed", "images", str(tmp_path)) as stage:
+        stage.update(0.9, 900)
+        clock.now += 10
+        stage.update(1.0, 1000)
+        stage.step("selection", "comparing the first shards", "rows")
+        clock.now += 10
+        stage.update(0.1, 50)
+        clock.now += 10
+        stage.update(0.2, 100)
+        clock.now += 10
+        stage.update(0.3, 150)
+    assert _lines(capsys) == [
+        "embed: 100%  1,000 images, 10.0/s, 0.0 s left",
+        "embed, selection:  10%  comparing the first shards, 10.0 s",
+        "embed, selection:  20%  100 rows, ? left",
+        "embed, selection:  30%  150 rows, 5.0/s, 1m10s left",
+    ]
+
+
+def test_json_lines_say_what_is_done_and_in_which_part(tmp_path, clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "as_json", False)
+    progress.log_as_json()
+    with Stage("embed", "images", str(tmp_path)) as stage:
+        clock.now += 5
+        stage.step("selection", "comparing", "rows")
+    assert [json.loads(line) for line in _lines(capsys)] == [
+        {
+            **{"event": "progress", "stage": "embed", "step": "selection", "doing": "comparing", "unit": "rows"},
+            **{"share": 0.0, "units": 0, "rate": None, "left_secs": None},
+        }
+    ]

@@ -100,7 +100,8 @@ def _few(inputs: Inputs) -> Iterator[str]:
 
 
 def _search(inputs: Inputs) -> Iterator[str]:
-    edge = [head for head, chosen in inputs.chosen.items() if _is_at_edge(chosen["point"], inputs.config.train)]
+    tried = {head: chosen for head, chosen in inputs.chosen.items() if chosen["trials"] > 1}
+    edge = [head for head, chosen in tried.items() if _is_at_edge(chosen["point"], inputs.config.train)]
     if edge:
         yield (
             f"the best learning rate of {_list(edge)} is the smallest or the largest that was tried; one beyond may be "

@@ -41,7 +41,7 @@ def count(memory: str, phrases: Sequence[Phrase], path: str, runner: Runner) -> 
         )
 
     storage.remove(path)
-    runner.run(build, lambda: (float(storage.exists(path)), 0))
+    runner.run(build, lambda: (float(storage.exists(path)), 0), "counting names in captions", "class names", "captions")
     counts = schemas.read_json(path, _SHAPE, "run web-memory embed again")["counts"]
     storage.remove(path)
     return dict(zip(phrases, counts, strict=True))

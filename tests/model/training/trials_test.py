@@ -20,7 +20,7 @@ class _Stage:
     def __init__(self):
         self.shares = []
 
-    def update(self, share, units):
+    def update(self, share, units, ours=True):
         self.shares.append(share)
 
 

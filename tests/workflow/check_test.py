@@ -1,0 +1,138 @@
+"""The check command on a small corpus: what it counts, what it finds, and that it leaves the workdir alone."""
+
+import hashlib
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from tests.pipelines import tiny_encoders as tiny
+from workflow import check
+
+_CLASSES = ("cat", "dog", "red")
+
+
+class _World:
+    """Two tars of 7 pairs, and folders of classes: 9 images of train, 3 of val, 3 of test."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.root = root
+        for shard in range(2):
+            pairs = [(f"{shard}{i:04d}", tiny.image_bytes(10 * shard + i), f"a {_CLASSES[i % 3]}") for i in range(7)]
+            tiny.write_tar(root / f"pairs/{shard:05d}.tar", pairs)
+        for split, count in (("train", 3), ("val", 1), ("test", 1)):
+            for number, name in enumerate(_CLASSES):
+                (root / split / name).mkdir(parents=True)
+                for i in range(count):
+                    file = root / split / name / f"{i}.png"
+                    file.write_bytes(tiny.image_bytes(len(split) * 100 + 10 * number + i))
+        (root / "config.py").write_text("from configs.base import Config\ndef get_config():\n    return Config()\n")
+        self.flags = {
+            "data": root,
+            "workdir": root / "out",
+            "memory.path": "pairs/*.tar",
+            **{f"{split}_set.format": "image_folder" for split in ("train", "val", "test")},
+            **{f"{split}_set.path": split for split in ("train", "val", "test")},
+            "encoders.key": root / "image",
+            "encoders.value_image": "",
+            "encoders.value_text": root / "text",
+            "embed.batch_size": 4,
+            "index.k": 3,
+            "neighbors.k": 3,
+            "train.k": 3,
+            "train.values": "text",
+        }
+
+    def check(self, **changes: object) -> int:
+        flags = self.flags | {name.replace("__", "."): value for name, value in changes.items()}
+        return check.main([f"--config={self.root}/config.py", *(f"--config.{k}={v}" for k, v in flags.items())])
+
+    def files(self) -> dict[str, str]:
+        paths = sorted(path for path in self.root.rglob("*") if path.is_file())
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    tiny.save_image_encoder(root / "image")
+    tiny.save_text_encoder(root / "text")
+    return _World(root)
+
+
+@pytest.fixture
+def world(made, tmp_path):
+    shutil.copytree(made.root, tmp_path / "copy")
+    world = _World.__new__(_World)
+    world.root = tmp_path / "copy"
+    world.flags = {
+        name: str(value).replace(str(made.root), str(world.root)) if "/" in str(value) else value
+        for name, value in made.flags.items()
+    }
+    return world
+
+
+def test_nothing_stands_in_the_way_and_nothing_is_written(world, capsys):
+    before = world.files()
+    assert world.check() == 0
+    assert world.files() == before and not (world.root / "out").exists()
+    printed = capsys.readouterr()
+    said = dict(line.split(maxsplit=1) for line in printed.out.splitlines()[1:5])
+    assert said["memory"] == "about 14 rows, 2 shards, 14 of the first 14 readable"
+    assert said["train"] == "9 rows, 1 shards, 3 classes, 9 of the first 9 readable"
+    assert said["val"] == said["test"] == "3 rows, 1 shards, 3 classes, 3 of the first 3 readable"
+    assert "nothing stands in the way; web-memory run does the work" in printed.out and not printed.err
+    assert "29 rows" in printed.out and "15 lists of 3" in printed.out
+
+
+def test_rows_that_img2dataset_stated_are_exact(world, capsys):
+    for shard, count in ((0, 1000), (1, 500)):
+        (world.root / f"pairs/{shard:05d}_stats.json").write_text(json.dumps({"successes": count}))
+    assert world.check() == 0
+    assert "1,500 rows, 2 shards, 14 of" in capsys.readouterr().out
+
+
+def test_every_problem_is_a_sentence(world, capsys):
+    assert world.check(embed__batch_size=0, index__k=0, train__seeds="1,1") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == [
+        "error: --config.embed.batch_size=0: must be at least 1",
+        "error: --config.index.k=0: must be at least 1",
+        "error: --config.train.seeds=1,1: names a value twice",
+        "error: 3 problems stand in the way, see above",
+    ]
+    shutil.rmtree(world.root / "test")
+    (world.root / "val/bird").mkdir()
+    shutil.copy(world.root / "val/cat/0.png", world.root / "val/bird/0.png")
+    assert world.check(train__k=4) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0] == "error: --config.train.k=4: is more than --config.neighbors.k=3, the length of the lists"
+    assert errors[1].startswith(f"error: {world.root}/val (val): ") and "'bird'" in errors[1]
+    assert errors[2].startswith(f"error: --config.test_set: {world.root}/test: ")
+    assert errors[3] == "error: 3 problems stand in the way, see above" and not (world.root / "out").exists()
+
+
+def test_images_that_cannot_be_read_are_a_problem_only_if_all_are(world, capsys):
+    (world.root / "train/cat/0.png").write_bytes(b"\x89PNG no image")
+    assert world.check() == 0
+    assert "8 of the first 9 readable (such as cat/0.png: " in " ".join(capsys.readouterr().out.split())
+    for path in (world.root / "val").rglob("*.png"):
+        path.write_bytes(b"\x89PNG no image")
+    assert world.check() == 2
+    printed = capsys.readouterr().err
+    assert "--config.val_set.path=val: none of its first 32 rows can be used, such as cat/0.png: " in printed
+    assert printed.endswith("error: 1 problem stands in the way, see above\n")
+
+
+def test_an_encoder_that_is_not_there_is_a_problem(world, capsys):
+    assert world.check(encoders__key=world.root / "nothing") == 2
+    assert f"{world.root}/nothing" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_problem_before_any_work(world, capsys):
+    for shard in (0, 1):
+        (world.root / f"pairs/{shard:05d}_stats.json").write_text(json.dumps({"successes": 10**13}))
+    assert world.check(index__searcher="exact") == 2
+    err = capsys.readouterr().err
+    assert f"--config.workdir={world.root}/out: the stages write about " in err and "make room" in err

@@ -1,0 +1,127 @@
+"""`--dry_run` of every command: what it says, and that not one file below the workdir is created or changed."""
+
+import hashlib
+import importlib
+import pathlib
+import shutil
+
+import pytest
+
+import web_memory
+from tests.model.recognition.line import Line
+
+# What a command needs beside the config; {root} is the folder of the line.
+_MORE = {
+    "encoders": ["{root}/image"],
+    "search": ["--text=red"],
+    "ablate": ["--vary=k=2,3"],
+    "predict": ["--images={root}/test/red/*.png"],
+    "export": ["--output={root}/bundle"],
+    "arrays": ["--output={root}/arrays"],
+}
+# Their configs are of another kind, or they need another encoder.
+_REFUSED = {
+    "demo_corpus": "only a DemoConfig",
+    "align": "only a TwoTowerConfig",
+}
+# They look at the disk, and need no inputs but the config.
+_ALWAYS = ("encoders", "leaks", "search", "plan", "embed", "reindex", "run", "check")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return Line(tmp_path_factory.mktemp("line"), **{"finetune.head": "mam"}).run()
+
+
+class _Copy(Line):
+    """The line with a workdir of its own, over the same images and encoders."""
+
+    def __init__(self, made: Line, workdir: pathlib.Path) -> None:
+        shutil.copytree(made.workdir, workdir)
+        self.root, self._workdir, self.flags = made.root, workdir, made.flags | {"workdir": workdir}
+
+    @property
+    def workdir(self) -> pathlib.Path:
+        return self._workdir
+
+
+@pytest.fixture
+def line(made, tmp_path):
+    return _Copy(made, tmp_path / "out")
+
+
+def _dry(line: Line, name: str) -> int:
+    more = [text.format(root=line.root) for text in _MORE.get(name, [])]
+    argv = [*more, *line.argv("--dry_run")] if name == "encoders" else line.argv("--dry_run", *more)
+    return importlib.import_module(web_memory.STAGES[name][0]).main(argv)
+
+
+def _snapshot(root: pathlib.Path) -> dict[str, tuple]:
+    """Everything below a folder: bytes and times of change of files, and folders."""
+    return {
+        str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
+        for path in [root, *root.rglob("*")]
+    }
+
+
+@pytest.mark.parametrize("name", sorted(web_memory.STAGES))
+def test_nothing_is_written(name, line, capsys):
+    before = _snapshot(line.root) | _snapshot(line.workdir)
+    code = _dry(line, name)
+    printed = capsys.readouterr()
+    assert _snapshot(line.root) | _snapshot(line.workdir) == before
+    if name in _REFUSED:
+        assert code == 2 and _REFUSED[name] in printed.err
+    else:
+        assert (code, printed.err) == (0, "")
+        assert "dry run: nothing was written" in printed.out
+
+
+@pytest.mark.parametrize("name", sorted(web_memory.STAGES.keys() - _REFUSED.keys()))
+def test_an_empty_workdir_stays_empty(name, line, capsys):
+    shutil.rmtree(line.workdir)
+    code = _dry(line, name)
+    assert not line.workdir.exists()
+    printed = capsys.readouterr()
+    assert code == (0 if name in _ALWAYS else 2), printed.err
+
+
+def test_what_is_done_and_what_would_be(line, capsys):
+    def said(name: str) -> dict[str, str]:
+        assert _dry(line, name) == 0
+        lines = capsys.readouterr().out.splitlines()[1:]
+        return {parts[0]: parts[1] for line in lines if len(parts := line.split(maxsplit=1)) == 2}
+
+    assert said("embed")["memory"] == "2 of 2 shards are done (12 rows); nothing to embed"
+    assert said("build")["done"] == "the index of 12 rows is published; nothing to build"
+    assert said("neighbors")["done"] == "all lists are looked up; nothing to do"
+    # One trial and two seeds of each head.
+    assert said("train")["mam"] == "3 of 3 runs are done; nothing to train"
+    (line.runs / "mam/seed-1/result.json").unlink()
+    assert said("train")["mam"] == "2 of 3 runs are done; would train 1 of 20 steps"
+    assert said("sweep")["mam"] == "1 of 1 runs are done; nothing to train"
+    shutil.rmtree(line.workdir / "neighbors")
+    assert said("neighbors")["done"] == "0 of 3 blocks of lists"
+    shutil.rmtree(line.workdir / "index")
+    assert said("build")["would"] == "build 1"
+    (line.workdir / "memory/_done/00001.json").unlink()
+    size = (line.root / "pairs/00001.tar").stat().st_size
+    assert said("embed")["memory"] == f"1 of 2 shards are done (6 rows); would embed 1, of {size:,} bytes"
+    for path in (line.workdir / "queries/val/_done").iterdir():
+        path.unlink()
+    assert said("embed")["val"] == "0 of 1 shards are done (0 rows); would embed 1, of 12 rows"
+
+
+def test_run_stops_where_inputs_are_missing(line, capsys):
+    shutil.rmtree(line.workdir / "index")
+    assert _dry(line, "run") == 0
+    out = capsys.readouterr().out
+    assert "embed, dry run" in out and "build, dry run" in out and "neighbors, dry run" not in out
+    assert "neighbors, train, report: would follow; what they would do depends on what build writes" in out
+
+
+def test_a_value_goes_to_beam(line, capsys):
+    assert importlib.import_module("pipelines.embed").main(line.argv("--dry_run=true")) == 2
+    assert "--dry_run: DirectRunner does not have it" in capsys.readouterr().err
+    assert importlib.import_module("model.train").main(line.argv("--dry_run=true")) == 2
+    assert "--dry_run=true: unknown flag; did you mean '--dry_run'?" in capsys.readouterr().err
