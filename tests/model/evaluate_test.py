@@ -189,7 +189,6 @@ def test_zero_shot_has_one_trial_and_is_a_line_to_beat(world, monkeypatch, capsy
     assert {row["method"] for row in results["differences"] if row["reference"] == "zero_shot"} == {"linear", "mam"}
     # The names of `World.name_classes`, in the space of the keys.
     keys, queries = schemas.read(config.places.classes, ["key"])["key"], world.queries["test"].astype(np.float64)
-    queries -= queries.mean(1, keepdims=True)
     predicted = (queries @ schemas.to_matrix(keys).astype(np.float64).T).argmax(1)
     labels = lists.split("test")["label"].to_numpy()
     assert results["methods"]["zero_shot"]["all"] == {"mean": pytest.approx((predicted == labels).mean()), "std": 0}
