@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 # In the order of the line: the module of each stage, and what it does.
 STAGES = {
+    "init": ("workflow.init", "look at your images and write a config for them"),
     "encoders": ("pipelines.encoder_facts", "list what embeds images and texts, or say what one encoder is"),
     "demo_corpus": ("pipelines.demo_corpus", "make the demo's images"),
     "align": ("model.align", "teach two frozen encoders one space"),

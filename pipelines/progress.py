@@ -187,9 +187,14 @@ class Rate:
             return None, None
         (begin, first_share, first_units), (end, share, units) = self._counts[0], self._counts[-1]
         # The next count is on its way, unless it takes longer than all these took.
-        spent, gained = max(end - begin, now - end, 1e-9), share - first_share
-        left = max(spent * (1 - share) / gained - (now - end), 0.0) if gained > 0 else None
-        return (units - first_units) / spent, left
+        spent, gained, rate = max(end - begin, now - end, 1e-9), share - first_share, units - first_units
+        left = None
+        if rate > 0 and share > 0:
+            # Earlier shares may have been of another estimate of the whole than the last one; counts were counted.
+            left = spent * units * (1 - share) / share / rate
+        elif gained > 0:
+            left = spent * (1 - share) / gained
+        return rate / spent, None if left is None else max(left - (now - end), 0.0)
 
 
 class Stage:
@@ -290,12 +295,13 @@ class Stage:
 
     def _update(self, share: float, units: int, ours: bool) -> None:
         now = time.monotonic()
-        share, units = max(share, self._share), max(units, self._units)
+        # The rate sees the share as it is: an estimate of the whole may grow.
+        estimate, share, units = share, max(share, self._share), max(units, self._units)
         has_moved = (share, units) != (self._share, self._units)
         if self._is_new or not ours or (self._doing and has_moved):
-            self._rate.restart(now, share, units)
+            self._rate.restart(now, estimate, units)
         else:
-            self._rate.add(now, share, units)
+            self._rate.add(now, estimate, units)
         if has_moved and not self._is_new and ours:
             self._doing = ""
         self._share, self._units, self._is_new = share, units, False

@@ -27,7 +27,7 @@ COMMANDS = {
     *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
     *("model.align", "model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
     *("model.export", "model.predict", "model.app"),
-    *("workflow.arrays", "workflow.check", "workflow.run"),
+    *("workflow.arrays", "workflow.check", "workflow.init", "workflow.run"),
 }
 # What other packages import beside the foundation of `pipelines`, and where that is said.
 EXEMPT = {

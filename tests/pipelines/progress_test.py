@@ -165,6 +165,25 @@ def test_rare_counts_keep_their_rate_and_a_standstill_lowers_it(tmp_path, clock,
         assert _lines(capsys)[-1] == "index:  30%  3,000 rows, 1.7/s, 50m00s left"
 
 
+def test_the_time_left_trusts_the_last_estimate_of_the_whole(tmp_path, clock, capsys):
+    with Stage("embed", "images", str(tmp_path)) as stage:
+        # The whole was thought to be 5,000 images, and is 10,000.
+        for share, count in ((0.0, 0), (0.1, 500), (0.2, 1000)):
+            stage.update(share, count)
+            clock.now += 10
+        stage.update(0.15, 1500)
+        # 1,500 in 30 seconds: 8,500 take 170.
+        assert _lines(capsys)[-1] == "embed:  20%  1,500 images, 50.0/s, 2m50s left"
+
+
+def test_where_only_the_share_grows_it_tells_the_time_left(tmp_path, clock, capsys):
+    with Stage("index", "rows", str(tmp_path)) as stage:
+        for share in (0.0, 0.1, 0.2):
+            stage.update(share, 0)
+            clock.now += 10
+        assert _lines(capsys)[-1] == "index:  20%  0 rows, 0.0/s, 1m20s left"
+
+
 def test_a_share_never_goes_back(tmp_path, clock, capsys):
     with Stage("embed", "images", str(tmp_path)) as stage:
         for share, count in ((0.2, 200), (0.5, 600), (0.4, 550), (0.45, 560), (0.6, 700)):

@@ -16,8 +16,8 @@ _MORE = {
     "search": ["--text=red"],
     "ablate": ["--vary=k=2,3"],
     "predict": ["--images={root}/test/red/*.png"],
-    "export": ["--output={root}/bundle"],
     "arrays": ["--output={root}/arrays"],
+    "export": ["--output={root}/bundle"],
 }
 # Their configs are of another kind, or they need another encoder.
 _REFUSED = {

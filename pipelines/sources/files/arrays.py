@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 import tokenize
 import zipfile
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ _MAX_HEADER_BYTES = 4096
 _MAX_DIM = 1 << 16
 _MAX_LABEL_BYTES = 4096
 _BROKEN_HEADER = (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError, tokenize.TokenError)
+# A store that fails is a `UserError`, so an OSError is of a place that no file has.
+_BROKEN_ZIP = (*zips.BROKEN, OSError)
 _FLOATS = (np.float16, np.float32, np.float64)
 
 
@@ -37,7 +40,7 @@ class _Member:
     def read(self, size: int) -> bytes:
         try:
             data = self._file.read(size)
-        except zips.BROKEN as error:
+        except _BROKEN_ZIP as error:
             raise BrokenStream(str(error) or type(error).__name__) from error
         self._count += len(data)
         if self._count > max(FREE_BYTES, MAX_RATIO * self._packed_bytes):
@@ -58,7 +61,7 @@ class Arrays:
         """Reads the directory; a `BrokenStream` if it is none, or a name is in it twice."""
         try:
             self._archive = stack.enter_context(zips.opened(stack.enter_context(open_stored(uri))))
-        except zips.BROKEN as error:
+        except _BROKEN_ZIP as error:
             raise BrokenStream(f"is no .npz file: {error}") from error
         members = self._archive.infolist()
         self._members = {info.filename.removesuffix(".npy"): info for info in members}
@@ -77,7 +80,7 @@ class Arrays:
             raise BrokenStream(f"array {name!r} is neither stored nor deflated")
         try:
             return _Member(self._archive, info)
-        except zips.BROKEN as error:
+        except _BROKEN_ZIP as error:
             raise BrokenStream(f"array {name!r} cannot be read ({error})") from error
 
 
@@ -151,11 +154,10 @@ class Labels:
     def read(self, rows: int) -> list[Any]:
         """Returns the next labels, fewer where the file ends early, or a text in it is none."""
         found = _read_values(self._stream, self._dtype, rows)
-        try:
-            return found.tolist()
-        except ValueError:
-            # A character of NumPy has four bytes, of which not all values are one.
+        # A character of NumPy has four bytes, of which not all values are one.
+        if self._dtype.kind == "U" and (found.view(f"{self._dtype.byteorder}u4") > sys.maxunicode).any():
             return []
+        return found.tolist()
 
 
 def _read_values(stream: Bytes, dtype: np.dtype, count: int) -> np.ndarray:

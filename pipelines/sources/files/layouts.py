@@ -16,7 +16,10 @@ from pipelines.sources.files import arrays
 from pipelines.sources.sample import field_names
 
 IMAGES = "img_emb"
-COLUMNS = {"key": (IMAGES,), "value_image": (), "value_text": ("text_emb",)}
+KEY = "key"
+"""Our column of keys; as the name of an array, `value_image=key`, the array that it is made of."""
+
+COLUMNS = {KEY: (IMAGES,), "value_image": (), "value_text": ("text_emb",)}
 FIELDS = {
     "caption": ("caption", "TEXT", "text"),
     "label": ("label",),
@@ -174,7 +177,7 @@ def _columns(source: Source) -> dict[str, tuple[str, ...]]:
 def _files(source: Source, uri: str, beside: Sequence[str]) -> dict[str, Place]:
     """Returns the .npy file of each column; files that are only a default may be missing."""
     found = {}
-    chosen, own = _chosen(source), {IMAGES, storage.name(uri).removesuffix(".npy")}
+    chosen, own = _chosen(source), {IMAGES, KEY, storage.name(uri).removesuffix(".npy")}
     for ours, kinds in _columns(source).items():
         for kind in kinds:
             files = [uri] if kind in own else [f for f in beside if storage.name(f) == _name(uri, kind, ".npy")]
@@ -189,20 +192,21 @@ def _packed(source: Source, uri: str, names: Sequence[str]) -> dict[str, Place]:
     """Returns the array of each column in an `.npz`."""
     chosen = _chosen(source)
     for ours in COLUMNS:
-        if ours in chosen and chosen[ours] not in names:
+        if ours in chosen and chosen[ours] not in names and (ours == KEY or chosen[ours] != KEY):
             raise UserError(
                 f"{uri}: has no array {chosen[ours]!r} ({ours}=..); its arrays are {', '.join(names)[:500]}"
             )
-    if "key" not in chosen:
-        found = _only(uri, "key", [name for name in names if name in _KEYS or name.endswith(_KEY_ENDS)])
+    if KEY not in chosen:
+        found = _only(uri, KEY, [name for name in names if name in _KEYS or name.endswith(_KEY_ENDS)])
         if not found:
             raise UserError(
                 f"{uri}: say which array has the vectors by --config..fields=key=..; its arrays are "
                 f"{', '.join(names)[:500]}"
             )
-        chosen["key"] = found.uri
-    key = chosen["key"]
+        chosen[KEY] = found.uri
+    key = chosen[KEY]
     text = _TEXTS.get(key) or (f"{key.removesuffix(_KEY_ENDS)}_txt" if key.endswith(_KEY_ENDS) else "")
     if text in names:
         chosen.setdefault("value_text", text)
-    return {ours: Place(uri, chosen[ours]) for ours in COLUMNS if ours in chosen}
+    named = {ours: chosen[ours] for ours in COLUMNS if ours in chosen}
+    return {ours: Place(uri, name if name in names else key) for ours, name in named.items()}

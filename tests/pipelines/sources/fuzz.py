@@ -152,14 +152,33 @@ def _repair_records(data: bytes) -> bytes:
     return bytes(out)
 
 
-def _arrays() -> list[Files]:
-    def saved(array: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        np.save(buffer, array)
-        return buffer.getvalue()
+def _saved(array: np.ndarray) -> bytes:
+    """Returns an array as the bytes of an `.npy` file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
+
+def _labelled() -> list[Files]:
+    vectors = _saved(np.ones((3, 4), np.float64))
+    return [
+        {"X.npy": vectors, "y.npy": _saved(np.array(labels))} for labels in ([0, 1, 2], ["a", "b", "ü"], [[0.5]] * 3)
+    ]
+
+
+def _packed_arrays() -> list[Files]:
+    arrays = {"X": np.ones((3, 4), np.float16), "y": np.arange(3), "ids": np.array(["a", "b", "c"])}
+    found: list[Files] = []
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(buffer, **arrays)
+        found.append({"a.npz": buffer.getvalue()})
+    return found
+
+
+def _arrays() -> list[Files]:
     table = _parquet(pa.table({"caption": ["a", None, "c"], "url": ["u"] * 3, "similarity": [0.1] * 3}))
-    images, texts = saved(np.ones((3, 4), np.float16)), saved(np.ones((3, 2), np.float32))
+    images, texts = _saved(np.ones((3, 4), np.float16)), _saved(np.ones((3, 2), np.float32))
     return [
         {"img_emb_0.npy": images},
         {"img_emb_0.npy": images, "text_emb_0.npy": texts, "metadata_0.parquet": table},
@@ -171,6 +190,8 @@ FORMATS = {
     "img2dataset_parquet": Format(Source("img2dataset_parquet", "0.parquet"), _tables),
     "tfrecord": Format(Source("tfrecord", "0.tfrecord*"), _records, _repair_records),
     "vectors": Format(Source("vectors", "img_emb_0.npy"), _arrays),
+    "vectors-labelled": Format(Source("vectors", "X.npy"), _labelled),
+    "vectors-npz": Format(Source("vectors", "a.npz"), _packed_arrays),
 }
 
 

@@ -128,6 +128,18 @@ def test_inat2021(tmp_path):
     assert _run(tmp_path, source, "list.json", seeds) >= 2
 
 
+def test_coco(tmp_path):
+    data = {
+        "images": [{"id": 1, "file_name": "x.jpg", "license": 0, "coco_url": "u"}, {"id": 2, "file_name": "y.jpg"}],
+        "annotations": [{"image_id": 1, "id": 7, "caption": "a dog"}, {"image_id": 2, "id": 8, "category_id": 3}],
+        "categories": [{"id": 3, "name": "A"}],
+        "licenses": [{"id": 0, "name": "CC"}],
+    }
+    write_images(tmp_path, "x.jpg")
+    source = Source(format="coco", path="list.json")
+    assert _run(tmp_path, source, "list.json", [json.dumps(data).encode(), json.dumps(data, indent=1).encode()]) >= 2
+
+
 @pytest.mark.parametrize("file", ["list.txt", "synsets.txt"])
 def test_webvision(tmp_path, file):
     write_images(tmp_path, "google/q0001/x.jpg")

@@ -219,6 +219,8 @@ def test_vectors_with_labels_and_nothing_else(tmp_path, features, labels):
     found = _samples(tmp_path, f"{features}.npy")
     assert [item.label for item in found] == _LABELS.tolist()
     assert found[599].vectors["key"].dtype == np.float32 and np.array_equal(found[599].vectors["key"], _IMAGES[599])
+    both = _samples(tmp_path, f"{features}.npy", fields=("value_image=key",))[7].vectors
+    assert list(both) == ["key", "value_image"] and np.array_equal(both["value_image"], both["key"])
     np.save(tmp_path / "other.npy", np.array([f"class {label}" for label in _LABELS]))
     named = Source("vectors", f"{features}.npy", metadata="other.npy")
     assert sources.find_names(named, str(tmp_path), _EMBED).names == tuple(f"class {label}" for label in range(7))
@@ -255,6 +257,8 @@ def test_arrays_of_one_file(tmp_path, save):
     chosen = Source("vectors", "a.npz", fields=("key=more", "value_image=X", "label=ids"))
     assert vectors.dims(sources.resolve(chosen, str(tmp_path))) == {"key": 3, "value_image": 4}
     assert _samples(tmp_path, "a.npz", fields=chosen.fields)[599].label == 599
+    same = _samples(tmp_path, "a.npz", fields=("value_image=key",))[0].vectors
+    assert np.array_equal(same["value_image"], same["key"])
     with pytest.raises(UserError, match="has no array 'keys' .key=...; its arrays are X, y, ids, more"):
         _samples(tmp_path, "a.npz", fields=("key=keys",))
 

@@ -1,0 +1,62 @@
+"""Names of splits, shares of classes, and groups by size, against answers counted by hand."""
+
+import numpy as np
+import pytest
+
+from workflow.discovery import splits
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ImageNet_LT_train.txt", ("train", True)),
+        ("TinyImageNet_LT_train_noisy40.txt", ("train", False)),
+        ("instances_val2017.json", ("val", True)),
+        ("train-00000-of-00002.parquet", ("train", False)),
+        ("contest.csv", ("", False)),
+        ("trainers.csv", ("", False)),
+    ],
+)
+def test_of_file(name, expected):
+    assert splits.of_file(name) == expected
+
+
+def test_of_folder():
+    assert [splits.of_folder(name) for name in ("Validation", "testing", "TRAIN", "trains")] == [
+        *("val", "test", "train", ""),
+    ]
+
+
+def test_ten_images_are_cut_into_eight_one_and_one():
+    cut = splits.cut([10, 10, 10], ("val", "test"))
+    assert cut.parts == {"train": (0.2, 1.0), "val": (0.0, 0.1), "test": (0.1, 0.2)} and cut.untested == 0
+
+
+def test_one_missing_split_is_cut_alone():
+    assert splits.cut([10], ("val",)).parts == {"train": (0.1, 1.0), "val": (0.0, 0.1)}
+
+
+def test_classes_of_five_take_a_larger_share():
+    cut = splits.cut([5] * 20, ("val", "test"))
+    assert cut.parts["val"] == (0.0, 0.15) and cut.whole == 20
+
+
+def test_no_class_loses_its_last_training_image():
+    for seed in range(50):
+        sizes = np.random.default_rng(seed).integers(1, 8, 20)
+        cut = splits.cut(sizes.tolist(), ("val", "test"))
+        for size in sizes:
+            assert splits.rows_of(size, cut.parts["train"]) >= 1
+            assert sum(splits.rows_of(size, part) for part in cut.parts.values()) == size
+
+
+def test_shots_are_left_where_no_group_is_empty():
+    assert splits.shots([200, 50, 5], 100, 20) is None
+
+
+def test_shots_are_thirds_where_a_group_is_empty():
+    assert splits.shots([2, 3, 4, 5, 6, 7], 100, 20) == (5, 4)
+
+
+def test_shots_of_equal_classes_are_left():
+    assert splits.shots([7, 7, 7], 100, 20) is None

@@ -1,0 +1,119 @@
+"""What a source has, seen through the readers that `embed` uses: rows, classes, captions, a few samples."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from configs.base import Embed, Source
+from pipelines import sources
+from pipelines.errors import UserError
+from pipelines.sources.labels import Labels, LabelSpace, normal
+from pipelines.sources.sample import Reject, Sample, caption_of
+
+MOST_ROWS = 200_000
+_FILE_ROWS = 2_000
+_SAMPLES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row as it is shown: name, caption and label, None for none."""
+
+    member: str
+    caption: str | None
+    label: Any
+
+
+@dataclasses.dataclass
+class Facts:
+    """What was seen of a source.
+
+    Attributes:
+        counts: rows of each class, by its name or number.
+        rows: that were read.
+        captions: rows with a caption among them.
+        stopped: whether there are more.
+        samples: a few rows.
+        problem: what was wrong with the first row that cannot be used; empty if none was seen.
+    """
+
+    counts: Counter[Any] = dataclasses.field(default_factory=Counter)
+    rows: int = 0
+    captions: int = 0
+    stopped: bool = False
+    samples: list[Row] = dataclasses.field(default_factory=list)
+    problem: str = ""
+
+
+def read(source: Source, most: int = MOST_ROWS) -> Facts:
+    """Reads the first rows of a source with whole paths: at most `most` of a list, fewer of files of samples.
+
+    Raises:
+        UserError: as the readers, if they do not understand it.
+    """
+    is_list = source.format in sources.LISTS
+    facts, limit = Facts(), most if is_list else min(most, _FILE_ROWS)
+    rows = _listed(source) if is_list else _in_files(source)
+    for row in itertools.islice(rows, limit):
+        facts.rows += 1
+        if isinstance(row, str):
+            facts.problem = facts.problem or row
+            continue
+        facts.captions += bool(row.caption)
+        if row.label is not None:
+            facts.counts[row.label] += 1
+        if len(facts.samples) < _SAMPLES and row.label not in {sample.label for sample in facts.samples if row.label}:
+            facts.samples.append(row)
+    facts.stopped = next(rows, None) is not None
+    return facts
+
+
+def _listed(source: Source) -> Iterator[Row | str]:
+    """Yields the rows of a list, or why one cannot be used; labels are as the source has them."""
+    whole = sources.resolve(source, "")
+    named = sources.find_names(source, "", Embed()) if source.format not in ("image_folder", "image_list") else None
+    names = named.names if named and named.declared else ()
+    for row in sources.LISTS[source.format](whole):
+        label = row.fields.get("label")
+        if isinstance(label, str):
+            label = normal(label) or None
+        elif isinstance(label, int) and label < len(names):
+            label = names[label]
+        try:
+            caption = caption_of(row.fields.get("caption"))
+        except ValueError as error:
+            yield row.problem or str(error)
+            continue
+        yield row.problem or Row(row.member, caption, label)
+
+
+def _in_files(source: Source) -> Iterator[Row | str]:
+    """Yields the samples of the first files, or why one cannot be read."""
+    embed = Embed()
+    named = sources.find_names(source, "", embed)
+    space = sources.label_space(named, source, "") if named and named.names else LabelSpace(())
+    labels = Labels(space, named.names if named and named.declared else (), space.names) if named else None
+    for shard in sources.plan(source, "", embed, ""):
+        for item in sources.read(dataclasses.replace(shard, labels=labels), embed):
+            if isinstance(item, Sample):
+                label = item.label if item.label is None or not space.names else space.names[item.label]
+                yield Row(item.member, item.caption, label)
+            elif isinstance(item, Reject):
+                yield f"{item.error_type}: {item.message}"
+
+
+def first(source: Source) -> Row:
+    """Returns the first usable row of a source.
+
+    Raises:
+        UserError: if there is none, or the readers do not understand it.
+    """
+    rows = _listed(source) if source.format in sources.LISTS else _in_files(source)
+    why = "has no row"
+    for row in itertools.islice(rows, _SAMPLES):
+        if isinstance(row, Row):
+            return row
+        why = row
+    raise UserError(f"{source.path}: {why}")

@@ -1,0 +1,144 @@
+"""From what was found to what is written: the splits, the memory, and what a person should know of both."""
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+from configs.base import Source, Train
+from configs.schema.data import SPLITS
+from pipelines import class_names, sources
+from pipelines.errors import UserError
+from workflow.discovery import facts, formats, splits
+from workflow.discovery.config_file import ALL_VECTORS, PAIR_VECTORS, Draft
+from workflow.discovery.facts import Facts
+from workflow.discovery.formats import Found
+
+_MEMORY_ROWS = 2_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `init` is about to write.
+
+    Attributes:
+        found: the labelled images.
+        facts: of each split that is there.
+        pairs: the memory; None if it is the training set.
+        pairs_facts: of the memory.
+        draft: of the config.
+        names: of classes that are numbers, if a file has them.
+    """
+
+    found: Found
+    facts: dict[str, Facts]
+    pairs: Found | None
+    pairs_facts: Facts
+    draft: Draft
+    names: tuple[str, ...] = ()
+
+
+def make(name: str, images: str, pairs: str) -> Plan:
+    """Looks at images and pairs.
+
+    Raises:
+        UserError: if one is not understood, has no labels, or needs to be cut and cannot be.
+    """
+    found = formats.recognise(images, labelled=True)
+    seen = {split: facts.read(found.splits[split]) for split in SPLITS if split in found.splits}
+    train = found.splits["train"]
+    if not seen["train"].counts:
+        why = f" ({seen['train'].problem})" if seen["train"].problem else ""
+        raise UserError(
+            f"{images}: read as {found.name}, its rows have no labels{why}; give each class a folder, "
+            "or give a table a column 'label'"
+        )
+    if len(seen["train"].counts) < 2:
+        raise UserError(f"{images}: read as {found.name}, it has one class alone; there must be two at least")
+    whole, notes, sizes = _with_splits(found, seen)
+    memory = formats.recognise(pairs, labelled=False) if pairs else None
+    if memory:
+        source, about = memory.splits["train"], [*memory.notes]
+        about += [f"only train of the pairs is read, not {split}" for split in memory.splits if split != "train"]
+    else:
+        source, about = _own_memory(found, whole["train_set"][0], seen["train"])
+    is_vectors = train.format == "vectors"
+    if is_vectors and source.format != "vectors":
+        raise UserError(f"{images}: is vectors and {pairs} is not, so no key can be compared; embed both or neither")
+    of_memory = facts.read(source, _MEMORY_ROWS)
+    brought = tuple(sources.brought_dims(sources.resolve(source, "")))
+    to_do = [PAIR_VECTORS] if brought and not is_vectors else []
+    # The names of a list's classes become captions later.
+    texts = bool(of_memory.captions) or bool(source.class_names)
+    if of_memory.rows and 0 < of_memory.captions < of_memory.rows:
+        about.append(f"{of_memory.rows - of_memory.captions:,} of {of_memory.rows:,} rows seen have no caption")
+    named = _fits(found.class_names, seen["train"].counts)
+    draft = Draft(
+        name,
+        {"memory": (source, tuple(about)), **whole},
+        class_names=found.class_names if named else "",
+        texts=texts,
+        vectors=brought,
+        vectors_note=(ALL_VECTORS if is_vectors else PAIR_VECTORS) if brought else "",
+        shots=splits.shots(sizes, Train.many_over, Train.few_under),
+        notes=(
+            _said(found, seen["train"]),
+            *found.notes,
+            *notes,
+            *to_do,
+        ),
+    )
+    names = tuple(class_names.read(found.class_names)) if named else ()
+    return Plan(found, seen, memory, of_memory, draft, names)
+
+
+def _said(found: Found, train: Facts) -> str:
+    least, most = min(train.counts.values()), max(train.counts.values())
+    more = " at least, since not all was read" if train.stopped else ""
+    return (
+        f"{found.name[0].upper()}{found.name[1:]}: {len(train.counts):,} classes of {least:,} to {most:,} images{more}."
+    )
+
+
+def _with_splits(
+    found: Found, seen: dict[str, Facts]
+) -> tuple[dict[str, tuple[Source, tuple[str, ...]]], list[str], list[int]]:
+    """Returns the source of each split with its comments, notes, and the training images of each class."""
+    train, counts = found.splits["train"], list(seen["train"].counts.values())
+    missing = [split for split in ("val", "test") if split not in found.splits]
+    notes = [
+        f"{split} has {len(lost):,} classes that train lacks, such as {lost[0]!r}: embed will refuse them"
+        for split in SPLITS
+        if split in seen and (lost := sorted(seen[split].counts.keys() - seen["train"].counts.keys(), key=str))
+    ]
+    if not missing:
+        return {f"{split}_set": (found.splits[split], ()) for split in SPLITS}, notes, counts
+    if train.format not in sources.LISTS:
+        raise UserError(
+            f"{train.path}: read as {found.name}, it has no {' and no '.join(missing)} set, and such files "
+            "cannot be cut; put files or folders named train, val and test side by side, or name lists of images"
+        )
+    cut = splits.cut(counts, missing)
+    few = f"; {cut.untested:,} of {len(counts):,} classes are too small for that" if cut.untested else ""
+    shares = ", ".join(f"{end - begin:.0%} {split}" for split, (begin, end) in cut.parts.items())
+    notes.append(f"There is no {' and no '.join(missing)} set: each class is cut into {shares}{few}.")
+    made: dict[str, tuple[Source, tuple[str, ...]]] = {}
+    for split in SPLITS:
+        part = cut.parts.get(split)
+        source = found.splits[split] if part is None else dataclasses.replace(train, part=part)
+        made[f"{split}_set"] = (source, ())
+    return made, notes, [splits.rows_of(count, cut.parts["train"]) for count in counts]
+
+
+def _own_memory(found: Found, train: Source, seen: Facts) -> tuple[Source, list[str]]:
+    """Returns the training set as its own memory, with the names of its classes as texts where they are known."""
+    about = ["No pairs were given: the memory is the training set, so it adds nothing from the web (--pairs)."]
+    if train.format in sources.LISTS and found.class_names and not seen.captions:
+        if _fits(found.class_names, seen.counts):
+            return dataclasses.replace(train, class_names=found.class_names), about
+    return train, about
+
+
+def _fits(file: str, counts: Counter[Any]) -> bool:
+    """Tells whether a file has a name for each class of numbers."""
+    numbers = [label for label in counts if isinstance(label, int)]
+    return bool(file) and len(numbers) == len(counts) and len(class_names.read(file)) > max(numbers)

@@ -1,0 +1,106 @@
+"""Training, validation and test set: which names say so, what is cut where they are missing, and groups of classes."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from configs.schema.data import SPLITS
+
+_WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+# Shares that are tried for each split that is cut out.
+_SHARES = (0.1, 0.15, 0.2, 0.24)
+_ENOUGH, _LEAST = 0.9, 5
+
+
+def of_folder(name: str) -> str:
+    """Returns the split that a folder's name is, such as `val` for `Validation`; empty if it is none."""
+    return next((split for split, words in _WORDS.items() if name.lower() in words), "")
+
+
+def of_file(name: str) -> tuple[str, bool]:
+    """Returns the split that a file's name has a word for, if any, and whether that word ends the name.
+
+    `ImageNet_LT_train.txt` and `instances_train2017.json` are of train, and end with it; `train_noisy.txt` does not.
+    """
+    stem = name.partition(".")[0].lower()
+    words = [word.rstrip("0123456789") or word for word in re.split(r"[\W_]+", stem) if word]
+    found = [split for word in words if (split := of_folder(word))]
+    return (found[-1], of_folder(words[-1]) == found[-1]) if found else ("", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Parts of each class for the splits that are cut out of one source.
+
+    Attributes:
+        parts: of each split, from and to as shares, as `Source.part` has them.
+        whole: classes with images in every split, among those that are large enough to choose by.
+        untested: classes without an image in the splits that are cut out.
+    """
+
+    parts: dict[str, tuple[float, float]]
+    whole: int
+    untested: int
+
+
+def rows_of(count: int, part: Sequence[float]) -> int:
+    """Returns how many of a class's images a part has (`pipelines.sources.parts`)."""
+    begin, end = (math.floor(share * count + 0.5) for share in part)
+    return end - begin
+
+
+def cut(counts: Iterable[int], missing: Sequence[str]) -> Cut:
+    """Returns the parts of train and of the missing splits: the smallest shares at which nearly all classes are in all.
+
+    Classes of fewer than five images count only if there are no others. No class is left without a training image.
+
+    Args:
+        counts: images of each class.
+        missing: splits that are cut out of the training set, not empty.
+    """
+    sizes = [count for count in counts if count]
+    # Smaller classes would take too many images from the others.
+    wanted = [size for size in sizes if size >= _LEAST] or sizes
+    best: Cut | None = None
+    for share in _SHARES:
+        bounds = [round(place * share, 2) for place in range(len(missing) + 1)]
+        parts = dict(zip(missing, zip(bounds, bounds[1:], strict=False), strict=True))
+        parts["train"] = (bounds[-1], 1.0)
+        if any(rows_of(size, parts["train"]) == 0 for size in sizes):
+            continue
+        whole = sum(all(rows_of(size, part) for part in parts.values()) for size in wanted)
+        untested = sum(not all(rows_of(size, parts[split]) for split in missing) for size in sizes)
+        if best is None or whole > best.whole:
+            best = Cut(parts, whole, untested)
+        if whole >= _ENOUGH * len(wanted):
+            break
+    assert best is not None, "the smallest share leaves every class a training image"
+    return dataclasses.replace(best, parts={split: best.parts[split] for split in SPLITS if split in best.parts})
+
+
+def shots(counts: Iterable[int], many_over: int, few_under: int) -> tuple[int, int] | None:
+    """Returns `many_over` and `few_under` for classes of these sizes; None if the given ones leave no group empty.
+
+    Thirds of the classes by size; None, too, if classes are too much alike for three groups.
+
+    Args:
+        counts: training images of each class.
+        many_over: classes with more images are many-shot.
+        few_under: classes with fewer are few-shot.
+    """
+    sizes = sorted(counts)
+    if _groups(sizes, many_over, few_under):
+        return None
+    few, many = sizes[len(sizes) // 3], sizes[2 * len(sizes) // 3] - 1
+    many = max(many, few)
+    return (many, few) if _groups(sizes, many, few) else None
+
+
+def _groups(sizes: Sequence[int], many_over: int, few_under: int) -> bool:
+    few, many = sum(size < few_under for size in sizes), sum(size > many_over for size in sizes)
+    return bool(few and many and len(sizes) - few - many)
