@@ -110,8 +110,9 @@ def _search(inputs: Inputs) -> Iterator[str]:
 
 
 def _is_at_edge(point: Mapping[str, Any], train: Any) -> bool:
+    # Of two rates, each is at an edge.
     tried, chosen = train.learning_rates, point.get("learning_rate")
-    return len(tried) > 1 and chosen in (min(tried), max(tried))
+    return len(tried) > 2 and chosen in (min(tried), max(tried))
 
 
 def _rows(inputs: Inputs, found: Sequence[Account]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from configs.base import Config, Train
 from model.reports.pages import headline, rows
 from model.reports.pages.inputs import Inputs
 from model.reports.runs import Run, Runs
+from pipelines import storage
 from pipelines.manifest import Embeddings, Marker
 from tests.world import World
 
@@ -105,3 +106,22 @@ def test_rejects_and_a_recall_below_the_target_are_warnings(memory):
     found = headline.doubts(inputs, [account])
     assert "the index finds 80.0% of the nearest 10 rows, its target is 95%" in found
     assert "2.0% of the rows of val could not be used; the page Data says why" in found
+
+
+@pytest.mark.parametrize(
+    ("rates", "chosen", "trials", "heads"),
+    [
+        ((0.1, 0.2, 0.3), 0.3, 3, "mam"),
+        ((0.1, 0.2, 0.3), 0.1, 3, "mam"),
+        ((0.1, 0.2, 0.3), 0.2, 3, ""),
+        ((0.1, 0.2), 0.2, 2, ""),
+        # A head that is not tuned has one trial.
+        ((0.1, 0.2, 0.3), 0.1, 1, ""),
+    ],
+)
+def test_a_learning_rate_at_the_edge_is_a_warning(memory, tmp_path, rates, chosen, trials, heads):
+    note = {"number": 0, "point": {"learning_rate": chosen}, "val_accuracy": 0.5, "trials": trials}
+    storage.write_json(str(tmp_path / "runs/mam/chosen.json"), note)
+    config = dataclasses.replace(memory, train=dataclasses.replace(memory.train, learning_rates=rates))
+    found = [text for text in _doubts(_inputs(config=config, folder=str(tmp_path / "runs"))) if "learning rate" in text]
+    assert len(found) == bool(heads) and all(f"rate of {heads} is" in text for text in found)
