@@ -5,10 +5,13 @@
 For one class at a time, `web-memory reindex --remove` takes rows out of a copy of WORKDIR, which is only read itself;
 recognisers that were open before follow. First go the rows whose captions name the class, then also the rows nearest to
 its training images, ten of each image. Classes are drawn from those that at least 20 captions name. The others are all
-other classes. Intervals are 95 % bootstrap over test images of the mean of the classes. The output is in Markdown.
+other classes. "Prepared again" is a head with the same parameters, for which whitening, name prior and the rest that
+heads make of the memory were made of the changed memory and its new lists, which needs the training images. Intervals
+are 95 % bootstrap over test images of the mean of the classes. The output is in Markdown.
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -20,18 +23,22 @@ import numpy as np
 
 from benchmarks.new_classes import Photographs
 from configs.base import Config
-from index import Index, reindex
+from index import Index, neighbors, reindex
 from index.store import indexed_memory
-from model.data import datasets
+from model.data import datasets, protocol
 from model.data.datasets import Task
 from model.measures import bootstrap
+from model.recognition import trained
 from model.recognizer import Recognizer
-from pipelines import mentions, options
+from model.training import preparation
+from pipelines import mentions, options, storage
 from pipelines.errors import UserError
 
 _HEADS = ("mean_knn", "mam")
 _CLASSES, _LEAST, _NEAR, _RESAMPLES = 5, 20, 10, 2000
 _STATES = ("before", "named pairs out", "near pairs out, too")
+_AGAIN = ", prepared again"
+_ROWS = (*_HEADS, *(f"{head}{_AGAIN}" for head in _HEADS))
 _BEAM = ("--runner=FnApiRunner", "--no_compact")
 
 
@@ -78,8 +85,31 @@ def _remove(argv: Iterable[str], workdir: str, ids: np.ndarray) -> None:
             raise UserError(f"{workdir}: rows could not be removed")
 
 
+def _prepared_again(argv: Iterable[str], config: Config, workdir: str) -> str:
+    """Returns a workdir beside a changed one, with what heads prepare made again of the changed memory."""
+    others = [arg for arg in argv if not arg.startswith("--config.workdir")]
+    with contextlib.redirect_stdout(sys.stderr):
+        if neighbors.main([*others, f"--config.workdir={workdir}", _BEAM[0]]):
+            raise UserError(f"{workdir}: neighbours could not be looked up")
+    again = f"{workdir}.again"
+    shutil.rmtree(again, ignore_errors=True)
+    os.makedirs(again)
+    for entry in os.scandir(workdir):
+        if entry.name != "runs":
+            os.symlink(entry.path, f"{again}/{entry.name}")
+    runs = trained.find_runs(workdir)
+    copied = f"{again}/runs/{os.path.basename(runs)}"
+    shutil.copytree(runs, copied, ignore=shutil.ignore_patterns("tables", "tensorboard", "checkpoints"))
+    changed = dataclasses.replace(config, workdir=workdir)
+    task = protocol.load(changed.places, config.protocol, config.queries, config.train)
+    task = preparation.prepare(task, config.train)
+    for head in _HEADS:
+        trained.keep(copied, head, storage.read_json(f"{runs}/{head}/chosen.json")["point"], task, changed)
+    return again
+
+
 def _measure(
-    argv: Sequence[str], workdir: str, test: Photographs, takedowns: Sequence[np.ndarray]
+    argv: Sequence[str], config: Config, workdir: str, test: Photographs, takedowns: Sequence[np.ndarray]
 ) -> dict[str, list[np.ndarray]]:
     """Returns for each head which test images are right, before and after each takedown."""
     with contextlib.ExitStack() as opened:
@@ -88,10 +118,14 @@ def _measure(
             for head in _HEADS
         }
         right = {head: [test.right(recognizer)] for head, recognizer in recognizers.items()}
+        right |= {f"{head}{_AGAIN}": list(hits) for head, hits in right.items()}
         for ids in takedowns:
             _remove(argv, workdir, ids)
+            again = _prepared_again(argv, config, workdir)
             for head, recognizer in recognizers.items():
                 right[head].append(test.right(recognizer))
+                with Recognizer.open(again, head=head, seeds="best") as other:
+                    right[f"{head}{_AGAIN}"].append(test.right(other))
     return right
 
 
@@ -115,20 +149,20 @@ def main(argv: Sequence[str]) -> int:
     often = np.flatnonzero([len(ids) >= _LEAST for ids in naming])
     drawn = np.sort(np.random.default_rng(0).choice(often, min(_CLASSES, len(often)), replace=False))
     found, sides = [], [test.classes == names[label] for label in drawn]
-    print("| class | state | pairs out | " + " | ".join(f"{head}: class, others" for head in _HEADS) + " |")
-    print("|---|---|---|" + "---|" * len(_HEADS))
+    print("| class | state | pairs out | " + " | ".join(f"{head}: class, others" for head in _ROWS) + " |")
+    print("|---|---|---|" + "---|" * len(_ROWS))
     for label, own in zip(drawn, sides, strict=True):
         takedowns = [naming[label], np.union1d(naming[label], _near(task, label))]
         with tempfile.TemporaryDirectory(prefix="web-memory-") as folder:
             _copy(config, f"{folder}/out")
-            found.append(_measure(argv, f"{folder}/out", test, takedowns))
+            found.append(_measure(argv, config, f"{folder}/out", test, takedowns))
         for number, state in enumerate(_STATES):
-            of_heads = (found[-1][head][number] for head in _HEADS)
+            of_heads = (found[-1][head][number] for head in _ROWS)
             cells = " | ".join(f"{100 * hits[own].mean():.1f}, {100 * hits[~own].mean():.2f}" for hits in of_heads)
             out = len(takedowns[number - 1]) if number else 0
             print(f"| {names[label]} | {state} | {out} | {cells} |", flush=True)
     print("\n| head | state | class, % [95 %] | others, % [95 %] |\n|---|---|---|---|")
-    for head in _HEADS:
+    for head in _ROWS:
         for number, state in enumerate(_STATES):
             right = [of_class[head][number] for of_class in found]
             print(f"| {head} | {state} | {_shown(sides, right)} | {_shown([~own for own in sides], right)} |")

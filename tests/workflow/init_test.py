@@ -165,6 +165,17 @@ def test_pairs_are_the_memory(tmp_path, capsys):
     assert _count(config.memory, tmp_path) == 12
 
 
+def test_a_folder_with_one_tar_may_get_more_and_a_named_file_is_that_file(tmp_path, capsys):
+    _pairs(tmp_path / "pairs")
+    for tar in sorted((tmp_path / "pairs").glob("*.tar"))[1:]:
+        tar.unlink()
+    (tar,) = (tmp_path / "pairs").glob("*.tar")
+    config, _ = _made(tmp_path / "in", "class folders", capsys, f"--pairs={tmp_path / 'pairs'}")
+    assert config.memory.path == f"{tmp_path}/pairs/*.tar"
+    config, _ = _made(tmp_path / "other", "class folders", capsys, f"--pairs={tar}", "--force")
+    assert config.memory.path == str(tar)
+
+
 @pytest.mark.parametrize("name", ["a,b", "{x}", 'it\'s "so"', "line\nbreak", "st*r[1]", '"""', " lead"])
 @pytest.mark.parametrize("layout", ["class folders", "lists", "csv", "parquet"])
 def test_hostile_names_give_a_config_that_works(name, layout, tmp_path, capsys):

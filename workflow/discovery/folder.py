@@ -21,11 +21,13 @@ class Folder:
         path: of the folder.
         files: names of its files, sorted.
         folders: names of its folders, sorted.
+        is_named: whether one file of it was named, and is the only one in `files`.
     """
 
     path: str
     files: tuple[str, ...]
     folders: tuple[str, ...]
+    is_named: bool = False
 
     @property
     def images(self) -> int:

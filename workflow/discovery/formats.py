@@ -64,13 +64,20 @@ def _one_each(files: dict[str, list[str]], others: list[str]) -> tuple[dict[str,
     return chosen, [f"not read: {name!r}" for name in rest[:_MOST_FILES]]
 
 
-def _pattern(path: str, names: list[str], everything: list[str]) -> str:
-    """Returns a pattern for some of the files of a folder: by what their names share, or each by its name."""
+def _pattern(path: str, names: list[str], everything: list[str], least: int = 2) -> str:
+    """Returns a pattern for some of the files of a folder: by what their names share, or each by its name.
+
+    Args:
+        path: of the folder.
+        names: of the files.
+        everything: names of all its files.
+        least: how many files make a pattern; of fewer, each is named.
+    """
     place = patterns.quote(path.rstrip("/")) + "/"
     end = os.path.splitext(names[0])[1]
     for begin in ("", os.path.commonprefix(names)):
         fits = [name for name in everything if name.startswith(begin) and name.endswith(end)]
-        if len(names) > 1 and end and sorted(fits) == sorted(names):
+        if len(names) >= least and end and sorted(fits) == sorted(names):
             return f"{place}{patterns.quote(begin)}*{patterns.quote(end)}"
     return ",".join(place + patterns.quote(name) for name in names)
 
@@ -83,8 +90,10 @@ def _containers(name: str, format: str, like: str) -> _Find:
         if not names:
             return None
         files, others = _by_split(names)
+        # A folder with one tar may get more.
+        least = 1 if len(files) == 1 and not inside.is_named else 2
         made = {
-            split: Source(format=format, path=_pattern(inside.path, some, list(inside.files)))
+            split: Source(format=format, path=_pattern(inside.path, some, list(inside.files), least))
             for split, some in files.items()
         }
         for source in made.values():
@@ -281,7 +290,7 @@ def recognise(path: str, labelled: bool) -> Found:
     if storage.local_path(path) is not None and os.path.isfile(path):
         parent, _, name = path.rpartition("/")
         whole = folder.look(parent or "/")
-        inside = Folder(whole.path, (name,), whole.folders)
+        inside = Folder(whole.path, (name,), whole.folders, is_named=True)
         found, why = _first(inside, KNOWN[:-1])
         found = found and dataclasses.replace(found, class_names=_class_names(whole))
     else:
