@@ -1,7 +1,8 @@
 // The page of the service. Whatever it shows was written by strangers, so it becomes text, never markup.
 "use strict";
 
-const KEPT = 5, FILTERED = 3;  // As in the gallery of the report.
+const KEPT = 5, FILTERED = 3;  // Neighbours that are shown of each kind.
+const SHARE = 0.9;  // What the kept ones have of all weight, as in model/measures/kept.py.
 const byId = (id) => document.getElementById(id);
 const limits = document.body.dataset;
 let shown = [];  // The photographs whose classes are shown.
@@ -68,13 +69,25 @@ function group(className, title, neighbors, k) {
   return element("div", className, element("h3", "", title), list);
 }
 
+// They come in the order of their weights.
+function countKept(neighbors) {
+  const all = neighbors.reduce((sum, near) => sum + near.weight, 0);
+  let count = 0;
+  for (let sum = 0; count < neighbors.length && sum < SHARE * all && neighbors[count].weight > 0; count++) {
+    sum += neighbors[count].weight;
+  }
+  return count;
+}
+
 function memory(neighbors) {
   if (!neighbors.length) return element("p", "memory why", "This head reads no memory.");
-  const k = neighbors.length, kept = neighbors.slice(0, KEPT), filtered = neighbors.slice(KEPT).slice(-FILTERED);
-  const made = element("div", "memory", group("kept", "Kept: the largest weights", kept, k));
-  if (filtered.length) made.append(group("filtered", "Filtered out: the smallest weights", filtered, k));
+  const k = neighbors.length, count = countKept(neighbors);
+  const kept = neighbors.slice(0, Math.min(count, KEPT)), filtered = neighbors.slice(count).slice(-FILTERED);
+  const made = element("div", "memory");
+  if (count) made.append(group("kept", `Kept: ${count} of ${k} with 90 % of the weight`, kept, k));
+  if (filtered.length) made.append(group("filtered", `Filtered out: the other ${k - count}`, filtered, k));
   const between = k - kept.length - filtered.length;
-  if (between > 0) made.append(element("p", "facts", `${between} more between them`));
+  if (between > 0) made.append(element("p", "facts", `${between} more are not shown`));
   return made;
 }
 

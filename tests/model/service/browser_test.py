@@ -77,7 +77,9 @@ def test_photographs_show_their_classes_and_neighbours(page):
     assert cards.count() == 2 and cards.nth(1).locator(".name").inner_text() == "dog.png"
     assert cards.nth(0).locator(".classes .label").all_inner_texts()[1] == "dog"
     assert cards.nth(0).locator(".classes .figure").all_inner_texts() == ["33.3 %", "30.0 %", "0.0 %"]
-    assert [cards.nth(0).locator(f"{kind} li").count() for kind in (".kept", ".filtered")] == [5, 3]
+    assert [cards.nth(0).locator(f"{kind} li").count() for kind in (".kept", ".filtered")] == [5, 2]
+    # Of ten to one parts of 55, eight neighbours have nine tenths.
+    assert "Kept: 8 of 10" in cards.nth(0).inner_text() and "3 more are not shown" in cards.nth(0).inner_text()
     # Ten neighbours: an even weight is 0.1.
     assert "weight 0.182" in page.locator(".kept li").first.inner_text()
     assert "1.82 × even" in page.locator(".kept li").first.inner_text()
