@@ -23,6 +23,7 @@ setup(
     install_requires=[
         "apache-beam>=2.77",
         "bracex>=2.5",
+        "flatbuffers>=25",
         "flax>=0.12",
         "fsspec",
         "google-crc32c>=1.7",

@@ -3,8 +3,6 @@
 import json
 import os
 import subprocess
-import sys
-import venv
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from model import train
 from pipelines.schemas import EncoderInfo
 from tests.docs_test import example
+from tests.isolated import python_with
 from tests.world import DIM, SPLITS, World, write_embeddings
 
 _DATASETS = "datasets==5.2.0"
@@ -78,14 +77,7 @@ def test_duckdb(world, monkeypatch):
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
     """Returns a Python with `datasets`, which needs another dill than Beam."""
-    folder = tmp_path_factory.mktemp("tools")
-    venv.create(folder, with_pip=False)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--target", str(packages)]
-    installed = subprocess.run([*pip, _DATASETS], capture_output=True, text=True, check=False)
-    if installed.returncode:
-        pytest.skip(f"pip cannot fetch {_DATASETS}: {installed.stderr.strip()[-200:]}")
-    return str(folder / "bin/python")
+    return python_with(tmp_path_factory.mktemp("tools"), _DATASETS)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from configs.schema.fields import option
 
 FORMATS = (
-    *("img2dataset", "img2dataset_parquet", "tfrecord", "vectors"),
+    *("img2dataset", "img2dataset_parquet", "arrow", "tfrecord", "vectors"),
     *("coco", "image_folder", "image_list", "inat2021", "table", "webvision", "yfcc15m"),
 )
 SPLITS = ("train", "val", "test")

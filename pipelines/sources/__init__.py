@@ -17,7 +17,7 @@ from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.sources import listing, naming, patterns
-from pipelines.sources.files import parquet, tar, tfrecord, vectors
+from pipelines.sources.files import arrow, parquet, tar, tfrecord, vectors
 from pipelines.sources.images import Images, below
 from pipelines.sources.labels import Labels, LabelSpace
 from pipelines.sources.lists import coco, image_folder, image_list, inat2021, table, webvision, yfcc15m
@@ -26,12 +26,12 @@ from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, stora
 from pipelines.sources.web import Unreadable
 
 # Formats whose fields have names that the source's `fields` can choose.
-_NAMED_FIELDS = {"img2dataset", "img2dataset_parquet", "tfrecord", "vectors", "table", "image_folder"}
+_NAMED_FIELDS = {"arrow", "img2dataset", "img2dataset_parquet", "tfrecord", "vectors", "table", "image_folder"}
 
 Reader = Callable[[InputShard, Embed], Iterator[Sample | Reject | Filtered]]
 
 
-_SUFFIXES = re.compile(r"(\.(tar|tgz|parquet|tfrecords?|np[yz]|gz|bz2|xz|zst))+$")
+_SUFFIXES = re.compile(r"(\.(tar|tgz|parquet|arrow|tfrecords?|np[yz]|gz|bz2|xz|zst))+$")
 
 
 def _stem(uri: str) -> str:
@@ -67,6 +67,7 @@ class Container:
 CONTAINERS = {
     "img2dataset": Container(tar.read, _with_table, inside=("*.tar",)),
     "img2dataset_parquet": Container(parquet.read, labels=parquet.label_values, declared=parquet.class_label),
+    "arrow": Container(arrow.read, labels=arrow.label_values, declared=arrow.class_label, inside=arrow.INSIDE),
     "tfrecord": Container(tfrecord.read),
     "vectors": Container(vectors.read, vectors.siblings, inside=vectors.INSIDE),
 }

@@ -15,6 +15,7 @@ from pipelines.errors import UserError
 from pipelines.storage import Found
 
 _MAX_PATHS = 10_000_000
+_NAMED = 5
 # A class in brackets, or any other character.
 _TOKEN = re.compile(r"\[!?\]?[^\]]*\]|.", re.DOTALL)
 _SPECIAL = re.compile(r"^\s+|[*?\[{},\\]")
@@ -72,7 +73,9 @@ def _inside(part: str, patterns: Sequence[str]) -> str:
     if len(matching) != 1:
         if matching:
             raise UserError(f"{folder}: the folder has {' as well as '.join(matching)}; make one of them the path")
-        raise UserError(f"{folder}: the folder has no {' or '.join(patterns)}; name its files in the path")
+        inner = [entry.name for entry in storage.entries(folder) if entry.kind == "folder"][:_NAMED]
+        there = f", or one of its folders, such as {', '.join(inner)}" if inner else ""
+        raise UserError(f"{folder}: the folder has no {' or '.join(patterns)}; name its files in the path{there}")
     return f"{part.rstrip('/')}/{matching[0]}"
 
 

@@ -266,6 +266,7 @@ def _class_folders(inside: Folder) -> Found | None:
 # In the order in which they are tried; of a folder that is several, the first is taken, and the others are said.
 KNOWN: tuple[tuple[str, _Find], ...] = (
     ("tars of img2dataset (.tar)", _containers("img2dataset tars", "img2dataset", r"\.(tar|tgz|tar\.gz)$")),
+    ("Arrow of datasets (.arrow)", _containers("Arrow of datasets", "arrow", r"\.arrow$")),
     ("vectors (.npy, .npz)", _vectors),
     ("lists of lines `path label` (.txt)", _lists("lists of `path label`", r"\.txt$", _as("image_list"))),
     ("COCO (.json)", _lists("COCO", r"\.json$", _as(_COCO))),

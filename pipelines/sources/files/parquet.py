@@ -227,7 +227,7 @@ def check_names(source: Source, names: Mapping[str, tuple[str, ...]], columns: l
 
 
 @dataclasses.dataclass(frozen=True)
-class _Columns:
+class Columns:
     """The columns of a table that are read.
 
     Attributes:
@@ -245,7 +245,7 @@ class _Columns:
     names: Mapping[str, tuple[str, ...]]
 
 
-def _choose(schema: pa.Schema, shard: InputShard) -> _Columns:
+def choose(schema: pa.Schema, shard: InputShard) -> Columns:
     """Returns the columns to read; errors as `read`, and a `BrokenParquet` if the images are not bytes."""
     names, uri = field_names(shard.source, FIELDS), shard.uri
     image = _choose_image(schema, names.pop("image"), uri)
@@ -253,7 +253,7 @@ def _choose(schema: pa.Schema, shard: InputShard) -> _Columns:
     check_names(shard.source, names, fields, uri)
     check_single(schema, names, uri)
     leaf = f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image
-    return _Columns(shard, image, leaf, [name for name in fields if name != image], names)
+    return Columns(shard, image, leaf, [name for name in fields if name != image], names)
 
 
 def _choose_image(schema: pa.Schema, names: tuple[str, ...], uri: str) -> str:
@@ -289,7 +289,7 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
     """
     try:
         with open_table(shard.uri) as table:
-            columns = _choose(table.schema, shard)
+            columns = choose(table.schema, shard)
             if sum(table.group_rows) > table.size_bytes:
                 # Empty rows take no bytes, and rejecting each of them would take days.
                 raise BrokenParquet(f"its footer claims {sum(table.group_rows):,} rows in {table.size_bytes:,} bytes")
@@ -302,22 +302,21 @@ def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered
 
 
 def _read_group(
-    table: Table, group: int, first: int, columns: _Columns, limit: int
+    table: Table, group: int, first: int, columns: Columns, limit: int
 ) -> Iterator[Sample | Reject | Filtered]:
     number = first
     try:
         for batch in table.batches(group, [columns.leaf, *columns.fields]):
             for row in range(len(batch)):
-                yield _read_row(batch, row, str(number), columns, limit)
+                yield read_row(batch, row, str(number), columns, limit)
                 number += 1
     except BrokenParquet as error:
         last = first + table.group_rows[group] - 1
         yield Reject(str(number), "read", "BrokenParquet", f"rows {number:,} to {last:,} cannot be read: {error}")
 
 
-def _read_row(
-    batch: pa.RecordBatch, row: int, member: str, columns: _Columns, limit: int
-) -> Sample | Reject | Filtered:
+def read_row(batch: pa.RecordBatch, row: int, member: str, columns: Columns, limit: int) -> Sample | Reject | Filtered:
+    """Returns a row of a batch; images of more than `limit` bytes are rejects."""
     try:
         fields = rename(row_values(batch, row, columns.fields), columns.names)
         fields |= {our: fields[our].decode() for our in columns.names if isinstance(fields[our], bytes)}
