@@ -125,8 +125,8 @@ def _print(expected: "Sequence[Cost]") -> None:
         secs = UNKNOWN if cost.secs is None else f"about {duration(cost.secs)}"
         disk = f"about {shown(cost.disk_bytes)}" if cost.disk_bytes else UNKNOWN
         cells.append((cost.stage, cost.what, disk, shown(cost.memory_bytes), secs))
-    columns = ("stage", "what", "disk, uncompressed", "memory", "time")
-    progress.table("to expect, if nothing is done yet", columns, cells, left=("what",))
+    columns = ("stage", "what", "disk", "memory", "time")
+    progress.table("to expect if nothing is done yet; disk before compression", columns, cells, left=("what",))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

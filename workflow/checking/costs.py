@@ -71,7 +71,12 @@ def of_index(rows: int, dim: int, index: Index) -> Cost:
     shards = estimate.choose_shards(index, rows, dim)
     in_shard = math.ceil(rows / shards)
     size = estimate.size(searcher.kind(index.searcher).plan(in_shard, dim, index), in_shard, dim)
-    return Cost("build", f"{shards:,} shards of {in_shard:,} rows", shards * size.disk_bytes, size.peak_bytes)
+    return Cost(
+        "build",
+        f"{shards:,} {'shard' if shards == 1 else 'shards'} of {in_shard:,} rows",
+        shards * size.disk_bytes,
+        size.peak_bytes,
+    )
 
 
 def of_lists(queries: int, memory: int, wanted: Neighbors, bytes_a_row: int) -> Cost:
