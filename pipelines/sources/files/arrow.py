@@ -25,10 +25,10 @@ from pipelines.sources.stream import BrokenStream, Stream
 INSIDE = ("*.arrow",)
 _CONTINUES = b"\xff\xff\xff\xff"
 _MAX_HEADER_BYTES = 64 << 20
-_MAX_BATCH_BYTES = 1 << 30
+_MAX_BATCH_BYTES = 1 << 29
 # Fields of the flatbuffers tables `Message` and `RecordBatch`, as offsets in their tables of contents.
 _KIND, _HEADER, _BODY_BYTES, _COMPRESSION = 6, 8, 10, 10
-_BATCH = 3
+_SCHEMA, _BATCH = 1, 3
 
 
 class BrokenArrow(Exception):
@@ -61,8 +61,14 @@ def _header(data: bytes) -> tuple[int, int, bool]:
     return kind, scalar(_BODY_BYTES, number.Int64Flags), compressed
 
 
-def _messages(stream: Stream) -> Iterator[tuple[int, pa.Message]]:
-    """Yields the messages of a stream with their kinds; a `BrokenArrow` if one is too large, compressed or cut off."""
+def _messages(stream: Stream) -> Iterator[pa.Message]:
+    """Yields the schema and the batches of a stream.
+
+    Raises:
+        BrokenArrow: if one is too large, compressed, cut off, or of another kind.
+        UserError: if the store fails.
+    """
+    wanted = _SCHEMA
     while prefix := stream.read(8):
         if prefix[:6] == b"ARROW1":
             raise BrokenArrow("it is an Arrow file for random access, not a stream; save it by save_to_disk")
@@ -77,9 +83,12 @@ def _messages(stream: Stream) -> Iterator[tuple[int, pa.Message]]:
         kind, body_bytes, compressed = _header(header)
         if not 0 <= body_bytes <= _MAX_BATCH_BYTES:
             raise BrokenArrow(f"a batch claims {body_bytes:,} bytes, the limit is {_MAX_BATCH_BYTES:,}")
+        if kind != wanted:
+            raise BrokenArrow("a schema and then batches were expected; dictionaries and tensors are not read")
+        wanted = _BATCH
         if compressed:
             raise BrokenArrow("its batches are compressed; datasets.save_to_disk writes them as they are")
-        yield kind, pa.ipc.read_message(pa.py_buffer(prefix + header + stream.read_exactly(body_bytes)))
+        yield pa.ipc.read_message(pa.py_buffer(prefix + header + stream.read_exactly(body_bytes)))
 
 
 def _names(fields: Iterable[pa.Field]) -> Iterator[str]:
@@ -98,12 +107,9 @@ class _Reader:
             first = next(self._messages, None)
             if first is None:
                 raise BrokenArrow("it is empty")
-            self.schema: pa.Schema = pa.ipc.read_schema(first[1])
+            self.schema: pa.Schema = pa.ipc.read_schema(first)
             # A name is decoded as late as when it is asked for.
             list(_names(self.schema))
-            has_dictionary = any(pa.types.is_dictionary(field.type) for field in self.schema)
-        if has_dictionary:
-            raise BrokenArrow("has dictionary columns, which are not read")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yields the batches."""
@@ -111,11 +117,11 @@ class _Reader:
             with _reading():
                 if (message := next(self._messages, None)) is None:
                     return
-                batch = pa.ipc.read_record_batch(message[1], self.schema)
+                batch = pa.ipc.read_record_batch(message, self.schema)
                 batch.validate(full=True)
-            if len(batch) > message[1].body.size:
+            if len(batch) > message.body.size:
                 # Empty rows take no bytes, and rejecting each of them would take days.
-                raise BrokenArrow(f"a batch claims {len(batch):,} rows in {message[1].body.size:,} bytes")
+                raise BrokenArrow(f"a batch claims {len(batch):,} rows in {message.body.size:,} bytes")
             yield batch
 
 

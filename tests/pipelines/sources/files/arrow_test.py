@@ -90,6 +90,17 @@ def test_compressed_batches_are_refused(tmp_path, codec):
     assert reject.error_type == "BrokenArrow" and "its batches are compressed" in reject.message
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_dictionaries_are_refused(tmp_path, nested):
+    values = pa.array(["a", "b"]).dictionary_encode()
+    values = pa.StructArray.from_arrays([values], ["in"]) if nested else values
+    table = pa.table({"image": [b"one", b"two"], "text": values})
+    with pa.OSFile(str(tmp_path / "0.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    (reject,) = _read(tmp_path / "0.arrow")
+    assert reject.error_type == "BrokenArrow" and "dictionaries and tensors are not read" in reject.message
+
+
 def test_a_stream_that_breaks_off_keeps_the_rows_before(tmp_path):
     data = _write(tmp_path / "0.arrow").read_bytes()
     for cut in range(0, len(data) - 8, 7):
