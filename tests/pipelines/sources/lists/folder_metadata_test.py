@@ -1,16 +1,21 @@
 """A table beside images, in each kind that Hugging Face's imagefolder reads."""
 
+import csv
 import dataclasses
 import json
+import os
+import subprocess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from configs.base import Embed, Source
 from pipelines import sources
 from pipelines.errors import UserError
 from pipelines.sources import Sample
+from tests.isolated import python_with
 from tests.pipelines.sources.listed import read, write_images
 
 _SOURCE = Source(format="image_folder", path="photos/train")
@@ -75,3 +80,35 @@ def test_what_could_be_meant_otherwise_is_named(tmp_path):
     (train / "metadata.csv").unlink()
     with pytest.raises(UserError, match="has no metadata.csv or .*; leave 'fields' empty"):
         read(tmp_path, dataclasses.replace(_SOURCE, fields=("caption=text",)))
+
+
+_LOADED = """
+import datasets, json, os, sys
+made = datasets.load_dataset("imagefolder", data_dir=sys.argv[1], split="train")
+made = made.cast_column("image", datasets.Image(decode=False))
+print(json.dumps(sorted([os.path.basename(row["image"]["path"]), row["text"], row["label"]] for row in made)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_datasets_reads_the_same_rows(tmp_path, suffix):
+    folder = tmp_path / "images"
+    (folder / "in").mkdir(parents=True)
+    rows = [(f"{'in/' if n % 2 else ''}{n}.png", f"a picture, {n}", n % 3) for n in range(7)]
+    for name, _, _ in rows:
+        Image.new("L", (3, 3), 9).save(folder / name)
+    with open(folder / f"metadata.{suffix}", "w", newline="") as file:
+        if suffix == "csv":
+            csv.writer(file).writerows([("file_name", "text", "label"), *rows])
+        else:
+            names = ("file_name", "text", "label")
+            file.writelines(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
+    python = python_with(tmp_path / "tools", "datasets==5.2.0", "pillow")
+    env = {"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([python, "-c", _LOADED, str(folder)], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    source = Source("image_folder", str(folder))
+    (shard,) = sources.plan(source, "", Embed(), str(tmp_path / "listed"))
+    ours = [[os.path.basename(s.member), s.caption, s.label] for s in sources.read(shard, Embed())]
+    assert sorted(ours) == json.loads(done.stdout.splitlines()[-1])
