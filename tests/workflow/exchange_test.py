@@ -10,8 +10,10 @@ import venv
 import numpy as np
 import pytest
 
+from configs.base import Embed, Source
+from pipelines import sources
 from pipelines.schemas import EncoderInfo
-from tests.world import DIM, SPLITS, World, write_embeddings
+from tests.world import DIM, SPLITS, World, unit, write_embeddings
 from workflow import arrays
 
 pytestmark = pytest.mark.slow
@@ -101,3 +103,34 @@ def test_other_readers_see_our_values(python, tmp_path, dtype):
     np.testing.assert_allclose(found["scores"], scores, rtol=1e-4)
     ids, rows = np.load(out / "neighbors/test/ids.npy"), found["rows"]
     assert np.mean(world.ids[rows] == ids) > 0.99
+
+
+_WRITTEN = """
+import glob, json, sys, types
+import numpy as np
+for name in ("clip_retrieval", "clip_retrieval.clip_inference"):
+    package = sys.modules[name] = types.ModuleType(name)
+    package.__path__ = [found for path in sys.path for found in glob.glob(f"{path}/{name.replace('.', '/')}")]
+from clip_retrieval.clip_inference.writer import NumpyWriter
+arrays = np.load(sys.argv[1] + "/given.npz")
+for part, rows in ((0, slice(0, 4)), (1, slice(4, 7))):
+    writer = NumpyWriter(part, sys.argv[1] + "/out", True, True, True, 10)
+    texts = [f"caption {row}" for row in range(7)][rows]
+    about = [json.dumps({"url": f"http://x/{row}.jpg", "key": str(row)}) for row in range(7)][rows]
+    names = [f"{row}.jpg" for row in range(7)][rows]
+    batch = {"image_embs": arrays["image"][rows], "text_embs": arrays["text"][rows]}
+    writer({**batch, "image_filename": names, "text": texts, "metadata": about})
+    writer.flush()
+"""
+
+
+def test_what_clip_retrieval_writes_is_a_source(python, tmp_path):
+    given = {"image": unit(7, 8, seed=1).astype(np.float16), "text": unit(7, 8, seed=2).astype(np.float16)}
+    np.savez(tmp_path / "given.npz", **given)
+    done = subprocess.run([python, "-c", _WRITTEN, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    source = Source("vectors", str(tmp_path / "out"))
+    found = [item for shard in sources.plan(source, "", Embed(), "") for item in sources.read(shard, Embed())]
+    assert [(item.caption, item.url) for item in found] == [(f"caption {n}", f"http://x/{n}.jpg") for n in range(7)]
+    for column, name in (("key", "image"), ("value_text", "text")):
+        assert np.array_equal(np.stack([item.vectors[column] for item in found]), given[name].astype(np.float32))
