@@ -112,14 +112,37 @@ def open_all(request: Request, specs: Mapping[str, EncoderSpec], named: Classes,
     Raises:
         UserError: if a source cannot be listed, its list is not that of the protocol, or a folder is another config's.
     """
-    columns = {name: dict(specs) if name == MEMORY else {"key": specs["key"]} for name in request.sources}
-    folders = [_open(name, request, columns[name], named) for name in request.sources]
+    folders = [_open(name, request, _columns(name, specs), named) for name in request.sources]
     for folder in folders:
         if retry_rejects:
             folder.retry()
         if folder.pending:
             storage.remove(storage.join(folder.path, manifest.COMPLETE_FILE))
     return folders
+
+
+def _columns(name: str, specs: Mapping[str, EncoderSpec]) -> dict[str, EncoderSpec]:
+    """Returns the encoders of the vector columns of a folder: all of the memory, of a split that of keys."""
+    return dict(specs) if name == MEMORY else {"key": specs["key"]}
+
+
+def _planned(name: str, request: Request, source: Source, named: Classes, listings: str) -> list[InputShard]:
+    """Returns the shards of a source, not yet numbered; a `UserError` if labels or rows are not those expected.
+
+    Args:
+        name: of the memory or the split.
+        request: names the sources.
+        source: with whole paths.
+        named: the label space of the request.
+        listings: folder for the rows of lists.
+    """
+    counts: Counter[Any] = Counter()
+    shards = sources.plan(
+        request.sources[name], request.places.data, request.embed, listings, named.of_planning(name), counts
+    )
+    named.check_numbers(name, source, counts)
+    check_rows(name, source.path, sum(shard.rows for shard in shards), request)
+    return shards
 
 
 def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Classes) -> Folder:
@@ -131,12 +154,7 @@ def _open(name: str, request: Request, specs: dict[str, EncoderSpec], named: Cla
     manifest.check_claim(path, _STAGE, identity)
     storage.remove_temporaries(path)
     # Listed before the folder is claimed: a source that is missing claims nothing.
-    counts: Counter[Any] = Counter()
-    shards = sources.plan(
-        request.sources[name], request.places.data, request.embed, listings, named.of_planning(name), counts
-    )
-    named.check_numbers(name, source, counts)
-    check_rows(name, source.path, sum(shard.rows for shard in shards), request)
+    shards = _planned(name, request, source, named, listings)
     config_hash = manifest.claim(path, _STAGE, identity)
     manifest.write_config(path, request.places.config)
     wanted = {storage.name(shard.listing) for shard in shards}
@@ -170,17 +188,13 @@ def foresee(request: Request, specs: Mapping[str, EncoderSpec], named: Classes, 
     found = {}
     for name in request.sources:
         path, source = request.folder(name), sources.resolve(request.sources[name], request.places.data)
-        columns = dict(specs) if name == MEMORY else {"key": specs["key"]}
+        columns = _columns(name, specs)
         identity = {**_identity(name, source, request, columns), **named.identity(name)}
         config_hash = manifest.config_hash(_STAGE, identity)
         classes.check_stored(path, identity.get(manifest.CLASSES, ()))
         if storage.files(storage.join(path, manifest.MARKERS), ".json"):
             manifest.check_claim(path, _STAGE, identity)
-        counts: Counter[Any] = Counter()
-        listings, labels = storage.join(scratch, name), named.of_planning(name)
-        shards = sources.plan(request.sources[name], request.places.data, request.embed, listings, labels, counts)
-        named.check_numbers(name, source, counts)
-        check_rows(name, source.path, sum(shard.rows for shard in shards), request)
+        shards = _planned(name, request, source, named, storage.join(scratch, name))
         folder = Folder(name, path, config_hash, columns, shards, {})
         folder.refresh()
         kept = [folder.done[s.name] for s in shards if s.name in folder.done and _is_of(folder.done[s.name], s)]

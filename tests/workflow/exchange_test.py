@@ -4,8 +4,6 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
-import venv
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from configs.base import Embed, Source
 from pipelines import sources
 from pipelines.schemas import EncoderInfo
+from tests.isolated import python_with
 from tests.world import DIM, SPLITS, World, unit, write_embeddings
 from workflow import arrays
 
@@ -60,15 +59,7 @@ json.dump({"table": {name: table[name].tolist() for name in columns}, "captions"
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
     """Returns a Python in which these tools are installed."""
-    folder = tmp_path_factory.mktemp("tools")
-    venv.create(folder, with_pip=False)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--target", str(packages)]
-    for wanted in (["--no-deps", _CLIP_RETRIEVAL], _TOOLS):
-        installed = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
-        if installed.returncode:
-            pytest.skip(f"pip cannot fetch {wanted[-1]}: {installed.stderr.strip()[-200:]}")
-    return str(folder / "bin/python")
+    return python_with(tmp_path_factory.mktemp("tools"), *_TOOLS, alone=_CLIP_RETRIEVAL)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -19,7 +19,7 @@ from pipelines import storage
 from pipelines.errors import one_line
 from pipelines.sources import naming
 from pipelines.sources.files import parquet
-from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names, rename
+from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, field_names
 from pipelines.sources.stream import BrokenStream, Stream
 
 INSIDE = ("*.arrow",)
@@ -157,9 +157,7 @@ def label_values(shard: InputShard) -> Iterator[Any]:
     with contextlib.suppress(BrokenArrow, ValueError), _opened(shard.uri) as reader:
         columns = [name for name in parquet.readable_columns(reader.schema, names) if name in names]
         for batch in reader.batches() if columns else ():
-            for row in range(len(batch)):
-                found = rename(parquet.row_values(batch, row, columns), {"label": names})["label"]
-                yield found.decode() if isinstance(found, bytes) else found
+            yield from parquet.labels(batch, columns, names)
 
 
 def class_label(shard: InputShard) -> tuple[str, ...]:

@@ -331,6 +331,17 @@ def read_row(batch: pa.RecordBatch, row: int, member: str, columns: Columns, lim
     return sample
 
 
+def labels(batch: pa.RecordBatch, columns: list[str], names: tuple[str, ...]) -> Iterator[Any]:
+    """Yields the label of each row of a batch as it is; `names` are those of its column, of which `columns` are there.
+
+    Raises:
+        ValueError: if one does not fit its type.
+    """
+    for row in range(len(batch)):
+        found = rename(row_values(batch, row, columns), {"label": names})["label"]
+        yield found.decode() if isinstance(found, bytes) else found
+
+
 def label_values(shard: InputShard) -> Iterator[Any]:
     """Yields the labels of a Parquet file as they are, reading no other column; of a damaged group only some."""
     names = field_names(shard.source, FIELDS)["label"]
@@ -341,9 +352,7 @@ def label_values(shard: InputShard) -> Iterator[Any]:
         for group in range(len(table.group_rows)):
             with contextlib.suppress(BrokenParquet, ValueError):
                 for batch in table.batches(group, columns):
-                    for row in range(len(batch)):
-                        found = rename(row_values(batch, row, columns), {"label": names})["label"]
-                        yield found.decode() if isinstance(found, bytes) else found
+                    yield from labels(batch, columns, names)
 
 
 def class_label(shard: InputShard) -> tuple[str, ...]:

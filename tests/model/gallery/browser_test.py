@@ -1,28 +1,21 @@
 """The gallery in Chromium, from a disk: filters, keyboard, a phone, the dark, no script, and hostile texts."""
 
 import re
-import shutil
 
 import pytest
 
+from tests import chromium
 from tests.model.gallery import made
 from tests.model.gallery.made import HOSTILE, IMAGES
 
 pytestmark = pytest.mark.slow
-_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 _PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
 
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not _CHROMIUM:
-        pytest.skip("Chromium is not installed; apt-get install chromium")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=_CHROMIUM, args=_FLAGS)
+    with chromium.launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

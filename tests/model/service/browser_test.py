@@ -1,18 +1,16 @@
 """The page in Chromium: photographs, keyboard, a phone, the dark, hostile captions, and no request to anybody else."""
 
 import io
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests import chromium
 from tests.model.service import serving
 from tests.model.service.fake import HOSTILE
 
 pytestmark = pytest.mark.slow
-_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 def _photograph(name="a.png", seed=0):
@@ -30,13 +28,8 @@ def service():
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not _CHROMIUM:
-        pytest.skip("Chromium is not installed; apt-get install chromium")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=_CHROMIUM, args=_FLAGS)
+    with chromium.launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(

@@ -1,26 +1,18 @@
 """The pages in Chromium, from a disk: keyboard, sorting, copying, a phone, the dark, hostile data, and no request."""
 
-import shutil
-
 import pytest
 
+from tests import chromium
 from tests.model.reports.pages.hostile import CLASSES
 
 pytestmark = pytest.mark.slow
-_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 _PAGES = ("index", "classes", "gallery", "training", "data")
 
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not _CHROMIUM:
-        pytest.skip("Chromium is not installed; apt-get install chromium")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=_CHROMIUM, args=_FLAGS)
+    with chromium.launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(
