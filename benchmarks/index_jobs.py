@@ -132,9 +132,9 @@ def neighbors_over_searcher(
 
 def _visit(opened: OpenIndex, loaded: Sequence[object], queries: np.ndarray, k: int) -> None:
     """Searches each shard for the queries that visit it, and drops the results."""
-    visited = opened.visits(queries)
+    visits = opened.visits(queries)
     for number, shard in enumerate(loaded):
-        shard.searcher.search(queries[visited[:, number]], k)  # type: ignore[attr-defined]
+        shard.searcher.search(queries[visits.leaves[:, number] > 0], k)  # type: ignore[attr-defined]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -31,6 +31,7 @@ from index.engines.exact import ExactSearcher
 from index.measure.recall import recall_at_k
 from index.store import records
 from index.store.lookup import Lookup
+from index.store.records import Point
 from pipelines import manifest, schemas, storage
 from pipelines.runner import Runner
 
@@ -88,9 +89,9 @@ def points(folder: str, queries: np.ndarray, exact: tuple[np.ndarray, np.ndarray
     shards = [opened.load(number) for number in range(len(opened.shards))]
     kept: list[_Point] = []
     for point in sorted(opened.facts["curve"], key=lambda point: point["cost"]):
-        index = Index(folder, opened.facts, point["level"], point["probe"])
+        index = Index(folder, opened.facts, Point(**point))
         for number, (record, shard) in enumerate(zip(opened.shards, shards, strict=True)):
-            setting = record.settings[records.setting_at(record.settings, point["level"])]
+            setting = record.settings[records.setting_of(record.settings, record.is_region, index.point)]
             engine: Any = shard.searcher.with_parameters(setting.parameters)
             index.loaded[number] = Lookup(dataclasses.replace(shard, searcher=engine.with_threads(1)))
         found = index.search(queries, K).ids
@@ -117,9 +118,9 @@ def measure(folders: dict[str, str], keys: np.ndarray, queries: np.ndarray) -> d
         for name, between in around.items():
             secs = []
             for point in between:
-                begin = time.perf_counter()
+                begin = time.process_time()
                 point.index.search(queries, K)
-                secs.append(time.perf_counter() - begin)
+                secs.append(time.process_time() - begin)
             rates[name].append(rate(between, secs, len(queries)))
     figures: dict[str, Any] = {}
     for name, of in rates.items():
@@ -132,10 +133,10 @@ def measure(folders: dict[str, str], keys: np.ndarray, queries: np.ndarray) -> d
 
 
 def _described(around: Sequence[_Point], queries: np.ndarray) -> dict[str, Any]:
-    visits = [float(point.index.visits(queries).sum(1).mean()) for point in around]
+    visits = [float((point.index.visits(queries).leaves > 0).sum(1).mean()) for point in around]
     return {
         "recalls": [round(point.recall, 4) for point in around],
-        "points": [[point.index.level, point.index.probe] for point in around],
+        "points": [[point.index.point.leaves, point.index.point.candidates] for point in around],
         "visits": [round(mean, 2) for mean in visits],
     }
 

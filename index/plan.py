@@ -4,6 +4,7 @@ Builds and searches a small shard of a sample of the memory on this machine. Ref
 and a build that takes more memory than `--config.index.memory_gb`. `index.build` uses the same planner.
 """
 
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ def run(config: Config) -> None:
     shards = estimate.choose_shards(index, memory.rows, dim)
     rows = math.ceil(memory.rows / shards)
     plan = searcher.kind(index.searcher).plan(rows, dim, index)
+    if plan.leaves and shards > 1 and index.sharding == "routed":
+        plan = dataclasses.replace(plan, leaves=estimate.region_leaves(index, memory.rows, dim, shards) // shards)
     size = estimate.size(plan, rows, dim)
     calibration = estimate.calibrate(*_sample(memory, config.seed), index)
     if plan.leaves and calibration.recall < index.target_recall:

@@ -14,6 +14,8 @@ KEY_BLOCK = 16_384
 RESCORE_BYTES = 64 << 20
 # Candidates a query, over the length of its list, from which it pays to find the best of a block first.
 _CROWDED = 8
+# Entries of lists that wait to be merged, over those of the merged lists.
+_MOST_WAITING = 8
 # Scores float32 `[c]` of the pairs (queries[query], keys[key]), from queries, keys, query and key.
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -35,12 +37,19 @@ def top_k(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
     if (short := k - ids.shape[1]) > 0:
         ids = np.pad(ids, ((0, 0), (0, short)), constant_values=-1)
         scores = np.pad(scores, ((0, 0), (0, short)), constant_values=-np.inf)
-    # Most lists are in order, or made of a few that are, which a stable sort takes in one pass; few of them have ties.
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+    # Many lists are in order. The others are mostly made of a few that are, which a stable sort takes in one pass; few
+    # of them have ties.
+    mixed = (scores[:, 1:] > scores[:, :-1]).any(axis=1)
+    if mixed.any():
+        order = np.argsort(-scores[mixed], axis=1, kind="stable")
+        ids[mixed], scores[mixed] = (
+            np.take_along_axis(ids[mixed], order, 1),
+            np.take_along_axis(scores[mixed], order, 1),
+        )
     tied = ((scores[:, 1:] == scores[:, :-1]) & (ids[:, 1:] < ids[:, :-1])).any(axis=1)
-    order = np.lexsort((ids[tied], -scores[tied]), axis=-1)
-    ids[tied] = np.take_along_axis(ids[tied], order, 1)
+    if tied.any():
+        order = np.lexsort((ids[tied], -scores[tied]), axis=-1)
+        ids[tied] = np.take_along_axis(ids[tied], order, 1)
     return ids[:, :k], scores[:, :k]
 
 
@@ -60,23 +69,52 @@ def leave_out(ids: np.ndarray, scores: np.ndarray, unwanted: np.ndarray, k: int)
 class BestLists:
     """The best of the lists that queries are given one after another, in any order.
 
-    No id may be given to a query twice.
-
-    Attributes:
-        ids: int64 `[Q, k]`, ordered and padded as by `top_k`.
-        scores: float32 `[Q, k]`.
+    No id may be given to a query twice. Lists wait until there are several, and are merged at once.
     """
 
     def __init__(self, queries: int, k: int) -> None:
         """Begins with lists of padding."""
-        self.ids, self.scores = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
+        self._ids, self._scores = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
+        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def add(self, ids: np.ndarray, scores: np.ndarray, places: np.ndarray | slice = slice(None)) -> None:
+    def add(self, ids: np.ndarray, scores: np.ndarray, places: np.ndarray | None = None) -> None:
         """Takes lists `[q, m]` of the queries at some places, none of which is named twice."""
-        lists = [(ids, scores)]
-        if (self.ids[places, :1] >= 0).any():
-            lists.append((self.ids[places], self.scores[places]))
-        self.ids[places], self.scores[places] = merge(lists, self.ids.shape[1])
+        self._waiting.append((ids, scores, np.arange(len(self._ids)) if places is None else places))
+        if sum(each[0].size for each in self._waiting) > _MOST_WAITING * self._ids.size:
+            self._merge()
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids, int64 `[Q, k]`, ordered and padded as by `top_k`."""
+        self._merge()
+        return self._ids
+
+    @property
+    def scores(self) -> np.ndarray:
+        """The scores, float32 `[Q, k]`, of `ids`."""
+        self._merge()
+        return self._scores
+
+    def _merge(self) -> None:
+        """Puts the lists of each query side by side and orders them."""
+        if not self._waiting:
+            return
+        lists = [(self._ids, self._scores, np.arange(len(self._ids))), *self._waiting]
+        lengths = [((ids >= 0) * np.arange(1, ids.shape[1] + 1)).max(axis=1, initial=0) for ids, _, _ in lists]
+        ends, begins = np.zeros(len(self._ids), np.int64), []
+        for (_, _, places), length in zip(lists, lengths, strict=True):
+            begins.append(ends[places])
+            ends[places] += length
+        longest = max(int(length.max(initial=0)) for length in lengths)
+        shape = len(self._ids), int(ends.max(initial=0)) + longest
+        wide_ids, wide_scores = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+        for (ids, scores, places), length, begin in zip(lists, lengths, begins, strict=True):
+            # The padding of a list is overwritten by the next.
+            width = int(length.max(initial=0))
+            at = places[:, None], begin[:, None] + np.arange(width)
+            wide_ids[at], wide_scores[at] = ids[:, :width], scores[:, :width]
+        self._ids, self._scores = top_k(wide_ids, wide_scores, self._ids.shape[1])
+        self._waiting = []
 
 
 def dot_products(queries: np.ndarray, keys: np.ndarray, query: np.ndarray, key: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pyarrow as pa
 
-from index import build, neighbors
+from index import Index, build, neighbors
 from pipelines import manifest, schemas, storage
 from pipelines.manifest import Marker
 from pipelines.schemas import EncoderInfo
@@ -231,6 +231,12 @@ class World:
         """Ids of the memory in the global row order."""
         bounds = [s * len(self.keys) // 3 for s in range(4)]
         return np.concatenate([schemas.make_id(s, np.arange(bounds[s + 1] - bounds[s])) for s in range(3)])
+
+
+def everywhere(index: Index) -> Index:
+    """Makes queries visit every leaf of an index, and so every shard."""
+    index.point = dataclasses.replace(index.point, leaves=len(index.router.centres))
+    return index
 
 
 def snapshot(folder: pathlib.Path) -> dict[str, str]:

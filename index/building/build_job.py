@@ -8,18 +8,19 @@ searcher, and publishes the shard. An index of one shard reads the memory direct
 """
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
-import numpy as np
 
 from configs.base import Index as IndexConfig
 from index.building import partition_job
-from index.engines import searcher
+from index.engines import planner, searcher
+from index.engines.planner import Parameters
 from index.measure import measurement
-from index.measure.measurement import Queries
+from index.measure.measurement import Queries, Region
 from index.store import keys, routing, shard_store
 from index.store.keys import KeyStream
 from index.store.records import ShardRecord
@@ -40,11 +41,11 @@ class BuildJob:
         number: of the build.
         memory: folder of the memory.
         config: of the index.
-        seed: for drawing queries and cells.
+        seed: for drawing queries.
         shards: number of shards to build.
         is_delta: whether the shards are added to an existing index; their rows have then been dealt out already.
         queries: file of the measuring queries.
-        router: file of the cells; empty if shards are not regions.
+        router: file of the leaves; empty if shards are not regions.
         config_hash: of the index.
         build_hash: of this build's files.
     """
@@ -86,10 +87,20 @@ class BuildJob:
         return Queries.from_table(schemas.read(self.queries, Queries.COLUMNS))
 
     def read_router(self) -> Router:
-        """Reads the cells of the index."""
+        """Reads the leaves of the index."""
         if not self.router:
             return routing.without_regions(self.shards, 0)
         return Router.from_table(schemas.read(self.router, Router.COLUMNS), self.shards)
+
+    def region(self, number: int) -> Region | None:
+        """Returns what a shard is searched by if it is a region."""
+        if not self.router:
+            return None
+        router, k = self.read_router(), self.config.k
+        # An exact searcher re-ranks nothing.
+        factors = planner.REGION_FACTORS if self.config.searcher != "exact" else (1,)
+        parameters = [Parameters(leaves, math.ceil(k * factor), k) for leaves in router.steps for factor in factors]
+        return Region(router, number, parameters)
 
     def rows_of(self, number: int, groups: Sequence[str]) -> KeyStream:
         """Returns the rows of a shard: those of the whole memory, or those dealt to it."""
@@ -114,33 +125,26 @@ def build_shard(job: BuildJob, number: int, groups: Sequence[str]) -> None:
     kind = config.searcher if stream.rows else "exact"
     engine = searcher.kind(kind)
     plan = engine.plan(stream.rows, stream.dim, config)
+    region, centres = job.region(number), None
+    if region and plan.leaves:
+        centres = region.router.leaves_of(number)
+        plan = dataclasses.replace(plan, leaves=len(centres))
     ids, images = stream.names()
     queries = job.read_queries()
     with shard_store.new_shard(job.folder, name) as local:
         saved = os.path.join(local, kind)
         os.makedirs(saved)
         start = time.perf_counter()
-        engine.build(stream, plan).save(saved)
+        engine.build(stream, plan, centres=centres).save(saved)
         secs = {"build": [time.perf_counter() - start]}
-        visiting = nearness(job.read_router(), queries, number, job.is_delta)
-        settings, lists, spent = measurement.measure_shard(
-            engine.load(saved, plan), stream, ids, plan, queries, visiting, config
-        )
+        loaded = engine.load(saved, plan)
+        settings, lists, spent = measurement.measure_shard(loaded, stream, ids, plan, queries, config, region)
         shard_store.write_contents(local, ids, images, lists, job.build_hash)
         files = shard_store.digests(local)
     path = storage.join(shard_store.build_path(job.number), name)
-    record = ShardRecord(path, stream.rows, files, job.build_hash, kind, plan, settings, job.is_delta)
+    is_region = region is not None
+    record = ShardRecord(path, stream.rows, files, job.build_hash, kind, plan, settings, job.is_delta, is_region)
     shard_store.write_marker(job.folder, record, secs | spent)
-
-
-def nearness(router: Router, queries: Queries, shard: int, is_delta: bool) -> np.ndarray:
-    """Returns how many cells each query must probe to visit a shard, int64 `[Q]`; 0 where every query does."""
-    if is_delta:
-        return np.zeros(len(queries.keys), np.int64)
-    cells = np.full(len(queries.keys), measurement.NEVER)
-    for probe in reversed(router.probes):
-        cells[router.visits(queries.keys, probe)[:, shard]] = probe
-    return cells
 
 
 class BuildShard(beam.DoFn):

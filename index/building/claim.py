@@ -1,4 +1,4 @@
-"""Prepares a build: checks its inputs, claims the folders, and draws the measuring queries and the cells of space."""
+"""Prepares a build: checks its inputs, claims the folders, and draws the measuring queries and the leaves of space."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from pipelines.manifest import Embeddings
 
 # What was drawn, until the build ends; afterwards the manifest knows.
 _DRAWN_FILE = f"{partition_job.PARTS}/drawn.json"
-# Memory shards that the cells are trained on: a sample of the rows of each, so that few files are read.
+# Memory shards that the leaves are trained on: a sample of the rows of each, so that few files are read.
 SAMPLED_SHARDS = 256
 
 
@@ -30,12 +30,12 @@ def identity_of(memory: Embeddings, index: IndexConfig, seed: int) -> dict[str, 
 
 
 def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0, memory_folder: str = "") -> BuildJob:
-    """Checks the inputs, claims the index folder, and draws queries and cells for a build.
+    """Checks the inputs, claims the index folder, and draws queries and leaves for a build.
 
     Args:
         places: of memory, queries and index.
         index: config of the index.
-        seed: for drawing queries and cells.
+        seed: for drawing queries.
         number: of the build; 0 for the base of the published index, or the first build.
         memory_folder: of the memory, if it is another than that of the places.
 
@@ -121,7 +121,7 @@ def _inputs(memory: Embeddings, source: Embeddings, base: Mapping[str, Any] | No
 
 
 def _draw(job: BuildJob, memory: Embeddings, source: Embeddings, base: Mapping[str, Any] | None) -> None:
-    """Draws the measuring queries and the cells, unless they have been drawn for this build.
+    """Draws the measuring queries and the leaves, unless they have been drawn for this build.
 
     Raises:
         UserError: if one of the files is damaged or of another build.
@@ -136,7 +136,7 @@ def _draw(job: BuildJob, memory: Embeddings, source: Embeddings, base: Mapping[s
         drawn = {}
     for uri in filter(None, (job.queries, job.router)):
         if storage.name(uri) not in drawn or not storage.exists(uri):
-            table = _queries(job, memory, source) if uri == job.queries else _cells(job, memory)
+            table = _queries(job, memory, source) if uri == job.queries else _leaves(job, memory)
             schemas.write(uri, table, job.metadata)
         if storage.name(uri) in drawn:
             shard_store.check_file(uri, drawn[storage.name(uri)], again)
@@ -150,14 +150,18 @@ def _queries(job: BuildJob, memory: Embeddings, source: Embeddings) -> pa.Table:
     return measurement.draw_queries(source, is_memory, job.config.max_queries, job.seed).to_table()
 
 
-def _cells(job: BuildJob, memory: Embeddings) -> pa.Table:
-    return routing.fit(_sample(memory, job.shards), job.shards, job.seed).to_table()
+def _leaves(job: BuildJob, memory: Embeddings) -> pa.Table:
+    config, dim = job.config, memory.encoder("key").dim
+    leaves = estimate.region_leaves(config, memory.rows, dim, job.shards)
+    sample = _sample(memory, job.shards, routing.SAMPLE_ROWS_PER_LEAF * leaves)
+    queries = job.read_queries().keys[: routing.SHARE_QUERIES]
+    return routing.fit(sample, job.shards, leaves, queries, len(sample) / memory.rows, config.k).to_table()
 
 
-def _sample(memory: Embeddings, shards: int) -> np.ndarray:
+def _sample(memory: Embeddings, shards: int, rows: int) -> np.ndarray:
     """Returns keys from evenly spread memory shards to cut space by, from at least as many as index shards."""
     numbers = [shard for shard, count in memory.shard_rows.items() if count]
     most = max(SAMPLED_SHARDS, shards)
     drawn = [numbers[i] for i in np.unique(np.arange(most) * len(numbers) // most)]
-    each = -(-routing.sample_rows(shards) // len(drawn))
+    each = -(-rows // len(drawn))
     return np.concatenate([keys.of_memory(memory, (shard,)).sample(each) for shard in drawn])

@@ -17,7 +17,7 @@ def run(places: Places, index: IndexConfig, seed: int, runner: Runner) -> None:
     Args:
         places: of memory, queries and index.
         index: config of the index.
-        seed: for drawing queries and cells.
+        seed: for drawing queries.
         runner: of the command.
 
     Raises:

@@ -10,29 +10,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from configs.base import Index as IndexConfig
-from index.building import build_job
 from index.building.build_job import BuildJob
 from index.measure import curve
 from index.measure.curve import MeasuredShard
 from index.measure.measurement import Queries
 from index.store import index_manifest, shard_store
-from index.store.records import Point, ShardRecord, setting_at
-from index.store.routing import Router
+from index.store.records import Point, ShardRecord
 from pipelines import storage
 from pipelines.errors import UserError, command
 from pipelines.manifest import Embeddings
 
 
-def measured_shards(
-    index: str, records: Sequence[ShardRecord], router: Router, queries: Queries
-) -> Iterator[MeasuredShard]:
-    """Yields what the curve needs of each shard of an index folder; shards that are not deltas are in router order."""
-    region = 0
+def measured_shards(index: str, records: Sequence[ShardRecord]) -> Iterator[MeasuredShard]:
+    """Yields what the curve needs of each shard of an index folder."""
     for record in records:
-        nearness = build_job.nearness(router, queries, region, record.is_delta)
-        region += not record.is_delta
-        lists = shard_store.read_lists(index, record)
-        yield MeasuredShard(record.rows, record.plan, record.settings, lists, nearness)
+        yield MeasuredShard(record.settings, shard_store.read_lists(index, record), record.is_region)
 
 
 def memory_facts(memory: Embeddings) -> dict[str, Any]:
@@ -63,9 +55,8 @@ def publish(job: BuildJob) -> dict[str, Any]:
     """Measures the whole index, publishes it as the first version or replaces the last, and returns the manifest."""
     memory, done, config, queries = Embeddings(job.memory), job.done(), job.config, job.read_queries()
     records = [done[name][0] for name in job.names]
-    router = job.read_router()
-    shards = list(measured_shards(job.index, records, router, queries))
-    points, chosen = curve.measure(shards, router.probes, queries, config.k, config.target_recall)
+    shards = list(measured_shards(job.index, records))
+    points, chosen = curve.measure(shards, queries, config.k, config.target_recall)
     inputs = [path for path in (job.queries, job.router) if path]
     facts = {
         "config_hash": job.config_hash,
@@ -126,11 +117,11 @@ def rates(
     def of(point: Point) -> float:
         spent = 0.0
         for shard, record in zip(shards, records, strict=True):
-            setting = setting_at(record.settings, point.level)
-            spent += float((shard.nearness <= point.probe).mean()) * secs[record.path]["search"][setting]
+            setting = shard.setting(point)
+            spent += shard.settings[setting].visits * secs[record.path]["search"][setting]
         return round(1 / max(spent, 1e-9), 1)
 
-    queries = len(shards[0].nearness)
+    queries = len(shards[0].lists.exact[0])
     exact = sum(secs[record.path]["exact"][0] for record in records)
     return {
         "queries_per_sec": of(chosen),

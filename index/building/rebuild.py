@@ -20,7 +20,7 @@ def run(places: Places, index: IndexConfig, seed: int, runner: Runner, memory: s
     Args:
         places: of memory, queries and index.
         index: config of the index.
-        seed: for drawing queries and cells.
+        seed: for drawing queries.
         runner: of the command.
         memory: folder of the memory, if it is another than that of the places.
 

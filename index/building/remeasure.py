@@ -47,30 +47,37 @@ def without_removed(
         UserError: if a file is missing or damaged.
     """
     k = index.facts["recall"]["k"]
-    shards = list(publication.measured_shards(index.folder, records, index.router, queries))
+    shards = list(publication.measured_shards(index.folder, records))
     is_known = True
     for number, rows in removed.items():
-        lists, is_long = _search_again(index, records[number], shards[number].lists, rows, queries, k)
+        lists, is_long = _search_again(index, number, shards[number].lists, rows, queries, k)
         shards[number] = dataclasses.replace(shards[number], lists=lists)
         is_known &= is_long
     return shards if is_known else _with_exact_lists(shards, memory, queries)
 
 
 def _search_again(
-    index: Index, record: ShardRecord, lists: ShardLists, rows: np.ndarray, queries: Queries, k: int
+    index: Index, number: int, lists: ShardLists, rows: np.ndarray, queries: Queries, k: int
 ) -> tuple[ShardLists, bool]:
     """Returns a shard's lists without some rows, and whether the exact ones still hold the k best of each query."""
+    record = index.shards[number]
     shard = shard_store.load(index.folder, record, record.settings[0].parameters, rows)
     ids, scores = lists.exact
     unwanted = np.isin(ids, shard.ids[rows]) & (ids >= 0)
     exact = leave_out(ids, scores, unwanted, ids.shape[1])
     is_long = bool(((ids[:, -1] < 0) | (exact[0][:, k - 1] >= 0)).all())
     found = []
-    for setting, before in zip(record.settings, lists.found, strict=True):
+    for setting in record.settings:
         tuned = dataclasses.replace(shard, searcher=shard.searcher.with_parameters(setting.parameters))
-        vectors, own_ids = queries.keys[before.queries], queries.own_ids[before.queries, None]
-        ids, scores, _ = Lookup(tuned).search(vectors, k + int(queries.of_memory))
-        found.append(Found(before.queries, *leave_out(ids, scores, (ids == own_ids) & (ids >= 0), k)))
+        places, leaves, shares = np.arange(len(queries.keys)), None, None
+        if record.is_region:
+            places, leaves, shares = measurement.visitors(
+                index.router, queries.keys, setting.parameters, index.region(number)
+            )
+        vectors, own_ids = queries.keys[places], queries.own_ids[places, None]
+        longest = k + int(queries.of_memory)
+        ids, scores, _ = Lookup(tuned).search(vectors, longest, leaves=leaves, shares=shares)
+        found.append(Found(places, *leave_out(ids, scores, (ids == own_ids) & (ids >= 0), k)))
     return ShardLists(exact, found), is_long
 
 

@@ -154,8 +154,8 @@ def _publish(job: BuildJob, index: Index, memory: Embeddings, difference: Differ
     queries = job.read_queries()
     shards = remeasure.without_removed(index, records, removed, queries, memory)
     k, target = old["recall"]["k"], old["recall"]["target"]
-    points, _ = curve.measure(shards, index.router.probes, queries, k, target)
-    chosen = curve.point_at(shards, index.level, index.probe, queries, k)
+    points, _ = curve.measure(shards, queries, k, target)
+    chosen = curve.point_at(shards, index.point, queries, k)
     facts = {
         **{name: value for name, value in old.items() if name not in ("fingerprint", "rates")},
         "version": job.number,

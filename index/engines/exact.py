@@ -32,7 +32,13 @@ class ExactSearcher:
         np.save(os.path.join(folder, _FILE), self._keys)
 
     def search(
-        self, queries: np.ndarray, k: int, more: int = 0, *, leaves: np.ndarray | None = None
+        self,
+        queries: np.ndarray,
+        k: int,
+        more: int = 0,
+        *,
+        leaves: np.ndarray | None = None,
+        shares: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and scores as `Searcher.search`; blocks bound its memory, whatever n and Q are."""
         queries = np.ascontiguousarray(queries, np.float32)

@@ -62,7 +62,13 @@ class Searcher(Protocol):
     """Finds the keys of one shard with the largest dot products."""
 
     def search(
-        self, queries: np.ndarray, k: int, more: int = 0, *, leaves: np.ndarray | None = None
+        self,
+        queries: np.ndarray,
+        k: int,
+        more: int = 0,
+        *,
+        leaves: np.ndarray | None = None,
+        shares: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nearest rows, ordered and padded as by `nearest_neighbors.top_k`.
 
@@ -73,9 +79,11 @@ class Searcher(Protocol):
                 `more`.
             leaves: int64 `[Q]`, positive, in a shard that was built with given centres: how many leaves of this shard
                 each query scans, those whose centres have the largest dot products with it. The parameters are those
-                of the whole index then: of its `leaves_to_search`, these are the ones that lie here, and candidates
-                are scored in proportion. A list may have fewer than `k` rows for that reason. A searcher may scan
-                some leaves more, and one without leaves scans everything.
+                of the whole index then, and of its `leaves_to_search` these are the ones in this shard. A searcher may
+                scan some more leaves, and one without leaves scans everything.
+            shares: float32 `[Q]`, with `leaves`: the share of its neighbours that each query expects in them. Not all
+                candidates of the parameters are scored here, but `Parameters.candidates_of` this share, or some more.
+                So a list may have fewer than `k` rows.
 
         Returns:
             Rows int64 and scores float32, both `[Q, k + more]`.

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from index.store import index_manifest
 from index.store.reader import Index
+from index.store.records import Point
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError, command
 from pipelines.manifest import Embeddings
@@ -112,7 +113,7 @@ class NeighborJob:
     def open_index(self) -> Index:
         """Opens the version of the index that the job was planned for."""
         facts = read_index_facts(self.home)
-        return Index(self.index, facts, facts["search"]["level"], facts["search"]["probe"])
+        return Index(self.index, facts, Point(**facts["search"]))
 
     def open_embeddings(self, folder: str) -> Embeddings:
         """Opens the memory or a split; a `UserError` if it has changed since the job was planned."""

@@ -8,7 +8,7 @@
 Only names and ids travel between the steps. Queries, lists and rows are in files, from which a killed job resumes:
 
     _parts/{group}/routed.json              rows that visit each index shard; written last by Route
-    _parts/{group}/queries-00003.parquet    those rows, of a shard that not every query visits
+    _parts/{group}/queries-00003.parquet    those rows, of a shard that is a region or that not every query visits
     _parts/{group}/lists-00003.parquet      their lists in that shard
     _parts/{group}/kept.parquet             lists of the version before that are kept
 
@@ -20,6 +20,7 @@ If an index has one shard and no lists are kept, `direct` writes the blocks as t
 The bytes of an output depend on the inputs only. See `layout` for the files, and `gather` for the last step.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
@@ -35,6 +36,7 @@ from index.lists.patch import Patch
 from index.lists.step import BATCH_ROWS, Step, by_memory_shard, distinct
 from index.store import keys
 from index.store.lookup import Lookup
+from index.store.routing import Visits
 from pipelines import manifest, schemas, storage
 from pipelines.nearest_neighbors import BestLists
 from pipelines.runner import Runner
@@ -66,6 +68,8 @@ def _dealt_schema(dim: int) -> pa.Schema:
             pa.field("id", pa.int64(), nullable=False),
             pa.field("content_key", pa.binary(32), nullable=False),
             pa.field("key", pa.list_(pa.float32(), dim), nullable=False),
+            pa.field("leaves", pa.int32(), nullable=False),
+            pa.field("share", pa.float32(), nullable=False),
         ]
     )
 
@@ -88,6 +92,35 @@ def _part(places: np.ndarray, ids: np.ndarray, scores: np.ndarray, excluded: np.
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Dealt:
+    """The visits of a block to all shards, by shard; most queries visit few.
+
+    Attributes:
+        places: int32 `[v]`, of the queries in their group.
+        leaves: int32 `[v]`.
+        shares: float32 `[v]`.
+        ends: int64 `[shards + 1]`, where the visits to each shard end, after a 0.
+    """
+
+    places: np.ndarray
+    leaves: np.ndarray
+    shares: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, visits: Visits, begin: int) -> "_Dealt":
+        """Returns the visits of queries whose places in their group begin at a number."""
+        shard, query = np.nonzero(visits.leaves.T)
+        ends = np.searchsorted(shard, np.arange(visits.leaves.shape[1] + 1))
+        return cls((begin + query).astype(np.int32), visits.leaves[query, shard], visits.shares[query, shard], ends)
+
+    def of_shard(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns places, leaves and shares of the visits to a shard."""
+        inside = slice(self.ends[number], self.ends[number + 1])
+        return self.places[inside], self.leaves[inside], self.shares[inside]
+
+
 class Route(Step):
     """Deals the queries of a group out to the index shards that they visit."""
 
@@ -106,7 +139,8 @@ class Route(Step):
             storage.write_json(marker, {"rows": self.route(group)})
         for shard, rows in enumerate(_routed_rows(marker)):
             if rows:
-                yield (shard, number // self._span(shard)), (number, rows == group.rows)
+                is_whole = rows == group.rows and not self._index.shards[shard].is_region
+                yield (shard, number // self._span(shard)), (number, is_whole)
 
     def _span(self, shard: int) -> int:
         """Returns the number of groups in a work item."""
@@ -118,10 +152,10 @@ class Route(Step):
     def route(self, group: Group) -> list[int]:
         """Writes queries and kept lists; returns the number of queries that visit each index shard."""
         index, patch = self._index, self._patch
-        if not patch and (not index.probe or all(record.is_delta for record in index.shards)):
+        if not patch and not any(record.is_region for record in index.shards):
             return [group.rows] * len(index.shards)
         tables, visits, kept, begin = [], [], [], 0
-        schema = _dealt_schema(index.key_encoder.dim)
+        schema = pa.schema(list(_dealt_schema(index.key_encoder.dim))[:-2])
         for block, rows in self._job.read_queries(group, list(keys.COLUMNS)):
             vectors, places = self._vectors(block, rows), np.arange(begin, begin + block.rows)
             visited = index.visits(vectors)
@@ -129,25 +163,27 @@ class Route(Step):
                 lists = self._job.read_previous(block.name, rows["id"])
                 named = schemas.to_matrix(lists["neighbor_ids"])
                 keeps = patch.keeps(named, self._images(group.split, rows["content_key"]))
-                visited[keeps, : patch.old_shards] = False
+                visited.leaves[keeps, : patch.old_shards] = 0
                 scores, excluded = schemas.to_matrix(lists["scores"]), lists["num_excluded"].to_numpy()
                 kept.append(_part(places[keeps], named[keeps], scores[keeps], excluded[keeps]))
             columns = [pa.array(places, pa.int32()), rows["id"].combine_chunks(), rows["content_key"].combine_chunks()]
             columns.append(schemas.fixed_list(vectors, schema.field("key")))
             tables.append(pa.Table.from_arrays(columns, schema=schema))
-            visits.append(np.packbits(visited, axis=1))
+            visits.append(_Dealt.of(visited, begin))
             begin += block.rows
         if patch:
             self._job.write_part(group, _KEPT, pa.concat_tables(kept))
-        return self._deal(group, pa.concat_tables(tables), np.concatenate(visits))
+        return self._deal(group, pa.concat_tables(tables), visits)
 
-    def _deal(self, group: Group, queries: pa.Table, visits: np.ndarray) -> list[int]:
-        rows = []
-        for shard in range(len(self._index.shards)):
-            places = np.flatnonzero(visits[:, shard >> 3] & (128 >> (shard & 7)))
-            # A shard that every query visits reads the queries' own files.
-            if 0 < len(places) < group.rows:
-                self._job.write_part(group, _queries_name(shard), queries.take(pa.array(places)))
+    def _deal(self, group: Group, queries: pa.Table, visits: Sequence["_Dealt"]) -> list[int]:
+        rows, schema = [], _dealt_schema(self._index.key_encoder.dim)
+        for shard, record in enumerate(self._index.shards):
+            parts = [block.of_shard(shard) for block in visits]
+            places, leaves, shares = (np.concatenate(values) for values in zip(*parts, strict=True))
+            # A shard that is no region and that every query visits reads the queries' own files.
+            if 0 < len(places) < group.rows or (len(places) and record.is_region):
+                columns = [*queries.take(pa.array(places)).columns, pa.array(leaves), pa.array(shares)]
+                self._job.write_part(group, _queries_name(shard), pa.Table.from_arrays(columns, schema=schema))
             rows.append(len(places))
         return rows
 
@@ -172,7 +208,10 @@ class SearchShard(Step):
         with schemas.writer(path, _part_schema(self._job.k), metadata) as parquet:
             asked = self._whole(group) if is_whole else self._dealt(group, shard)
             for places, vectors, rows in background.ahead(asked):
-                part = _part(places, *self._find(lookup, group.split, vectors, rows))
+                scanned = {}
+                if self._index.shards[shard].is_region:
+                    scanned = {"leaves": rows["leaves"].to_numpy(), "shares": rows["share"].to_numpy()}
+                part = _part(places, *self._find(lookup, group.split, vectors, rows, **scanned))
                 parquet.write_table(part.replace_schema_metadata(parquet.schema.metadata))
 
     def _whole(self, group: Group) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Table]]:

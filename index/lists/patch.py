@@ -2,8 +2,8 @@
 
 The rows that a search scores depend on the query, k and the shard, never on what has been removed (`searcher`). So the
 list of an unchanged shard is the same as before, except for rows removed since; if the merged list names none of these,
-no row behind them has moved up into it either. If anything else has changed (the cells of space, the point of the curve
-to search at), all lists are looked up again.
+no row behind them has moved up into it either. If anything else has changed (the leaves of space, the point of the
+curve to search at), all lists are looked up again.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def is_successor(new: dict[str, Any], old: dict[str, Any]) -> bool:
         new["base"] == old["base"]
         and new["version"] > old["version"]
         and new["regions"] == old["regions"]
-        and all(new["search"][name] == old["search"][name] for name in ("level", "probe"))
+        and all(new["search"][name] == old["search"][name] for name in ("level", "leaves", "candidates"))
         and new["shards"][:shards] == old["shards"]
         and all(shard["is_delta"] for shard in new["shards"][shards:])
         and _file(new, ROUTER_FILE) == _file(old, ROUTER_FILE)

@@ -47,11 +47,13 @@ class Step(beam.DoFn):
         is_wanted = self._job.exclude_same_image or split in self._job.own_sets
         return keys.content_keys(column) if is_wanted else None
 
-    def _find(self, lookup: Lookup, split: str, vectors: np.ndarray, rows: pa.Table) -> tuple[np.ndarray, ...]:
-        """Searches a shard; returns what `Lookup.search` does."""
+    def _find(
+        self, lookup: Lookup, split: str, vectors: np.ndarray, rows: pa.Table, **scanned: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Searches a shard; returns what `Lookup.search` does, which also takes what is `scanned` of it."""
         images = self._images(split, rows["content_key"])
         ids = None if self._job.exclude_same_image or images is None else rows["id"].to_numpy()
-        return lookup.search(vectors, self._job.k, images, ids)
+        return lookup.search(vectors, self._job.k, images, ids, **scanned)
 
     def write_block(
         self, block: Block, queries: pa.Table, ids: np.ndarray, scores: np.ndarray, excluded: np.ndarray

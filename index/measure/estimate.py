@@ -17,6 +17,7 @@ from index.engines.exact import ExactSearcher
 from index.engines.planner import Parameters, Plan
 from index.engines.searcher import ArrayKeys
 from index.measure.recall import recall_at_k
+from index.store import routing
 from pipelines.errors import UserError
 
 CALIBRATION_ROWS = 20_000
@@ -116,6 +117,12 @@ def choose_shards(config: Index, rows: int, dim: int) -> int:
         f"--config.index.memory_gb={config.memory_gb:g}: a shard of {math.ceil(rows / wanted):,} rows takes "
         f"{_gb(peak(wanted))} to build; {instead}"
     )
+
+
+def region_leaves(config: Index, rows: int, dim: int, shards: int) -> int:
+    """Returns the leaves of all regions together: those of one index of all rows, or those asked for each shard."""
+    whole = searcher.kind(config.searcher).plan(rows, dim, dataclasses.replace(config, leaves=0))
+    return max(config.leaves * shards or whole.leaves, routing.MIN_LEAVES_PER_SHARD * shards)
 
 
 def _gb(number: float) -> str:

@@ -20,14 +20,13 @@ from index.engines.searcher import Searcher
 from index.measure.recall import recall_at_k
 from index.store.keys import KeyStream, read_places
 from index.store.records import Found, Setting, ShardLists
+from index.store.routing import Router
 from pipelines import schemas
 from pipelines.manifest import Embeddings
 from pipelines.nearest_neighbors import BestLists, leave_out
 
 # Exact lists are longer than k, so that ties at the k-th place are known, and k rows stay when some are removed later.
 _DEPTH_FACTOR = 2
-# A shard's search is tuned on the queries nearest to it, at least this many.
-_MIN_TUNING_QUERIES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +94,36 @@ def exact_lists(stream: KeyStream, ids: np.ndarray, queries: Queries, depth: int
 
 
 def _search(
-    engine: Searcher, ids: np.ndarray, queries: Queries, places: np.ndarray, k: int
+    engine: Searcher,
+    ids: np.ndarray,
+    queries: Queries,
+    places: np.ndarray,
+    k: int,
+    leaves: np.ndarray | None = None,
+    shares: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns ids and scores `[q, k]` of the queries at some places, each without itself, and the seconds searched."""
     keys, own_ids = queries.keys[places], queries.own_ids[places, None]
     begin = time.perf_counter()
-    found, scores = engine.search(keys, k, more=int(queries.of_memory))
+    found, scores = engine.search(keys, k, more=int(queries.of_memory), leaves=leaves, shares=shares)
     secs = time.perf_counter() - begin
     listed = np.append(ids, -1)[found]
     return *leave_out(listed, scores, (listed == own_ids) & (listed >= 0), k), secs
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """The place of a shard among the regions of an index.
+
+    Attributes:
+        router: of the index.
+        number: of the shard.
+        parameters: the ways to search the whole index that are measured.
+    """
+
+    router: Router
+    number: int
+    parameters: list[Parameters]
 
 
 def measure_shard(
@@ -112,10 +132,10 @@ def measure_shard(
     ids: np.ndarray,
     plan: Plan,
     queries: Queries,
-    nearness: np.ndarray,
     config: Index,
+    region: Region | None = None,
 ) -> tuple[list[Setting], ShardLists, dict[str, list[float]]]:
-    """Finds the settings of a shard and searches all queries that may visit it with each of them.
+    """Finds the settings of a shard and searches all queries that visit it with each of them.
 
     Args:
         engine: the shard's searcher, loaded from its files.
@@ -123,8 +143,8 @@ def measure_shard(
         ids: int64 `[n]` of its rows.
         plan: how it was built.
         queries: for measuring.
-        nearness: int64 `[Q]`, how many cells each query must visit to reach the shard; `NEVER` if it cannot.
         config: of the index.
+        region: what the shard is searched by if it is a region; by default it is tuned by itself.
 
     Returns:
         The settings, cheapest first; the lists; and seconds: `tune`, `exact`, and for each setting `search`, per query.
@@ -133,8 +153,37 @@ def measure_shard(
     start = time.perf_counter()
     exact = exact_lists(stream, ids, queries, _DEPTH_FACTOR * k)
     exact_secs, start = time.perf_counter() - start, time.perf_counter()
-    visiting = np.flatnonzero(nearness < NEVER)
-    tuning = nearest_queries(nearness[: queries.tuning])
+    settings = [] if region else _tuned(engine, ids, plan, queries, exact, k)
+    tune_secs, found, search_secs = time.perf_counter() - start, [], []
+    everyone = np.arange(len(queries.keys))
+    for parameters in region.parameters if region else [setting.parameters for setting in settings]:
+        visiting, leaves, shares = everyone, None, None
+        if region:
+            visiting, leaves, shares = visitors(region.router, queries.keys, parameters, region.number)
+            scored = parameters.candidates_of(shares, k, len(ids))
+            share = len(visiting) / len(everyone)
+            cost = planner.cost_of(leaves, scored, plan, len(ids)) * share if len(visiting) else 0.0
+            settings.append(Setting(0.0, parameters, round(cost, 3), round(share, 6)))
+        *lists, secs = _search(engine.with_parameters(parameters), ids, queries, visiting, k, leaves, shares)
+        found.append(Found(visiting, *lists))
+        search_secs.append(secs / max(len(visiting), 1))
+    return settings, ShardLists(exact, found), {"tune": [tune_secs], "exact": [exact_secs], "search": search_secs}
+
+
+def visitors(
+    router: Router, queries: np.ndarray, parameters: Parameters, region: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the places of the queries `[Q, d]` that visit a region, and their leaves and shares there, all `[q]`."""
+    visits = router.visits(queries, parameters.leaves_to_search)
+    places = np.flatnonzero(visits.leaves[:, region])
+    return places, visits.leaves[places, region], visits.shares[places, region]
+
+
+def _tuned(
+    engine: Searcher, ids: np.ndarray, plan: Plan, queries: Queries, exact: tuple[np.ndarray, np.ndarray], k: int
+) -> list[Setting]:
+    """Returns the cheapest setting for each level of recall of the shard's own nearest rows."""
+    tuning = np.arange(queries.tuning)
 
     def measure(tried: Parameters) -> np.ndarray:
         found, _, _ = _search(engine.with_parameters(tried), ids, queries, tuning, k)
@@ -148,22 +197,5 @@ def measure_shard(
     for level, parameters in sorted(levels.items()):
         if settings and settings[-1].parameters == parameters:
             settings.pop()
-        settings.append(Setting(level, parameters))
-    tune_secs, found, search_secs = time.perf_counter() - start, [], []
-    for setting in settings:
-        *lists, secs = _search(engine.with_parameters(setting.parameters), ids, queries, visiting, k)
-        found.append(Found(visiting, *lists))
-        search_secs.append(secs / max(len(visiting), 1))
-    return settings, ShardLists(exact, found), {"tune": [tune_secs], "exact": [exact_secs], "search": search_secs}
-
-
-NEVER = np.iinfo(np.int64).max
-
-
-def nearest_queries(nearness: np.ndarray) -> np.ndarray:
-    """Returns the places of the queries nearest to a shard, at least `_MIN_TUNING_QUERIES`, ascending."""
-    for probe in np.unique(nearness):
-        places = np.flatnonzero(nearness <= probe)
-        if len(places) >= _MIN_TUNING_QUERIES:
-            return places
-    return np.arange(len(nearness))
+        settings.append(Setting(level, parameters, planner.cost(parameters, plan, len(ids))))
+    return settings

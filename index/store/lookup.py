@@ -23,7 +23,14 @@ class Lookup:
         self._shard = shard
 
     def search(
-        self, queries: np.ndarray, k: int, images: np.ndarray | None = None, ids: np.ndarray | None = None
+        self,
+        queries: np.ndarray,
+        k: int,
+        images: np.ndarray | None = None,
+        ids: np.ndarray | None = None,
+        *,
+        leaves: np.ndarray | None = None,
+        shares: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Finds the `k` nearest rows of the shard that are not removed and not the query's own image.
 
@@ -36,6 +43,8 @@ class Lookup:
             images: bytes `S32` `[Q]`, content keys of the queries; if None, no image is left out.
             ids: int64 `[Q]`, of the queries if the memory is their own set: of the rows with the query's image, only
                 the one with its id is left out.
+            leaves: int `[Q]`, how many leaves of a region each query scans, as `Searcher.search`.
+            shares: float32 `[Q]`, with them.
 
         Returns:
             ids int64 `[Q, k]` and scores float32 `[Q, k]` as `nearest_neighbors.top_k`, and int32 `[Q]`, how many rows
@@ -56,7 +65,8 @@ class Lookup:
                 part = group[begin : begin + step]
                 theirs = images[part] if images is not None and longer else None
                 named = ids[part] if ids is not None else None
-                found[part], scores[part] = self._search(queries[part], k, k + longer, theirs, named)
+                scanned = (leaves[part], shares[part]) if leaves is not None and shares is not None else (None, None)
+                found[part], scores[part] = self._search(queries[part], k, k + longer, theirs, named, *scanned)
         return found, scores, excluded.astype(np.int32)
 
     @functools.cached_property
@@ -104,13 +114,21 @@ class Lookup:
         return own, live
 
     def _search(
-        self, queries: np.ndarray, k: int, depth: int, images: np.ndarray | None, ids: np.ndarray | None
+        self,
+        queries: np.ndarray,
+        k: int,
+        depth: int,
+        images: np.ndarray | None,
+        ids: np.ndarray | None,
+        leaves: np.ndarray | None,
+        shares: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids and scores `[Q, k]`, from lists of length `depth` before rows are left out."""
         found, values = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
         left, more = np.arange(len(queries)), 0
         while len(left):
-            rows, scores = self._shard.search(queries[left], depth, more)
+            scanned = (leaves[left], shares[left]) if leaves is not None and shares is not None else (None, None)
+            rows, scores = self._shard.search(queries[left], depth, more, *scanned)
             unwanted = self._shard.removed[rows] & (rows >= 0) if self._has_removed else np.zeros(rows.shape, bool)
             if images is not None:
                 own = self._shard.content_keys[rows] == images[left, None]

@@ -21,7 +21,7 @@ import pyarrow as pa
 from index.store import index_manifest, records, routing, shard_store, versions
 from index.store.lookup import Lookup
 from index.store.records import Point, ShardRecord
-from index.store.routing import Router
+from index.store.routing import Router, Visits
 from index.store.shard_store import Shard
 from pipelines import schemas, storage
 from pipelines.errors import UserError, command
@@ -70,15 +70,14 @@ class Index:
         key_encoder: the encoder of the memory's keys, and so of the queries.
         memory_snapshot: fingerprint of the indexed memory.
         shards: the record of each shard.
-        level: recall level that each shard's search is tuned to.
-        probe: number of cells that a query visits.
+        point: of the curve, to search at.
         router: tells which shards a query visits.
         loaded: shards that have been searched, by number.
     """
 
-    def __init__(self, folder: str, facts: dict[str, Any], level: float, probe: int) -> None:
+    def __init__(self, folder: str, facts: dict[str, Any], point: Point) -> None:
         """Takes a manifest; `open` reads it."""
-        self.folder, self.facts, self.level, self.probe = folder, facts, level, probe
+        self.folder, self.facts, self.point = folder, facts, point
         try:
             self.fingerprint: str = facts["fingerprint"]
             self.version: int = facts["version"]
@@ -106,7 +105,7 @@ class Index:
             UserError: if it is unfinished or damaged, or its curve does not reach the recall.
         """
         facts, shares = versions.hold(folder)
-        point = facts["search"]
+        point = Point(**facts["search"])
         if recall is not None:
             k = str(facts["recall"]["k"])
             reached = [Point(**point) for point in facts["curve"] if point["recall"][k] >= recall]
@@ -115,15 +114,15 @@ class Index:
                 raise UserError(
                     f"{folder}: recall@{k} of {recall} is out of reach for this index; its best is {best:.4f}"
                 )
-            point = dataclasses.asdict(min(reached, key=lambda point: point.cost))
-        index = cls(folder, facts, point["level"], point["probe"])
+            point = min(reached, key=lambda point: point.cost)
+        index = cls(folder, facts, point)
         index._shares = shares
         return index
 
     @functools.cached_property
     def router(self) -> Router:
-        """The cells of space of the shards that are not deltas."""
-        if not self.probe:
+        """The leaves of space of the shards that are not deltas."""
+        if not self.point.leaves:
             return routing.without_regions(self.regions, self.key_encoder.dim)
         table = schemas.read(self._checked(ROUTER_FILE), Router.COLUMNS)
         return Router.from_table(table, self.regions)
@@ -153,21 +152,28 @@ class Index:
         """Returns the local rows, int64, of a shard that must not be found."""
         return self._tombstones.get(self.shards[number].path, np.empty(0, np.int64))
 
-    def visits(self, queries: np.ndarray) -> np.ndarray:
-        """Returns which shards each query `[Q, d]` visits, bool `[Q, shards]`; never one without rows."""
-        regions = self.router.visits(queries, self.probe)
-        visited, region = np.ones((len(queries), len(self.shards)), bool), 0
-        for number, shard in enumerate(self.shards):
-            if not shard.is_delta:
-                visited[:, number] = regions[:, region]
-                region += 1
-            visited[:, number] &= shard.rows > 0
-        return visited
+    def region(self, number: int) -> int:
+        """Returns the number of a shard among those that are not deltas."""
+        return sum(not shard.is_delta for shard in self.shards[:number])
+
+    def visits(self, queries: np.ndarray) -> Visits:
+        """Returns what queries `[Q, d]` search of each shard; of one that is no region, one leaf stands for all of it.
+
+        No query visits a shard without rows.
+        """
+        shape = len(queries), len(self.shards)
+        visits = Visits(np.ones(shape, np.int32), np.ones(shape, np.float32))
+        if any(shard.is_region for shard in self.shards):
+            regions = self.router.visits(queries, self.point.leaves)
+            places = [number for number, shard in enumerate(self.shards) if shard.is_region]
+            visits.leaves[:, places], visits.shares[:, places] = regions.leaves, regions.shares
+        visits.leaves[:, [not shard.rows for shard in self.shards]] = 0
+        return visits
 
     def load(self, number: int) -> Shard:
         """Checks and loads a shard by its number; errors as `shard_store.load`."""
         record = self.shards[number]
-        setting = record.settings[records.setting_at(record.settings, self.level)]
+        setting = record.settings[records.setting_of(record.settings, record.is_region, self.point)]
         return shard_store.load(self.folder, record, setting.parameters, self.removed(number))
 
     def lookup(self, number: int) -> Lookup:
@@ -202,11 +208,16 @@ class Index:
         best = BestLists(len(queries), k)
         excluded = np.zeros(len(queries), np.int32)
         for begin in range(0, len(queries), BLOCK_QUERIES):
-            visited = self.visits(queries[begin : begin + BLOCK_QUERIES])
-            for number in np.flatnonzero(visited.any(axis=0)).tolist():
-                places = begin + np.flatnonzero(visited[:, number])
+            visits = self.visits(queries[begin : begin + BLOCK_QUERIES])
+            for number in np.flatnonzero(visits.leaves.any(axis=0)).tolist():
+                inside = np.flatnonzero(visits.leaves[:, number])
+                places, leaves, shares = begin + inside, None, None
+                if self.shards[number].is_region:
+                    leaves, shares = visits.leaves[inside, number], visits.shares[inside, number]
                 theirs, longest = own[places] if own is not None else None, min(k, self.shards[number].rows)
-                ids, scores, left_out = self.lookup(number).search(queries[places], longest, theirs)
+                ids, scores, left_out = self.lookup(number).search(
+                    queries[places], longest, theirs, leaves=leaves, shares=shares
+                )
                 best.add(ids, scores, places)
                 excluded[places] += left_out
         return Hits(best.ids, best.scores, excluded)

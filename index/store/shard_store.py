@@ -6,7 +6,7 @@
     builds/00001/                         one build or update; never changed once a manifest names it
         stage.json                        its configuration and memory
         queries.parquet                   the queries that every later version is measured on
-        router.parquet                    cells of space and the shards that own them, if shards are regions
+        router.parquet                    leaves of space and the shards that own them, if shards are regions
         tombstones.parquet                the removed rows of all builds, of an update
         shard-00000-of-00002/
             scann/.. or exact/..          files of the searcher
@@ -65,9 +65,16 @@ class Shard:
     content_keys: np.ndarray
     removed: np.ndarray
 
-    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        more: int = 0,
+        leaves: np.ndarray | None = None,
+        shares: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns local rows and scores `[Q, k + more]`, including removed rows; -1 pads, and `ids_of` keeps it."""
-        return self.searcher.search(queries, k, more)
+        return self.searcher.search(queries, k, more, leaves=leaves, shares=shares)
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Returns the ids of local rows, -1 for -1."""
@@ -183,7 +190,8 @@ def read_lists(folder: str, record: ShardRecord) -> ShardLists:
         path = storage.join(folder, record.path, file)
         check_file(path, record.files[file], _REMEDY)
         tables.append(schemas.read(path, columns, {"config_hash": record.build_hash}))
-    return ShardLists.from_tables(tables[0], tables[1], len(record.settings))
+    exact, found = tables
+    return ShardLists.from_tables(exact, found, len(record.settings), record.settings[0].parameters.k)
 
 
 def read_names(folder: str, record: ShardRecord) -> tuple[np.ndarray, np.ndarray]:

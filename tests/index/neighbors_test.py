@@ -256,37 +256,40 @@ def test_own_set_leaves_out_the_query_and_keeps_its_copies(tmp_path):
 
 
 @pytest.mark.parametrize("group_rows", [1 << 18, 40])
-def test_queries_that_probe_every_cell_find_what_brute_force_finds(world: World, monkeypatch, group_rows):
+def test_queries_that_scan_every_leaf_find_what_brute_force_finds(world: World, monkeypatch, group_rows):
     monkeypatch.setattr(claim, "GROUP_ROWS", group_rows)
     assert world.build("--config.index.sharding=routed", "--config.index.shards=5") == 0
     facts = index_manifest.read(str(world.index))
     kept = {name: value for name, value in facts.items() if name not in ("fingerprint", "rates")}
-    cells = len(Index.open(str(world.index)).router.centroids)
+    every = len(Index.open(str(world.index)).router.centres)
+    few = min(point.parameters.leaves_to_search for point in Index.open(str(world.index)).shards[0].settings)
     found = {}
-    for probe in (1, cells):
-        index_manifest.write(str(world.index), kept | {"search": kept["search"] | {"probe": probe}}, {})
+    for leaves in (few, every):
+        index_manifest.write(str(world.index), kept | {"search": kept["search"] | {"leaves": leaves}}, {})
         shutil.rmtree(world.folder / "neighbors", ignore_errors=True)
         assert world.neighbors() == 0
         opened = Index.open(str(world.index))
         for split in SPLITS:
             table, hits = lists(world).split(split), opened.search(world.queries[split], K)
-            found[probe, split] = schemas.to_matrix(table["neighbor_ids"])
-            np.testing.assert_array_equal(found[probe, split], hits.ids)
+            found[leaves, split] = schemas.to_matrix(table["neighbor_ids"])
+            np.testing.assert_array_equal(found[leaves, split], hits.ids)
             np.testing.assert_array_equal(schemas.to_matrix(table["scores"]), hits.scores)
     for split in SPLITS:
         right, _ = brute_force(world.queries[split], world.keys, K)
-        np.testing.assert_array_equal(found[cells, split], world.ids[right])
-    assert any((found[1, split] != found[cells, split]).any() for split in SPLITS)
+        np.testing.assert_array_equal(found[every, split], world.ids[right])
+    assert any((found[few, split] != found[every, split]).any() for split in SPLITS)
 
 
 def test_only_queries_that_visit_a_shard_are_searched_in_it(world: World, monkeypatch):
     assert world.build("--config.index.sharding=routed", "--config.index.shards=5") == 0
     searched = []
     search = Lookup.search
-    monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    monkeypatch.setattr(
+        Lookup, "search", lambda self, q, *rest, **part: searched.append(len(q)) or search(self, q, *rest, **part)
+    )
     assert world.neighbors() == 0
     opened = Index.open(str(world.index))
-    visits = sum(int(opened.visits(world.queries[split]).sum()) for split in SPLITS)
+    visits = sum(int((opened.visits(world.queries[split]).leaves > 0).sum()) for split in SPLITS)
     assert sum(searched) == visits < 5 * sum(SPLITS.values())
 
 
@@ -301,7 +304,9 @@ def test_resumed_job_does_only_what_is_missing(indexed: World, capsys, monkeypat
 
     searched = []
     search = Lookup.search
-    monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    monkeypatch.setattr(
+        Lookup, "search", lambda self, q, *rest, **part: searched.append(len(q)) or search(self, q, *rest, **part)
+    )
     lists_of = home(indexed)
     (folder / "complete.json").unlink()
     (lists_of / "_done" / "val-00001.json").unlink()
@@ -454,7 +459,9 @@ def test_blocks_of_one_shard_that_are_there_are_not_searched_again(world: World,
     assert world.build("--config.index.shards=1") == 0 and world.neighbors() == 0
     folder, whole, searched = world.folder / "neighbors", snapshot(world.folder / "neighbors"), []
     search = Lookup.search
-    monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    monkeypatch.setattr(
+        Lookup, "search", lambda self, q, *rest, **part: searched.append(len(q)) or search(self, q, *rest, **part)
+    )
     (folder / "complete.json").unlink()
     (home(world) / "_done" / "val-00001.json").unlink()
     (home(world) / "memory" / "00001.parquet").unlink()

@@ -85,7 +85,7 @@ def _points(index: Mapping[str, Any]) -> Grid:
     rates = index["rates"]["curve_queries_per_sec"]
     lines = []
     for number, point in enumerate(index["curve"]):
-        is_used = all(point[name] == index["search"][name] for name in ("level", "probe"))
+        is_used = all(point[name] == index["search"][name] for name in ("level", "leaves", "candidates"))
         recalls = (f"{100 * point['recall'][str(size)]:.1f}" for size in sizes)
         rate = f"{rates[number]:,.0f}" if number < len(rates) else "-"
         used = "used" if is_used else ""

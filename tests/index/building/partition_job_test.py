@@ -61,7 +61,11 @@ def stream(folder: pathlib.Path, name: str, groups: list[str]) -> keys.KeyStream
 @pytest.mark.parametrize("sharding", ["routed", "hash"])
 @pytest.mark.parametrize("cuts", [[(0, 1, 2)], [(0,), (1, 2)], [(0,), (1,), (2,)]])
 def test_every_row_is_in_exactly_one_shard(world: World, tmp_path, sharding, cuts):
-    router = routing.fit(world.keys, 4, 0) if sharding == "routed" else routing.without_regions(4, DIM)
+    router = (
+        routing.fit(world.keys, 4, 64, world.queries["val"], 1.0, 5)
+        if sharding == "routed"
+        else routing.without_regions(4, DIM)
+    )
     groups = [Group(f"{number:05d}", shards) for number, shards in enumerate(cuts)]
     gave = dealt(world, tmp_path, router, groups)
     owners = router.shard_of(world.keys, np.array(world.images, "S32"))
@@ -91,7 +95,7 @@ def test_a_group_that_is_done_is_not_dealt_again(world: World, tmp_path):
 
 
 def test_shards_without_rows_get_no_file(world: World, tmp_path):
-    router = routing.Router(world.keys[:1], np.array([1], np.int32), 3)
+    router = routing.Router(world.keys[:1], np.array([1], np.int32), np.ones(1, np.float32), 3)
     gave = dealt(world, tmp_path, router, [Group("00000", (0, 1, 2))])
     assert list(gave.values()) == [[], ["00000"], []]
     assert len(list((tmp_path / "_parts").glob("shard-*"))) == 1

@@ -20,7 +20,7 @@ from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
-from tests.world import ChangingMemory, brute_force, digests, snapshot, unit, write_embeddings
+from tests.world import ChangingMemory, brute_force, digests, everywhere, snapshot, unit, write_embeddings
 
 BEAM = ["--runner=FnApiRunner"]
 
@@ -127,7 +127,7 @@ def test_readers_of_the_old_version_go_on(tmp_path):
     before = old.search(queries, 6)
     line.memory.dropped = set(before.ids[0].tolist())
     line.update()
-    again = Index(old.folder, old.facts, old.level, old.probe).search(queries, 6)
+    again = Index(old.folder, old.facts, old.point).search(queries, 6)
     np.testing.assert_array_equal(again.ids, before.ids)
     assert not set(line.index.search(queries, 6).ids[0].tolist()) & line.memory.dropped
 
@@ -186,7 +186,7 @@ def test_any_changes_leave_what_brute_force_finds(tmp_path_factory, data):
         ids, keys, _ = line.memory.live
         index = line.index
         # All regions are visited.
-        index.probe = 0
+        everywhere(index)
         queries = unit(10, seed=3)
         np.testing.assert_array_equal(index.search(queries, 6).ids, ids[brute_force(queries, keys, 6)[0]])
 

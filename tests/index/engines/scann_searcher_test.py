@@ -274,3 +274,37 @@ def test_folder_that_is_no_index(tmp_path):
     (tmp_path / "scann_assets.pbtxt").write_text("nonsense {")
     with pytest.raises(UserError, match="ScaNN does not read this index"):
         scann_searcher.load(str(tmp_path), NO_TREE)
+
+
+def test_given_centres_are_the_leaves(keys):
+    """A shard with some leaves of a whole index finds what the whole index finds in them."""
+    centres = unit(12, dim=33, seed=5)
+    plan = dataclasses.replace(PLAN, leaves=12)
+    built = scann_searcher.build(ArrayKeys(keys), plan, centres=centres)
+    queries = unit(50, dim=33, seed=1)
+    leaf = np.argmax(keys @ centres.T, axis=1)
+    near = np.argsort(-(queries @ centres.T), axis=1)
+    scanned = np.arange(50) % 12 + 1
+    # Counts above six are rounded up to eight and twelve, so that queries are searched in few groups.
+    rounded = np.array([1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12])[scanned - 1]
+    shares = np.ones(50, np.float32)
+    asked = built.with_parameters(Parameters(12, ROWS, K))
+    found, scores = asked.search(queries, ROWS, leaves=scanned, shares=shares)
+    for query, (rows, count) in enumerate(zip(found, rounded, strict=True)):
+        inside = np.flatnonzero(np.isin(leaf, near[query, :count]))
+        assert set(rows[rows >= 0]) == set(inside)
+    alone = [asked.search(queries[[q]], ROWS, leaves=scanned[[q]], shares=shares[[q]]) for q in range(50)]
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in alone]), found)
+    np.testing.assert_array_equal(np.concatenate([values for _, values in alone]), scores)
+
+
+def test_a_share_of_the_candidates_is_scored(engine):
+    tuned, queries = engine.with_parameters(Parameters(40, 100, K)), unit(30, dim=33, seed=1)
+    leaves = np.full(30, 40)
+    whole, _ = engine.with_parameters(Parameters(40, 1000, K)).search(queries, 500)
+    for share, least, most in ((0.01, 4, 4), (0.25, 40, 63), (1.0, 130, 195)):
+        rows, _ = tuned.search(queries, K, more=490, leaves=leaves, shares=np.full(30, share, np.float32))
+        counts = (rows >= 0).sum(axis=1)
+        assert counts.min() >= least and counts.max() <= most
+        # The first of them are nearly all right.
+        assert np.mean([np.isin(a[:4], b[:30]).mean() for a, b in zip(rows, whole, strict=True)]) > 0.9

@@ -270,7 +270,7 @@ def test_only_a_successor_is_patched(tmp_path):
     changes = {
         "base": 2,
         "regions": 2,
-        "search": {**new["search"], "probe": new["search"]["probe"] + 1},
+        "search": {**new["search"], "leaves": new["search"]["leaves"] + 1},
         "shards": new["shards"][1:],
         "files": {f"builds/00009/{storage.name(path)}": known for path, known in new["files"].items()},
     }

@@ -9,9 +9,10 @@ from configs.base import Index
 from index.engines.exact import ExactSearcher
 from index.engines.planner import NO_TREE, Parameters
 from index.measure import measurement
-from index.measure.measurement import NEVER, Queries
+from index.measure.measurement import Queries, Region
 from index.store import keys
 from index.store.records import Found, ShardLists
+from index.store.routing import Router
 from pipelines.manifest import Embeddings
 from tests.world import DIM, KEY, World, brute_force, unit
 
@@ -50,13 +51,17 @@ def test_queries_as_a_table(of_memory):
 def test_lists_as_tables():
     rng = np.random.default_rng(0)
     exact = rng.integers(0, 99, (5, 4)), rng.random((5, 4), np.float32)
+    inf = -np.inf
     found = [
-        Found(np.array([0, 3]), rng.integers(0, 99, (2, 2)), rng.random((2, 2), np.float32)),
-        Found(np.array([1, 2, 4]), rng.integers(0, 99, (3, 2)), rng.random((3, 2), np.float32)),
+        Found(np.array([0, 3]), np.array([[7, 5], [9, -1]]), np.array([[0.9, 0.5], [0.4, inf]], np.float32)),
+        Found(np.array([1, 3]), np.array([[5, 6], [8, 9]]), np.array([[0.7, 0.7], [0.8, 0.4]], np.float32)),
         Found(np.empty(0, np.int64), np.empty((0, 2), np.int64), np.empty((0, 2), np.float32)),
+        Found(np.array([0]), np.array([[7, 3]]), np.array([[0.9, 0.3]], np.float32)),
     ]
     lists = ShardLists(exact, found)
-    again = ShardLists.from_tables(lists.exact_table(), lists.found_table(), 3)
+    # Each row that some setting finds for a query is written once.
+    assert lists.found_table().num_rows == 7
+    again = ShardLists.from_tables(lists.exact_table(), lists.found_table(), 4, 2)
     for mine, theirs in zip(
         (exact, *map(dataclasses.astuple, found)), (again.exact, *map(dataclasses.astuple, again.found)), strict=True
     ):
@@ -97,43 +102,38 @@ def test_exact_lists_are_those_of_brute_force(rows, chunk, depth, of_memory, see
         np.testing.assert_array_equal(scores[query], [score for _, score in kept] + [-np.inf] * padding)
 
 
-def test_shards_are_tuned_on_the_queries_nearest_to_them():
-    nearness = np.array([8] * 90 + [2] * 60 + [4] * 60 + [NEVER] * 500)
-    assert measurement.nearest_queries(nearness).tolist() == list(range(90, 210))
-    few = np.array([1] * 20 + [NEVER] * 30)
-    assert measurement.nearest_queries(few).tolist() == list(range(50))
-    assert measurement.nearest_queries(np.array([0] * 10, np.int64)).tolist() == list(range(10))
-    assert len(measurement.nearest_queries(nearness[:0])) == 0
-
-
-def test_only_queries_that_may_visit_are_searched():
+def test_only_queries_that_visit_a_region_are_searched():
     vectors, ids = unit(50), np.arange(50, dtype=np.int64)
     queries = Queries(unit(9, seed=2), np.full(9, -1, np.int64), 4, False)
-    nearness = np.array([1, NEVER, 2, 4, NEVER, 1, 8, NEVER, 1])
+    centres = vectors[:6]
+    router = Router(centres, np.array([0, 1, 1, 0, 1, 1], np.int32), np.full(6, 1 / 6, np.float32), 2)
+    parameters = [Parameters(1, 9, 5), Parameters(6, 9, 5)]
     settings_, lists, secs = measurement.measure_shard(
-        ExactSearcher(vectors), stream_of(vectors, 20), ids, NO_TREE, queries, nearness, Index(searcher="exact", k=5)
+        ExactSearcher(vectors),
+        stream_of(vectors, 20),
+        ids,
+        NO_TREE,
+        queries,
+        Index(searcher="exact", k=5),
+        Region(router, 0, parameters),
     )
-    assert [setting.level for setting in settings_] == [1.0]
-    (found,) = lists.found
-    assert found.queries.tolist() == [0, 2, 3, 5, 6, 8]
+    assert [setting.parameters for setting in settings_] == parameters
     right, scores = brute_force(queries.keys, vectors, 10)
-    np.testing.assert_array_equal(found.ids, right[found.queries, :5])
-    np.testing.assert_array_equal(found.scores, scores[found.queries, :5])
+    near = np.flatnonzero(np.isin((queries.keys @ centres.T).argmax(axis=1), [0, 3]))
+    assert 0 < len(near) < 9
+    for found, visiting in zip(lists.found, (near, np.arange(9)), strict=True):
+        np.testing.assert_array_equal(found.queries, visiting)
+        np.testing.assert_array_equal(found.ids, right[visiting, :5])
+        np.testing.assert_array_equal(found.scores, scores[visiting, :5])
     np.testing.assert_array_equal(lists.exact[0], right)
-    assert set(secs) == {"tune", "exact", "search"} and all(len(values) == 1 for values in secs.values())
+    assert len(secs["search"]) == 2 and all(len(secs[name]) == 1 for name in ("tune", "exact"))
 
 
 def test_a_shard_without_rows():
     queries = Queries(unit(6), np.full(6, -1, np.int64), 3, False)
     empty = np.empty((0, DIM), np.float32)
     settings_, lists, _ = measurement.measure_shard(
-        ExactSearcher(empty),
-        stream_of(empty, 1),
-        np.empty(0, np.int64),
-        NO_TREE,
-        queries,
-        np.zeros(6, np.int64),
-        Index(searcher="exact", k=3),
+        ExactSearcher(empty), stream_of(empty, 1), np.empty(0, np.int64), NO_TREE, queries, Index(searcher="exact", k=3)
     )
     assert len(settings_) == 1 and settings_[0].parameters == Parameters(0, 0, 3)
     assert (lists.exact[0] == -1).all() and (lists.found[0].ids == -1).all()

@@ -17,13 +17,13 @@ from index.engines.planner import NO_TREE, Parameters
 from index.store import index_manifest, reader, routing, shard_store
 from index.store.lookup import Lookup
 from index.store.reader import Index
-from index.store.records import Setting, ShardRecord
+from index.store.records import Point, Setting, ShardRecord
 from index.store.routing import Router
 from index.store.shard_store import Shard
 from pipelines import options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.runner import Runner
-from tests.world import DIM, KEY, World, brute_force, snapshot, unit
+from tests.world import DIM, KEY, World, brute_force, everywhere, snapshot, unit
 
 SIZES = {"max_examples": 60, "deadline": None}
 IMAGES = np.array([bytes([i + 1]) * 32 for i in range(12)], "S32")
@@ -53,7 +53,9 @@ def layout(rows: int, regions: int, deltas: int, removed: float, seed: int) -> L
     keys, ids = integers(rows, seed), np.sort(rng.choice(10_000, rows, replace=False)).astype(np.int64)
     images, gone = IMAGES[rng.integers(len(IMAGES), size=rows)], rng.random(rows) < removed
     cells = regions + int(rng.integers(4))
-    router = Router(integers(cells, seed + 1), rng.permutation(np.arange(cells) % regions).astype(np.int32), regions)
+    shares = np.full(cells, 1 / cells, np.float32)
+    owned = rng.permutation(np.arange(cells) % regions).astype(np.int32)
+    router = Router(integers(cells, seed + 1), owned, shares, regions)
     # Which of the shards are deltas is mixed: an index that was updated has them in any place.
     is_delta = rng.permutation(np.arange(regions + deltas) >= regions)
     places = np.empty(regions + deltas, np.int64)
@@ -64,7 +66,15 @@ def layout(rows: int, regions: int, deltas: int, removed: float, seed: int) -> L
     owners = np.argsort(places)[owners]
     records = [
         ShardRecord(
-            f"s{n}", int((owners == n).sum()), {}, "", "exact", NO_TREE, [Setting(1.0, Parameters(0, 1, 1))], bool(d)
+            f"s{n}",
+            int((owners == n).sum()),
+            {},
+            "",
+            "exact",
+            NO_TREE,
+            [Setting(1.0, Parameters(0, 1, 1), 1.0)],
+            is_delta=bool(d),
+            is_region=not d,
         )
         for n, d in enumerate(is_delta)
     ]
@@ -77,7 +87,7 @@ def layout(rows: int, regions: int, deltas: int, removed: float, seed: int) -> L
         "files": {},
         "regions": regions,
     }
-    index = Index("nowhere", facts, 1.0, cells)
+    index = Index("nowhere", facts, Point(1.0, cells, 1, 0.0, 0.0, {}))
     index.__dict__["router"] = router
     for number in range(len(records)):
         mine = np.flatnonzero(owners == number)
@@ -112,7 +122,7 @@ def expected(made: Layout, queries: np.ndarray, k: int, own: np.ndarray | None, 
     images=st.booleans(),
     seed=st.integers(0, 2**32 - 2),
 )
-def test_every_cell_probed_is_exact_search(rows, regions, deltas, removed, k, images, seed):
+def test_every_leaf_scanned_is_exact_search(rows, regions, deltas, removed, k, images, seed):
     made = layout(rows, regions, deltas, removed, seed)
     queries = integers(7, seed + 1)
     own = IMAGES[np.random.default_rng(seed + 1).integers(len(IMAGES), size=7)] if images else None
@@ -136,7 +146,7 @@ def test_lists_are_padded_but_not_without_end():
     assert hits.ids.shape == (4, 4096) and (hits.ids[:, 30:] == -1).all() and (hits.scores[:, 30:] == -np.inf).all()
     asked = []
     for lookup in made.index.loaded.values():
-        lookup.search = lambda q, k, own, search=lookup.search: asked.append(k) or search(q, k, own)
+        lookup.search = lambda q, k, own, search=lookup.search, **part: asked.append(k) or search(q, k, own, **part)
     made.index.search(queries, 4096)
     assert max(asked) == max(shard.rows for shard in made.index.shards)
     for k in (4097, 10**15, -1):
@@ -155,16 +165,16 @@ def test_lists_are_padded_but_not_without_end():
     st.integers(1, 9),
     st.integers(0, 2**32 - 2),
 )
-def test_fewer_cells_are_exact_search_of_the_shards_visited(rows, regions, deltas, probe, k, seed):
+def test_fewer_leaves_are_exact_search_of_the_shards_visited(rows, regions, deltas, leaves, k, seed):
     made = layout(rows, regions, deltas, 0.1, seed)
-    made.index.probe = probe
+    made.index.point = dataclasses.replace(made.index.point, leaves=leaves)
     queries = integers(7, seed + 1)
     visits = np.zeros((7, regions + deltas), bool)
-    visits[:, ~made.deltas] = made.router.visits(queries, probe)
+    visits[:, ~made.deltas] = made.router.visits(queries, leaves).leaves > 0
     # What was added later has no region: everyone looks there.
     visits[:, made.deltas] = True
     visits &= np.bincount(made.owners, minlength=regions + deltas) > 0
-    np.testing.assert_array_equal(made.index.visits(queries), visits)
+    np.testing.assert_array_equal(made.index.visits(queries).leaves > 0, visits)
     hits = made.index.search(queries, k)
     ids, scores = expected(made, queries, k, None, visits)
     np.testing.assert_array_equal(hits.ids, ids)
@@ -195,9 +205,7 @@ def test_no_queries():
 
 def exactly(folder: object) -> Index:
     """Opens an index so that every shard is visited."""
-    index = Index.open(str(folder))
-    index.probe = 0
-    return index
+    return everywhere(Index.open(str(folder)))
 
 
 @pytest.mark.parametrize("sharding", ["routed", "hash"])
@@ -256,7 +264,7 @@ def test_an_opened_index_goes_on_while_another_version_is_built(world: World):
     searched = 0
     while thread.is_alive() or searched < 3:
         # What stays loaded is no proof: every time a reader of its own, of the version that was opened.
-        index = Index(opened.folder, opened.facts, opened.level, opened.probe)
+        index = Index(opened.folder, opened.facts, opened.point)
         hits = index.search(queries, 9)
         np.testing.assert_array_equal(hits.ids, right.ids)
         np.testing.assert_array_equal(hits.scores, right.scores)
@@ -306,12 +314,12 @@ def test_manifest_without_a_field(world: World):
     for field in ("version", "key_encoder", "shards", "files", "regions", "memory"):
         less = {name: value for name, value in facts.items() if name != field}
         with pytest.raises(UserError, match="manifest.json: is not a manifest of this version"):
-            Index(str(world.index), less, 1.0, 0)
+            Index(str(world.index), less, Point(1.0, 0, 0, 0.0, 0.0, {}))
 
 
 def test_router_of_an_index_without_regions(world: World):
     assert world.build("--config.index.sharding=hash") == 0
     index = Index.open(str(world.index))
-    assert index.probe == 0 and not (world.index / "builds/00001/router.parquet").exists()
-    np.testing.assert_array_equal(index.router.centroids, routing.without_regions(3, DIM).centroids)
-    assert index.visits(unit(4)).all()
+    assert index.point.leaves == 0 and not (world.index / "builds/00001/router.parquet").exists()
+    np.testing.assert_array_equal(index.router.centres, routing.without_regions(3, DIM).centres)
+    assert index.visits(unit(4)).leaves.all()

@@ -11,7 +11,7 @@ from index.store import shard_store
 from index.store.reader import Index
 from pipelines import manifest, storage
 from pipelines.errors import UserError
-from tests.world import World, brute_force, snapshot, unit, without_rates
+from tests.world import World, brute_force, everywhere, snapshot, unit, without_rates
 
 FLAGS = ["--config.index.shards=2", "--config.index.leaves=8"]
 FIRST = "builds/00001/shard-00000-of-00002"
@@ -74,7 +74,7 @@ def test_moved_folder_finds_the_same(built: World, copied: pathlib.Path):
     here, there = Index.open(str(built.index)), Index.open(str(copied))
     for left, right in zip(there.search(queries, 4).ids, here.search(queries, 4).ids, strict=True):
         np.testing.assert_array_equal(left, right)
-    there.probe = 0
+    everywhere(there)
     rows, _ = brute_force(queries, built.keys, 4)
     found = there.search(queries, 4).ids
     assert np.mean([np.isin(a, b).mean() for a, b in zip(found, built.ids[rows], strict=True)]) > 0.8
