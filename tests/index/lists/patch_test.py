@@ -161,7 +161,9 @@ def test_patched_lists_are_those_of_an_empty_folder(tmp_path, monkeypatch, seed,
     assert world.build(*flags) == 0 and world.neighbors() == 0
     searched = []
     search = Lookup.search
-    monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    monkeypatch.setattr(
+        Lookup, "search", lambda self, q, *rest, **part: searched.append(len(q)) or search(self, q, *rest, **part)
+    )
     for size in (4, 4, 6):
         live = world.ids[world.live]
         removed = rng.choice(live, int(rng.integers(0, 8)), replace=False)
@@ -186,7 +188,9 @@ def test_unchanged_lists_are_searched_in_new_shards_only(tmp_path, monkeypatch):
     world.update(4, np.array([lost]))
     searched = []
     search = Lookup.search
-    monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    monkeypatch.setattr(
+        Lookup, "search", lambda self, q, *rest, **part: searched.append(len(q)) or search(self, q, *rest, **part)
+    )
     assert world.neighbors() == 0
     # Every query in the delta; those that had named the row in the three shards, too.
     assert sum(searched) == sum(SPLITS.values()) + 3 * queries
