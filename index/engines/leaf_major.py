@@ -68,7 +68,7 @@ class _Visits:
 @jax.jit
 def _to_all(queries: jax.Array, keys: jax.Array) -> jax.Array:
     return jax.lax.dot_general(
-        queries, keys, (((1,), (1,)), ((), ())), precision="highest", preferred_element_type=jnp.float32
+        queries, keys, (((1,), (1,)), ((), ())), precision=None, preferred_element_type=jnp.float32
     )
 
 
