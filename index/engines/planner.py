@@ -24,6 +24,8 @@ _MIN_SAMPLE_ROWS = 50_000
 # With 32 rows a leaf the centres fit the sample rather than the keys: of 1M x 128 keys, 15% more had to be scanned.
 _SAMPLE_ROWS_PER_LEAF = 64
 _ITERATIONS = 8
+# ScaNN sets up each leaf for every chunk of keys that it codes, which takes as long as coding 18 rows.
+_CODED_ROWS_PER_LEAF = 32
 # 256 rows for each of the 16 centres of a block. All 10,000 rows of a shard took twice as long, for 0.001 of recall.
 _QUANTIZER_ROWS = 4096
 # Keys are coded in their principal axes: above `_MAX_CODED_DIMS` dimensions in `_PCA_DIMS` of them, else in all. Below
@@ -54,6 +56,7 @@ class Plan:
         pca_dims: principal axes of the sample that are partitioned and quantized; 0 for the keys themselves.
         reorder: precision of the keys that re-rank candidates, one of `configs.schema.search.PRECISIONS`.
         iterations: of the k-means that trains the partitions.
+        reorder_on: where these keys are while the shard is searched, one of `configs.schema.search.REORDER_PLACES`.
     """
 
     leaves: int
@@ -63,6 +66,7 @@ class Plan:
     pca_dims: int = 0
     reorder: str = "float32"
     iterations: int = 0
+    reorder_on: str = "memory"
 
 
 NO_TREE = Plan(leaves=0, sample_rows=0, quantizer_rows=0, dims_per_block=0)
@@ -87,7 +91,7 @@ class Parameters:
         return max(min(k, rows), min(rows, round(self.pre_reorder_num_neighbors * max(1.0, k / self.k))))
 
 
-def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") -> Plan:
+def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16", reorder_on: str = "memory") -> Plan:
     """Returns the plan for `rows` keys of width `dim`.
 
     Args:
@@ -95,6 +99,7 @@ def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
         dim: width of a key.
         leaves: partitions; 0 to choose, which gives none below `MIN_TREE_ROWS`.
         reorder: one of `configs.schema.search.PRECISIONS`.
+        reorder_on: one of `configs.schema.search.REORDER_PLACES`.
     """
     if rows < (_MIN_QUANTIZER_ROWS if leaves else MIN_TREE_ROWS):
         return NO_TREE
@@ -107,7 +112,13 @@ def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
         pca_dims=_PCA_DIMS if dim > _MAX_CODED_DIMS else dim if dim >= _MIN_PCA_DIMS else 0,
         reorder=reorder,
         iterations=_ITERATIONS,
+        reorder_on=reorder_on,
     )
+
+
+def coded_rows(plan: Plan) -> int:
+    """Returns how many rows are coded at a time: half of those that the leaves were trained on, or a whole chunk."""
+    return _CODED_ROWS_PER_LEAF * plan.leaves
 
 
 def blocks(plan: Plan, dim: int) -> list[tuple[int, int]]:
