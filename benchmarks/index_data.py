@@ -14,7 +14,8 @@ Queries come from the same mixture, but are never rows.
 The mixture with a modality gap imitates search by text (`gapped`): queries lie elsewhere than rows, as captions do in
 CLIP's space. Each query belongs to a row and has a mean cosine of 0.3 with it, as caption and picture have:
 
-- all rows are moved along one direction, all queries along another at a right angle, by `_GAP`: two cones;
+- all rows are moved along one direction, all queries along another, by `_GAP`: two cones at a right angle. The
+  directions are those that rows vary least in;
 - before that a query is a part of its row and, at a right angle to it, noise of the rows' own covariance: it says some
   of what the picture shows, and much else.
 
@@ -117,7 +118,7 @@ def gapped(rows: int, queries: int, dim: int, seed: int = 0) -> tuple[np.ndarray
     # Moving both sides at right angles divides the cosine by this, and 0.3 is to be left.
     share = _PAIR_COSINE * (1 + _GAP**2)
     views = _unit(share * keys[pairs] + (1 - share**2) ** 0.5 * noise)
-    of_rows, of_queries = np.linalg.qr(rng.standard_normal((dim, 2)))[0].T.astype(np.float32)
+    of_rows, of_queries = np.linalg.eigh(sample.T @ sample)[1][:, :2].T
     return _unit(keys + _GAP * of_rows), _unit(views + _GAP * of_queries), pairs
 
 
