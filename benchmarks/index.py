@@ -116,6 +116,9 @@ def main() -> int:
     parser.add_argument("--cache", default="out/bench", help="folder that keeps what was built and found")
     parser.add_argument("--shared", action="store_true", help="note that other programs ran on the machine")
     arguments = parser.parse_args()
+    missing = [name for name in arguments.libraries if not index_rivals.is_installed(name)]
+    if missing and "speed" in arguments.parts:
+        parser.error(f"{', '.join(missing)}: not installed; install the extra `bench`, or choose others by --libraries")
     os.makedirs(f"{arguments.cache}/results", exist_ok=True)
     print(json.dumps(run(arguments)))
     return 0

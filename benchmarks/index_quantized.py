@@ -244,7 +244,7 @@ class Vsag(_Graph):
 
     def _build(self, rows: np.ndarray, threads: int) -> None:
         self._index = self._new(rows.shape[1], threads)
-        self._index.build(np.ravel(rows), np.arange(len(rows)), *rows.shape)
+        self._index.build(np.array(rows).ravel(), np.arange(len(rows)), *rows.shape)
 
     def _save(self, path: str) -> None:
         self._index.save(path)

@@ -15,6 +15,7 @@ Ours are the kinds of `searcher.KINDS` but `exact`, as `index.plan` plans them.
 """
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -263,6 +264,11 @@ def ours() -> list[str]:
 def libraries() -> list[str]:
     """Returns the names of all libraries, ours first."""
     return [*ours(), *dict.fromkeys(rival.library for rival in _others(100_000, 512))]
+
+
+def is_installed(library: str) -> bool:
+    """Tells whether a library can be imported."""
+    return importlib.util.find_spec(grid(100_000, 512, library)[0].module.partition(".")[0]) is not None
 
 
 def grid(rows: int, dim: int, library: str) -> list[Rival]:

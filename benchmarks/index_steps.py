@@ -89,7 +89,7 @@ def _tune(folder: pathlib.Path, rival: Rival) -> dict[str, Any]:
     _ = rival.api
     before = anonymous_bytes()
     rival.open(str(folder / rival.built), rows)
-    rival.search(queries[:1], index_data.K, Setting(rival.efforts(index_data.K)[0], index_data.K), 1)
+    rival.search(queries[:1], index_data.K, Setting(rival.efforts(index_data.K)[0], rival.factors[0]), 1)
     steady = anonymous_bytes() - before
     others = [tuned for tuned in _tuned(folder, rival.library) if tuned.name != rival.name]
     core_secs = _read(_file(folder, rival, "built"))["core_secs"]
