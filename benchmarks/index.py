@@ -68,22 +68,20 @@ def _vectors(name: str, arguments: argparse.Namespace) -> Vectors:
 def _speed(folder: pathlib.Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures the libraries one after another, and writes what is known so far after each."""
     vectors = index_data.load(folder).vectors
-    results: dict[str, Any] = {
-        "data": vectors.name,
-        "rows": len(vectors.rows),
-        "dim": vectors.rows.shape[1],
-        "queries": len(vectors.reported),
+    rows, dim = vectors.rows.shape
+    about = {
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "is_shared": arguments.shared,
         "date": datetime.date.today().isoformat(),
-        "libraries": [],
     }
     # The others are compared with this one.
     first = index_steps.REFERENCE
+    found = []
     for library in [first, *(name for name in arguments.libraries if name != first)]:
-        results["libraries"].append(index_steps.measure(folder, library))
-        storage.write_json(f"{arguments.cache}/results/{vectors.name}-{len(vectors.rows)}.json", results)
-    return {vectors.name: results["libraries"]}
+        found.append(index_steps.measure(folder, library, about))
+        result = {"data": vectors.name, "rows": rows, "dim": dim, "queries": len(vectors.reported), "libraries": found}
+        storage.write_json(f"{arguments.cache}/results/{folder.name}.json", result)
+    return {folder.name: found}
 
 
 def _processor() -> str:

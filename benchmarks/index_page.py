@@ -169,7 +169,10 @@ def _costs(found: list[Point], raw_bytes: int) -> str:
 def section(result: dict[str, Any], plot: str) -> str:
     """Returns the Markdown of one result, whose plot is in a file beside the page."""
     found = points(result)
-    about = "shared with other programs" if result["is_shared"] else "quiet"
+    about = {
+        f"{library['machine']}, {'shared with other programs' if library['is_shared'] else 'quiet'}, {library['date']}"
+        for library in result["libraries"]
+    }
     failed = [
         f"{build['name']}: {build['error'].replace('|', '/')}"
         for library in result["libraries"]
@@ -178,7 +181,7 @@ def section(result: dict[str, Any], plot: str) -> str:
     ]
     parts = [
         f"## {result['data']}: {result['rows']:,} x {result['dim']}",
-        f"{result['machine']}, {about}, {result['date']}; {result['queries']:,} reported queries.",
+        f"{'; '.join(sorted(about))}. {result['queries']:,} reported queries.",
         f"![queries per second against recall@100]({plot})",
         "\n".join(f"- {sentence}" for sentence in verdicts(found)),
         _rates(found),

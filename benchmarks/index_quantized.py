@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.index_tuning import Rival, Setting, ladder
+from benchmarks.index_tuning import Rival, Setting, candidates, ladder
 
 _CANDIDATES = 200
 _TRAINING_ROWS_PER_LIST = 64
@@ -33,7 +33,7 @@ _HNSW_CLUSTERS = 16
 class _Graph(Rival):
     def efforts(self, k: int) -> list[int]:
         """Returns lengths of the candidate list."""
-        return ladder(k, 32 * k)
+        return candidates(k)
 
 
 class Glass(_Graph):

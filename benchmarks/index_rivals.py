@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import index_quantized
-from benchmarks.index_tuning import Found, Rival, Setting, Target, ladder, timed
+from benchmarks.index_tuning import Found, Rival, Setting, Target, candidates, ladder, timed
 from configs.base import Index as IndexConfig
 from index.engines import planner, scann_coder, searcher
 from index.engines.planner import Parameters, Plan
@@ -188,7 +188,7 @@ class FaissHnsw(_Faiss):
 
     def efforts(self, k: int) -> list[int]:
         """Returns lengths of the candidate list."""
-        return ladder(k, 32 * k)
+        return candidates(k)
 
 
 class Hnswlib(Rival):
@@ -211,7 +211,7 @@ class Hnswlib(Rival):
 
     def efforts(self, k: int) -> list[int]:
         """Returns lengths of the candidate list."""
-        return ladder(k, 32 * k)
+        return candidates(k)
 
     def search(self, queries: np.ndarray, k: int, setting: Setting, threads: int) -> np.ndarray:
         """Returns rows int64 `[Q, k]`."""
@@ -248,7 +248,7 @@ class Usearch(Rival):
 
     def efforts(self, k: int) -> list[int]:
         """Returns lengths of the candidate list."""
-        return ladder(k, 32 * k)
+        return candidates(k)
 
     def search(self, queries: np.ndarray, k: int, setting: Setting, threads: int) -> np.ndarray:
         """Returns rows int64 `[Q, k]`."""

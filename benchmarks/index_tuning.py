@@ -11,6 +11,7 @@
    the fastest, and the one with the least core-seconds to build and then to make a list for each of as many queries as
    there are rows. The library and our ScaNN searcher run in turn, each in a process of its own, on one thread. A rate
    is queries per second of processor time, median of the rounds; a ratio is the median of the ratios within a round.
+   Whatever runs on other threads all the same is counted, too. No library is shown the queries when it is built.
 
 `index_steps` runs these steps and keeps what each found, so that a run that was killed resumes.
 """
@@ -28,6 +29,7 @@ from index.engines.planner import reaches
 from index.measure.recall import recall_at_k
 
 _NOISE = 0.9
+_LONGEST_CANDIDATES = 3200
 
 
 class Target(NamedTuple):
@@ -237,3 +239,8 @@ def ladder(low: int, high: int, ratio: float = 1.15) -> list[int]:
     while steps[-1] < high:
         steps.append(min(high, max(steps[-1] + 1, math.ceil(steps[-1] * ratio))))
     return steps
+
+
+def candidates(k: int) -> list[int]:
+    """Returns the lengths of a graph's candidate list to try for lists of length `k`."""
+    return ladder(k, max(32 * k, _LONGEST_CANDIDATES))

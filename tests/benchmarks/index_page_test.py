@@ -6,10 +6,13 @@ from benchmarks import index_page
 
 _LOADED = {"peak_bytes": 3_000_000, "steady_bytes": 2_000_000, "disk_bytes": 1_000_000, "secs": 1.0}
 
+_ABOUT = {"machine": "a machine, 2 cores", "is_shared": False, "date": "2026-01-02"}
+
 
 def _library(name, core_secs, *points):
     return {
         "library": name,
+        **_ABOUT,
         "builds": [{"name": f"{name} A", "core_secs": core_secs, **_LOADED}],
         "points": [
             {"name": f"{name} A", "k": k, "target": target, "recall": target + 0.001, "rate": rate, **over}
@@ -26,14 +29,11 @@ def result():
         "rows": 10_000,
         "dim": 16,
         "queries": 500,
-        "machine": "a machine, 2 cores",
-        "is_shared": False,
-        "date": "2026-01-02",
         "libraries": [
             _library("scann", 10.0, (100, 0.95, 1000.0), (100, 0.99, 500.0)),
             _library("slow", 1.0, (100, 0.95, 800.0)),
             _library("fast", 90.0, (100, 0.95, 500.0), (100, 0.99, 1000.0)),
-            {"library": "broken", "builds": [{"name": "broken A", "error": "ended with -11"}], "points": []},
+            {"library": "broken", **_ABOUT, "builds": [{"name": "broken A", "error": "ended with -11"}], "points": []},
         ],
     }
 
@@ -53,6 +53,7 @@ def test_the_tables_have_rates_costs_and_failures(result):
     assert "| scann | 1,000 (0.9510) A | 500 (0.9910) A | not reached | not reached |" in text
     assert "| slow | A | 1.0 | 14 | not reached | 3 (4.69) | 2 (3.12) | 1 (1.56) |" in text
     assert "- Not measured: broken A: ended with -11" in text
+    assert "a machine, 2 cores, quiet, 2026-01-02. 500 reported queries." in text
     assert "![queries per second against recall@100](x.svg)" in text
 
 

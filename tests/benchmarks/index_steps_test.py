@@ -33,15 +33,15 @@ def test_a_library_reaches_the_targets_and_is_kept(folder, library, monkeypatch)
     monkeypatch.setattr(
         index_rivals, "grid", lambda rows, dim, name: first if name == library else whole_grid(rows, dim, name)
     )
-    index_steps.measure(folder, "scann")
-    result = index_steps.measure(folder, library)
+    index_steps.measure(folder, "scann", {})
+    result = index_steps.measure(folder, library, {})
     (build,) = result["builds"]
     assert "error" not in build
     assert build["core_secs"] > 0 and build["disk_bytes"] > 0
     at = {(point["k"], point["target"]): point for point in result["points"]}
     assert at[100, 0.95]["recall"] > 0.93
     assert at[100, 0.95]["rate"] > 0 and at[100, 0.95]["over_reference"] > 0
-    assert index_steps.measure(folder, library) == result
+    assert index_steps.measure(folder, library, {}) == result
 
 
 @pytest.mark.slow
@@ -49,6 +49,6 @@ def test_a_library_that_ends_its_process_is_kept_as_failed(tmp_path):
     folder = index_data.keep(index_data.generated(500, 16, 10), tmp_path)
     # Rows of another width than the file says.
     np.save(folder / "rows.npy", np.zeros((0, 16), np.float32))
-    result = index_steps.measure(folder, "scann")
+    result = index_steps.measure(folder, "scann", {})
     assert "ended with" in result["builds"][0]["error"] and result["points"] == []
     assert json.loads((folder / "scann.json").read_text())["library"] == "scann"
