@@ -28,7 +28,8 @@ Written by `python -m benchmarks.index_page`; do not edit. The protocol is in `b
 libraries are tuned by the same search on 2,000 queries, and compared on others. A rate is queries per second of
 processor time on one thread, with the measured recall in parentheses. Core-seconds are processor time, all threads
 together; "and all lists" adds one list for each of as many queries as rows. Memory is anonymous, beyond that after the
-imports. Each library has the build that is best in the respective column.
+imports; files that a library maps, as our `jax` does, come on top. `jax` searches all queries of a call at once, so
+that its rate grows with their number. Each library has the build that is best in the respective column.
 """
 
 
