@@ -5,7 +5,7 @@ and a step that fails is kept as failed with its last line. The files of a build
 
     DATA/BUILD             what the library wrote
     DATA/BUILD.built.json  core-seconds, seconds, bytes of memory at the peak and of files
-    DATA/NAME.tuned.json   bytes of memory once open, and a setting for each target
+    DATA/NAME.tuned.json   core-seconds to open it, bytes of memory once open, and a setting for each target
     DATA/LIBRARY.json      the above, and what was measured on the reported queries
 
 A failure is tried again if its file is deleted.
@@ -87,17 +87,19 @@ def _tune(folder: pathlib.Path, rival: Rival) -> dict[str, Any]:
     data = index_data.load(folder)
     rows, queries = data.vectors.rows, data.vectors.tuning
     _ = rival.api
-    before = anonymous_bytes()
+    before, begin = anonymous_bytes(), time.process_time()
     rival.open(str(folder / rival.built), rows)
+    open_core_secs = time.process_time() - begin
     rival.search(queries[:1], index_data.K, Setting(rival.efforts(index_data.K)[0], rival.factors[0]), 1)
     steady = anonymous_bytes() - before
     # The first search of all queries is slowed by page faults.
     rival.search(queries, index_data.K, Setting(rival.efforts(index_data.K)[0], rival.factors[0]), 1)
     others = [tuned for tuned in _tuned(folder, rival.library) if tuned.name != rival.name]
-    core_secs = _read(_file(folder, rival, "built"))["core_secs"]
+    core_secs = _read(_file(folder, rival, "built"))["core_secs"] + open_core_secs
     rule = index_tuning.hopeless(others, core_secs, len(rows))
     found = rival.tune(queries, data.tuning_truth, TARGETS, rule)
-    return {"steady_bytes": steady, "found": {str(target): value for target, value in found.items()}}
+    opened = {"open_core_secs": round(open_core_secs, 3), "steady_bytes": steady}
+    return opened | {"found": {str(target): value for target, value in found.items()}}
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def _tuned(folder: pathlib.Path, library: str) -> list[Tuned]:
                 for target in TARGETS
                 if str(target) in facts["found"]
             }
-            known.append(Tuned(rival.name, _read(built)["core_secs"], found))
+            known.append(Tuned(rival.name, _read(built)["core_secs"] + facts["open_core_secs"], found))
     return known
 
 
@@ -154,7 +156,7 @@ def _kept(folder: pathlib.Path, rival: Rival, step: str) -> dict[str, Any]:
                 code = f"more than {_LIMIT_SECS} s"
         if code:
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            storage.write_json(str(file), {"error": f"ended with {code}: {' '.join(last)[-300:]}"})
+            storage.write_json(str(file), {"error": f"not {step}, {code}: {' '.join(last)[-200:]}"})
     return _read(file)
 
 
@@ -190,8 +192,8 @@ def _compare(folder: pathlib.Path, library: str) -> list[dict[str, Any]]:
     if not wanted:
         return []
     (reference,) = _tuned(folder, REFERENCE)
+    points = []
     with _open(folder, reference.name) as ours:
-        points = []
         for name in dict.fromkeys(build.name for _, build in wanted):
             with _open(folder, name) as theirs:
                 for target, build in wanted:

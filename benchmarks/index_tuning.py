@@ -8,10 +8,11 @@
    far of its library, by more than the noise, and no cheaper in all, is not followed further, since more effort would
    not make it faster. Our searchers are tuned by their own planner, which counts costs and knows no times.
 3. Compare, on the reported queries, all of them in one call. Of each library two settings are taken for each target:
-   the fastest, and the one with the least core-seconds to build and then to make a list for each of as many queries as
-   there are rows. The library and our ScaNN searcher run in turn, each in a process of its own, on one thread. A rate
-   is queries per second of processor time, median of the rounds; a ratio is the median of the ratios within a round.
-   Whatever runs on other threads all the same is counted, too. No library is shown the queries when it is built.
+   the fastest, and the one with the least core-seconds to build and open it, and then to make a list for each of as
+   many queries as there are rows. The library and our ScaNN searcher run in turn, each in a process of its own, told to
+   use one thread. A rate is queries per second of processor time, median of the rounds; a ratio is the median of the
+   ratios within a round. What runs on other threads all the same is counted. No library is shown queries when it is
+   built.
 
 `index_steps` runs these steps and keeps what each found, so that a run that was killed resumes.
 """
@@ -190,25 +191,25 @@ def timed(search: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
     return rows, time.process_time() - begin
 
 
-def total_secs(build_core_secs: float, rows: int, rate: float) -> float:
-    """Returns the core-seconds of a build and of one list for each of as many queries as rows."""
-    return build_core_secs + rows / rate
+def total_secs(core_secs: float, rows: int, rate: float) -> float:
+    """Returns the core-seconds to build and open an index, and to make one list for each of as many queries as rows."""
+    return core_secs + rows / rate
 
 
 class Tuned(NamedTuple):
-    """A build that was tuned: its name, the core-seconds of the build, and what was found for each target."""
+    """A build that was tuned: its name, core-seconds to build and open it, and what was found for each target."""
 
     name: str
-    build_core_secs: float
+    core_secs: float
     found: Mapping[Target, Found]
 
 
-def hopeless(others: Sequence[Tuned], build_core_secs: float, rows: int) -> Callable[[Target, float], bool]:
+def hopeless(others: Sequence[Tuned], core_secs: float, rows: int) -> Callable[[Target, float], bool]:
     """Returns the rule of `Rival.tune`, given builds of the same library that were tuned before.
 
     Args:
         others: those builds.
-        build_core_secs: of the build that is tuned now.
+        core_secs: to build and open the one that is tuned now.
         rows: that are indexed.
     """
 
@@ -216,9 +217,9 @@ def hopeless(others: Sequence[Tuned], build_core_secs: float, rows: int) -> Call
         known = [(other, other.found[target].rate) for other in others if target in other.found]
         if not known:
             return False
-        cheapest = min(total_secs(other.build_core_secs, rows, known_rate) for other, known_rate in known)
+        cheapest = min(total_secs(other.core_secs, rows, known_rate) for other, known_rate in known)
         is_slow = rate < _NOISE * max(known_rate for _, known_rate in known)
-        return is_slow and total_secs(build_core_secs, rows, rate) > cheapest
+        return is_slow and total_secs(core_secs, rows, rate) > cheapest
 
     return rule
 
@@ -229,7 +230,7 @@ def chosen(builds: Sequence[Tuned], target: Target, rows: int) -> list[Tuned]:
     if not able:
         return []
     fastest = max(able, key=lambda build: build.found[target].rate)
-    cheapest = min(able, key=lambda build: total_secs(build.build_core_secs, rows, build.found[target].rate))
+    cheapest = min(able, key=lambda build: total_secs(build.core_secs, rows, build.found[target].rate))
     return [fastest] if cheapest is fastest else [fastest, cheapest]
 
 

@@ -13,7 +13,7 @@ def _library(name, core_secs, *points):
     return {
         "library": name,
         **_ABOUT,
-        "builds": [{"name": f"{name} A", "core_secs": core_secs, **_LOADED}],
+        "builds": [{"name": f"{name} A", "core_secs": core_secs - 0.5, "open_core_secs": 0.5, **_LOADED}],
         "points": [
             {"name": f"{name} A", "k": k, "target": target, "recall": target + 0.001, "rate": rate, **over}
             for k, target, rate in points
