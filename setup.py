@@ -57,7 +57,18 @@ setup(
         "sweep": ["optuna>=5"],
         "plot": ["matplotlib>=3.10"],
         "app": ["prometheus_client>=0.26", "python-multipart>=0.0.31", "starlette>=1.10", "uvicorn>=0.54"],
-        "bench": ["faiss-cpu", "hnswlib", "usearch"],
+        # lorann has no wheel; building it takes a C++ compiler and some minutes.
+        "bench": [
+            "faiss-cpu",
+            "hnswlib",
+            "lorann>=1",
+            "matplotlib>=3.10",
+            "pyglass-portable>=2.1",
+            "pyvsag>=0.18",
+            "rabitqlib>=0.7",
+            "scalable-vs>=0.5",
+            "usearch",
+        ],
         "dev": [
             "web-memory[app,gcp,dask,finetune,onnx,plot,sweep]",
             "axe-playwright-python>=0.1.8",

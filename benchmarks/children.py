@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 
 class Child:
-    """A process that answers each line on its standard input with a rate."""
+    """A process that answers each line on its standard input with one line, a rate for example."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None, quiet: bool = False):
         """Starts it.
@@ -29,11 +29,15 @@ class Child:
         assert self._process.stdout
         return self._process.stdout.readline().strip()
 
+    def ask(self, line: str) -> str:
+        """Writes it a line and returns its answer."""
+        assert self._process.stdin
+        print(line, file=self._process.stdin, flush=True)
+        return self.line()
+
     def rate(self) -> float:
         """Runs it once and returns its rate."""
-        assert self._process.stdin
-        print("go", file=self._process.stdin, flush=True)
-        return float(self.line())
+        return float(self.ask("go"))
 
     def close(self) -> None:
         """Ends it."""

@@ -10,10 +10,22 @@ directions much more than in others. The mixture imitates this:
   weights, plus noise in every direction; then unit length. Planes are wide enough for clusters to overlap.
 
 Queries come from the same mixture, but are never rows.
+
+The mixture with a modality gap imitates search by text (`gapped`): queries lie elsewhere than rows, as captions do in
+CLIP's space. Each query belongs to a row and has a mean cosine of 0.3 with it, as caption and picture have:
+
+- all rows are moved along one direction, all queries along another, by `_GAP`: two cones at a right angle. The
+  directions are those that rows vary least in;
+- before that a query is a part of its row and, at a right angle to it, noise of the rows' own covariance: it says some
+  of what the picture shows, and much else.
+
+A folder of embeddings can also be searched by the keys of another one (`embedded`).
 """
 
 import dataclasses
+import hashlib
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +35,7 @@ from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 
 K = 100
+TUNING_QUERIES = 2000
 _ROWS_PER_CLUSTER = 200
 _CLUSTERS_PER_TOPIC = 40
 _PLANE = 24
@@ -30,27 +43,43 @@ _DECAY = 0.5
 _WITHIN, _NOISE = 1.0, 0.3
 _ZIPF = 0.5
 _HALF = 0.5**0.5
+# Two cones with this shift: rows have a mean cosine of 0.33 with each other, and none of it with a query.
+_GAP = 0.7
+_PAIR_COSINE = 0.3
+_COVARIANCE_ROWS = 4096
+_NAME_FILE = "name"
 # Exact lists are longer than k, so that ties at the k-th place are known.
 _DEPTH = 2 * K
+_WRITTEN_ROWS = 65_536
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Rows, tuning queries, reported queries, and the exact lists of both.
+class Vectors(NamedTuple):
+    """What is searched, and by what.
 
     Attributes:
         name: of the data, for files and figures.
         rows: float32 `[n, d]`, unit length.
-        tuning: float32 `[Q, d]`.
-        reported: float32 `[R, d]`.
-        tuning_truth: ids int64 `[Q, 2k]` and scores float32 `[Q, 2k]` of exact search.
-        reported_truth: the same of `reported`.
+        tuning: queries that settings are chosen on, float32 `[Q, d]`.
+        reported: queries that figures are reported of, float32 `[R, d]`.
     """
 
     name: str
     rows: np.ndarray
     tuning: np.ndarray
     reported: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Vectors and their exact lists.
+
+    Attributes:
+        vectors: rows and queries.
+        tuning_truth: ids int64 `[Q, 2k]` and scores float32 `[Q, 2k]` of exact search.
+        reported_truth: the same of the reported queries.
+    """
+
+    vectors: Vectors
     tuning_truth: tuple[np.ndarray, np.ndarray]
     reported_truth: tuple[np.ndarray, np.ndarray]
 
@@ -58,6 +87,32 @@ class Data:
 def clustered(rows: int, queries: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draws rows float32 `[rows, dim]` and queries `[queries, dim]` from one mixture; see the module."""
     rng = np.random.default_rng(seed)
+    vectors, basis = _unmixed(rng, rows, queries, dim, np.float32)
+    rng.shuffle(vectors)
+    vectors = vectors @ basis
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors[:rows], vectors[rows:]
+
+
+def write_clustered(rows: int, queries: int, dim: int, rows_file: pathlib.Path, seed: int = 0) -> None:
+    """Writes such rows, and in another file queries; memory holds 2 bytes for each number."""
+    rng = np.random.default_rng(seed)
+    vectors, basis = _unmixed(rng, rows, queries, dim, np.float16)
+    order = rng.permutation(rows + queries)
+
+    def block(places: np.ndarray) -> np.ndarray:
+        mixed = vectors[places].astype(np.float32) @ basis
+        return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+
+    file = np.lib.format.open_memmap(rows_file, mode="w+", dtype=np.float32, shape=(rows, dim))
+    for begin in range(0, rows, _WRITTEN_ROWS):
+        file[begin : begin + _WRITTEN_ROWS] = block(order[begin : min(begin + _WRITTEN_ROWS, rows)])
+    file.flush()
+    np.save(queries_file(rows_file), block(order[rows:]))
+
+
+def _unmixed(rng: np.random.Generator, rows: int, queries: int, dim: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Returns vectors `[rows + queries, dim]`, cluster by cluster, and the basis `[dim, dim]` of their directions."""
     total, clusters = rows + queries, max(1, rows // _ROWS_PER_CLUSTER)
     weights = (1.0 + np.arange(dim)) ** -_DECAY
     weights /= np.linalg.norm(weights)
@@ -65,7 +120,7 @@ def clustered(rows: int, queries: int, dim: int, seed: int = 0) -> tuple[np.ndar
     shares = (1.0 + np.arange(clusters)) ** -_ZIPF
     sizes = rng.multinomial(total, shares / shares.sum())
     topics = rng.standard_normal((-(-clusters // _CLUSTERS_PER_TOPIC), dim), np.float32)
-    vectors = np.empty((total, dim), np.float32)
+    vectors = np.empty((total, dim), dtype)
     end = 0
     for size in sizes:
         centre = (topics[rng.integers(len(topics))] + rng.standard_normal(dim, np.float32)) * (weights * _HALF)
@@ -73,33 +128,94 @@ def clustered(rows: int, queries: int, dim: int, seed: int = 0) -> tuple[np.ndar
         noise = rng.standard_normal((size, dim), np.float32) * (weights * _NOISE)
         vectors[end : end + size] = centre + rng.standard_normal((size, _PLANE), np.float32) @ plane + noise
         end += size
-    rng.shuffle(vectors)
-    vectors = vectors @ basis
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors[:rows], vectors[rows:]
+    return vectors, basis
 
 
-def generated(rows: int, dim: int, queries: int, seed: int = 0) -> Data:
-    """Returns a mixture of `rows` and twice `queries`, half of which tune."""
-    keys, asked = clustered(rows, 2 * queries, dim, seed)
-    return _with_truth(f"d{dim}", keys, asked[:queries], asked[queries:])
+def queries_file(rows_file: pathlib.Path) -> pathlib.Path:
+    """Returns the file of the queries beside a file of rows."""
+    return rows_file.with_name(f"{rows_file.stem}_queries.npy")
 
 
-def embedded(folder: str, queries: int, seed: int = 0) -> Data:
-    """Returns the keys of an embedded folder; twice `queries` of them become queries instead of rows.
+def gapped(rows: int, queries: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws rows and queries across a gap; also returns the row that each query belongs to, int64 `[queries]`."""
+    keys, _ = clustered(rows, 0, dim, seed)
+    rng = np.random.default_rng([seed, 1])
+    pairs = rng.integers(rows, size=queries)
+    sample = keys[rng.choice(rows, min(rows, _COVARIANCE_ROWS), replace=False)]
+    noise = rng.standard_normal((queries, len(sample)), np.float32) @ sample
+    noise = _unit(noise - (noise * keys[pairs]).sum(axis=1, keepdims=True) * keys[pairs])
+    # Moving both sides at right angles divides the cosine by this, and 0.3 is to be left.
+    share = _PAIR_COSINE * (1 + _GAP**2)
+    views = _unit(share * keys[pairs] + (1 - share**2) ** 0.5 * noise)
+    of_rows, of_queries = np.linalg.eigh(sample.T @ sample)[1][:, :2].T
+    return _unit(keys + _GAP * of_rows), _unit(views + _GAP * of_queries), pairs
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def generated(rows: int, dim: int, queries: int, gap: bool = False) -> Vectors:
+    """Returns a mixture of `rows`, tuning queries and reported `queries`."""
+    tuning = min(queries, TUNING_QUERIES)
+    if gap:
+        keys, asked, _ = gapped(rows, queries + tuning, dim)
+    else:
+        keys, asked = clustered(rows, queries + tuning, dim)
+    return Vectors(f"{'gap' if gap else 'd'}{dim}", keys, asked[:tuning], asked[tuning:])
+
+
+def embedded(folder: str, queries: int, queries_from: str = "", seed: int = 0) -> Vectors:
+    """Returns the keys of an embedded folder, and queries drawn from it, which are then no rows, or from another.
 
     Raises:
-        UserError: if the folder is unfinished or has too few rows.
+        UserError: if a folder is unfinished, has too few rows, or keys of another width.
     """
+    tuning = min(queries, TUNING_QUERIES)
+    keys = _keys(folder)
+    asked = _keys(queries_from) if queries_from else keys
+    if len(asked) < queries + tuning + (0 if queries_from else 2 * K):
+        raise UserError(
+            f"{queries_from or folder}: has {len(asked)} rows, too few for {queries} queries; lower --queries"
+        )
+    if asked.shape[1] != keys.shape[1]:
+        raise UserError(f"{queries_from}: has keys of {asked.shape[1]} numbers, {folder} of {keys.shape[1]}")
+    drawn = np.random.default_rng(seed).permutation(len(asked))
+    name = pathlib.Path(folder).name + (f"-by-{pathlib.Path(queries_from).name}" if queries_from else "")
+    rows = keys if queries_from else keys[np.sort(drawn[queries + tuning :])]
+    return Vectors(name, rows, asked[drawn[:tuning]], asked[drawn[tuning : tuning + queries]])
+
+
+def _keys(folder: str) -> np.ndarray:
     embeddings = Embeddings(folder)
-    if embeddings.rows < 2 * queries + 2 * K:
-        raise UserError(f"{folder}: has {embeddings.rows} rows, too few for {queries} queries; lower --queries")
-    keys = of_memory(embeddings).take(np.arange(embeddings.rows))
-    drawn = np.random.default_rng(seed).permutation(len(keys))
-    tuning, reported, rows = drawn[:queries], drawn[queries : 2 * queries], np.sort(drawn[2 * queries :])
-    return _with_truth(pathlib.Path(folder).name, keys[rows], keys[tuning], keys[reported])
+    return of_memory(embeddings).take(np.arange(embeddings.rows))
 
 
-def _with_truth(name: str, rows: np.ndarray, tuning: np.ndarray, reported: np.ndarray) -> Data:
-    exact = ExactSearcher(rows)
-    return Data(name, rows, tuning, reported, exact.search(tuning, _DEPTH), exact.search(reported, _DEPTH))
+_TRUTH = ("tuning_ids", "tuning_scores", "reported_ids", "reported_scores")
+
+
+def keep(vectors: Vectors, cache: pathlib.Path) -> pathlib.Path:
+    """Writes vectors and their exact lists into a folder of the cache, named after their bytes, and returns it.
+
+    What is there is not computed again.
+    """
+    digest = hashlib.sha256()
+    for array in vectors[1:]:
+        digest.update(np.ascontiguousarray(array))
+    folder = cache / "-".join((vectors.name, *map(str, vectors.rows.shape), digest.hexdigest()[:12]))
+    if not (folder / _NAME_FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        exact = ExactSearcher(vectors.rows)
+        truth = (*exact.search(vectors.tuning, _DEPTH), *exact.search(vectors.reported, _DEPTH))
+        for name, array in zip((*Vectors._fields[1:], *_TRUTH), (*vectors[1:], *truth), strict=True):
+            np.save(folder / f"{name}.npy", array)
+        (folder / _NAME_FILE).write_text(vectors.name)
+    return folder
+
+
+def load(folder: pathlib.Path) -> Data:
+    """Returns what `keep` wrote; the rows are a mapped file."""
+    name = (folder / _NAME_FILE).read_text()
+    rows = np.load(folder / "rows.npy", mmap_mode="r")
+    tuning, reported, *truth = (np.load(folder / f"{n}.npy") for n in (*Vectors._fields[2:], *_TRUTH))
+    return Data(Vectors(name, rows, tuning, reported), (truth[0], truth[1]), (truth[2], truth[3]))

@@ -18,6 +18,7 @@ import numpy as np
 
 from configs.base import Index
 from index.engines import scann_coder
+from index.engines.kept_keys import KeptKeys
 from index.engines.planner import Parameters, Plan, full_search, plan_shard
 from index.engines.searcher import Keys
 from pipelines.errors import UserError
@@ -40,6 +41,7 @@ class ScannSearcher:
         rows: number of keys.
         parameters: of the search.
         leaves: partitions; 0 for none.
+        kept: the keys that candidates are re-ranked with, if ScaNN does not hold them.
         threads: 1, or 0 for one per core.
     """
 
@@ -48,6 +50,7 @@ class ScannSearcher:
     rows: int
     parameters: Parameters
     leaves: int
+    kept: KeptKeys | None = None
     threads: int = 0
 
     def with_parameters(self, parameters: Parameters) -> "ScannSearcher":
@@ -78,34 +81,46 @@ class ScannSearcher:
         queries = np.ascontiguousarray(queries, np.float32)
         if leaves is None or shares is None or not self.leaves:
             candidates = self.parameters.candidates(k, self.rows)
-            rows, scores = self._scan(queries, length, candidates, self.parameters.leaves_to_search)
-        else:
-            rows, scores = (
-                np.zeros((len(queries), length), np.uint32),
-                np.full((len(queries), length), np.nan, np.float32),
-            )
-            candidates_of = self.parameters.candidates_of(shares, k, self.rows)
-            for places, scanned, candidates in _groups(np.minimum(leaves, self.leaves), candidates_of):
-                found = self._scan(queries[places], length, min(candidates, self.rows), min(scanned, self.leaves))
-                width = found[0].shape[1]
-                rows[places, :width], scores[places, :width] = found
-        # ScaNN pads a short list with row 0 and score NaN, which top_k treats as padding.
-        return top_k(rows.astype(np.int64), scores, length)
+            return top_k(*self._find(queries, length, candidates, self.parameters.leaves_to_search), length)
+        rows, scores = (
+            np.full((len(queries), length), -1, np.int64),
+            np.full((len(queries), length), -np.inf, np.float32),
+        )
+        candidates_of = self.parameters.candidates_of(shares, k, self.rows)
+        for places, scanned, candidates in _groups(np.minimum(leaves, self.leaves), candidates_of):
+            found = self._find(queries[places], length, min(candidates, self.rows), min(scanned, self.leaves))
+            width = found[0].shape[1]
+            rows[places, :width], scores[places, :width] = found
+        return top_k(rows, scores, length)
 
-    def _scan(self, queries: np.ndarray, length: int, candidates: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the lists that ScaNN finds, rows uint32 and scores float32 `[Q, <= length]`."""
-        step = _BATCH_QUERIES if self.threads == 1 else len(queries)
-        search = self.scann.search_batched if self.threads == 1 else self.scann.search_batched_parallel
-        parts = [
+    def _find(self, queries: np.ndarray, length: int, candidates: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows and scores `[Q, <= length]` of the best of some candidates in the nearest leaves."""
+        if self.kept is None:
+            return self._scan(queries, min(length, candidates), candidates, leaves)
+        lists, step = [], self.kept.batch_queries(candidates)
+        for begin in range(0, len(queries), step):
+            some = queries[begin : begin + step]
+            rows, _ = self._scan(some, candidates, candidates, leaves)
+            lists.append(top_k(rows, self.kept.scores(some, rows, self.threads), min(length, candidates)))
+        return np.concatenate([rows for rows, _ in lists]), np.concatenate([scores for _, scores in lists])
+
+    def _scan(self, queries: np.ndarray, wanted: int, candidates: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows int64 and scores float32 `[Q, wanted]` of ScaNN, the best of some candidates; -1 pads."""
+        is_single = self.threads == 1
+        search = self.scann.search_batched if is_single else self.scann.search_batched_parallel
+        step = _BATCH_QUERIES if is_single else len(queries)
+        lists = [
             search(
                 queries[begin : begin + step],
-                final_num_neighbors=min(length, candidates),
+                final_num_neighbors=wanted,
                 pre_reorder_num_neighbors=candidates,
                 leaves_to_search=leaves or None,
             )
             for begin in range(0, len(queries), step)
         ]
-        return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+        rows, scores = (np.concatenate(each) for each in zip(*lists, strict=True))
+        # ScaNN pads a short list with row 0 and score NaN.
+        return np.where(np.isnan(scores), np.int64(-1), rows.astype(np.int64)), scores
 
 
 def _groups(leaves: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[np.ndarray, int, int]]:
@@ -123,7 +138,7 @@ def _groups(leaves: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[np.nda
 
 def plan(rows: int, dim: int, config: Index) -> Plan:
     """Returns the plan of a shard; below `planner.MIN_TREE_ROWS` ScaNN scans all keys."""
-    return plan_shard(rows, dim, config.leaves, config.reorder)
+    return plan_shard(rows, dim, config.leaves, config.reorder, config.reorder_on)
 
 
 def build(keys: Keys, plan: Plan, *, centres: np.ndarray | None = None) -> ScannSearcher:
@@ -149,8 +164,9 @@ def load(folder: str, plan: Plan) -> ScannSearcher:
 def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> ScannSearcher:
     try:
         scann = scann_coder.library().load_searcher(os.path.abspath(folder))
+        kept = scann_coder.kept_keys(folder, plan)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: ScaNN does not read this index ({reason}); rebuild it") from error
     rows = int(scann.size())
-    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), plan.leaves)
+    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), plan.leaves, kept)

@@ -14,7 +14,11 @@ from configs.base import Index
 from index.engines.planner import Parameters, Plan
 from pipelines.errors import UserError, nearest
 
-KINDS = {"exact": "index.engines.exact", "scann": "index.engines.scann_searcher"}
+KINDS = {
+    "exact": "index.engines.exact",
+    "jax": "index.engines.jax_searcher",
+    "scann": "index.engines.scann_searcher",
+}
 CHUNK_ROWS = 32_768
 _SAMPLE_SEED = 0
 

@@ -20,8 +20,32 @@ def test_queries_are_near_rows_but_none_of_them():
     assert np.median(nearest) > 3 * chance
 
 
-def test_truth_is_that_of_the_products():
-    data = index_data.generated(600, 16, 20)
-    products = data.reported @ data.rows.T
-    assert np.array_equal(data.reported_truth[0][:, 0], products.argmax(axis=1))
-    assert not np.array_equal(data.tuning, data.reported)
+def test_a_gap_leaves_pairs_a_mean_cosine_of_0_3_and_strangers_none():
+    rows, queries, pairs = index_data.gapped(20_000, 1000, 64)
+    assert np.all(np.abs(np.linalg.norm(queries, axis=1) - 1) < 1e-5)
+    assert np.all(np.abs(np.linalg.norm(rows, axis=1) - 1) < 1e-5)
+    cosines = queries @ rows.T
+    assert abs(cosines[np.arange(1000), pairs].mean() - 0.3) < 0.02
+    assert abs(cosines.mean()) < 0.06
+    # Each side is a cone of its own.
+    assert (rows[:1000] @ rows[1000:].T).mean() > 0.3
+    assert (queries[:500] @ queries[500:].T).mean() > 0.3
+
+
+def test_truth_is_that_of_the_products_and_is_kept(tmp_path):
+    vectors = index_data.generated(600, 16, 20)
+    folder = index_data.keep(vectors, tmp_path)
+    data = index_data.load(folder)
+    for queries, (ids, scores) in (
+        (vectors.tuning, data.tuning_truth),
+        (vectors.reported, data.reported_truth),
+    ):
+        products = queries @ vectors.rows.T
+        assert np.array_equal(ids[:, 0], products.argmax(axis=1))
+        np.testing.assert_allclose(scores[:, 0], products.max(axis=1), rtol=1e-5)
+    assert not np.array_equal(vectors.tuning, vectors.reported)
+    assert np.array_equal(data.vectors.rows, vectors.rows) and data.vectors.name == "d16"
+    written = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert index_data.keep(vectors, tmp_path) == folder
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == written
+    assert index_data.keep(index_data.generated(600, 16, 20, gap=True), tmp_path) != folder

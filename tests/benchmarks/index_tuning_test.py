@@ -4,44 +4,44 @@ import numpy as np
 import pytest
 
 from benchmarks import index_tuning
-from benchmarks.index_data import Data, K
-from benchmarks.index_tuning import Rival, Setting
+from benchmarks.index_tuning import Found, Rival, Setting, Target, Tuned
 
-_QUERIES = 10
+_QUERIES, _K = 10, 100
+_TRUTH = np.tile(np.arange(2 * _K), (_QUERIES, 1)), np.tile(-np.arange(2 * _K, dtype=np.float32), (_QUERIES, 1))
+
+
+class _Clock:
+    now = 0.0
 
 
 class _Fake(Rival):
-    """Finds `found(setting)` of the k rows of each query, and takes `secs(setting)`."""
+    """Finds `_found(setting)` of the 100 rows of each query, and takes `slower * _secs(setting)`."""
 
     library = "fake"
     factors = (1, 2)
 
-    def __init__(self, spec, found, secs, clock):
-        super().__init__(spec)
-        self.asked, self._found, self._secs, self._clock = [], found, secs, clock
+    def __init__(self, clock, slower=1):
+        super().__init__("A")
+        self.asked, self._clock, self._slower = [], clock, slower
 
     def efforts(self, k):
         return [1, 2, 4, 8, 16]
 
     def search(self, queries, k, setting, threads):
         self.asked.append(setting)
-        self._clock.now += self._secs(setting)
+        self._clock.now += self._slower * _secs(setting)
         rows = np.tile(np.arange(k), (len(queries), 1))
-        rows[:, self._found(setting) :] = -1
+        rows[:, _found(setting) * k // 100 :] = -1
         return rows
 
     def _build(self, rows, threads):
-        self._clock.now += 100.0
-
-    def _save(self, path):
-        open(path, "w").close()
-
-    def _load(self, path, dim):
         pass
 
+    def _save(self, path):
+        pass
 
-class _Clock:
-    now = 0.0
+    def _load(self, path, rows):
+        pass
 
 
 @pytest.fixture
@@ -51,56 +51,63 @@ def clock(monkeypatch):
     return clock
 
 
-@pytest.fixture
-def data():
-    ids, scores = np.tile(np.arange(2 * K), (_QUERIES, 1)), np.tile(-np.arange(2 * K, dtype=np.float32), (_QUERIES, 1))
-    queries, truth = np.zeros((_QUERIES, 2), np.float32), (ids, scores)
-    return Data("fake", np.zeros((2 * K, 2), np.float32), queries, queries, truth, truth)
-
-
 def _found(setting):
-    return min(K, 60 + 2 * setting.effort + 10 * (setting.factor - 1))
+    return min(100, 60 + 2 * setting.effort + 10 * (setting.factor - 1))
 
 
 def _secs(setting):
     return setting.effort * (1.0 + setting.factor)
 
 
-def test_the_fastest_setting_that_reaches_the_target_is_taken(tmp_path, clock, data):
-    rival = _Fake("A", _found, _secs, clock)
-    best = index_tuning.tune_rivals([rival], data, (0.75, 0.9), tmp_path, 1)
-    tried = [Setting(e, f) for e, f in itertools.product(rival.efforts(K), rival.factors)]
-    for target, found in best.items():
-        fastest = min((s for s in tried if _found(s) >= 100 * target), key=_secs)
-        assert found["fake"].setting == fastest
-        assert found["fake"].rate == pytest.approx(_QUERIES / _secs(fastest))
+def _tune(rival, targets, others=(), core_secs=0.0, rows=1000):
+    rule = index_tuning.hopeless(others, core_secs, rows)
+    return rival.tune(np.zeros((_QUERIES, 2), np.float32), _TRUTH, targets, rule)
 
 
-def test_a_slower_build_of_a_library_is_not_taken_and_soon_given_up(tmp_path, clock, data):
-    fast = _Fake("A", _found, _secs, clock)
-    slow = _Fake("B", _found, lambda setting: 100 * _secs(setting), clock)
-    best = index_tuning.tune_rivals([fast, slow], data, (0.9,), tmp_path, 1)
-    assert best[0.9]["fake"].name == "fake A"
-    assert len(slow.asked) < len(fast.asked)
+@pytest.mark.parametrize("k", [100, 10])
+def test_the_fastest_setting_that_reaches_the_target_is_taken(clock, k):
+    targets = [Target(k, 0.7), Target(k, 0.9)]
+    rival = _Fake(clock)
+    found = _tune(rival, targets)
+    tried = [Setting(e, f) for e, f in itertools.product(rival.efforts(k), rival.factors)]
+    for target in targets:
+        fastest = min((s for s in tried if _found(s) * k // 100 >= target.recall * k), key=_secs)
+        assert found[target].setting == fastest
+        assert found[target].rate == pytest.approx(_QUERIES / _secs(fastest))
 
 
-def test_a_target_that_nothing_reaches_has_no_setting(tmp_path, clock, data):
-    best = index_tuning.tune_rivals([_Fake("A", lambda _: 50, _secs, clock)], data, (0.9,), tmp_path, 1)
-    assert best == {0.9: {}}
+def test_a_target_that_nothing_reaches_has_no_setting(clock):
+    rival = _Fake(clock)
+    rival.factors = (1,)
+    assert _tune(rival, [Target(100, 0.95), Target(100, 0.7)]).keys() == {Target(100, 0.7)}
 
 
-def test_a_repeat_takes_what_was_tuned_before(tmp_path, clock, data):
-    first, again = (_Fake("A", _found, _secs, clock) for _ in range(2))
-    one = index_tuning.tune_rivals([first], data, (0.9,), tmp_path, 1)
-    two = index_tuning.tune_rivals([again], data, (0.9,), tmp_path, 1)
-    assert not again.asked
-    assert one[0.9]["fake"].setting == two[0.9]["fake"].setting
+def test_a_build_that_is_slower_and_dearer_than_another_is_soon_given_up(clock):
+    target, fast, cheap, dear = Target(100, 0.9), _Fake(clock), _Fake(clock, slower=100), _Fake(clock, slower=100)
+    other = Tuned("fast", 1e6, _tune(fast, [target]))
+    # 1,000 lists at a hundredth of the rate cost less than the build of the other.
+    assert _tune(cheap, [target], [other], core_secs=0.0)[target].rate == pytest.approx(other.found[target].rate / 100)
+    assert len(cheap.asked) == len(fast.asked)
+    assert len(dear.asked) == 0
+    _tune(dear, [target], [other], core_secs=2e6)
+    assert len(dear.asked) < len(fast.asked)
 
 
-def test_rates_and_recalls_are_those_of_the_reported_queries(tmp_path, clock, data):
-    best = index_tuning.tune_rivals([_Fake("A", _found, _secs, clock)], data, (0.9,), tmp_path, 1)
-    measured = index_tuning.compare(best[0.9], data, 1)["fake"]
-    setting = best[0.9]["fake"].setting
-    assert measured.recall == pytest.approx(_found(setting) / K)
-    assert measured.rate == pytest.approx(_QUERIES / _secs(setting))
-    assert index_tuning.over(measured, measured) == 1.0
+def test_the_fastest_and_the_cheapest_in_all_are_compared():
+    target, other = Target(100, 0.95), Target(100, 0.99)
+
+    def build(name, core_secs, rate):
+        return Tuned(name, core_secs, {target: Found(Setting(1), rate)})
+
+    fast, cheap, neither = build("fast", 900.0, 200.0), build("cheap", 10.0, 100.0), build("neither", 900.0, 90.0)
+    # 10,000 lists: 950 s, 110 s, 1,011 s; 10 million: 50,900 s, 100,010 s, 112,011 s.
+    assert index_tuning.total_secs(900.0, 10_000, 200.0) == 950.0
+    assert index_tuning.chosen([neither, fast, cheap], target, 10_000) == [fast, cheap]
+    assert index_tuning.chosen([neither, fast, cheap], target, 10_000_000) == [fast]
+    assert index_tuning.chosen([neither, fast, cheap], other, 10_000) == []
+
+
+def test_a_ladder_ends_where_it_is_to_end():
+    steps = index_tuning.ladder(1, 100)
+    assert steps[0] == 1 and steps[-1] == 100 and steps == sorted(set(steps))
+    assert all(above <= max(below + 1, below * 1.15 + 1) for below, above in itertools.pairwise(steps))
