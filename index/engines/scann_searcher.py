@@ -17,6 +17,7 @@ import numpy as np
 
 from configs.base import Index
 from index.engines import scann_coder
+from index.engines.kept_keys import KeptKeys
 from index.engines.planner import Parameters, Plan, full_search, plan_shard
 from index.engines.searcher import Keys
 from pipelines.errors import UserError
@@ -35,6 +36,7 @@ class ScannSearcher:
         files: folder that it was loaded from.
         rows: number of keys.
         parameters: of the search.
+        kept: the keys, as they re-rank candidates.
         threads: 1, or 0 for one per core.
     """
 
@@ -42,6 +44,7 @@ class ScannSearcher:
     files: "str | tempfile.TemporaryDirectory[str]"
     rows: int
     parameters: Parameters
+    kept: KeptKeys
     threads: int = 0
 
     def with_parameters(self, parameters: Parameters) -> "ScannSearcher":
@@ -78,6 +81,10 @@ class ScannSearcher:
         # ScaNN pads a short list with row 0 and score NaN, which top_k treats as padding.
         return top_k(rows.astype(np.int64), scores, length)
 
+    def search_rows(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest of some rows as `Searcher.search_rows`."""
+        return self.kept.nearest(queries, k, rows)
+
 
 def plan(rows: int, dim: int, config: Index) -> Plan:
     """Returns the plan of a shard; below `planner.MIN_TREE_ROWS` ScaNN scans all keys."""
@@ -111,4 +118,4 @@ def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Pl
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: ScaNN does not read this index ({reason}); rebuild it") from error
     rows = int(scann.size())
-    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows))
+    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), KeptKeys.open(folder))

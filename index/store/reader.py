@@ -12,6 +12,7 @@ change while a newer version is published beside it.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from index.store import index_manifest, records, routing, shard_store, versions
+from index.store.filtered import Allowed
 from index.store.lookup import Lookup
 from index.store.records import Point, ShardRecord
 from index.store.routing import Router
@@ -57,6 +59,10 @@ class Hits:
     ids: np.ndarray
     scores: np.ndarray
     excluded: np.ndarray
+
+    def part(self, queries: slice) -> "Hits":
+        """Returns the lists of some queries, to read or to fill in."""
+        return Hits(self.ids[queries], self.scores[queries], self.excluded[queries])
 
 
 class Index:
@@ -153,9 +159,14 @@ class Index:
         """Returns the local rows, int64, of a shard that must not be found."""
         return self._tombstones.get(self.shards[number].path, np.empty(0, np.int64))
 
-    def visits(self, queries: np.ndarray) -> np.ndarray:
-        """Returns which shards each query `[Q, d]` visits, bool `[Q, shards]`; never one without rows."""
-        regions = self.router.visits(queries, self.probe)
+    def visits(self, queries: np.ndarray, probe: int | None = None) -> np.ndarray:
+        """Returns which shards each query `[Q, d]` visits, bool `[Q, shards]`; never one without rows.
+
+        Args:
+            queries: float32 `[Q, d]`.
+            probe: number of cells that a query visits, 0 for every shard; None for that of the index.
+        """
+        regions = self.router.visits(queries, self.probe if probe is None else probe)
         visited, region = np.ones((len(queries), len(self.shards)), bool), 0
         for number, shard in enumerate(self.shards):
             if not shard.is_delta:
@@ -176,7 +187,14 @@ class Index:
             self.loaded[number] = Lookup(self.load(number))
         return self.loaded[number]
 
-    def search(self, queries: np.ndarray, k: int, images: Sequence[bytes] | np.ndarray | None = None) -> Hits:
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        images: Sequence[bytes] | np.ndarray | None = None,
+        *,
+        allowed: Allowed | np.ndarray | None = None,
+    ) -> Hits:
         """Finds the `k` nearest rows of each query.
 
         Args:
@@ -184,6 +202,8 @@ class Index:
             k: length of the lists; shorter ones are padded with -1.
             images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows with the same image
                 are left out.
+            allowed: ids int64 `[n]` of the rows that may be found; an `Allowed` of them is faster for the second search
+                on. None for all rows. A list is shorter than `k` only if fewer rows are allowed.
 
         Returns:
             The lists, ties ordered by id.
@@ -199,14 +219,44 @@ class Index:
         if not 0 <= k <= max(_MOST_PADDED, held):
             raise UserError(f"{self.folder}: has {held:,} rows, so a list cannot have {k:,} entries; ask for fewer")
         own = None if images is None else np.asarray(images, "S32")
-        best = BestLists(len(queries), k)
-        excluded = np.zeros(len(queries), np.int32)
+        hits = Hits(
+            np.full((len(queries), k), -1, np.int64),
+            np.full((len(queries), k), -np.inf, np.float32),
+            np.zeros(len(queries), np.int32),
+        )
+        if allowed is not None and not isinstance(allowed, Allowed):
+            allowed = Allowed(allowed)
         for begin in range(0, len(queries), BLOCK_QUERIES):
-            visited = self.visits(queries[begin : begin + BLOCK_QUERIES])
-            for number in np.flatnonzero(visited.any(axis=0)).tolist():
-                places = begin + np.flatnonzero(visited[:, number])
+            part = slice(begin, begin + BLOCK_QUERIES)
+            self._search(queries[part], k, None if own is None else own[part], allowed, hits.part(part))
+        return hits
+
+    def _search(self, queries: np.ndarray, k: int, own: np.ndarray | None, allowed: Allowed | None, into: Hits) -> None:
+        """Searches a block of queries; arguments as of `search`."""
+        best = BestLists(len(queries), k)
+        visited = self._visits_allowed(queries, allowed) if allowed else self.visits(queries)
+
+        def visit(visits: np.ndarray) -> None:
+            for number in np.flatnonzero(visits.any(axis=0)).tolist():
+                places = np.flatnonzero(visits[:, number])
                 theirs, longest = own[places] if own is not None else None, min(k, self.shards[number].rows)
-                ids, scores, left_out = self.lookup(number).search(queries[places], longest, theirs)
+                ids, scores, left_out = self.lookup(number).search(queries[places], longest, theirs, allowed=allowed)
                 best.add(ids, scores, places)
-                excluded[places] += left_out
-        return Hits(best.ids, best.scores, excluded)
+                into.excluded[places] += left_out
+
+        visit(visited)
+        if allowed and k:
+            # Where the regions visited have too few allowed rows, the others are visited too.
+            rest = np.array([shard.rows > 0 for shard in self.shards]) & ~visited & (best.ids[:, -1:] < 0)
+            visit(rest)
+        into.ids[:], into.scores[:] = best.ids, best.scores
+
+    def _visits_allowed(self, queries: np.ndarray, allowed: Allowed) -> np.ndarray:
+        """Returns which shards each query visits if only some rows are allowed, bool `[Q, shards]`.
+
+        It visits so many more cells that as many allowed rows are in them as rows are in those of a search without a
+        filter.
+        """
+        found = sum(len(self.lookup(n).among(allowed).rows) for n, shard in enumerate(self.shards) if shard.rows)
+        cells = math.ceil(self.probe * self.rows / max(found, 1))
+        return self.visits(queries, cells if cells < len(self.router.centroids) else 0)

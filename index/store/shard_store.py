@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from index.engines import searcher
-from index.engines.planner import Parameters
+from index.engines.planner import NO_TREE, Parameters, Plan
 from index.engines.searcher import Searcher
 from index.store import index_manifest
 from index.store.records import ShardLists, ShardRecord
@@ -58,12 +58,16 @@ class Shard:
         ids: int64 `[n]` of its rows.
         content_keys: bytes `S32` `[n]` of its rows.
         removed: bool `[n]`, rows that must not be found.
+        plan: how it was built.
+        parameters: those of the searcher.
     """
 
     searcher: Searcher
     ids: np.ndarray
     content_keys: np.ndarray
     removed: np.ndarray
+    plan: Plan = NO_TREE
+    parameters: Parameters = Parameters(0, 1, 1)
 
     def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Returns local rows and scores `[Q, k + more]`, including removed rows; -1 pads, and `ids_of` keeps it."""
@@ -212,7 +216,7 @@ def load(folder: str, record: ShardRecord, parameters: Parameters, removed: np.n
     ids, images = read_names(folder, record)
     mask = np.zeros(len(ids), bool)
     mask[removed] = True
-    return Shard(loaded, ids, images, mask)
+    return Shard(loaded, ids, images, mask, record.plan, parameters)
 
 
 @contextlib.contextmanager

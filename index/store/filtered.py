@@ -1,0 +1,123 @@
+"""Search among the rows that a filter allows: which rows these are, and how the nearest of them are found.
+
+There are two ways, and `is_scanned` is the one place that chooses:
+
+- *scan*: the kept keys of all allowed rows are compared with the query. Exact, and cheap if few rows are allowed.
+- *longer lists*: the searcher is asked for so many rows that k of them are allowed, as a rule. It visits more leaves
+  and re-ranks more candidates, in proportion. A list that is still too short is scanned for.
+
+So every row that is found is allowed, and a list is short only if fewer live rows are allowed.
+"""
+
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+
+from index.engines import planner
+from index.engines.planner import Parameters, Plan
+from index.store.shard_store import Shard
+from pipelines.errors import UserError
+from pipelines.nearest_neighbors import top_k
+
+# Costs in quantized rows scanned, as `planner.cost`. Reading a key from its file; comparing a key with a query, for the
+# list and for each dimension; and an entry of a list, which is scored again.
+_READ_COST, _COMPARE_COST, _DIMENSION_COST, _ENTRY_COST = 200.0, 1.5, 0.02, 400.0
+# Entries of the lists that a searcher is asked for at a time; an entry takes some 100 bytes.
+_LIST_ENTRIES = 1 << 21
+# Allowed rows among the nearest are as many as expected, less so many standard deviations.
+_DEVIATIONS = 3.0
+
+
+class Allowed:
+    """The rows that a search may find, by their ids; it can be used for any number of searches."""
+
+    def __init__(self, ids: Any) -> None:
+        """Takes ids, whole numbers `[n]` in any order; those that the index has not are ignored.
+
+        Raises:
+            UserError: if they are something else.
+        """
+        given = np.asarray(ids)
+        if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
+            raise UserError(f"allowed: must be ids, whole numbers [n], not {given.dtype} {list(given.shape)}")
+        self.ids = np.unique(given.astype(np.int64))
+        self._found: weakref.WeakKeyDictionary[Any, Among] = weakref.WeakKeyDictionary()
+
+    def among(self, key: Any, shard: Shard) -> "Among":
+        """Returns the rows of a shard that are allowed and not removed; they are looked up once for each key."""
+        if key not in self._found:
+            place = np.minimum(np.searchsorted(self.ids, shard.ids), max(len(self.ids) - 1, 0))
+            is_allowed = self.ids[place] == shard.ids if len(self.ids) else np.zeros(len(shard.ids), bool)
+            self._found[key] = Among(shard, is_allowed & ~shard.removed)
+        return self._found[key]
+
+
+class Among:
+    """Some rows of a shard, which are searched as if there were no others.
+
+    Attributes:
+        wanted: bool `[n]`, those that may be found.
+        rows: int64 `[m]`, ascending, the same.
+    """
+
+    def __init__(self, shard: Shard, wanted: np.ndarray) -> None:
+        """Takes a shard and which of its rows may be found."""
+        self._shard, self.wanted, self.rows = shard, wanted, np.flatnonzero(wanted)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the `k` nearest of the rows, as `Searcher.search`; lists are short if there are fewer rows."""
+        if not len(self.rows) or not k:
+            return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+        shard, n = self._shard, len(self._shard.ids)
+        wider, length = widened(shard.parameters, len(self.rows) / n, k, shard.plan, n)
+        if is_scanned(len(self.rows), queries, k, wider, length, shard.plan, n):
+            return shard.searcher.search_rows(queries, k, self.rows)
+        engine = shard.searcher.with_parameters(wider)
+        found, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+        step = max(1, _LIST_ENTRIES // length)
+        for begin in range(0, len(queries), step):
+            part = slice(begin, begin + step)
+            rows, values = engine.search(queries[part], length)
+            found[part], scores[part] = top_k(np.where(self.wanted[rows], rows, -1), values, k)
+        short = np.flatnonzero(found[:, min(k, len(self.rows)) - 1] < 0)
+        if len(short):
+            found[short], scores[short] = shard.searcher.search_rows(queries[short], k, self.rows)
+        return found, scores
+
+
+def widened(parameters: Parameters, share: float, k: int, plan: Plan, rows: int) -> tuple[Parameters, int]:
+    """Returns the parameters, and the length of the lists, that find `k` allowed rows, as a rule.
+
+    Args:
+        parameters: that find k of all rows.
+        share: of the rows that are allowed, above 0.
+        k: allowed rows to find.
+        plan: of the shard.
+        rows: of the shard.
+    """
+    length = min(rows, math.ceil((k + _DEVIATIONS * math.sqrt(k * (1 - share))) / share))
+    leaves = min(plan.leaves, math.ceil(parameters.leaves_to_search / share))
+    return Parameters(leaves, parameters.candidates(length, rows), length), length
+
+
+def is_scanned(
+    allowed: int, queries: np.ndarray, k: int, wider: Parameters, length: int, plan: Plan, rows: int
+) -> bool:
+    """Tells whether scanning the allowed rows is expected to cost less than longer lists.
+
+    Args:
+        allowed: rows that are allowed.
+        queries: `[Q, d]`; a key that is read is compared with all of them.
+        k: allowed rows to find.
+        wider: parameters of the longer lists.
+        length: of these lists.
+        plan: of the shard.
+        rows: of the shard.
+    """
+    if not plan.leaves:
+        return True
+    compare = _COMPARE_COST + _DIMENSION_COST * queries.shape[1]
+    scan = allowed * (_READ_COST / max(len(queries), 1) + compare) + _ENTRY_COST * min(k, allowed)
+    return scan < planner.cost(wider, plan, rows) + _ENTRY_COST * length / 4
