@@ -33,25 +33,37 @@ _DEVIATIONS = 3.0
 class Allowed:
     """The rows that a search may find, by their ids; it can be used for any number of searches."""
 
-    def __init__(self, ids: Any) -> None:
+    def __init__(self, ids: Any = None) -> None:
         """Takes ids, whole numbers `[n]` in any order; those that the index has not are ignored.
+
+        Without ids all rows are allowed. Then a list is complete however long it is: a search that is not told so asks
+        for longer lists without more leaves.
 
         Raises:
             UserError: if they are something else.
         """
+        self._found: weakref.WeakKeyDictionary[Any, Among] = weakref.WeakKeyDictionary()
+        self._ids: np.ndarray | None = None
+        if ids is None:
+            return
         given = np.asarray(ids)
         if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
             raise UserError(f"allowed: must be ids, whole numbers [n], not {given.dtype} {list(given.shape)}")
-        self.ids = np.unique(given.astype(np.int64))
-        self._found: weakref.WeakKeyDictionary[Any, Among] = weakref.WeakKeyDictionary()
+        self._ids = np.unique(given.astype(np.int64))
 
     def among(self, key: Any, shard: Shard) -> "Among":
         """Returns the rows of a shard that are allowed and not removed; they are looked up once for each key."""
         if key not in self._found:
-            place = np.minimum(np.searchsorted(self.ids, shard.ids), max(len(self.ids) - 1, 0))
-            is_allowed = self.ids[place] == shard.ids if len(self.ids) else np.zeros(len(shard.ids), bool)
-            self._found[key] = Among(shard, is_allowed & ~shard.removed)
+            self._found[key] = Among(shard, self._has(shard.ids) & ~shard.removed)
         return self._found[key]
+
+    def _has(self, ids: np.ndarray) -> np.ndarray:
+        """Returns which ids are allowed, bool `[n]`."""
+        if self._ids is None:
+            return np.ones(len(ids), bool)
+        if not len(self._ids):
+            return np.zeros(len(ids), bool)
+        return self._ids[np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)] == ids
 
 
 class Among:
@@ -90,15 +102,17 @@ class Among:
 def widened(parameters: Parameters, share: float, k: int, plan: Plan, rows: int) -> tuple[Parameters, int]:
     """Returns the parameters, and the length of the lists, that find `k` allowed rows, as a rule.
 
+    A list that is so many times longer than those that the parameters were tuned for needs as many times more leaves.
+
     Args:
-        parameters: that find k of all rows.
+        parameters: of the shard's search.
         share: of the rows that are allowed, above 0.
         k: allowed rows to find.
         plan: of the shard.
         rows: of the shard.
     """
     length = min(rows, math.ceil((k + _DEVIATIONS * math.sqrt(k * (1 - share))) / share))
-    leaves = min(plan.leaves, math.ceil(parameters.leaves_to_search / share))
+    leaves = min(plan.leaves, math.ceil(parameters.leaves_to_search * max(1.0, length / parameters.k)))
     return Parameters(leaves, parameters.candidates(length, rows), length), length
 
 
@@ -117,7 +131,7 @@ def is_scanned(
         rows: of the shard.
     """
     if not plan.leaves:
-        return True
+        return allowed < rows
     compare = _COMPARE_COST + _DIMENSION_COST * queries.shape[1]
     scan = allowed * (_READ_COST / max(len(queries), 1) + compare) + _ENTRY_COST * min(k, allowed)
     return scan < planner.cost(wider, plan, rows) + _ENTRY_COST * length / 4

@@ -202,8 +202,8 @@ class Index:
             k: length of the lists; shorter ones are padded with -1.
             images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows with the same image
                 are left out.
-            allowed: ids int64 `[n]` of the rows that may be found; an `Allowed` of them is faster for the second search
-                on. None for all rows. A list is shorter than `k` only if fewer rows are allowed.
+            allowed: ids int64 `[n]` of the rows that may be found, or an `Allowed` of them, which is faster from the
+                second search on. A list is then shorter than `k` only if fewer rows are allowed.
 
         Returns:
             The lists, ties ordered by id.
@@ -234,7 +234,7 @@ class Index:
     def _search(self, queries: np.ndarray, k: int, own: np.ndarray | None, allowed: Allowed | None, into: Hits) -> None:
         """Searches a block of queries; arguments as of `search`."""
         best = BestLists(len(queries), k)
-        visited = self._visits_allowed(queries, allowed) if allowed else self.visits(queries)
+        visited = self._visits_allowed(queries, k, allowed) if allowed else self.visits(queries)
 
         def visit(visits: np.ndarray) -> None:
             for number in np.flatnonzero(visits.any(axis=0)).tolist():
@@ -251,12 +251,13 @@ class Index:
             visit(rest)
         into.ids[:], into.scores[:] = best.ids, best.scores
 
-    def _visits_allowed(self, queries: np.ndarray, allowed: Allowed) -> np.ndarray:
+    def _visits_allowed(self, queries: np.ndarray, k: int, allowed: Allowed) -> np.ndarray:
         """Returns which shards each query visits if only some rows are allowed, bool `[Q, shards]`.
 
-        It visits so many more cells that as many allowed rows are in them as rows are in those of a search without a
-        filter.
+        The list of all rows that has k allowed ones among them is longer than k, and needs more cells in proportion to
+        the lists that the index was tuned for.
         """
         found = sum(len(self.lookup(n).among(allowed).rows) for n, shard in enumerate(self.shards) if shard.rows)
-        cells = math.ceil(self.probe * self.rows / max(found, 1))
+        tuned = min(setting.parameters.k for shard in self.shards for setting in shard.settings)
+        cells = math.ceil(self.probe * max(1.0, k * self.rows / max(found, 1) / tuned))
         return self.visits(queries, cells if cells < len(self.router.centroids) else 0)

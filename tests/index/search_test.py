@@ -178,8 +178,13 @@ def test_another_key_encoder_is_refused(world: World, capsys):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "give one of --image=FILE, --text=TEXT, --id=ID and --vector=FILE"),
-        (["--text=a", "--id=3"], "give one of --image=FILE, --text=TEXT, --id=ID and --vector=FILE"),
+        ([], "give one of --image=FILE, --text=TEXT, --id=ID, --vector=FILE and --batch=KIND"),
+        (["--text=a", "--id=3"], "give one of --image=FILE, --text=TEXT, --id=ID, --vector=FILE and --batch=KIND"),
+        (["--text=a", "--batch=id"], "give one of --image=FILE, --text=TEXT, --id=ID, --vector=FILE and --batch=KIND"),
+        (["--batch=words"], "--batch=words: unknown; known are id, image, text, vector"),
+        (["--batch=id", "--html=x.html"], "--html=x.html: is for one query"),
+        (["--id=3", "--where=width >"], "--where: character 8: expected a value, the filter ends"),
+        (["--id=3", "--where=size=3"], "--where: character 1: 'size' is no column of "),
         (["--id=3", "--k=0"], "--k=0: must be at least 1"),
         (["--id=3", "--k=ten"], "--k=ten: must be of type int"),
         (["--id=999"], "--id=999: "),
@@ -245,13 +250,13 @@ def test_what_is_no_web_address_is_no_link():
 
 
 def test_only_shards_that_are_named_are_read(world: World, monkeypatch):
-    read, seen = Embeddings.read, []
+    take, seen = Embeddings.take, []
 
-    def watched(self, shard, columns):
+    def watched(self, shard, *args):
         seen.append(shard)
-        return read(self, shard, columns)
+        return take(self, shard, *args)
 
-    monkeypatch.setattr(Embeddings, "read", watched)
+    monkeypatch.setattr(Embeddings, "take", watched)
     found = rows.read(world.memory, world.ids[[20, 13]])
     assert seen == [1] and [row["caption"] for row in found] == ["picture 20", "picture 13"]
 
@@ -273,3 +278,23 @@ def test_values_of_flags():
     argv = ["--config=configs/demo.py"]
     assert options.parse(argv, "test", values=values)[1] == {"k": 10, "image": ""}
     assert options.parse([*argv, "--k=3", "--image=a b"], "test", values=values)[1] == {"k": 3, "image": "a b"}
+
+
+def test_only_rows_that_a_filter_lets_pass_are_found(world: World, capsys):
+    """Also not the row itself, which is asked for and would pass."""
+    where = "--where=caption in ('picture 2', 'picture 15', \"picture 20\") or url = http://host/0021"
+    assert world.search(f"--id={world.ids[15]}", "--k=9", where) == 0
+    output = capsys.readouterr().out
+    ids = shown(output)[0]
+    assert ids == [id_ for id_ in world.nearest(15, ROWS)[0] if id_ in world.ids[[2, 20, 21]].tolist()]
+    assert f"of 4 of {ROWS} rows, where caption in" in output
+
+
+def test_queries_on_standard_input(world: World, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{world.ids[3]}\n\n  {world.ids[15]} \n"))
+    assert world.search("--batch=id", "--k=3") == 0
+    ids = shown(capsys.readouterr().out)[0]
+    assert ids == world.nearest(3, 3, without_itself=True)[0] + world.nearest(15, 3, without_itself=True)[0]
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n"))
+    assert world.search("--batch=id") == 2
+    assert "error: --id=one: must be a whole number" in capsys.readouterr().err

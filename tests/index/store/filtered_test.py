@@ -135,3 +135,16 @@ def test_few_rows_are_scanned_and_many_are_not():
 def test_what_is_not_ids_is_refused(ids):
     with pytest.raises(UserError, match=r"^allowed: must be ids, whole numbers \[n\], not "):
         Allowed(ids)
+
+
+def test_long_lists_are_complete(scann):
+    """With leaves for ten neighbours a list of thousands would be short."""
+    shard, keys = scann
+    queries, live = unit(5, DIM, seed=6, clusters=200), np.flatnonzero(~shard.removed)
+    short, _, _ = Lookup(shard).search(queries, 3000)
+    assert (short < 0).any()
+    ids, _, _ = Lookup(shard).search(queries, 3000, allowed=Allowed())
+    right, right_scores = brute_force(queries, keys[live], 3100)
+    assert (ids >= 0).all() and recall_at_k(ids, shard.ids[live][right], right_scores, 3000).mean() > 0.95
+    every, _, _ = Lookup(shard).search(queries, ROWS, allowed=Allowed())
+    assert (np.sort(every[:, : len(live)], axis=1) == shard.ids[live]).all() and (every[:, len(live) :] == -1).all()
