@@ -6,15 +6,20 @@
     hits = index.search(queries, k=32)       # queries [Q, d] float32, unit length
     hits.ids, hits.scores                    # [Q, 32] int64 and float32, -1 and -inf pad
 
+    index = Index.build(vectors, recall=0.95)      # of an array [n, d], without a memory
+    index.save("out/vectors")
+
 An index of one shard and one of a thousand are searched alike. An opened index is one version of it: its results do not
 change while a newer version is published beside it.
 """
 
 import dataclasses
 import functools
+import importlib
 import math
+import tempfile
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +39,8 @@ from pipelines.schemas import EncoderInfo
 BLOCK_QUERIES = 16_384
 # Lists may be longer than the index has rows, but only up to this.
 _MOST_PADDED = 1 << 12
+# Entry of the manifest of an array's index: whether queries are scaled to unit length, as its vectors were.
+NORMALISED = "normalise"
 TOMBSTONES_FILE, ROUTER_FILE = "tombstones.parquet", "router.parquet"
 # Removed rows: the path of the shard, the local row, and the row's id and content key.
 TOMBSTONES = pa.schema(
@@ -44,6 +51,11 @@ TOMBSTONES = pa.schema(
         pa.field("content_key", pa.binary(32), nullable=False),
     ]
 )
+
+
+def _of_array() -> Any:
+    """Returns the module that builds and saves, which stands above this one."""
+    return importlib.import_module("index.building.of_array")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +92,7 @@ class Index:
         probe: number of cells that a query visits.
         router: tells which shards a query visits.
         loaded: shards that have been searched, by number.
+        home: the folder of an index that is not saved, which is deleted with it.
     """
 
     def __init__(self, folder: str, facts: dict[str, Any], level: float, probe: int) -> None:
@@ -99,6 +112,7 @@ class Index:
             raise UserError(f"{path}: is not a manifest of this version ({error}); {again}") from error
         self.loaded: dict[int, Lookup] = {}
         self._shares: list[IO[bytes]] = []
+        self.home: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def open(cls, folder: str, recall: float | None = None) -> "Index":
@@ -125,6 +139,55 @@ class Index:
         index = cls(folder, facts, point["level"], point["probe"])
         index._shares = shares
         return index
+
+    @classmethod
+    def build(
+        cls,
+        vectors: np.ndarray,
+        *,
+        recall: float = 0.95,
+        k: int = 10,
+        ids: np.ndarray | None = None,
+        queries: np.ndarray | None = None,
+        normalise: bool = True,
+        searcher: str = "scann",
+        reorder: str = "bfloat16",
+    ) -> "Index":
+        """Builds an index of an array, tunes it to a recall, and measures it; it is in a temporary folder until saved.
+
+        Args:
+            vectors: float16, float32 or float64 `[n, d]`, also a mapped file, which is read a few rows at a time.
+            recall: mean recall@k to reach.
+            k: the k of that recall; at most n.
+            ids: whole numbers `[n]`, different from each other; by default the numbers of the rows.
+            queries: `[m, d]`, such as will be searched for: half of them tune the search, the others measure it. By
+                default some of the vectors, each searched without itself.
+            normalise: whether vectors and queries are scaled to unit length, so that scores are cosines; otherwise
+                scores are dot products.
+            searcher: one of `engines.searcher.KINDS`; `exact` compares a query with every vector.
+            reorder: precision of the vectors that candidates are re-ranked with (`index.reorder`).
+
+        Raises:
+            UserError: if an argument is wrong, or a vector is zero or not finite; it is named by its row.
+        """
+        return cast("Index", _of_array().build(
+            vectors, recall=recall, k=k, ids=ids, queries=queries, normalise=normalise, searcher=searcher,
+            reorder=reorder,
+        ))  # fmt: skip
+
+    def save(self, folder: str) -> None:
+        """Writes the index into a new folder, from which `open` reads it.
+
+        Raises:
+            UserError: if the folder is not empty, or a file of the index is damaged.
+        """
+        _of_array().save(self, folder)
+
+    def __repr__(self) -> str:
+        """Returns rows, width, kind and measured recall."""
+        kinds, recall = sorted({shard.searcher for shard in self.shards}), self.facts.get("recall", {})
+        measured = f", recall@{recall['k']} {recall['mean']:.4f} (target {recall['target']:g})" if recall else ""
+        return f"Index({self.rows:,} x {self.key_encoder.dim}, {'+'.join(kinds)}{measured})"
 
     @functools.cached_property
     def router(self) -> Router:
@@ -179,7 +242,8 @@ class Index:
         """Checks and loads a shard by its number; errors as `shard_store.load`."""
         record = self.shards[number]
         setting = record.settings[records.setting_at(record.settings, self.level)]
-        return shard_store.load(self.folder, record, setting.parameters, self.removed(number))
+        remedy = {"remedy": "build the index again and save it"} if NORMALISED in self.facts else {}
+        return shard_store.load(self.folder, record, setting.parameters, self.removed(number), **remedy)
 
     def lookup(self, number: int) -> Lookup:
         """Returns a shard by its number; it stays loaded."""
@@ -218,6 +282,8 @@ class Index:
         held = sum(shard.rows for shard in self.shards)
         if not 0 <= k <= max(_MOST_PADDED, held):
             raise UserError(f"{self.folder}: has {held:,} rows, so a list cannot have {k:,} entries; ask for fewer")
+        if self.facts.get(NORMALISED):
+            queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         own = None if images is None else np.asarray(images, "S32")
         hits = Hits(
             np.full((len(queries), k), -1, np.int64),
