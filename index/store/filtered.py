@@ -4,7 +4,8 @@ There are two ways, and `is_scanned` is the one place that chooses:
 
 - *scan*: the kept keys of all allowed rows are compared with the query. Exact, and cheap if few rows are allowed.
 - *longer lists*: the searcher is asked for so many rows that k of them are allowed, as a rule. It visits more leaves
-  and re-ranks more candidates, in proportion. A list that is still too short is scanned for.
+  and re-ranks more candidates, in proportion, and twice as many as long as that changes the lists of a few queries of
+  the index: allowed rows may be farther apart than rows are. A list that is still too short is scanned for.
 
 So every row that is found is allowed, and a list is short only if fewer live rows are allowed.
 """
@@ -21,11 +22,13 @@ from index.store.shard_store import Shard
 from pipelines.errors import UserError
 from pipelines.nearest_neighbors import top_k
 
-# Costs in quantized rows scanned, as `planner.cost`. Reading a key from its file; comparing a key with a query, for the
-# list and for each dimension; and an entry of a list, which is scored again.
-_READ_COST, _COMPARE_COST, _DIMENSION_COST, _ENTRY_COST = 200.0, 1.5, 0.02, 400.0
+# Costs in quantized rows scanned, as `planner.cost`: of a scan reading a key from its file, comparing it with a query,
+# and an entry of a list, which is scored again; of longer lists an entry.
+_READ_COST, _COMPARE_COST, _ENTRY_COST, _LISTED_COST = 200.0, 5.0, 300.0, 50.0
 # Entries of the lists that a searcher is asked for at a time; an entry takes some 100 bytes.
 _LIST_ENTRIES = 1 << 21
+# Share of the lists of the trial queries that must stay as it is if four times as much is searched.
+_STABLE, _TRIED = 0.97, 4
 # Allowed rows among the nearest are as many as expected, less so many standard deviations.
 _DEVIATIONS = 3.0
 
@@ -51,10 +54,16 @@ class Allowed:
             raise UserError(f"allowed: must be ids, whole numbers [n], not {given.dtype} {list(given.shape)}")
         self._ids = np.unique(given.astype(np.int64))
 
-    def among(self, key: Any, shard: Shard) -> "Among":
-        """Returns the rows of a shard that are allowed and not removed; they are looked up once for each key."""
+    def among(self, key: Any, shard: Shard, trial: np.ndarray | None = None) -> "Among":
+        """Returns the rows of a shard that are allowed and not removed; they are looked up once for each key.
+
+        Args:
+            key: of the shard.
+            shard: that has them.
+            trial: queries `[q, d]` to choose by how far to search; None for the rule alone.
+        """
         if key not in self._found:
-            self._found[key] = Among(shard, self._has(shard.ids) & ~shard.removed)
+            self._found[key] = Among(shard, self._has(shard.ids) & ~shard.removed, trial)
         return self._found[key]
 
     def _has(self, ids: np.ndarray) -> np.ndarray:
@@ -74,28 +83,58 @@ class Among:
         rows: int64 `[m]`, ascending, the same.
     """
 
-    def __init__(self, shard: Shard, wanted: np.ndarray) -> None:
-        """Takes a shard and which of its rows may be found."""
+    def __init__(self, shard: Shard, wanted: np.ndarray, trial: np.ndarray | None = None) -> None:
+        """Takes a shard, which of its rows may be found, and queries to try."""
         self._shard, self.wanted, self.rows = shard, wanted, np.flatnonzero(wanted)
+        # How many times as much as the rule says is searched, by k, and for which k that is known to be enough.
+        self._trial, self._times, self._settled = trial, dict[int, float](), set[int]()
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the `k` nearest of the rows, as `Searcher.search`; lists are short if there are fewer rows."""
         if not len(self.rows) or not k:
             return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        shard, n = self._shard, len(self._shard.ids)
-        wider, length = widened(shard.parameters, len(self.rows) / n, k, shard.plan, n)
-        if is_scanned(len(self.rows), queries, k, wider, length, shard.plan, n):
-            return shard.searcher.search_rows(queries, k, self.rows)
-        engine = shard.searcher.with_parameters(wider)
+        times = self._enough(len(queries), k)
+        if times is None:
+            return self._shard.searcher.search_rows(queries, k, self.rows)
+        found, scores = self._longer(queries, k, times)
+        short = np.flatnonzero(found[:, min(k, len(self.rows)) - 1] < 0)
+        if len(short):
+            found[short], scores[short] = self._shard.searcher.search_rows(queries[short], k, self.rows)
+        return found, scores
+
+    def _wider(self, k: int, times: float) -> tuple[Parameters, int]:
+        n = len(self._shard.ids)
+        return widened(self._shard.parameters, len(self.rows) / n / times, k, self._shard.plan, n)
+
+    def _enough(self, queries: int, k: int) -> float | None:
+        """Returns how many times as much as the rule says is searched for longer lists; None for a scan."""
+        plan, n, times = self._shard.plan, len(self._shard.ids), self._times.get(k, 1.0)
+        while not is_scanned(len(self.rows), queries, k, *self._wider(k, times), plan, n):
+            if k in self._settled or self._trial is None or self._is_stable(k, times):
+                self._settled.add(k)
+                return times
+            times = self._times[k] = 2 * times
+        return None
+
+    def _is_stable(self, k: int, times: float) -> bool:
+        """Tells whether the trial queries find the same if more is searched."""
+        assert self._trial is not None
+        if self._wider(k, times) == self._wider(k, times * _TRIED):
+            return True
+        (less, _), (more, _) = (self._longer(self._trial, k, each) for each in (times, times * _TRIED))
+        same = sum(int(np.isin(b[b >= 0], a).sum()) for a, b in zip(less, more, strict=True))
+        return same >= _STABLE * max(int((more >= 0).sum()), 1)
+
+    def _longer(self, queries: np.ndarray, k: int, times: float) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the lists `[Q, k]` of allowed rows that longer lists have; they may be short."""
+        wider, length = self._wider(k, times)
+        engine = self._shard.searcher.with_parameters(wider)
         found, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         step = max(1, _LIST_ENTRIES // length)
         for begin in range(0, len(queries), step):
             part = slice(begin, begin + step)
             rows, values = engine.search(queries[part], length)
             found[part], scores[part] = top_k(np.where(self.wanted[rows], rows, -1), values, k)
-        short = np.flatnonzero(found[:, min(k, len(self.rows)) - 1] < 0)
-        if len(short):
-            found[short], scores[short] = shard.searcher.search_rows(queries[short], k, self.rows)
         return found, scores
 
 
@@ -116,14 +155,12 @@ def widened(parameters: Parameters, share: float, k: int, plan: Plan, rows: int)
     return Parameters(leaves, parameters.candidates(length, rows), length), length
 
 
-def is_scanned(
-    allowed: int, queries: np.ndarray, k: int, wider: Parameters, length: int, plan: Plan, rows: int
-) -> bool:
+def is_scanned(allowed: int, queries: int, k: int, wider: Parameters, length: int, plan: Plan, rows: int) -> bool:
     """Tells whether scanning the allowed rows is expected to cost less than longer lists.
 
     Args:
         allowed: rows that are allowed.
-        queries: `[Q, d]`; a key that is read is compared with all of them.
+        queries: their number; a key that is read is compared with all of them.
         k: allowed rows to find.
         wider: parameters of the longer lists.
         length: of these lists.
@@ -132,6 +169,5 @@ def is_scanned(
     """
     if not plan.leaves:
         return allowed < rows
-    compare = _COMPARE_COST + _DIMENSION_COST * queries.shape[1]
-    scan = allowed * (_READ_COST / max(len(queries), 1) + compare) + _ENTRY_COST * min(k, allowed)
-    return scan < planner.cost(wider, plan, rows) + _ENTRY_COST * length / 4
+    scan = allowed * (_COMPARE_COST + _READ_COST / max(queries, 1)) + _ENTRY_COST * min(k, allowed)
+    return scan < planner.cost(wider, plan, rows) + _LISTED_COST * length

@@ -4,6 +4,7 @@
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,13 +20,13 @@ _MORE = 32
 class Lookup:
     """A shard, its removed rows, and its images in order, so that a query's own image is found at once."""
 
-    def __init__(self, shard: Shard) -> None:
-        """Keeps the shard."""
-        self._shard = shard
+    def __init__(self, shard: Shard, trial: Callable[[], np.ndarray | None] = lambda: None) -> None:
+        """Keeps the shard, and what returns a few queries to try (`filtered.Allowed.among`)."""
+        self._shard, self._trial = shard, trial
 
     def among(self, allowed: Allowed) -> Among:
         """Returns the rows of the shard that may be found among those allowed."""
-        return allowed.among(self, self._shard)
+        return allowed.among(self, self._shard, self._trial())
 
     def search(
         self,

@@ -39,6 +39,8 @@ from pipelines.schemas import EncoderInfo
 BLOCK_QUERIES = 16_384
 # Lists may be longer than the index has rows, but only up to this.
 _MOST_PADDED = 1 << 12
+# The queries that the index was measured on, tuning queries first, and how many of them filters are tried on.
+_QUERIES_FILE, _TRIAL_QUERIES = "queries.parquet", 64
 # Entry of the manifest of an array's index: whether queries are scaled to unit length, as its vectors were.
 NORMALISED = "normalise"
 TOMBSTONES_FILE, ROUTER_FILE = "tombstones.parquet", "router.parquet"
@@ -207,6 +209,14 @@ class Index:
         paths = np.array(table["shard"].to_pylist(), object)
         return {path: rows[paths == path] for path in set(paths.tolist())}
 
+    @functools.cached_property
+    def _trial(self) -> np.ndarray | None:
+        """A few of the queries that the index was tuned on, float32 `[q, d]`."""
+        if not any(storage.name(path) == _QUERIES_FILE for path in self._files):
+            return None
+        table = schemas.read(self._checked(_QUERIES_FILE), ["key"])
+        return schemas.to_matrix(table["key"].slice(0, _TRIAL_QUERIES))
+
     def _checked(self, name: str) -> str:
         path = next(path for path in self._files if storage.name(path) == name)
         uri = storage.join(self.folder, path)
@@ -248,7 +258,7 @@ class Index:
     def lookup(self, number: int) -> Lookup:
         """Returns a shard by its number; it stays loaded."""
         if number not in self.loaded:
-            self.loaded[number] = Lookup(self.load(number))
+            self.loaded[number] = Lookup(self.load(number), lambda: self._trial)
         return self.loaded[number]
 
     def search(
