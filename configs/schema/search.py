@@ -4,7 +4,7 @@ import dataclasses
 
 from configs.schema.fields import option
 
-SEARCHERS = ("exact", "scann")
+SEARCHERS = ("exact", "jax", "scann")
 SHARDINGS = ("routed", "hash")
 PRECISIONS = ("bfloat16", "float32", "int8")
 

@@ -24,6 +24,8 @@ _MIN_SAMPLE_ROWS = 50_000
 # With 32 rows a leaf the centres fit the sample rather than the keys: of 1M x 128 keys, 15% more had to be scanned.
 _SAMPLE_ROWS_PER_LEAF = 64
 _ITERATIONS = 8
+# Tiles are scanned in products, so that a row costs less against a centre than with codes: more leaves pay.
+_TILED_LEAVES, _TILE_ROWS = 1.6, 128
 # 256 rows for each of the 16 centres of a block. All 10,000 rows of a shard took twice as long, for 0.001 of recall.
 _QUANTIZER_ROWS = 4096
 # Keys are coded in their principal axes: above `_MAX_CODED_DIMS` dimensions in `_PCA_DIMS` of them, else in all. Below
@@ -54,6 +56,7 @@ class Plan:
         pca_dims: principal axes of the sample that are partitioned and quantized; 0 for the keys themselves.
         reorder: precision of the keys that re-rank candidates, one of `configs.schema.search.PRECISIONS`.
         iterations: of the k-means that trains the partitions.
+        tile_rows: rows of a tile, if all queries that visit a leaf are searched at once; else 0.
     """
 
     leaves: int
@@ -63,6 +66,7 @@ class Plan:
     pca_dims: int = 0
     reorder: str = "float32"
     iterations: int = 0
+    tile_rows: int = 0
 
 
 NO_TREE = Plan(leaves=0, sample_rows=0, quantizer_rows=0, dims_per_block=0)
@@ -110,6 +114,20 @@ def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
     )
 
 
+def plan_tiles(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") -> Plan:
+    """Returns the plan for `rows` keys of width `dim` that are searched by `leaf_major`; arguments as `plan_shard`."""
+    leaves = min(leaves or max(1, round(_TILED_LEAVES * rows**_LEAVES_POWER)), rows)
+    return Plan(
+        leaves=leaves,
+        sample_rows=min(rows, max(_MIN_SAMPLE_ROWS, _SAMPLE_ROWS_PER_LEAF * leaves)),
+        quantizer_rows=0,
+        dims_per_block=0,
+        reorder=reorder,
+        iterations=_ITERATIONS,
+        tile_rows=_TILE_ROWS,
+    )
+
+
 def blocks(plan: Plan, dim: int) -> list[tuple[int, int]]:
     """Returns pairs of a number of 4-bit codes and the dimensions of each, in the order of the coded dimensions.
 
@@ -139,7 +157,8 @@ def cost(parameters: Parameters, plan: Plan, rows: int) -> float:
     """Returns the cost of one query, in quantized rows scanned."""
     if not plan.leaves:
         return _EXACT_COST * rows
-    return rows * parameters.leaves_to_search / plan.leaves + _REORDER_COST * parameters.pre_reorder_num_neighbors
+    scanned = rows * parameters.leaves_to_search / plan.leaves
+    return scanned if plan.tile_rows else scanned + _REORDER_COST * parameters.pre_reorder_num_neighbors
 
 
 def reaches(recalls: np.ndarray, target: float) -> bool:
@@ -167,7 +186,7 @@ def frontier(
     Returns:
         The cheapest parameters of the grid that reach each level; the most expensive ones if none does.
     """
-    leaves_grid, reorder_grid = leaves_steps(plan.leaves), reorder_steps(rows, k)
+    leaves_grid, reorder_grid = leaves_steps(plan.leaves), [k] if plan.tile_rows else reorder_steps(rows, k)
     seen: dict[tuple[int, int], np.ndarray] = {}
 
     def reached(leaves: int, reorder: int, level: float) -> bool:

@@ -105,7 +105,7 @@ def quiet() -> Iterator[None]:
             os.close(kept)
 
 
-def write(keys: Keys, plan: Plan, folder: str) -> None:
+def write(keys: Keys, plan: Plan, folder: str, centres: np.ndarray | None = None) -> None:
     """Writes the searcher of a shard into an empty folder; the same keys and plan give the same bytes.
 
     Memory holds the sample, its projection and a few chunks; files are mapped.
@@ -114,6 +114,7 @@ def write(keys: Keys, plan: Plan, folder: str) -> None:
         keys: of the shard, at least one.
         plan: of the shard.
         folder: a local one, which can be moved afterwards.
+        centres: of the partitions, float32 `[leaves, d]`; by default they are trained.
 
     Raises:
         UserError: if ScaNN cannot run on this machine.
@@ -124,7 +125,7 @@ def write(keys: Keys, plan: Plan, folder: str) -> None:
         brute.serialize(os.path.abspath(folder), relative_path=True)
         return
     with tempfile.TemporaryDirectory(prefix="scann-") as work:
-        coder = Coder(sample, plan, work)
+        coder = Coder(sample, plan, work, centres)
         multipliers = _int8_multipliers(sample)
         del sample
         _write_coded(keys, plan, coder, multipliers, folder)
@@ -146,18 +147,22 @@ class Coder:
     some of the partitions at a time, with the keys that are in them.
     """
 
-    def __init__(self, sample: np.ndarray, plan: Plan, work: str) -> None:
-        """Trains partitions and quantizer.
+    def __init__(self, sample: np.ndarray, plan: Plan, work: str, centres: np.ndarray | None = None) -> None:
+        """Trains partitions, unless they are given, and quantizer.
 
         Args:
             sample: of the keys, float32 `[n, d]`.
             plan: of the shard.
             work: local folder for the files.
+            centres: of the partitions, float32 `[leaves, d]`, in the space of the keys.
         """
         self._work, self._kept = os.path.abspath(work), _KEY_FILES[plan.reorder]
         self._axes = partitions.principal_axes(sample, plan.pca_dims) if plan.pca_dims else None
         projected = self._project(sample)
-        self._centres = partitions.fit(projected, plan.leaves, plan.iterations)
+        if centres is None:
+            self._centres = partitions.fit(projected, plan.leaves, plan.iterations)
+        else:
+            self._centres = self._project(centres)
         self.leaves_at_a_time = max(1, DIMS_AT_A_TIME // self._centres.shape[1])
         _write_config(sample, plan, os.path.join(work, _CONFIG_FILE))
         self._train(sample, partitions.nearest(projected, self._centres), plan.quantizer_rows)

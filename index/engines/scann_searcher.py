@@ -59,7 +59,9 @@ class ScannSearcher:
         """Copies the files; the folder can be moved."""
         shutil.copytree(self.files if isinstance(self.files, str) else self.files.name, folder, dirs_exist_ok=True)
 
-    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int, more: int = 0, *, leaves: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and scores as `Searcher.search`; equal calls give equal results, on any number of threads."""
         length = k + more
         if not len(queries) or not length:
@@ -91,14 +93,14 @@ def plan(rows: int, dim: int, config: Index) -> Plan:
     return plan_shard(rows, dim, config.leaves, config.reorder)
 
 
-def build(keys: Keys, plan: Plan) -> ScannSearcher:
+def build(keys: Keys, plan: Plan, *, centres: np.ndarray | None = None) -> ScannSearcher:
     """Builds a searcher; the same keys and plan give the same bytes.
 
     Raises:
         UserError: if ScaNN cannot run on this machine.
     """
     folder = tempfile.TemporaryDirectory(prefix="scann-")
-    scann_coder.write(keys, plan, folder.name)
+    scann_coder.write(keys, plan, folder.name, centres)
     return _open(folder.name, folder, plan)
 
 

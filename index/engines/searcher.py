@@ -14,7 +14,11 @@ from configs.base import Index
 from index.engines.planner import Parameters, Plan
 from pipelines.errors import UserError, nearest
 
-KINDS = {"exact": "index.engines.exact", "scann": "index.engines.scann_searcher"}
+KINDS = {
+    "exact": "index.engines.exact",
+    "jax": "index.engines.jax_searcher",
+    "scann": "index.engines.scann_searcher",
+}
 CHUNK_ROWS = 32_768
 _SAMPLE_SEED = 0
 
@@ -61,7 +65,9 @@ class ArrayKeys:
 class Searcher(Protocol):
     """Finds the keys of one shard with the largest dot products."""
 
-    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int, more: int = 0, *, leaves: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nearest rows, ordered and padded as by `nearest_neighbors.top_k`.
 
         Args:
@@ -69,6 +75,11 @@ class Searcher(Protocol):
             k: length of the list; it alone decides how many candidates are scored.
             more: entries after those, to replace some that are left out later. The first `k` entries do not depend on
                 `more`.
+            leaves: int64 `[Q]`, positive, in a shard that was built with given centres: how many leaves of this shard
+                each query scans, those whose centres have the largest dot products with it. The parameters are those
+                of the whole index then: of its `leaves_to_search`, these are the ones that lie here, and candidates
+                are scored in proportion. A list may have fewer than `k` rows for that reason. A searcher may scan
+                some leaves more, and one without leaves scans everything.
 
         Returns:
             Rows int64 and scores float32, both `[Q, k + more]`.
@@ -100,8 +111,15 @@ class SearcherModule(Protocol):
     def plan(self, rows: int, dim: int, config: Index) -> Plan:
         """Returns the plan of a shard."""
 
-    def build(self, keys: Keys, plan: Plan) -> Searcher:
-        """Builds a searcher."""
+    def build(self, keys: Keys, plan: Plan, *, centres: np.ndarray | None = None) -> Searcher:
+        """Builds a searcher.
+
+        Args:
+            keys: of the shard.
+            plan: of the shard.
+            centres: float32 `[plan.leaves, d]`, unit length, in the space of the keys: those leaves of the index that
+                the shard owns. Each key belongs to the nearest; by default the shard trains leaves of its own.
+        """
 
     def load(self, folder: str, plan: Plan) -> Searcher:
         """Loads what `save` wrote; the files must have been checked."""
