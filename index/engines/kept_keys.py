@@ -21,12 +21,14 @@ class KeptKeys:
     """Keys `[n, d]` in one of the precisions.
 
     Attributes:
-        stored: float32; int16, the bits of bfloat16; or int8.
+        stored: bfloat16 or float32; int16, the bits of bfloat16; or int8.
         multipliers: float32 `[d]` that made the int8; None for the others.
+        places: int64 `[n]`, where the key of each row is in `stored`; None if they are in order.
     """
 
     stored: np.ndarray
     multipliers: np.ndarray | None = None
+    places: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: str) -> "KeptKeys":
@@ -38,13 +40,14 @@ class KeptKeys:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Returns the keys of rows `[m]` as float32 `[m, d]`."""
+        rows = rows if self.places is None else self.places[rows]
         if self.multipliers is not None:
             return self.stored[rows] / self.multipliers
         if self.stored.dtype == np.int16:
             bits = np.zeros((len(rows), self.stored.shape[1], 2), "<i2")
             bits[:, :, 1] = self.stored[rows]
             return bits.view("<f4")[:, :, 0]
-        return self.stored[rows]
+        return self.stored[rows].astype(np.float32, copy=False)
 
     def nearest(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nearest of some rows, as `Searcher.search_rows`; scores are summed in float32."""

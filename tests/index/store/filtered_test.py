@@ -50,11 +50,12 @@ def test_lists_are_those_of_the_allowed_rows(seed, rows, k, by_image, by_id):
         assert excluded[query] == (theirs & ~removed & allowed).sum()
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "float32", "int8"])
-def scann(request) -> tuple[Shard, np.ndarray]:
+@pytest.fixture(scope="module", params=["scann bfloat16", "scann float32", "scann int8", "jax bfloat16"])
+def tuned(request) -> tuple[Shard, np.ndarray]:
     """A shard with leaves, tuned to some recall of the k nearest of all rows, some of which are removed."""
-    keys, engine = unit(ROWS, DIM, clusters=200), searcher.kind("scann")
-    plan = engine.plan(ROWS, DIM, IndexConfig(reorder=request.param))
+    name, reorder = request.param.split()
+    keys, engine = unit(ROWS, DIM, clusters=200), searcher.kind(name)
+    plan = engine.plan(ROWS, DIM, IndexConfig(reorder=reorder))
     built, tuning = engine.build(ArrayKeys(keys), plan), unit(200, DIM, seed=5, clusters=200)
     exact = ExactSearcher(keys).search(tuning, 2 * K)
     measure = lambda tried: recall_at_k(built.with_parameters(tried).search(tuning, K)[0], *exact, k=K)  # noqa: E731
@@ -69,8 +70,8 @@ def scann(request) -> tuple[Shard, np.ndarray]:
 
 @pytest.mark.parametrize("share", [0.0, 0.0002, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0])
 @pytest.mark.parametrize("is_scanned", [True, False, None])
-def test_both_ways_find_the_nearest_allowed_rows(scann, monkeypatch, share, is_scanned):
-    shard, keys = scann
+def test_both_ways_find_the_nearest_allowed_rows(tuned, monkeypatch, share, is_scanned):
+    shard, keys = tuned
     if is_scanned is not None:
         monkeypatch.setattr(filtered, "is_scanned", lambda *_: is_scanned)
     allowed = np.random.default_rng(1).random(ROWS) < share
@@ -88,17 +89,17 @@ def test_both_ways_find_the_nearest_allowed_rows(scann, monkeypatch, share, is_s
         assert recalls.mean() >= 0.95
 
 
-def test_rows_far_from_the_query_are_found_all_the_same(scann):
+def test_rows_far_from_the_query_are_found_all_the_same(tuned):
     """A filter that goes with the place in space: nothing near the query is allowed."""
-    shard, keys = scann
+    shard, keys = tuned
     queries = keys[:20]
     far = np.argsort(keys @ queries.mean(axis=0))[: ROWS // 2]
     ids, _, _ = Lookup(shard).search(queries, K, allowed=Allowed(shard.ids[far]))
     assert np.isin(ids, shard.ids[far]).all()
 
 
-def test_own_images_are_left_out_of_allowed_rows(scann):
-    shard, keys = scann
+def test_own_images_are_left_out_of_allowed_rows(tuned):
+    shard, keys = tuned
     asked = np.flatnonzero(~shard.removed)[:40]
     allowed = Allowed(shard.ids[: ROWS // 2])
     lookup = Lookup(shard)
@@ -136,9 +137,9 @@ def test_what_is_not_ids_is_refused(ids):
         Allowed(ids)
 
 
-def test_long_lists_are_complete(scann):
+def test_long_lists_are_complete(tuned):
     """With leaves for ten neighbours a list of thousands would be short."""
-    shard, keys = scann
+    shard, keys = tuned
     queries, live = unit(5, DIM, seed=6, clusters=200), np.flatnonzero(~shard.removed)
     short, _, _ = Lookup(shard).search(queries, 3000)
     assert (short < 0).any()
