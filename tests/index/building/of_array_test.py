@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from index import Index
 from pipelines.errors import UserError
+from tests.docs_test import example
 from tests.world import REPOSITORY, brute_force, unit
 
 ROWS, WIDTH = 4000, 24
@@ -117,6 +118,17 @@ def test_a_folder_with_something_in_it_is_not_written_over(tmp_path, built):
     with pytest.raises(UserError, match=f"^{tmp_path}: is not empty; save the index in a new folder$"):
         built.save(str(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch, capsys, vectors):
+    monkeypatch.chdir(tmp_path)
+    np.save("vectors.npy", vectors)
+    names: dict[str, object] = {}
+    exec(example("docs/scale.md", "array"), names)
+    assert capsys.readouterr().out.startswith("Index(4,000 x 24, scann, recall@10 0.9")
+    assert (names["hits"].ids[:, 0] == np.arange(100)).mean() > 0.9
+    assert names["again"].fingerprint == names["index"].fingerprint
+    assert (names["some"].ids % 7 == 0).all()
 
 
 def test_an_index_that_is_not_saved_leaves_nothing(vectors):
