@@ -66,6 +66,11 @@ class Allowed:
             self._found[key] = Among(shard, self._has(shard.ids) & ~shard.removed, trial)
         return self._found[key]
 
+    @property
+    def is_every_row(self) -> bool:
+        """Whether all rows are allowed."""
+        return self._ids is None
+
     def _has(self, ids: np.ndarray) -> np.ndarray:
         """Returns which ids are allowed, bool `[n]`."""
         if self._ids is None:
@@ -119,7 +124,8 @@ class Among:
     def _is_stable(self, k: int, times: float) -> bool:
         """Tells whether the trial queries find the same if more is searched."""
         assert self._trial is not None
-        if self._wider(k, times) == self._wider(k, times * _TRIED):
+        is_as_tuned = len(self.rows) == len(self._shard.ids) and k <= self._shard.parameters.k
+        if is_as_tuned or self._wider(k, times) == self._wider(k, times * _TRIED):
             return True
         (less, _), (more, _) = (self._longer(self._trial, k, each) for each in (times, times * _TRIED))
         same = sum(int(np.isin(b[b >= 0], a).sum()) for a, b in zip(less, more, strict=True))

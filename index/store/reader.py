@@ -333,7 +333,9 @@ class Index:
         The list of all rows that has k allowed ones among them is longer than k, and needs more cells in proportion to
         the lists that the index was tuned for.
         """
-        found = sum(len(self.lookup(n).among(allowed).rows) for n, shard in enumerate(self.shards) if shard.rows)
+        found = self.rows
+        if not allowed.is_every_row:
+            found = sum(len(self.lookup(n).among(allowed).rows) for n, shard in enumerate(self.shards) if shard.rows)
         tuned = min(setting.parameters.k for shard in self.shards for setting in shard.settings)
         cells = math.ceil(self.probe * max(1.0, k * self.rows / max(found, 1) / tuned))
         return self.visits(queries, cells if cells < len(self.router.centroids) else 0)

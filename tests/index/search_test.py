@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from index import Index, build, search
+from index import Index, build, reindex, search
 from index.searching import page, rows
+from index.searching.finder import Finder
 from index.searching.page import Tile
 from pipelines import embed, options, schemas
+from pipelines.encoders import loaded
 from pipelines.manifest import Embeddings
 from tests.pipelines import tiny_encoders as tiny
 
@@ -298,3 +300,21 @@ def test_queries_on_standard_input(world: World, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("one\n"))
     assert world.search("--batch=id") == 2
     assert "error: --id=one: must be a whole number" in capsys.readouterr().err
+
+
+def test_a_finder_opens_once_and_follows_what_is_published(tmp_path, monkeypatch, capsys):
+    world, opened, loads = World(tmp_path), [], []
+    open_, init = Index.open, loaded.ImageEncoder.__init__
+    monkeypatch.setattr(Index, "open", lambda *args: opened.append(args) or open_(*args))
+    monkeypatch.setattr(loaded.ImageEncoder, "__init__", lambda self, *args: loads.append(args) or init(self, *args))
+    finder = Finder(options.parse(world.argv(), "test")[0])
+    for where in ("", "caption!='picture 15'", "caption!='picture 15'"):
+        found = finder.find("image", f"{world.root}/15.png", 4, where)
+        right = [id_ for id_ in world.nearest(15, ROWS)[0] if not where or id_ != world.ids[15]]
+        assert [tile.id for tile in found.tiles] == right[:4]
+    assert len(opened) == 1 and len(loads) == 1
+    (world.root / "gone.txt").write_text(f"{world.ids[15]}\n")
+    assert reindex.main(world.argv(f"--remove={world.root}/gone.txt")) == 0
+    found = finder.find("image", f"{world.root}/15.png", 4)
+    assert [tile.id for tile in found.tiles] == [id_ for id_ in world.nearest(15, ROWS)[0] if id_ != world.ids[15]][:4]
+    assert len(loads) == 1

@@ -15,6 +15,7 @@ from index.building.claim import claim_build
 from index.engines.exact import ExactSearcher
 from index.engines.planner import NO_TREE, Parameters
 from index.store import index_manifest, reader, routing, shard_store
+from index.store.filtered import Allowed
 from index.store.lookup import Lookup
 from index.store.reader import Index
 from index.store.records import Setting, ShardRecord
@@ -344,3 +345,13 @@ def test_allowed_rows(rows, regions, deltas, removed, share, probe, k, images, s
     if not probe:
         np.testing.assert_array_equal(hits.ids, everywhere[0])
         np.testing.assert_array_equal(hits.scores, everywhere[1])
+
+
+def test_every_row_allowed_loads_no_more_shards_than_are_visited():
+    made = layout(60, 6, 0, 0.0, 5)
+    made.index.probe, loaded = 1, dict(made.index.loaded)
+    visited: set[int] = set()
+    made.index.lookup = lambda number: visited.add(number) or loaded[number]
+    few = int(made.index.visits(integers(1, 9)).sum())
+    hits = made.index.search(integers(1, 9), 1, allowed=Allowed())
+    assert len(visited) == few < 6 and (hits.ids >= 0).all()
