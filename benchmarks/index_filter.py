@@ -1,10 +1,10 @@
 """What a filter costs: search among some of the rows, beside search without a filter, by the share that is allowed.
 
-    python -m benchmarks.index_filter                      # 1M x 128, the figures of docs/measurements/index.md
+    python -m benchmarks.index_filter                      # 1M x 128; figures are in docs/measurements/filters.md
     python -m benchmarks.index_filter --rows=100000 --folder=out/filter    # keeps the index for another run
 
-Rows are the mixture of `index_data`; allowed rows are drawn at random. Searches take turns with those
-without a filter, and each figure is the best of several, since the machine may be shared.
+Rows are the mixture of `index_data`; allowed rows are drawn at random. Searches take turns with those without a
+filter, and each figure is the best of several, since the machine may be shared.
 """
 
 import argparse
