@@ -4,8 +4,9 @@ There are two ways, and `is_scanned` is the one place that chooses:
 
 - *scan*: the kept keys of all allowed rows are compared with the query. Exact, and cheap if few rows are allowed.
 - *longer lists*: the searcher is asked for so many rows that k of them are allowed, as a rule. It visits more leaves
-  and re-ranks more candidates, in proportion, and twice as many as long as that changes the lists of a few queries of
-  the index: allowed rows may be farther apart than rows are. A list that is still too short is scanned for.
+  and re-ranks more candidates, in proportion, and doubles that as long as more would change the lists of a few queries
+  of the index more than it does without a filter: allowed rows may be farther apart than rows are. A list that is still
+  too short is scanned for.
 
 So every row that is found is allowed, and a list is short only if fewer live rows are allowed.
 """
@@ -27,8 +28,9 @@ from pipelines.nearest_neighbors import top_k
 _READ_COST, _COMPARE_COST, _ENTRY_COST, _LISTED_COST = 200.0, 5.0, 300.0, 50.0
 # Entries of the lists that a searcher is asked for at a time; an entry takes some 100 bytes.
 _LIST_ENTRIES = 1 << 21
-# Share of the lists of the trial queries that must stay as it is if four times as much is searched.
-_STABLE, _TRIED = 0.97, 4
+# How many times as much is searched to see whether lists stay as they are; the share that always is enough, and how far
+# a share of a few lists may be off by chance.
+_TRIED, _STABLE, _CHANCE = 4, 0.98, 0.003
 # Allowed rows among the nearest are as many as expected, less so many standard deviations.
 _DEVIATIONS = 3.0
 
@@ -122,14 +124,20 @@ class Among:
         return None
 
     def _is_stable(self, k: int, times: float) -> bool:
-        """Tells whether the trial queries find the same if more is searched."""
-        assert self._trial is not None
-        is_as_tuned = len(self.rows) == len(self._shard.ids) and k <= self._shard.parameters.k
-        if is_as_tuned or self._wider(k, times) == self._wider(k, times * _TRIED):
+        """Tells whether the trial queries' lists change no more than without a filter if more is searched."""
+        tuned, every = self._shard.parameters.k, np.ones(len(self._shard.ids), bool)
+        if len(self.rows) == len(every) and k <= tuned:
             return True
+        without = Among(self._shard, every, self._trial)._kept(tuned, 1.0)
+        return self._kept(k, times) >= min(without, _STABLE) - _CHANCE
+
+    def _kept(self, k: int, times: float) -> float:
+        """Returns the share of the trial queries' lists that is found already if more is searched."""
+        if self._trial is None or self._wider(k, times) == self._wider(k, times * _TRIED):
+            return 1.0
         (less, _), (more, _) = (self._longer(self._trial, k, each) for each in (times, times * _TRIED))
         same = sum(int(np.isin(b[b >= 0], a).sum()) for a, b in zip(less, more, strict=True))
-        return same >= _STABLE * max(int((more >= 0).sum()), 1)
+        return same / max(int((more >= 0).sum()), 1)
 
     def _longer(self, queries: np.ndarray, k: int, times: float) -> tuple[np.ndarray, np.ndarray]:
         """Returns the lists `[Q, k]` of allowed rows that longer lists have; they may be short."""
