@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from index.engines import partitions
-from index.engines.kept_keys import KeptKeys
+from index.engines import kept_keys, partitions
 from index.engines.planner import Plan, blocks, coded_rows
 from index.engines.searcher import Keys
 from pipelines.errors import UserError
@@ -40,8 +39,8 @@ _TOKENS = {"TOKENIZATION_NPY": "datapoint_to_token.npy"}
 _CODES = {"AH_DATASET_NPY": "hashed_dataset.npy"}
 CHUNK = {"DATASET_NPY": "chunk.npy"}
 _KEYS = {"float32": "DATASET_NPY", "bfloat16": "BF16_DATASET_NPY", "int8": "INT8_DATASET_NPY"}
-_KEY_FILES = {"float32": "dataset.npy", "bfloat16": "bfloat16_dataset.npy", "int8": "int8_dataset.npy"}
-_MULTIPLIERS_FILE = "int8_multipliers.npy"
+_KEY_FILES = {"float32": kept_keys.FLOAT32, "bfloat16": kept_keys.BFLOAT16, "int8": kept_keys.INT8}
+_MULTIPLIERS_FILE = kept_keys.MULTIPLIERS
 _LARGEST_INT8 = 127
 # Dimensions, over all partitions, that ScaNN gets at a time.
 DIMS_AT_A_TIME = 65_536
@@ -144,20 +143,6 @@ def write(keys: Keys, plan: Plan, folder: str, centres: np.ndarray | None = None
             assets["INT8_MULTIPLIERS_NPY"] = _MULTIPLIERS_FILE
     with open(os.path.join(folder, ASSETS_FILE), "w") as file:
         file.write(assets_text(assets))
-
-
-def kept_keys(folder: str, plan: Plan) -> KeptKeys | None:
-    """Opens the keys that re-rank candidates, which are beside what ScaNN loads; None if it loads them too.
-
-    Raises:
-        ValueError: if a file is none of ours.
-    """
-    if not plan.leaves or plan.reorder_on == "memory":
-        return None
-    multipliers = None
-    if plan.reorder == "int8":
-        multipliers = np.load(os.path.join(folder, _MULTIPLIERS_FILE), allow_pickle=False)
-    return KeptKeys(os.path.join(folder, _KEY_FILES[plan.reorder]), multipliers)
 
 
 class Coder:

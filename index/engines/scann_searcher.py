@@ -36,7 +36,8 @@ class ScannSearcher:
         files: folder that it was loaded from.
         rows: number of keys.
         parameters: of the search.
-        kept: the keys that candidates are re-ranked with, if ScaNN does not hold them.
+        kept: the keys, as they re-rank candidates.
+        reorders: whether they are re-ranked here, since ScaNN does not hold the keys.
         threads: 1, or 0 for one per core.
     """
 
@@ -44,7 +45,8 @@ class ScannSearcher:
     files: "str | tempfile.TemporaryDirectory[str]"
     rows: int
     parameters: Parameters
-    kept: KeptKeys | None = None
+    kept: KeptKeys
+    reorders: bool = False
     threads: int = 0
 
     def with_parameters(self, parameters: Parameters) -> "ScannSearcher":
@@ -68,7 +70,7 @@ class ScannSearcher:
             return np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
         candidates = self.parameters.candidates(k, self.rows)
         queries = np.ascontiguousarray(queries, np.float32)
-        if self.kept is None:
+        if not self.reorders:
             return top_k(*self._scan(queries, min(length, candidates), candidates), length)
         lists, step = [], self.kept.batch_queries(candidates)
         for begin in range(0, len(queries), step):
@@ -94,6 +96,10 @@ class ScannSearcher:
         rows, scores = (np.concatenate(each) for each in zip(*lists, strict=True))
         # ScaNN pads a short list with row 0 and score NaN.
         return np.where(np.isnan(scores), np.int64(-1), rows.astype(np.int64)), scores
+
+    def search_rows(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest of some rows as `Searcher.search_rows`."""
+        return self.kept.nearest(queries, k, rows)
 
 
 def plan(rows: int, dim: int, config: Index) -> Plan:
@@ -124,9 +130,10 @@ def load(folder: str, plan: Plan) -> ScannSearcher:
 def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> ScannSearcher:
     try:
         scann = scann_coder.library().load_searcher(os.path.abspath(folder))
-        kept = scann_coder.kept_keys(folder, plan)
+        kept = KeptKeys.open(folder)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: ScaNN does not read this index ({reason}); rebuild it") from error
     rows = int(scann.size())
-    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), kept)
+    reorders = bool(plan.leaves) and plan.reorder_on == "disk"
+    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), kept, reorders)
