@@ -32,7 +32,9 @@ class ExactSearcher:
         """Writes the keys."""
         np.save(os.path.join(folder, _FILE), self._keys)
 
-    def search(self, queries: np.ndarray, k: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int, more: int = 0, *, leaves: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and scores as `Searcher.search`; blocks bound its memory, whatever n and Q are."""
         queries = np.ascontiguousarray(queries, np.float32)
         slack = nearest_neighbors.rounding_slack(queries, self._largest_norm)
@@ -52,8 +54,8 @@ def plan(rows: int, dim: int, config: Index) -> Plan:
     return NO_TREE
 
 
-def build(keys: Keys, plan: Plan) -> ExactSearcher:
-    """Builds a searcher, which needs no plan but all keys in memory."""
+def build(keys: Keys, plan: Plan, *, centres: np.ndarray | None = None) -> ExactSearcher:
+    """Builds a searcher, which needs all keys in memory, but no plan and no centres."""
     return ExactSearcher(keys.sample(keys.rows))
 
 
