@@ -44,7 +44,7 @@ class KeptKeys:
         Raises:
             ValueError: if it is no such file.
         """
-        name = next(name for name in (BFLOAT16, INT8, FLOAT32) if os.path.exists(os.path.join(folder, name)))
+        name = next((name for name in (BFLOAT16, INT8) if os.path.exists(os.path.join(folder, name))), FLOAT32)
         path = os.path.join(folder, name)
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         if stored.ndim != 2 or stored.dtype not in (np.float32, np.int8, np.int16):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from configs.base import Index
-from index.engines import scann_coder
+from index.engines import partitions, scann_coder
 from index.engines.kept_keys import KeptKeys
 from index.engines.planner import Parameters, Plan, full_search, plan_shard
 from index.engines.searcher import Keys
@@ -37,7 +37,9 @@ class ScannSearcher:
         rows: number of keys.
         parameters: of the search.
         kept: the keys, as they re-rank candidates.
-        reorders: whether they are re-ranked here, since ScaNN does not hold the keys.
+        rows_at: int32 `[n]`, the row at each place of ScaNN's; None if they are the same.
+        regions: float32 `[groups, d]`, by which queries are ordered, so that those that are near are searched together.
+        reorders: whether candidates are re-ranked here, since ScaNN does not hold the keys.
         threads: 1, or 0 for one per core.
     """
 
@@ -46,6 +48,8 @@ class ScannSearcher:
     rows: int
     parameters: Parameters
     kept: KeptKeys
+    rows_at: np.ndarray | None = None
+    regions: np.ndarray | None = None
     reorders: bool = False
     threads: int = 0
 
@@ -70,17 +74,22 @@ class ScannSearcher:
             return np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
         candidates = self.parameters.candidates(k, self.rows)
         queries = np.ascontiguousarray(queries, np.float32)
-        if not self.reorders:
+        if self.rows_at is None or self.regions is None:
             return top_k(*self._scan(queries, min(length, candidates), candidates), length)
-        lists, step = [], self.kept.batch_queries(candidates)
+        order = np.argsort(partitions.region(queries, self.regions), kind="stable")
+        rows, scores = np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
+        step = self.kept.batch_queries(candidates) if self.reorders else len(queries)
         for begin in range(0, len(queries), step):
-            some = queries[begin : begin + step]
-            rows, _ = self._scan(some, candidates, candidates)
-            lists.append(top_k(rows, self.kept.scores(some, rows, self.threads), length))
-        return np.concatenate([rows for rows, _ in lists]), np.concatenate([scores for _, scores in lists])
+            asked = queries[order[begin : begin + step]]
+            places, values = self._scan(asked, candidates if self.reorders else min(length, candidates), candidates)
+            if self.reorders:
+                values = self.kept.scores(asked, places, self.threads)
+            found = np.where(places < 0, np.int64(-1), self.rows_at[places])
+            rows[order[begin : begin + step]], scores[order[begin : begin + step]] = top_k(found, values, length)
+        return rows, scores
 
     def _scan(self, queries: np.ndarray, wanted: int, candidates: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns rows int64 and scores float32 `[Q, wanted]` of ScaNN, the best of some candidates; -1 pads."""
+        """Returns places int64 and scores float32 `[Q, wanted]` of ScaNN, the best of some candidates; -1 pads."""
         is_single = self.threads == 1
         search = self.scann.search_batched if is_single else self.scann.search_batched_parallel
         step = _BATCH_QUERIES if is_single else len(queries)
@@ -130,10 +139,18 @@ def load(folder: str, plan: Plan) -> ScannSearcher:
 def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> ScannSearcher:
     try:
         scann = scann_coder.library().load_searcher(os.path.abspath(folder))
-        kept = KeptKeys.open(folder)
-    except (RuntimeError, ValueError) as error:
+        rows_at, regions, kept = None, None, KeptKeys.open(folder)
+        if plan.leaves:
+            rows_at, regions = (
+                np.load(os.path.join(folder, name), allow_pickle=False)
+                for name in (scann_coder.ROWS_FILE, scann_coder.REGIONS_FILE)
+            )
+            places = np.empty_like(rows_at)
+            places[rows_at] = np.arange(len(rows_at), dtype=rows_at.dtype)
+            kept = dataclasses.replace(kept, places=places)
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: ScaNN does not read this index ({reason}); rebuild it") from error
     rows = int(scann.size())
     reorders = bool(plan.leaves) and plan.reorder_on == "disk"
-    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), kept, reorders)
+    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), kept, rows_at, regions, reorders)
