@@ -38,7 +38,8 @@ def anonymous_bytes() -> int:
     return int(fields["RssAnon"].split()[0]) * 1024
 
 
-def _peak(work: Callable[[], object]) -> int:
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Returns the most anonymous bytes of this process while some work is done."""
     peak, done = 0, threading.Event()
 
     def watch() -> None:
@@ -145,7 +146,7 @@ def _step(step: str, rows_file: str, folder: str) -> dict[str, float]:
             os.makedirs(folder)
             scann_searcher.build(_Mapped(rows), plan).save(folder)
 
-        return {"before": before, "peak": _peak(build)}
+        return {"before": before, "peak": peak_bytes(build)}
     searcher = scann_searcher.load(folder, plan)
     searcher.search(np.array(rows[:1]), K)
     return {"before": before, "after": anonymous_bytes()}

@@ -32,6 +32,7 @@ _ZIPF = 0.5
 _HALF = 0.5**0.5
 # Exact lists are longer than k, so that ties at the k-th place are known.
 _DEPTH = 2 * K
+_WRITTEN_ROWS = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,32 @@ class Data:
 def clustered(rows: int, queries: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draws rows float32 `[rows, dim]` and queries `[queries, dim]` from one mixture; see the module."""
     rng = np.random.default_rng(seed)
+    vectors, basis = _unmixed(rng, rows, queries, dim, np.float32)
+    rng.shuffle(vectors)
+    vectors = vectors @ basis
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors[:rows], vectors[rows:]
+
+
+def write_clustered(rows: int, queries: int, dim: int, rows_file: pathlib.Path, seed: int = 0) -> None:
+    """Writes such rows, and in another file queries; memory holds 2 bytes for each number."""
+    rng = np.random.default_rng(seed)
+    vectors, basis = _unmixed(rng, rows, queries, dim, np.float16)
+    order = rng.permutation(rows + queries)
+
+    def block(places: np.ndarray) -> np.ndarray:
+        mixed = vectors[places].astype(np.float32) @ basis
+        return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+
+    file = np.lib.format.open_memmap(rows_file, mode="w+", dtype=np.float32, shape=(rows, dim))
+    for begin in range(0, rows, _WRITTEN_ROWS):
+        file[begin : begin + _WRITTEN_ROWS] = block(order[begin : min(begin + _WRITTEN_ROWS, rows)])
+    file.flush()
+    np.save(queries_file(rows_file), block(order[rows:]))
+
+
+def _unmixed(rng: np.random.Generator, rows: int, queries: int, dim: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Returns vectors `[rows + queries, dim]`, cluster by cluster, and the basis `[dim, dim]` of their directions."""
     total, clusters = rows + queries, max(1, rows // _ROWS_PER_CLUSTER)
     weights = (1.0 + np.arange(dim)) ** -_DECAY
     weights /= np.linalg.norm(weights)
@@ -65,7 +92,7 @@ def clustered(rows: int, queries: int, dim: int, seed: int = 0) -> tuple[np.ndar
     shares = (1.0 + np.arange(clusters)) ** -_ZIPF
     sizes = rng.multinomial(total, shares / shares.sum())
     topics = rng.standard_normal((-(-clusters // _CLUSTERS_PER_TOPIC), dim), np.float32)
-    vectors = np.empty((total, dim), np.float32)
+    vectors = np.empty((total, dim), dtype)
     end = 0
     for size in sizes:
         centre = (topics[rng.integers(len(topics))] + rng.standard_normal(dim, np.float32)) * (weights * _HALF)
@@ -73,10 +100,12 @@ def clustered(rows: int, queries: int, dim: int, seed: int = 0) -> tuple[np.ndar
         noise = rng.standard_normal((size, dim), np.float32) * (weights * _NOISE)
         vectors[end : end + size] = centre + rng.standard_normal((size, _PLANE), np.float32) @ plane + noise
         end += size
-    rng.shuffle(vectors)
-    vectors = vectors @ basis
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors[:rows], vectors[rows:]
+    return vectors, basis
+
+
+def queries_file(rows_file: pathlib.Path) -> pathlib.Path:
+    """Returns the file of the queries beside a file of rows."""
+    return rows_file.with_name(f"{rows_file.stem}_queries.npy")
 
 
 def generated(rows: int, dim: int, queries: int, seed: int = 0) -> Data:

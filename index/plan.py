@@ -53,7 +53,7 @@ def run(config: Config) -> None:
             if plan.leaves
             else "none, every key is scanned",
             "codes": f"{plan.pca_dims or dim} dimensions, {plan.dims_per_block} a code" if plan.leaves else "none",
-            "re-ranked in": plan.reorder,
+            "re-ranked in": f"{plan.reorder}, from {plan.reorder_on}",
             "disk": f"{_bytes(shards * size.disk_bytes)} in all",
             "memory": f"{_bytes(size.peak_bytes)} to build a shard, {_bytes(size.steady_bytes)} to search it",
             "build": f"about {duration(secs)} a shard",

@@ -7,6 +7,7 @@ from configs.schema.fields import option
 SEARCHERS = ("exact", "jax", "scann")
 SHARDINGS = ("routed", "hash")
 PRECISIONS = ("bfloat16", "float32", "int8")
+REORDER_PLACES = ("memory", "disk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Index:
         "bfloat16",
         "Precision of the keys that candidates are re-ranked with, which decides the memory that a searcher takes.",
         choices=PRECISIONS,
+    )
+    reorder_on: str = option(
+        "memory",
+        "Where these keys are during a search; with `disk` a searcher holds only 4-bit codes, and reads the keys from "
+        "a local file.",
+        choices=REORDER_PLACES,
     )
     memory_gb: float = option(0.0, "Most memory, in GB, that building a shard may take; 0 for any.", at_least=0)
     max_queries: int = option(2000, "Most queries that recall is measured on.", at_least=1)

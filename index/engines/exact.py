@@ -11,6 +11,7 @@ from configs.base import Index
 from index.engines.planner import NO_TREE, Parameters, Plan
 from index.engines.searcher import CHUNK_ROWS, Keys
 from pipelines import nearest_neighbors
+from pipelines.errors import UserError
 from pipelines.nearest_neighbors import BestLists
 
 _FILE = "keys.npy"
@@ -52,7 +53,15 @@ class ExactSearcher:
 
 
 def plan(rows: int, dim: int, config: Index) -> Plan:
-    """Returns the plan of a shard: no partitions."""
+    """Returns the plan of a shard: no partitions.
+
+    Raises:
+        UserError: if its keys are to be on disk.
+    """
+    if rows and config.reorder_on == "disk":
+        raise UserError(
+            "--config.index.reorder_on=disk: exact search holds all keys in memory; set --config.index.searcher=scann"
+        )
     return NO_TREE
 
 

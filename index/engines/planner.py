@@ -26,6 +26,8 @@ _SAMPLE_ROWS_PER_LEAF = 64
 _ITERATIONS = 8
 # Tiles are scanned in products, so that a row costs less against a centre than with codes: more leaves pay.
 _TILED_LEAVES, _TILE_ROWS = 1.6, 128
+# ScaNN sets up each leaf for every chunk of keys that it codes, which takes as long as coding 18 rows.
+_CODED_ROWS_PER_LEAF = 32
 # 256 rows for each of the 16 centres of a block. All 10,000 rows of a shard took twice as long, for 0.001 of recall.
 _QUANTIZER_ROWS = 4096
 # Keys are coded in their principal axes: above `_MAX_CODED_DIMS` dimensions in `_PCA_DIMS` of them, else in all. Below
@@ -57,6 +59,7 @@ class Plan:
         reorder: precision of the keys that re-rank candidates, one of `configs.schema.search.PRECISIONS`.
         iterations: of the k-means that trains the partitions.
         tile_rows: rows of a tile, if all queries that visit a leaf are searched at once; else 0.
+        reorder_on: where these keys are while the shard is searched, one of `configs.schema.search.REORDER_PLACES`.
     """
 
     leaves: int
@@ -67,6 +70,7 @@ class Plan:
     reorder: str = "float32"
     iterations: int = 0
     tile_rows: int = 0
+    reorder_on: str = "memory"
 
 
 NO_TREE = Plan(leaves=0, sample_rows=0, quantizer_rows=0, dims_per_block=0)
@@ -91,7 +95,7 @@ class Parameters:
         return max(min(k, rows), min(rows, round(self.pre_reorder_num_neighbors * max(1.0, k / self.k))))
 
 
-def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") -> Plan:
+def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16", reorder_on: str = "memory") -> Plan:
     """Returns the plan for `rows` keys of width `dim`.
 
     Args:
@@ -99,6 +103,7 @@ def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
         dim: width of a key.
         leaves: partitions; 0 to choose, which gives none below `MIN_TREE_ROWS`.
         reorder: one of `configs.schema.search.PRECISIONS`.
+        reorder_on: one of `configs.schema.search.REORDER_PLACES`.
     """
     if rows < (_MIN_QUANTIZER_ROWS if leaves else MIN_TREE_ROWS):
         return NO_TREE
@@ -111,6 +116,7 @@ def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
         pca_dims=_PCA_DIMS if dim > _MAX_CODED_DIMS else dim if dim >= _MIN_PCA_DIMS else 0,
         reorder=reorder,
         iterations=_ITERATIONS,
+        reorder_on=reorder_on,
     )
 
 
@@ -126,6 +132,11 @@ def plan_tiles(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
         iterations=_ITERATIONS,
         tile_rows=_TILE_ROWS,
     )
+
+
+def coded_rows(plan: Plan) -> int:
+    """Returns how many rows are coded at a time: half of those that the leaves were trained on, or a whole chunk."""
+    return _CODED_ROWS_PER_LEAF * plan.leaves
 
 
 def blocks(plan: Plan, dim: int) -> list[tuple[int, int]]:

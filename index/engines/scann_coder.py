@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from index.engines import kept_keys, partitions
-from index.engines.planner import Plan, blocks
+from index.engines import partitions
+from index.engines.kept_keys import KeptKeys
+from index.engines.planner import Plan, blocks, coded_rows
 from index.engines.searcher import Keys
 from pipelines.errors import UserError
 
@@ -39,8 +40,8 @@ _TOKENS = {"TOKENIZATION_NPY": "datapoint_to_token.npy"}
 _CODES = {"AH_DATASET_NPY": "hashed_dataset.npy"}
 CHUNK = {"DATASET_NPY": "chunk.npy"}
 _KEYS = {"float32": "DATASET_NPY", "bfloat16": "BF16_DATASET_NPY", "int8": "INT8_DATASET_NPY"}
-_KEY_FILES = {"float32": kept_keys.FLOAT32, "bfloat16": kept_keys.BFLOAT16, "int8": kept_keys.INT8}
-_MULTIPLIERS_FILE = kept_keys.MULTIPLIERS
+_KEY_FILES = {"float32": "dataset.npy", "bfloat16": "bfloat16_dataset.npy", "int8": "int8_dataset.npy"}
+_MULTIPLIERS_FILE = "int8_multipliers.npy"
 _LARGEST_INT8 = 127
 # Dimensions, over all partitions, that ScaNN gets at a time.
 DIMS_AT_A_TIME = 65_536
@@ -130,14 +131,33 @@ def write(keys: Keys, plan: Plan, folder: str, centres: np.ndarray | None = None
         del sample
         _write_coded(keys, plan, coder, multipliers, folder)
         coder.write_partitioner()
+        if plan.reorder_on == "disk":
+            _do_not_reorder(os.path.join(work, _CONFIG_FILE))
         for name in (*TRAINED.values(), _CONFIG_FILE):
             shutil.copyfile(os.path.join(work, name), os.path.join(folder, name))
-    assets = {**TRAINED, **_TOKENS, **_CODES, _KEYS[plan.reorder]: _KEY_FILES[plan.reorder]}
+    assets = {**TRAINED, **_TOKENS, **_CODES}
+    if plan.reorder_on == "memory":
+        assets[_KEYS[plan.reorder]] = _KEY_FILES[plan.reorder]
     if plan.reorder == "int8":
         np.save(os.path.join(folder, _MULTIPLIERS_FILE), multipliers)
-        assets["INT8_MULTIPLIERS_NPY"] = _MULTIPLIERS_FILE
+        if plan.reorder_on == "memory":
+            assets["INT8_MULTIPLIERS_NPY"] = _MULTIPLIERS_FILE
     with open(os.path.join(folder, ASSETS_FILE), "w") as file:
         file.write(assets_text(assets))
+
+
+def kept_keys(folder: str, plan: Plan) -> KeptKeys | None:
+    """Opens the keys that re-rank candidates, which are beside what ScaNN loads; None if it loads them too.
+
+    Raises:
+        ValueError: if a file is none of ours.
+    """
+    if not plan.leaves or plan.reorder_on == "memory":
+        return None
+    multipliers = None
+    if plan.reorder == "int8":
+        multipliers = np.load(os.path.join(folder, _MULTIPLIERS_FILE), allow_pickle=False)
+    return KeptKeys(os.path.join(folder, _KEY_FILES[plan.reorder]), multipliers)
 
 
 class Coder:
@@ -238,6 +258,18 @@ def _write_config(sample: np.ndarray, plan: Plan, path: str) -> None:
         file.write(config.SerializeToString(deterministic=True))
 
 
+def _do_not_reorder(path: str) -> None:
+    """Takes the re-ranking out of a written config: ScaNN then loads no keys, and returns all candidates."""
+    from scann.proto.scann_pb2 import ScannConfig
+
+    config = ScannConfig()
+    with open(path, "rb") as file:
+        config.ParseFromString(file.read())
+    config.ClearField("exact_reordering")
+    with open(path, "wb") as file:
+        file.write(config.SerializeToString(deterministic=True))
+
+
 def _write_partitioner(centres: np.ndarray, axes: np.ndarray | None, path: str) -> None:
     from scann.partitioning.partitioner_pb2 import SerializedPartitioner
 
@@ -258,7 +290,7 @@ def _write_coded(keys: Keys, plan: Plan, coder: Coder, multipliers: np.ndarray, 
     """Codes the keys in chunks, and writes codes and kept keys."""
     files: dict[str, np.memmap] = {}
     begin = 0
-    for chunk in keys.chunks():
+    for chunk in _joined(keys, coded_rows(plan)):
         parts = coder.code(chunk)
         if plan.reorder == "int8":
             # ScaNN's own codes would fill the range of each chunk.
@@ -272,6 +304,18 @@ def _write_coded(keys: Keys, plan: Plan, coder: Coder, multipliers: np.ndarray, 
         begin += len(chunk)
     for file in files.values():
         file.flush()
+
+
+def _joined(keys: Keys, rows: int) -> Iterator[np.ndarray]:
+    """Yields the keys in chunks of at least `rows`, of fewer at the end."""
+    parts: list[np.ndarray] = []
+    for chunk in keys.chunks():
+        parts.append(chunk)
+        if sum(map(len, parts)) >= rows:
+            yield np.concatenate(parts)
+            parts = []
+    if parts:
+        yield np.concatenate(parts)
 
 
 def _int8_multipliers(sample: np.ndarray) -> np.ndarray:

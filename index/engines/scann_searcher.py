@@ -20,6 +20,7 @@ from index.engines import scann_coder
 from index.engines.kept_keys import KeptKeys
 from index.engines.planner import Parameters, Plan, full_search, plan_shard
 from index.engines.searcher import Keys
+from index.engines.some_rows import RowKeys
 from pipelines.errors import UserError
 from pipelines.nearest_neighbors import top_k
 
@@ -36,7 +37,8 @@ class ScannSearcher:
         files: folder that it was loaded from.
         rows: number of keys.
         parameters: of the search.
-        kept: the keys, as they re-rank candidates.
+        row_keys: the kept keys, for search among some rows.
+        kept: the keys that candidates are re-ranked with, if ScaNN does not hold them.
         threads: 1, or 0 for one per core.
     """
 
@@ -44,7 +46,8 @@ class ScannSearcher:
     files: "str | tempfile.TemporaryDirectory[str]"
     rows: int
     parameters: Parameters
-    kept: KeptKeys
+    row_keys: RowKeys
+    kept: KeptKeys | None = None
     threads: int = 0
 
     def with_parameters(self, parameters: Parameters) -> "ScannSearcher":
@@ -66,31 +69,43 @@ class ScannSearcher:
         length = k + more
         if not len(queries) or not length:
             return np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
-        if self.threads == 1 and len(queries) > _BATCH_QUERIES:
-            parts = [
-                self.search(queries[i : i + _BATCH_QUERIES], k, more) for i in range(0, len(queries), _BATCH_QUERIES)
-            ]
-            return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
         candidates = self.parameters.candidates(k, self.rows)
         queries = np.ascontiguousarray(queries, np.float32)
-        search = self.scann.search_batched if self.threads == 1 else self.scann.search_batched_parallel
-        rows, scores = search(
-            queries,
-            final_num_neighbors=min(length, candidates),
-            pre_reorder_num_neighbors=candidates,
-            leaves_to_search=self.parameters.leaves_to_search or None,
-        )
-        # ScaNN pads a short list with row 0 and score NaN, which top_k treats as padding.
-        return top_k(rows.astype(np.int64), scores, length)
+        if self.kept is None:
+            return top_k(*self._scan(queries, min(length, candidates), candidates), length)
+        lists, step = [], self.kept.batch_queries(candidates)
+        for begin in range(0, len(queries), step):
+            some = queries[begin : begin + step]
+            rows, _ = self._scan(some, candidates, candidates)
+            lists.append(top_k(rows, self.kept.scores(some, rows, self.threads), length))
+        return np.concatenate([rows for rows, _ in lists]), np.concatenate([scores for _, scores in lists])
 
     def search_rows(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nearest of some rows as `Searcher.search_rows`."""
-        return self.kept.nearest(queries, k, rows)
+        return self.row_keys.nearest(queries, k, rows)
+
+    def _scan(self, queries: np.ndarray, wanted: int, candidates: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows int64 and scores float32 `[Q, wanted]` of ScaNN, the best of some candidates; -1 pads."""
+        is_single = self.threads == 1
+        search = self.scann.search_batched if is_single else self.scann.search_batched_parallel
+        step = _BATCH_QUERIES if is_single else len(queries)
+        lists = [
+            search(
+                queries[begin : begin + step],
+                final_num_neighbors=wanted,
+                pre_reorder_num_neighbors=candidates,
+                leaves_to_search=self.parameters.leaves_to_search or None,
+            )
+            for begin in range(0, len(queries), step)
+        ]
+        rows, scores = (np.concatenate(each) for each in zip(*lists, strict=True))
+        # ScaNN pads a short list with row 0 and score NaN.
+        return np.where(np.isnan(scores), np.int64(-1), rows.astype(np.int64)), scores
 
 
 def plan(rows: int, dim: int, config: Index) -> Plan:
     """Returns the plan of a shard; below `planner.MIN_TREE_ROWS` ScaNN scans all keys."""
-    return plan_shard(rows, dim, config.leaves, config.reorder)
+    return plan_shard(rows, dim, config.leaves, config.reorder, config.reorder_on)
 
 
 def build(keys: Keys, plan: Plan, *, centres: np.ndarray | None = None) -> ScannSearcher:
@@ -116,8 +131,9 @@ def load(folder: str, plan: Plan) -> ScannSearcher:
 def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> ScannSearcher:
     try:
         scann = scann_coder.library().load_searcher(os.path.abspath(folder))
+        kept = scann_coder.kept_keys(folder, plan)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: ScaNN does not read this index ({reason}); rebuild it") from error
     rows = int(scann.size())
-    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), KeptKeys.open(folder))
+    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), RowKeys.open(folder), kept)

@@ -16,9 +16,9 @@ import ml_dtypes
 import numpy as np
 
 from index.engines import partitions
-from index.engines.kept_keys import KeptKeys
 from index.engines.planner import Plan
 from index.engines.searcher import Keys
+from index.engines.some_rows import RowKeys
 
 _KEYS, _ROWS, _FIRST, _CENTRES = "tile_keys.npy", "tile_rows.npy", "first_tiles.npy", "centres.npy"
 
@@ -42,12 +42,12 @@ class Tiles:
     filled: np.ndarray
 
     @functools.cached_property
-    def kept(self) -> KeptKeys:
+    def kept(self) -> RowKeys:
         """The same keys, row by row."""
         places = np.flatnonzero(self.rows.reshape(-1) >= 0)
         ordered = np.empty(len(places), np.int64)
         ordered[self.rows.reshape(-1)[places]] = places
-        return KeptKeys(self.keys.reshape(-1, self.keys.shape[-1]), places=ordered)
+        return RowKeys(self.keys.reshape(-1, self.keys.shape[-1]), places=ordered)
 
 
 def write(keys: Keys, plan: Plan, folder: str, centres: np.ndarray | None = None) -> None:

@@ -80,7 +80,8 @@ def size(plan: Plan, rows: int, dim: int) -> Size:
     trained = 8 * plan.leaves * coded + 4 * 16 * coded + 4 * plan.pca_dims * dim
     kept = _KEPT_BYTES[plan.reorder] * rows * dim
     # In memory two codes share a byte.
-    steady = kept + codes // 2 + tokens + trained + _ROW_BYTES * rows
+    held = kept if plan.reorder_on == "memory" else 0
+    steady = held + codes // 2 + tokens + trained + _ROW_BYTES * rows
     training = round(_SAMPLE_COPIES * 4 * plan.sample_rows * dim)
     disk = kept + codes + tokens + trained + _ROW_BYTES * rows
     return Size(disk, max(training, steady + codes + 2 * tokens), steady)
@@ -104,7 +105,8 @@ def choose_shards(config: Index, rows: int, dim: int) -> int:
         return size(engine.plan(in_shard, dim, config), in_shard, dim).peak_bytes
 
     wanted = config.shards or 1
-    if not most or peak(wanted) <= most:
+    # Asked for in any case, since a searcher refuses here what it cannot do.
+    if peak(wanted) <= most or not most:
         return wanted
     shards = wanted
     while peak(shards) > most and shards < rows:
@@ -130,7 +132,7 @@ def work(plan: Plan, rows: int, dim: int) -> float:
     pairs = partitions.compared(plan.sample_rows, plan.leaves, plan.iterations)
     pairs += (plan.sample_rows + rows) * partitions.centres_compared(plan.leaves)
     projected = (rows + plan.sample_rows) * dim * plan.pca_dims
-    set_up = math.ceil(rows / searcher.CHUNK_ROWS) * plan.leaves
+    set_up = math.ceil(rows / max(searcher.CHUNK_ROWS, planner.coded_rows(plan))) * plan.leaves
     return pairs * coded + _CODING_WORK * rows * coded + _PCA_WORK * projected + _SET_UP_WORK * set_up
 
 

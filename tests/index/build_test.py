@@ -298,6 +298,7 @@ def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
         (["--config.seed=-1"], "seed=-1: must be at least 0 and less than"),
         (["--config.index.leafs=3"], "did you mean 'leaves'"),
         (["--config.index.sharding=random"], "sharding=random: unknown; known are hash, routed"),
+        (["--config.index.reorder_on=disk"], "reorder_on=disk: exact search holds all keys in memory; set"),
     ],
 )
 def test_wrong_flags(world: World, capsys, flags, sentence):
@@ -319,6 +320,8 @@ def test_other_config_in_the_same_folder(world: World, capsys):
     before = snapshot(world.index)
     assert world.build("--config.index.k=6") == 2
     assert "belongs to another configuration, k was 5 and is now 6" in capsys.readouterr().err
+    assert world.build("--config.index.searcher=scann", "--config.index.reorder_on=disk") == 2
+    assert "reorder_on was 'memory' and is now 'disk'" in capsys.readouterr().err
     assert snapshot(world.index) == before
 
 

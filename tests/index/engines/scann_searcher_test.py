@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks import index_data
 from configs.base import Index
-from index.engines import scann_coder, scann_searcher, searcher
+from configs.schema.search import PRECISIONS
+from index.engines import kept_keys, scann_coder, scann_searcher, searcher
 from index.engines.planner import NO_TREE, Parameters, full_search, plan_shard
 from index.engines.searcher import ArrayKeys
 from index.measure.recall import recall_at_k
@@ -149,6 +150,48 @@ def test_precision_of_what_is_scored_anew(keys, reorder, least, error):
     assert recall(found, keys, queries) >= least
     rows, scores = found.search(queries, K)
     assert np.abs(scores - np.einsum("qd,qkd->qk", queries, keys[rows])).max() < error
+
+
+def on_disk(plan):
+    return dataclasses.replace(plan, reorder_on="disk")
+
+
+@pytest.mark.parametrize("reorder", PRECISIONS)
+def test_keys_on_disk_find_what_keys_in_memory_find(keys, reorder, monkeypatch):
+    plan, queries = plan_shard(ROWS, 33, 40, reorder), unit(100, dim=33, seed=1)
+    # A few queries at a time.
+    monkeypatch.setattr(kept_keys, "BATCH_BYTES", 40 * 25 * 33)
+    in_memory, in_file = (scann_searcher.build(ArrayKeys(keys), each) for each in (plan, on_disk(plan)))
+    for parameters in (Parameters(6, 25, K), Parameters(1, ROWS, K), full_search(plan, ROWS, K)):
+        left, right = in_memory.with_parameters(parameters), in_file.with_parameters(parameters)
+        for more in (0, 20):
+            rows, scores = right.search(queries, K, more)
+            others, other_scores = left.search(queries, K, more)
+            # Where two scores differ by less than their rounding, rows may change places.
+            assert (rows == others).mean() > 0.999 and (rows.dtype, scores.dtype) == (np.int64, np.float32)
+            np.testing.assert_array_equal(np.isfinite(scores), np.isfinite(other_scores))
+            assert np.abs(scores[rows >= 0] - other_scores[rows >= 0]).max() < 5e-7
+    assert recall(right, keys, queries) >= {"float32": 1, "bfloat16": 0.97, "int8": 0.9}[reorder]
+
+
+def test_keys_on_disk_are_the_same_bytes_and_not_loaded_by_scann(engine, keys, tmp_path):
+    built = scann_searcher.build(ArrayKeys(keys), on_disk(PLAN))
+    for name, each in (("memory", engine), ("disk", built)):
+        each.save(str(tmp_path / name))
+    same = [name for name in os.listdir(tmp_path / "memory") if name not in ("scann_assets.pbtxt", "scann_config.pb")]
+    assert sorted(os.listdir(tmp_path / "disk")) == sorted(os.listdir(tmp_path / "memory"))
+    for name in same:
+        assert (tmp_path / "disk" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+    # Without the file ScaNN still loads, and only our own part misses it.
+    shutil.move(tmp_path / "disk" / "dataset.npy", tmp_path / "aside.npy")
+    scann_searcher.load(str(tmp_path / "disk"), PLAN)
+    with pytest.raises(FileNotFoundError):
+        scann_searcher.load(str(tmp_path / "disk"), on_disk(PLAN))
+    shutil.move(tmp_path / "aside.npy", tmp_path / "disk" / "dataset.npy")
+    loaded, queries = scann_searcher.load(str(tmp_path / "disk"), on_disk(PLAN)), unit(20, dim=33, seed=1)
+    for threads in (0, 1):
+        for found, right in zip(loaded.with_threads(threads).search(queries, K), built.search(queries, K), strict=True):
+            np.testing.assert_array_equal(found, right)
 
 
 def test_trained_on_a_sample_it_finds_as_much(engine, keys):

@@ -19,7 +19,7 @@ def _bytes_on_disk(folder, rows):
 
 
 @pytest.mark.parametrize("reorder", PRECISIONS)
-@pytest.mark.parametrize("changes", [{}, {"pca_dims": 32}])
+@pytest.mark.parametrize("changes", [{}, {"pca_dims": 32}, {"reorder_on": "disk"}])
 def test_bytes_on_disk_are_those_of_a_build(reorder, changes, tmp_path):
     rows, dim = 5000, 64
     plan = dataclasses.replace(planner.plan_shard(rows, dim, 60, reorder), **changes)
@@ -39,6 +39,14 @@ def test_a_large_shard_takes_no_more_memory_than_promised():
         size, raw = estimate.size(planner.plan_shard(rows, dim), rows, dim), 4 * rows * dim
         assert size.steady_bytes - (8 + 32) * rows < 0.65 * raw
         assert size.steady_bytes < size.peak_bytes < 1.4 * raw
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(10_000_000, 128), (1_000_000, 768)])
+def test_keys_on_disk_take_no_memory(rows, dim):
+    plan = planner.plan_shard(rows, dim)
+    kept, held = (estimate.size(dataclasses.replace(plan, reorder_on=place), rows, dim) for place in ("disk", "memory"))
+    assert held.steady_bytes - kept.steady_bytes == 2 * rows * dim and held.disk_bytes == kept.disk_bytes
+    assert kept.peak_bytes <= held.peak_bytes
 
 
 def test_calibration_scales_what_it_measured(monkeypatch):

@@ -17,10 +17,11 @@ FLAGS = ["--config.index.shards=2", "--config.index.leaves=8"]
 FIRST = "builds/00001/shard-00000-of-00002"
 
 
-@pytest.fixture(scope="module", params=["exact", "scann"])
+@pytest.fixture(scope="module", params=["exact memory", "scann memory", "scann disk"])
 def built(request, tmp_path_factory) -> World:
-    world = World(tmp_path_factory.mktemp(request.param)).write()
-    assert world.build(f"--config.index.searcher={request.param}", *FLAGS) == 0
+    searcher, place = request.param.split()
+    world = World(tmp_path_factory.mktemp(searcher)).write()
+    assert world.build(f"--config.index.searcher={searcher}", f"--config.index.reorder_on={place}", *FLAGS) == 0
     return world
 
 
