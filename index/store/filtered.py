@@ -6,7 +6,7 @@ There are two ways, and `is_scanned` is the one place that chooses:
 - *longer lists*: the searcher is asked for so many rows that k of them are allowed, as a rule. It visits more leaves
   and re-ranks more candidates, in proportion, and doubles that as long as more would change the lists of a few queries
   of the index more than it does without a filter: allowed rows may be farther apart than rows are. A list that is still
-  too short is scanned for.
+  too short is made longer again, or scanned for.
 
 So every row that is found is allowed, and a list is short only if fewer live rows are allowed.
 """
@@ -104,9 +104,15 @@ class Among:
         if times is None:
             return self._shard.searcher.search_rows(queries, k, self.rows)
         found, scores = self._longer(queries, k, times)
-        short = np.flatnonzero(found[:, min(k, len(self.rows)) - 1] < 0)
-        if len(short):
-            found[short], scores[short] = self._shard.searcher.search_rows(queries[short], k, self.rows)
+        last, short = min(k, len(self.rows)) - 1, np.arange(len(queries))
+        while len(short := short[found[short, last] < 0]):
+            times *= _TRIED
+            wider = self._wider(k, times)
+            is_whole = wider == self._wider(k, times / _TRIED)
+            if is_whole or is_scanned(len(self.rows), len(short), k, *wider, self._shard.plan, len(self.wanted)):
+                found[short], scores[short] = self._shard.searcher.search_rows(queries[short], k, self.rows)
+                break
+            found[short], scores[short] = self._longer(queries[short], k, times)
         return found, scores
 
     def _wider(self, k: int, times: float) -> tuple[Parameters, int]:
