@@ -2,7 +2,7 @@
 
     from index import Index
 
-    index = Index.open("out/demo/index")
+    index = Index.open("out/demo/index")     # or Index.build(vectors), of an array
     hits = index.search(queries, k=32)       # queries [Q, d] float32, unit length
 
 Everything else is behind the commands of this package. `Index` is imported when it is first used, so that `--help` of a
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import web_memory_names
 
 if TYPE_CHECKING:
+    from index.store.filtered import Allowed
     from index.store.reader import Hits, Index
 
-__all__ = ["Hits", "Index"]
+__all__ = ["Allowed", "Hits", "Index"]
 
 web_memory_names.check(__file__)
 

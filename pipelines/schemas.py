@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import storage
@@ -321,6 +322,32 @@ def read(uri: str, columns: Sequence[str], metadata: Mapping[str, str] | None = 
     """Reads columns of a whole Parquet file; arguments and errors as `open_parquet`."""
     with open_parquet(uri, columns, metadata, footer) as parquet:
         return parquet.read(list(columns))
+
+
+def read_ids(parquet: pq.ParquetFile, columns: Sequence[str], ids: np.ndarray) -> pa.Table:
+    """Reads columns of the rows of an opened Parquet file that have one of some ids, in the order of the file.
+
+    Only the row groups that may have one by their smallest and largest id are decoded, one at a time.
+
+    Args:
+        parquet: that has a column `id`.
+        columns: to read.
+        ids: int64 `[n]`, ascending.
+    """
+    place = parquet.schema_arrow.names.index("id")
+    wanted, whole = list(dict.fromkeys(["id", *columns])), pa.array(ids)
+    # A column of lists has one leaf, so that the places of leaves are those of columns.
+    parts = [pa.schema([parquet.schema_arrow.field(name) for name in wanted]).empty_table()]
+    for group in range(parquet.num_row_groups):
+        known = parquet.metadata.row_group(group).column(place).statistics
+        if known is None or not known.has_min_max or _has_between(ids, known.min, known.max):
+            table = parquet.read_row_group(group, wanted).replace_schema_metadata()
+            parts.append(table.filter(pc.is_in(table["id"], value_set=whole)))
+    return pa.concat_tables(parts).select(list(columns))
+
+
+def _has_between(ids: np.ndarray, least: int, most: int) -> bool:
+    return bool(np.searchsorted(ids, least, "left") < np.searchsorted(ids, most, "right"))
 
 
 def has_column(uri: str, column: str) -> bool:

@@ -52,7 +52,10 @@ EXEMPT = {
     "model.report": {"pipelines.sources.pictures"},
     "model.gallery.thumbnails": {"pipelines.sources.pictures"},
     "model.gallery.writer": {"pipelines.sources.pictures"},
-    "index.search": {"pipelines.sources.pictures"},
+    "index.searching.finder": {"pipelines.sources.pictures"},
+    # A filter compares fields of the metadata as embedding does.
+    "index.searching.where": {"pipelines.filtering.conditions", "pipelines.sources.sample"},
+    "index.searching.matching": {"pipelines.sources.sample"},
     "index.searching.queries": {
         "pipelines.encoders.handles",
         "pipelines.encoders.loaded",

@@ -79,7 +79,12 @@ def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0, 
 
 
 def check(index: IndexConfig, memory: Embeddings) -> None:
-    """Raises a `UserError` if a memory has too few rows for an index."""
+    """Raises a `UserError` if a memory has too few rows for an index, or a searcher does not do what is asked."""
+    if index.searcher != "scann" and index.reorder_on == "disk":
+        raise UserError(
+            f"--config.index.reorder_on=disk: {index.searcher} search holds all keys in memory; "
+            "set --config.index.searcher=scann"
+        )
     if not memory.rows:
         raise UserError(f"{memory.folder}: has no rows to index; its source is empty or all rows were rejected")
     limits.at_most_rows("index.shards", index.shards, memory.rows)

@@ -6,7 +6,7 @@ See `build_job` for how shards are built, and `update` for how an index follows 
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from configs.base import Index as IndexConfig
@@ -19,6 +19,7 @@ from index.store.records import Point, ShardRecord
 from pipelines import storage
 from pipelines.errors import UserError, command
 from pipelines.manifest import Embeddings
+from pipelines.schemas import EncoderInfo
 
 
 def measured_shards(index: str, records: Sequence[ShardRecord]) -> Iterator[MeasuredShard]:
@@ -53,7 +54,22 @@ def published(job: BuildJob) -> dict[str, Any] | None:
 
 def publish(job: BuildJob) -> dict[str, Any]:
     """Measures the whole index, publishes it as the first version or replaces the last, and returns the manifest."""
-    memory, done, config, queries = Embeddings(job.memory), job.done(), job.config, job.read_queries()
+    memory = Embeddings(job.memory)
+    return publish_of(job, memory_facts(memory), memory.encoder("key"))
+
+
+def publish_of(
+    job: BuildJob, memory: Mapping[str, Any], key_encoder: EncoderInfo, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Publishes as `publish` the index of rows that are in no folder of embeddings.
+
+    Args:
+        job: the build.
+        memory: the manifest's entry for the rows.
+        key_encoder: of the keys.
+        more: entries of the manifest that other indexes have not.
+    """
+    done, config, queries = job.done(), job.config, job.read_queries()
     records = [done[name][0] for name in job.names]
     shards = list(measured_shards(job.index, records))
     points, chosen = curve.measure(shards, queries, config.k, config.target_recall)
@@ -63,10 +79,10 @@ def publish(job: BuildJob) -> dict[str, Any]:
         "version": job.number,
         "parent": "",
         "base": job.number,
-        "base_memory": memory.snapshot,
-        "memory": memory_facts(memory),
+        "base_memory": memory["snapshot"],
+        "memory": memory,
         "rows": sum(record.rows for record in records),
-        "key_encoder": dataclasses.asdict(memory.encoder("key")),
+        "key_encoder": dataclasses.asdict(key_encoder),
         "sharding": config.sharding,
         "regions": job.shards,
         "shards": [dataclasses.asdict(record) for record in records],
@@ -76,6 +92,7 @@ def publish(job: BuildJob) -> dict[str, Any]:
         },
         "tombstones": 0,
         **judged(points, chosen, queries, config),
+        **(more or {}),
     }
     secs = {record.path: done[record.name][1] for record in records}
     return index_manifest.write(job.index, facts, rates(points, chosen, shards, records, secs))

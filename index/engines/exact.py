@@ -9,9 +9,10 @@ import numpy as np
 
 from configs.base import Index
 from index.engines.planner import NO_TREE, Parameters, Plan
-from index.engines.searcher import Keys
+from index.engines.searcher import CHUNK_ROWS, Keys
 from pipelines import nearest_neighbors
 from pipelines.errors import UserError
+from pipelines.nearest_neighbors import BestLists
 
 _FILE = "keys.npy"
 
@@ -45,6 +46,16 @@ class ExactSearcher:
         queries = np.ascontiguousarray(queries, np.float32)
         slack = nearest_neighbors.rounding_slack(queries, self._largest_norm)
         return nearest_neighbors.search(queries, self._keys, k + more, slack)
+
+    def search_rows(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest of some rows as `Searcher.search_rows`, with the same bits as those of `search`."""
+        queries = np.ascontiguousarray(queries, np.float32)
+        slack, best = nearest_neighbors.rounding_slack(queries, self._largest_norm), BestLists(len(queries), k)
+        for begin in range(0, len(rows), CHUNK_ROWS):
+            part = rows[begin : begin + CHUNK_ROWS]
+            places, scores = nearest_neighbors.search(queries, self._keys[part], k, slack)
+            best.add(np.where(places < 0, -1, part[places]), scores)
+        return best.ids, best.scores
 
 
 def plan(rows: int, dim: int, config: Index) -> Plan:

@@ -78,6 +78,10 @@ class JaxSearcher:
             rows[block], scores[block] = leaf_major.search(self.tiles, queries[block], visits[block], length)
         return rows, scores
 
+    def search_rows(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest of some rows as `Searcher.search_rows`; on the processor, also beside accelerators."""
+        return self.tiles.kept.nearest(queries, k, rows)
+
 
 def plan(rows: int, dim: int, config: Index) -> Plan:
     """Returns the plan of a shard."""

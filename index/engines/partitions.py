@@ -35,7 +35,19 @@ def fit(points: np.ndarray, leaves: int, iterations: int) -> np.ndarray:
         iterations: passes over the points; the first half sees a part of them.
     """
     centres = _means(points, leaves, iterations)
-    return centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    # Neighbours have neighbouring numbers, so that what is stored by leaf is stored by region.
+    return centres[np.argsort(region(centres, regions(centres)), kind="stable")]
+
+
+def regions(centres: np.ndarray) -> np.ndarray:
+    """Returns the means of groups of neighbouring centres, about as many as a group has, `[groups, d]`."""
+    return _means(centres, round(math.sqrt(len(centres))), _GROUP_ITERATIONS)
+
+
+def region(points: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Returns the nearest of some regions of each point, int64 `[n]`."""
+    return nearest_centres(points, regions, _half_squares(regions), BLOCK_ROWS)
 
 
 def _means(points: np.ndarray, leaves: int, iterations: int) -> np.ndarray:
@@ -88,8 +100,8 @@ def _closeness(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 def _groups(centres: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns the means of groups of neighbouring centres, and the places of each group's centres."""
-    means = _means(centres, round(math.sqrt(len(centres))), _GROUP_ITERATIONS)
-    group = nearest_centres(centres, means, _half_squares(means), len(centres))
+    means = regions(centres)
+    group = region(centres, means)
     filled = np.unique(group)
     return means[filled], [np.flatnonzero(group == number) for number in filled]
 

@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from index.engines import partitions
-from index.engines.kept_keys import KeptKeys
+from index.engines import kept_keys, partitions
 from index.engines.planner import Plan, blocks, coded_rows
 from index.engines.searcher import Keys
 from pipelines.errors import UserError
@@ -40,13 +39,25 @@ _TOKENS = {"TOKENIZATION_NPY": "datapoint_to_token.npy"}
 _CODES = {"AH_DATASET_NPY": "hashed_dataset.npy"}
 CHUNK = {"DATASET_NPY": "chunk.npy"}
 _KEYS = {"float32": "DATASET_NPY", "bfloat16": "BF16_DATASET_NPY", "int8": "INT8_DATASET_NPY"}
-_KEY_FILES = {"float32": "dataset.npy", "bfloat16": "bfloat16_dataset.npy", "int8": "int8_dataset.npy"}
-_MULTIPLIERS_FILE = "int8_multipliers.npy"
+_KEY_FILES = {"float32": kept_keys.FLOAT32, "bfloat16": kept_keys.BFLOAT16, "int8": kept_keys.INT8}
+_MULTIPLIERS_FILE = kept_keys.MULTIPLIERS
 _LARGEST_INT8 = 127
+# Beside ScaNN's files: the row at each place, int32 `[n]`, and the regions that queries are ordered by, `[groups, d]`.
+ROWS_FILE, REGIONS_FILE = "rows.npy", "regions.npy"
 # Dimensions, over all partitions, that ScaNN gets at a time.
 DIMS_AT_A_TIME = 65_536
-# The published wheel has ScaNN's own test for AVX2 compiled out, so that it scans with SSE4 on every machine.
-AVX2_SWITCH = "_ZN14research_scann14flags_internal15should_use_avx2E"
+# The published wheel has ScaNN's own test of the processor compiled out, so that it scans with SSE4 on every machine.
+# Its switches, and what a processor must have for each.
+SWITCHES = {
+    "_ZN14research_scann14flags_internal15should_use_avx2E": {"avx2", "fma"},
+    "_ZN14research_scann14flags_internal17should_use_avx512E": {
+        "avx512f",
+        "avx512dq",
+        "avx512cd",
+        "avx512bw",
+        "avx512vl",
+    },
+}
 # Standard error belongs to the whole process, so only one build at a time may divert it.
 _STDERR_LOCK = threading.Lock()
 
@@ -62,7 +73,7 @@ def processor_flags() -> set[str] | None:
 
 
 def library() -> Any:
-    """Imports ScaNN, without the messages of the TensorFlow that it imports, and lets it use AVX2.
+    """Imports ScaNN, without the messages of the TensorFlow that it imports, and lets it use what the processor has.
 
     Raises:
         UserError: if ScaNN cannot run on this machine.
@@ -77,16 +88,17 @@ def library() -> Any:
     except Exception as error:  # With another version of TensorFlow, an error of TensorFlow ends the import.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"ScaNN cannot be imported ({reason}); install scann==1.4.2, or {_INSTEAD}") from error
-    if flags and flags >= {"avx2", "fma"}:
-        use_avx2(scann_ops_pybind.scann_pybind.__file__)
+    for switch, needed in SWITCHES.items():
+        if flags and flags >= {"avx2", "fma"} | needed:
+            turn_on(switch, scann_ops_pybind.scann_pybind.__file__)
     return scann_ops_pybind
 
 
 @functools.cache
-def use_avx2(binding: str) -> None:
-    """Sets the switch by which ScaNN chooses its kernels; does nothing if a build of ScaNN has none."""
+def turn_on(switch: str, binding: str) -> None:
+    """Sets a switch by which ScaNN chooses its kernels; does nothing if a build of ScaNN has none."""
     with contextlib.suppress(ValueError):
-        ctypes.c_bool.in_dll(ctypes.CDLL(binding), AVX2_SWITCH).value = True
+        ctypes.c_bool.in_dll(ctypes.CDLL(binding), switch).value = True
 
 
 @contextlib.contextmanager
@@ -130,6 +142,7 @@ def write(keys: Keys, plan: Plan, folder: str, centres: np.ndarray | None = None
         multipliers = _int8_multipliers(sample)
         del sample
         _write_coded(keys, plan, coder, multipliers, folder)
+        np.save(os.path.join(folder, REGIONS_FILE), coder.regions())
         coder.write_partitioner()
         if plan.reorder_on == "disk":
             _do_not_reorder(os.path.join(work, _CONFIG_FILE))
@@ -144,20 +157,6 @@ def write(keys: Keys, plan: Plan, folder: str, centres: np.ndarray | None = None
             assets["INT8_MULTIPLIERS_NPY"] = _MULTIPLIERS_FILE
     with open(os.path.join(folder, ASSETS_FILE), "w") as file:
         file.write(assets_text(assets))
-
-
-def kept_keys(folder: str, plan: Plan) -> KeptKeys | None:
-    """Opens the keys that re-rank candidates, which are beside what ScaNN loads; None if it loads them too.
-
-    Raises:
-        ValueError: if a file is none of ours.
-    """
-    if not plan.leaves or plan.reorder_on == "memory":
-        return None
-    multipliers = None
-    if plan.reorder == "int8":
-        multipliers = np.load(os.path.join(folder, _MULTIPLIERS_FILE), allow_pickle=False)
-    return KeptKeys(os.path.join(folder, _KEY_FILES[plan.reorder]), multipliers)
 
 
 class Coder:
@@ -197,9 +196,17 @@ class Coder:
         name = TRAINED["AH_CENTERS"]
         os.replace(os.path.join(self._work, "coded", name), os.path.join(self._work, name))
 
-    def code(self, chunk: np.ndarray) -> dict[str, np.ndarray]:
+    def leaves(self, chunk: np.ndarray) -> np.ndarray:
+        """Returns the partitions of a chunk `[m, d]`, int32 `[m]`."""
+        return partitions.nearest(self._project(chunk), self._centres)
+
+    def regions(self) -> np.ndarray:
+        """Returns the regions of the partitions, in the space of the keys, float32 `[groups, d]`."""
+        found = partitions.regions(self._centres)
+        return found if self._axes is None else found @ self._axes
+
+    def code(self, chunk: np.ndarray, leaves: np.ndarray) -> dict[str, np.ndarray]:
         """Returns partitions int32, codes uint8 and kept keys of a chunk `[m, d]`, by file name."""
-        leaves = partitions.nearest(self._project(chunk), self._centres)
         coded: dict[str, np.ndarray] = {}
         for first in range(0, len(self._centres), self.leaves_at_a_time):
             inside = np.flatnonzero((leaves >= first) & (leaves < first + self.leaves_at_a_time))
@@ -287,11 +294,20 @@ def _write_partitioner(centres: np.ndarray, axes: np.ndarray | None, path: str) 
 
 
 def _write_coded(keys: Keys, plan: Plan, coder: Coder, multipliers: np.ndarray, folder: str) -> None:
-    """Codes the keys in chunks, and writes codes and kept keys."""
+    """Codes the keys in chunks, and writes codes and kept keys in the order of the partitions.
+
+    Queries near each other visit the same partitions, and their candidates are then near each other in memory.
+    """
+    leaves = np.concatenate([coder.leaves(chunk) for chunk in keys.chunks()])
+    order = np.argsort(leaves, kind="stable")
+    places = np.empty(keys.rows, np.int64)
+    places[order] = np.arange(keys.rows)
+    np.save(os.path.join(folder, ROWS_FILE), order.astype(np.int32))
     files: dict[str, np.memmap] = {}
     begin = 0
     for chunk in _joined(keys, coded_rows(plan)):
-        parts = coder.code(chunk)
+        rows = slice(begin, begin + len(chunk))
+        parts = coder.code(chunk, leaves[rows])
         if plan.reorder == "int8":
             # ScaNN's own codes would fill the range of each chunk.
             fixed = np.clip(np.rint(chunk * multipliers), -_LARGEST_INT8, _LARGEST_INT8)
@@ -300,7 +316,7 @@ def _write_coded(keys: Keys, plan: Plan, coder: Coder, multipliers: np.ndarray, 
             if name not in files:
                 path, shape = os.path.join(folder, name), (keys.rows, *part.shape[1:])
                 files[name] = np.lib.format.open_memmap(path, mode="w+", dtype=part.dtype, shape=shape)
-            files[name][begin : begin + len(part)] = part
+            files[name][places[rows]] = part
         begin += len(chunk)
     for file in files.values():
         file.flush()

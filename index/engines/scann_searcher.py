@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from configs.base import Index
-from index.engines import scann_coder
+from index.engines import partitions, scann_coder
 from index.engines.kept_keys import KeptKeys
 from index.engines.planner import Parameters, Plan, full_search, plan_shard
 from index.engines.searcher import Keys
@@ -41,7 +41,10 @@ class ScannSearcher:
         rows: number of keys.
         parameters: of the search.
         leaves: partitions; 0 for none.
-        kept: the keys that candidates are re-ranked with, if ScaNN does not hold them.
+        kept: the keys, as they re-rank candidates.
+        rows_at: int32 `[n]`, the row at each place of ScaNN's; None if they are the same.
+        regions: float32 `[groups, d]`, by which queries are ordered, so that those that are near are searched together.
+        reorders: whether candidates are re-ranked here, since ScaNN does not hold the keys.
         threads: 1, or 0 for one per core.
     """
 
@@ -50,7 +53,10 @@ class ScannSearcher:
     rows: int
     parameters: Parameters
     leaves: int
-    kept: KeptKeys | None = None
+    kept: KeptKeys
+    rows_at: np.ndarray | None = None
+    regions: np.ndarray | None = None
+    reorders: bool = False
     threads: int = 0
 
     def with_parameters(self, parameters: Parameters) -> "ScannSearcher":
@@ -76,36 +82,36 @@ class ScannSearcher:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and scores as `Searcher.search`; equal calls give equal results, on any number of threads."""
         length = k + more
+        rows, scores = np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
         if not len(queries) or not length:
-            return np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
+            return rows, scores
         queries = np.ascontiguousarray(queries, np.float32)
-        if leaves is None or shares is None or not self.leaves:
-            candidates = self.parameters.candidates(k, self.rows)
-            return top_k(*self._find(queries, length, candidates, self.parameters.leaves_to_search), length)
-        rows, scores = (
-            np.full((len(queries), length), -1, np.int64),
-            np.full((len(queries), length), -np.inf, np.float32),
-        )
-        candidates_of = self.parameters.candidates_of(shares, k, self.rows)
-        for places, scanned, candidates in _groups(np.minimum(leaves, self.leaves), candidates_of):
-            found = self._find(queries[places], length, min(candidates, self.rows), min(scanned, self.leaves))
-            width = found[0].shape[1]
-            rows[places, :width], scores[places, :width] = found
-        return top_k(rows, scores, length)
+        candidates, scanned = self.parameters.candidates(k, self.rows), self.parameters.leaves_to_search
+        order = np.arange(len(queries))
+        if self.regions is not None:
+            order = np.argsort(partitions.region(queries, self.regions), kind="stable")
+        groups = iter([(order, scanned, candidates)])
+        if self.leaves and leaves is not None and shares is not None:
+            groups = _groups(order, leaves, self.parameters.candidates_of(shares, k, self.rows))
+        for places, scanned, candidates in groups:
+            number = min(candidates, self.rows)
+            step = self.kept.batch_queries(number) if self.reorders else len(places)
+            for begin in range(0, len(places), step):
+                part = places[begin : begin + step]
+                rows[part], scores[part] = self._find(queries[part], length, number, min(scanned, self.leaves))
+        return rows, scores
 
     def _find(self, queries: np.ndarray, length: int, candidates: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns rows and scores `[Q, <= length]` of the best of some candidates in the nearest leaves."""
-        if self.kept is None:
-            return self._scan(queries, min(length, candidates), candidates, leaves)
-        lists, step = [], self.kept.batch_queries(candidates)
-        for begin in range(0, len(queries), step):
-            some = queries[begin : begin + step]
-            rows, _ = self._scan(some, candidates, candidates, leaves)
-            lists.append(top_k(rows, self.kept.scores(some, rows, self.threads), min(length, candidates)))
-        return np.concatenate([rows for rows, _ in lists]), np.concatenate([scores for _, scores in lists])
+        """Returns rows and scores `[Q, length]` of the best of some candidates in the nearest leaves."""
+        wanted = candidates if self.reorders else min(length, candidates)
+        places, scores = self._scan(queries, wanted, candidates, leaves)
+        if self.reorders:
+            scores = self.kept.scores(queries, places, self.threads)
+        rows = places if self.rows_at is None else np.where(places < 0, np.int64(-1), self.rows_at[places])
+        return top_k(rows, scores, length)
 
     def _scan(self, queries: np.ndarray, wanted: int, candidates: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns rows int64 and scores float32 `[Q, wanted]` of ScaNN, the best of some candidates; -1 pads."""
+        """Returns places int64 and scores float32 `[Q, wanted]` of ScaNN, the best of some candidates; -1 pads."""
         is_single = self.threads == 1
         search = self.scann.search_batched if is_single else self.scann.search_batched_parallel
         step = _BATCH_QUERIES if is_single else len(queries)
@@ -122,16 +128,25 @@ class ScannSearcher:
         # ScaNN pads a short list with row 0 and score NaN.
         return np.where(np.isnan(scores), np.int64(-1), rows.astype(np.int64)), scores
 
+    def search_rows(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest of some rows as `Searcher.search_rows`."""
+        return self.kept.nearest(queries, k, rows)
 
-def _groups(leaves: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[np.ndarray, int, int]]:
+
+def _groups(order: np.ndarray, leaves: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[np.ndarray, int, int]]:
     """Yields the places of queries that are searched together, and their numbers of leaves and candidates, rounded up.
 
     A query's group depends on its own numbers only, so its list does not depend on the others.
+
+    Args:
+        order: int64 `[Q]`, the places of all queries, in the order in which those of a group are searched.
+        leaves: int `[Q]`, of each query.
+        candidates: int64 `[Q]`, of each query.
     """
-    group = np.searchsorted(_STEPS, leaves) * len(_STEPS) + np.searchsorted(_STEPS, candidates)
-    order = np.argsort(group, kind="stable")
-    groups, begins = np.unique(group[order], return_index=True)
-    for number, places in zip(groups.tolist(), np.split(order, begins[1:]), strict=True):
+    group = (np.searchsorted(_STEPS, leaves) * len(_STEPS) + np.searchsorted(_STEPS, candidates))[order]
+    by_group = np.argsort(group, kind="stable")
+    groups, begins = np.unique(group[by_group], return_index=True)
+    for number, places in zip(groups.tolist(), np.split(order[by_group], begins[1:]), strict=True):
         scanned, scored = divmod(number, len(_STEPS))
         yield places, int(_STEPS[scanned]), int(_STEPS[scored])
 
@@ -164,9 +179,20 @@ def load(folder: str, plan: Plan) -> ScannSearcher:
 def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> ScannSearcher:
     try:
         scann = scann_coder.library().load_searcher(os.path.abspath(folder))
-        kept = scann_coder.kept_keys(folder, plan)
-    except (RuntimeError, ValueError) as error:
+        rows_at, regions, kept = None, None, KeptKeys.open(folder)
+        if plan.leaves:
+            rows_at, regions = (
+                np.load(os.path.join(folder, name), allow_pickle=False)
+                for name in (scann_coder.ROWS_FILE, scann_coder.REGIONS_FILE)
+            )
+            places = np.empty_like(rows_at)
+            places[rows_at] = np.arange(len(rows_at), dtype=rows_at.dtype)
+            kept = dataclasses.replace(kept, places=places)
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: ScaNN does not read this index ({reason}); rebuild it") from error
     rows = int(scann.size())
-    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), plan.leaves, kept)
+    reorders = bool(plan.leaves) and plan.reorder_on == "disk"
+    return ScannSearcher(
+        scann, files, rows, full_search(plan, rows, rows), plan.leaves, kept, rows_at, regions, reorders
+    )

@@ -93,6 +93,19 @@ class Searcher(Protocol):
             Rows int64 and scores float32, both `[Q, k + more]`.
         """
 
+    def search_rows(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest of some rows, exactly: no row that is among the nearest is missed.
+
+        Args:
+            queries: `[Q, d]` float32.
+            k: length of the list.
+            rows: int64 `[m]`, ascending, those to choose from.
+
+        Returns:
+            Rows int64 and scores float32, both `[Q, k]`, ordered and padded as by `nearest_neighbors.top_k`. The scores
+            are those that `search` gives the rows, but for their last bits.
+        """
+
     def with_parameters(self, parameters: Parameters) -> "Searcher":
         """Returns a searcher over the same keys with other search-time parameters."""
 

@@ -9,12 +9,14 @@ A leaf has whole tiles, so that every product of queries and keys has one of a f
 """
 
 import dataclasses
+import functools
 import os
 
 import ml_dtypes
 import numpy as np
 
 from index.engines import partitions
+from index.engines.kept_keys import KeptKeys
 from index.engines.planner import Plan
 from index.engines.searcher import Keys
 
@@ -38,6 +40,14 @@ class Tiles:
     first: np.ndarray
     centres: np.ndarray
     filled: np.ndarray
+
+    @functools.cached_property
+    def kept(self) -> KeptKeys:
+        """The same keys, row by row."""
+        places = np.flatnonzero(self.rows.reshape(-1) >= 0)
+        ordered = np.empty(len(places), np.int64)
+        ordered[self.rows.reshape(-1)[places]] = places
+        return KeptKeys(self.keys.reshape(-1, self.keys.shape[-1]), places=ordered)
 
 
 def write(keys: Keys, plan: Plan, folder: str, centres: np.ndarray | None = None) -> None:

@@ -1,6 +1,7 @@
 """What the steps of the neighbours job share: the index and its shards, queries as vectors, and the files of blocks."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -48,7 +49,7 @@ class Step(beam.DoFn):
         return keys.content_keys(column) if is_wanted else None
 
     def _find(
-        self, lookup: Lookup, split: str, vectors: np.ndarray, rows: pa.Table, **scanned: np.ndarray
+        self, lookup: Lookup, split: str, vectors: np.ndarray, rows: pa.Table, **scanned: Any
     ) -> tuple[np.ndarray, ...]:
         """Searches a shard; returns what `Lookup.search` does, which also takes what is `scanned` of it."""
         images = self._images(split, rows["content_key"])

@@ -106,8 +106,7 @@ def choose_shards(config: Index, rows: int, dim: int) -> int:
         return size(engine.plan(in_shard, dim, config), in_shard, dim).peak_bytes
 
     wanted = config.shards or 1
-    # Asked for in any case, since a searcher refuses here what it cannot do.
-    if peak(wanted) <= most or not most:
+    if not most or peak(wanted) <= most:
         return wanted
     shards = wanted
     while peak(shards) > most and shards < rows:

@@ -20,7 +20,7 @@ from pipelines.encoders.handles import EncoderSpec
 from pipelines.errors import UserError
 from pipelines.images import decode
 from pipelines.manifest import Embeddings
-from pipelines.schemas import unit_keys
+from pipelines.schemas import EncoderInfo, unit_keys
 from pipelines.sources import pictures
 
 _MAX_VECTOR_BYTES = 1 << 20
@@ -65,50 +65,54 @@ def key_encoder(encoders: Encoders, index: Index) -> EncoderSpec:
     return spec
 
 
-def of_image(path: str, encoders: Encoders, embed: Embed, index: Index) -> Query:
-    """Embeds an image file.
+class QueryEncoders:
+    """The encoders of what is searched for, each loaded when it is first needed, and kept."""
 
-    Args:
-        path: of the file.
-        encoders: config of the encoders.
-        embed: limits of an image.
-        index: that is searched.
+    def __init__(self, encoders: Encoders, embed: Embed) -> None:
+        """Loads nothing yet.
 
-    Raises:
-        UserError: if the file is not an image, or there is no encoder for images.
-    """
-    spec = key_encoder(encoders, index)
-    if spec.kind == "precomputed":
-        raise UserError(f"--image: the keys are {spec.handle}, which has no encoder for images; use --id")
-    data = pictures.read_file(path, embed.max_image_bytes)
-    encoder = loaded.ImageEncoder(spec)
-    try:
-        picture = decode.decode(data, embed.max_image_pixels, [encoder.preprocess])
-    except decode.DecodeError as error:
-        raise UserError(f"{path}: {error}") from error
-    vectors = encoder.encode([decode.prepare(picture, encoder.preprocess)], embed.batch_size)
-    return Query(path, vectors[0], picture.image)
+        Args:
+            encoders: config of the encoders.
+            embed: batch size and limits of an image.
+        """
+        self._encoders, self._embed = encoders, embed
+        self._images: tuple[EncoderInfo, loaded.ImageEncoder] | None = None
+        self._texts: tuple[EncoderInfo, loaded.TextEncoder] | None = None
 
+    def of_image(self, path: str, index: Index) -> Query:
+        """Embeds an image file for an index.
 
-def of_text(text: str, encoders: Encoders, embed: Embed, index: Index) -> Query:
-    """Embeds a text.
+        Raises:
+            UserError: if the file is not an image, or there is no encoder for images.
+        """
+        if self._images is None or self._images[0] != index.key_encoder:
+            spec = key_encoder(self._encoders, index)
+            if spec.kind == "precomputed":
+                raise UserError(f"--image: the keys are {spec.handle}, which has no encoder for images; use --id")
+            self._images = index.key_encoder, loaded.ImageEncoder(spec)
+        data, encoder = pictures.read_file(path, self._embed.max_image_bytes), self._images[1]
+        try:
+            picture = decode.decode(data, self._embed.max_image_pixels, [encoder.preprocess])
+        except decode.DecodeError as error:
+            raise UserError(f"{path}: {error}") from error
+        vectors = encoder.encode([decode.prepare(picture, encoder.preprocess)], self._embed.batch_size)
+        return Query(path, vectors[0], picture.image)
 
-    Args:
-        text: what to search for.
-        encoders: config of the encoders.
-        embed: batch size.
-        index: that is searched.
+    def of_text(self, text: str, index: Index) -> Query:
+        """Embeds a text for an index.
 
-    Raises:
-        UserError: if no text encoder shares the space of the keys.
-    """
-    spec = _text_encoder(encoders, key_encoder(encoders, index))
-    if spec.info.dim != index.key_encoder.dim:
-        raise UserError(
-            f"encoder {spec.handle!r}: gives {spec.info.dim} values, but the keys of its space {spec.space!r} have "
-            f"{index.key_encoder.dim}; correct 'space' in one of the two descriptions"
-        )
-    return Query(f'"{text}"', loaded.TextEncoder(spec).encode([text], embed.batch_size)[0])
+        Raises:
+            UserError: if no text encoder shares the space of the keys.
+        """
+        if self._texts is None or self._texts[0] != index.key_encoder:
+            spec = _text_encoder(self._encoders, key_encoder(self._encoders, index))
+            if spec.info.dim != index.key_encoder.dim:
+                raise UserError(
+                    f"encoder {spec.handle!r}: gives {spec.info.dim} values, but the keys of its space {spec.space!r} "
+                    f"have {index.key_encoder.dim}; correct 'space' in one of the two descriptions"
+                )
+            self._texts = index.key_encoder, loaded.TextEncoder(spec)
+        return Query(f'"{text}"', self._texts[1].encode([text], self._embed.batch_size)[0])
 
 
 def of_vector(path: str, index: Index) -> Query:
@@ -166,11 +170,10 @@ def of_row(id_: int, memory: Embeddings | IndexedMemory, load: Load) -> Query:
         UserError: if there is no such row.
     """
     shard = int(schemas.split_ids(np.array([id_]))[0][0])
-    table = memory.read(shard, [*COLUMNS, "source_shard", "member"]) if shard in memory.shard_rows else None
-    places = np.flatnonzero(table["id"].to_numpy() == id_).tolist() if table else []
-    if table is None or not places:
+    has_shard = shard in memory.shard_rows
+    row = memory.take(shard, [*COLUMNS, "source_shard", "member"], np.array([id_])) if has_shard else None
+    if not row:
         raise UserError(f"--id={id_}: {memory.folder} has no such row; take an id that a search shows")
-    row = table.slice(places[0], 1)
     vector = unit_keys(row["key"], memory.encoder("key"), f"{memory.folder}, shard {shard}")[0]
     try:
         picture = load(row["source_shard"][0].as_py(), row["member"][0].as_py())

@@ -7,7 +7,7 @@ that the index knows by its id.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from pipelines.manifest import Embeddings
 from pipelines.schemas import EncoderInfo, content_keys
 
 _T = TypeVar("_T")
+_Opened = TypeVar("_Opened")
 
 
 class IndexedMemory:
@@ -49,10 +50,19 @@ class IndexedMemory:
 
     def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
         """Reads columns of the rows of a shard that the index can find and that are unchanged."""
+        return self._read(shard, columns, None)
+
+    def take(self, shard: int, columns: Sequence[str], wanted: np.ndarray) -> pa.Table:
+        """Reads the same of the rows that have one of some ids, int64 `[n]`, ascending, as `Embeddings.take`."""
+        return self._read(shard, columns, wanted)
+
+    def _read(self, shard: int, columns: Sequence[str], some: np.ndarray | None) -> pa.Table:
         name, _ = self._shards[shard]
-        identity = manifest.read_identity(self.folder)
-        path, wanted = storage.join(self.folder, f"{name}.parquet"), dict.fromkeys(["id", "content_key", *columns])
-        table = schemas.read(path, list(wanted), {"config_hash": manifest.fingerprint(identity)})
+        origin = {"config_hash": manifest.fingerprint(manifest.read_identity(self.folder))}
+        path = storage.join(self.folder, f"{name}.parquet")
+        wanted = list(dict.fromkeys(["id", "content_key", *columns]))
+        with schemas.open_parquet(path, wanted, origin) as parquet:
+            table = parquet.read(wanted) if some is None else schemas.read_ids(parquet, wanted, some)
         ids, images = self._live
         if not len(ids) or not table.num_rows:
             return table.slice(0, 0).select(list(columns))
@@ -89,11 +99,52 @@ def open_memory(folder: str, index: Index) -> Embeddings | IndexedMemory:
     return memory if memory.snapshot == index.memory_snapshot else IndexedMemory(folder, index)
 
 
-def in_published(folder: str, work: Callable[[Index], _T]) -> _T:
-    """Returns the result of work on the published version of an index.
+def etag(folder: str) -> str:
+    """Returns what changes with each published version of an index; empty if none is published."""
+    found = storage.found(storage.join(folder, index_manifest.FILE))
+    return found.etag if found else ""
 
-    The work is repeated if it fails and another version has been published since: the rows of the version before are
-    then replaced, and what it read may be gone.
+
+class Published(Generic[_Opened]):
+    """What is opened of the published version of an index, and opened again when another version is published."""
+
+    def __init__(self, folder: str, open_: Callable[[Index], _Opened]) -> None:
+        """Opens nothing yet.
+
+        Args:
+            folder: of the index.
+            open_: opens what is needed of a version.
+        """
+        self._folder, self._open = folder, open_
+        self._held: tuple[str, Index, _Opened] | None = None
+
+    def use(self, work: Callable[[_Opened], _T]) -> _T:
+        """Returns the result of work on the published version.
+
+        The work is repeated if it fails and another version has been published since: the rows of the version before
+        are then replaced, and what it read may be gone.
+
+        Raises:
+            UserError: as the work raises it.
+        """
+        while True:
+            now = etag(self._folder)
+            if self._held is None or self._held[0] != now:
+                self._held = None
+                index = Index.open(self._folder)
+            else:
+                index = self._held[1]
+            try:
+                self._held = self._held or (now, index, self._open(index))
+                return work(self._held[2])
+            except UserError:
+                if index_manifest.read(self._folder)["fingerprint"] == index.fingerprint:
+                    raise
+                self._held = None
+
+
+def in_published(folder: str, work: Callable[[Index], _T]) -> _T:
+    """Returns the result of work on the published version of an index, which may be repeated, as `Published.use`.
 
     Args:
         folder: of the index.
@@ -102,10 +153,4 @@ def in_published(folder: str, work: Callable[[Index], _T]) -> _T:
     Raises:
         UserError: as the work raises it.
     """
-    while True:
-        index = Index.open(folder)
-        try:
-            return work(index)
-        except UserError:
-            if index_manifest.read(folder)["fingerprint"] == index.fingerprint:
-                raise
+    return Published(folder, lambda index: index).use(work)

@@ -4,9 +4,11 @@
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
+from index.store.filtered import Allowed, Among, Asked
 from index.store.shard_store import Shard
 from pipelines.nearest_neighbors import leave_out
 
@@ -18,9 +20,13 @@ _MORE = 32
 class Lookup:
     """A shard, its removed rows, and its images in order, so that a query's own image is found at once."""
 
-    def __init__(self, shard: Shard) -> None:
-        """Keeps the shard."""
-        self._shard = shard
+    def __init__(self, shard: Shard, trial: Callable[[], Asked | None] = lambda: None) -> None:
+        """Keeps the shard, and what returns a few queries to try (`filtered.Allowed.among`)."""
+        self._shard, self._trial = shard, trial
+
+    def among(self, allowed: Allowed) -> Among:
+        """Returns the rows of the shard that may be found among those allowed."""
+        return allowed.among(self, self._shard, self._trial())
 
     def search(
         self,
@@ -31,8 +37,9 @@ class Lookup:
         *,
         leaves: np.ndarray | None = None,
         shares: np.ndarray | None = None,
+        allowed: Allowed | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Finds the `k` nearest rows of the shard that are not removed and not the query's own image.
+        """Finds the `k` nearest rows of the shard that are allowed, not removed and not the query's own image.
 
         Removed rows do not change the rest of a list: it is filled up with candidates that the search has scored
         anyway, and is shorter if there are too few of them.
@@ -45,14 +52,16 @@ class Lookup:
                 the one with its id is left out.
             leaves: int `[Q]`, how many leaves of a region each query scans, as `Searcher.search`.
             shares: float32 `[Q]`, with them.
+            allowed: rows that may be found; None for all.
 
         Returns:
             ids int64 `[Q, k]` and scores float32 `[Q, k]` as `nearest_neighbors.top_k`, and int32 `[Q]`, how many rows
-            of the shard were left out as the query's own image; removed rows do not count.
+            of the shard were left out as the query's own image; rows that are removed or not allowed do not count.
         """
         own = excluded = np.zeros(len(queries), np.int64)
+        among = None if allowed is None else self.among(allowed)
         if images is not None:
-            own, excluded = self._count_own(images, ids)
+            own, excluded = self._count_own(images, ids, ~self._shard.removed if among is None else among.wanted)
         found, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
         # Only queries with rows to leave out need longer lists, by the next power of two. That makes few groups, and
         # the length of a query's list depends on that query only, not on what has been removed. A web memory may hold
@@ -66,7 +75,13 @@ class Lookup:
                 theirs = images[part] if images is not None and longer else None
                 named = ids[part] if ids is not None else None
                 scanned = (leaves[part], shares[part]) if leaves is not None and shares is not None else (None, None)
-                found[part], scores[part] = self._search(queries[part], k, k + longer, theirs, named, *scanned)
+                if among is None:
+                    found[part], scores[part] = self._search(queries[part], k, k + longer, theirs, named, *scanned)
+                    continue
+                rows, values = among.search(Asked(queries[part], *scanned), k + longer)
+                found[part], scores[part] = leave_out(
+                    self._shard.ids_of(rows), values, self._is_own(rows, theirs, named), k
+                )
         return found, scores, excluded.astype(np.int32)
 
     @functools.cached_property
@@ -89,8 +104,19 @@ class Lookup:
     def _by_id(self) -> np.ndarray:
         return np.argsort(self._shard.ids, kind="stable")
 
-    def _count_own(self, images: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns how many rows are each query's own image, int64 `[Q]`, and how many of them are not removed."""
+    def _is_own(self, rows: np.ndarray, images: np.ndarray | None, ids: np.ndarray | None) -> np.ndarray:
+        """Returns which entries of lists of local rows `[Q, m]` are the query's own image, bool `[Q, m]`."""
+        if images is None or not len(self._shard.ids):
+            return np.zeros(rows.shape, bool)
+        own = self._shard.content_keys[rows] == images[:, None]
+        if ids is not None:
+            own &= self._shard.ids[rows] == ids[:, None]
+        return own & (rows >= 0)
+
+    def _count_own(
+        self, images: np.ndarray, ids: np.ndarray | None, wanted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns how many rows are each query's own image, int64 `[Q]`, and how many of them are `wanted`."""
         own, live = np.zeros(len(images), np.int64), np.zeros(len(images), np.int64)
         (heads, order), asked = self._by_image, _heads(images)
         begins, ends = np.searchsorted(heads, asked, "left"), np.searchsorted(heads, asked, "right")
@@ -101,7 +127,7 @@ class Lookup:
             place = np.searchsorted(self._shard.ids, ids[hits], sorter=self._by_id)
             rows = self._by_id[np.minimum(place, len(self._by_id) - 1)]
             same = (self._shard.ids[rows] == ids[hits]) & (self._shard.content_keys[rows] == images[hits])
-            own[hits], live[hits] = same, same & ~self._shard.removed[rows]
+            own[hits], live[hits] = same, same & wanted[rows]
             return own, live
         # Each image once, so that no more rows are compared than the shard has.
         _, first, inverse = np.unique(images[hits], return_index=True, return_inverse=True)
@@ -110,7 +136,7 @@ class Lookup:
         rows = order[np.arange(len(image)) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)]
         same = self._shard.content_keys[rows] == images[hits[first]][image]
         own[hits] = np.bincount(image[same], minlength=len(first))[inverse]
-        live[hits] = np.bincount(image[same & ~self._shard.removed[rows]], minlength=len(first))[inverse]
+        live[hits] = np.bincount(image[same & wanted[rows]], minlength=len(first))[inverse]
         return own, live
 
     def _search(
@@ -131,10 +157,7 @@ class Lookup:
             rows, scores = self._shard.search(queries[left], depth, more, *scanned)
             unwanted = self._shard.removed[rows] & (rows >= 0) if self._has_removed else np.zeros(rows.shape, bool)
             if images is not None:
-                own = self._shard.content_keys[rows] == images[left, None]
-                if ids is not None:
-                    own &= self._shard.ids[rows] == ids[left, None]
-                unwanted |= own & (rows >= 0)
+                unwanted |= self._is_own(rows, images[left], None if ids is None else ids[left])
             names = self._shard.ids_of(rows)
             if self._is_ordered and not unwanted.any():
                 found[left], values[left] = names[:, :k], scores[:, :k]

@@ -6,19 +6,26 @@
     hits = index.search(queries, k=32)       # queries [Q, d] float32, unit length
     hits.ids, hits.scores                    # [Q, 32] int64 and float32, -1 and -inf pad
 
+    index = Index.build(vectors, recall=0.95)      # of an array [n, d], without a memory
+    index.save("out/vectors")
+
 An index of one shard and one of a thousand are searched alike. An opened index is one version of it: its results do not
 change while a newer version is published beside it.
 """
 
 import dataclasses
 import functools
+import importlib
+import tempfile
+import weakref
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from index.store import index_manifest, records, routing, shard_store, versions
+from index.store.filtered import Allowed, Asked
 from index.store.lookup import Lookup
 from index.store.records import Point, ShardRecord
 from index.store.routing import Router, Visits
@@ -32,6 +39,10 @@ from pipelines.schemas import EncoderInfo
 BLOCK_QUERIES = 16_384
 # Lists may be longer than the index has rows, but only up to this.
 _MOST_PADDED = 1 << 12
+# The queries that the index was measured on, tuning queries first, and how many of them filters are tried on.
+_QUERIES_FILE, _TRIAL_QUERIES = "queries.parquet", 64
+# Entry of the manifest of an array's index: whether queries are scaled to unit length, as its vectors were.
+NORMALISED = "normalise"
 TOMBSTONES_FILE, ROUTER_FILE = "tombstones.parquet", "router.parquet"
 # Removed rows: the path of the shard, the local row, and the row's id and content key.
 TOMBSTONES = pa.schema(
@@ -42,6 +53,11 @@ TOMBSTONES = pa.schema(
         pa.field("content_key", pa.binary(32), nullable=False),
     ]
 )
+
+
+def _of_array() -> Any:
+    """Returns the module that builds and saves, which stands above this one."""
+    return importlib.import_module("index.building.of_array")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +74,10 @@ class Hits:
     scores: np.ndarray
     excluded: np.ndarray
 
+    def part(self, queries: slice) -> "Hits":
+        """Returns the lists of some queries, to read or to fill in."""
+        return Hits(self.ids[queries], self.scores[queries], self.excluded[queries])
+
 
 class Index:
     """One version of an index.
@@ -73,6 +93,7 @@ class Index:
         point: of the curve, to search at.
         router: tells which shards a query visits.
         loaded: shards that have been searched, by number.
+        home: the folder of an index that is not saved, which is deleted with it.
     """
 
     def __init__(self, folder: str, facts: dict[str, Any], point: Point) -> None:
@@ -92,6 +113,7 @@ class Index:
             raise UserError(f"{path}: is not a manifest of this version ({error}); {again}") from error
         self.loaded: dict[int, Lookup] = {}
         self._shares: list[IO[bytes]] = []
+        self.home: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def open(cls, folder: str, recall: float | None = None) -> "Index":
@@ -119,6 +141,55 @@ class Index:
         index._shares = shares
         return index
 
+    @classmethod
+    def build(
+        cls,
+        vectors: np.ndarray,
+        *,
+        recall: float = 0.95,
+        k: int = 10,
+        ids: np.ndarray | None = None,
+        queries: np.ndarray | None = None,
+        normalise: bool = True,
+        searcher: str = "scann",
+        reorder: str = "bfloat16",
+    ) -> "Index":
+        """Builds an index of an array, tunes it to a recall, and measures it; it is in a temporary folder until saved.
+
+        Args:
+            vectors: float16, float32 or float64 `[n, d]`, also a mapped file, which is read a few rows at a time.
+            recall: mean recall@k to reach.
+            k: the k of that recall; at most n.
+            ids: whole numbers `[n]`, different from each other; by default the numbers of the rows.
+            queries: `[m, d]`, such as will be searched for: half of them tune the search, the others measure it. By
+                default some of the vectors, each searched without itself.
+            normalise: whether vectors and queries are scaled to unit length, so that scores are cosines; otherwise
+                scores are dot products.
+            searcher: one of `engines.searcher.KINDS`; `exact` compares a query with every vector.
+            reorder: precision of the vectors that candidates are re-ranked with (`index.reorder`).
+
+        Raises:
+            UserError: if an argument is wrong, or a vector is zero or not finite; it is named by its row.
+        """
+        return cast("Index", _of_array().build(
+            vectors, recall=recall, k=k, ids=ids, queries=queries, normalise=normalise, searcher=searcher,
+            reorder=reorder,
+        ))  # fmt: skip
+
+    def save(self, folder: str) -> None:
+        """Writes the index into a new folder, from which `open` reads it.
+
+        Raises:
+            UserError: if the folder is not empty, or a file of the index is damaged.
+        """
+        _of_array().save(self, folder)
+
+    def __repr__(self) -> str:
+        """Returns rows, width, kind and measured recall."""
+        kinds, recall = sorted({shard.searcher for shard in self.shards}), self.facts.get("recall", {})
+        measured = f", recall@{recall['k']} {recall['mean']:.4f} (target {recall['target']:g})" if recall else ""
+        return f"Index({self.rows:,} x {self.key_encoder.dim}, {'+'.join(kinds)}{measured})"
+
     @functools.cached_property
     def router(self) -> Router:
         """The leaves of space of the shards that are not deltas."""
@@ -136,6 +207,23 @@ class Index:
         rows = table["row"].to_numpy()
         paths = np.array(table["shard"].to_pylist(), object)
         return {path: rows[paths == path] for path in set(paths.tolist())}
+
+    @functools.cached_property
+    def _tuning(self) -> np.ndarray | None:
+        """A few of the queries that the index was tuned on, float32 `[q, d]`."""
+        if not any(storage.name(path) == _QUERIES_FILE for path in self._files):
+            return None
+        table = schemas.read(self._checked(_QUERIES_FILE), ["key"])
+        return schemas.to_matrix(table["key"].slice(0, _TRIAL_QUERIES))
+
+    def _trial(self, number: int) -> Asked | None:
+        """Returns those of them that visit a shard."""
+        queries = self._tuning
+        if queries is None or not self.shards[number].is_region:
+            return None if queries is None else Asked(queries)
+        visits = self.visits(queries)
+        inside = np.flatnonzero(visits.leaves[:, number])
+        return Asked(queries[inside], *visits.part(inside, number)) if len(inside) else None
 
     def _checked(self, name: str) -> str:
         path = next(path for path in self._files if storage.name(path) == name)
@@ -156,15 +244,19 @@ class Index:
         """Returns the number of a shard among those that are not deltas."""
         return sum(not shard.is_delta for shard in self.shards[:number])
 
-    def visits(self, queries: np.ndarray) -> Visits:
-        """Returns what queries `[Q, d]` search of each shard; of one that is no region, one leaf stands for all of it.
+    def visits(self, queries: np.ndarray, growth: float = 1.0) -> Visits:
+        """Returns what queries search of each shard; of one that is no region, one leaf stands for all of it.
 
         No query visits a shard without rows.
+
+        Args:
+            queries: float32 `[Q, d]`.
+            growth: how many times as many neighbours are searched for as the index was tuned for.
         """
         shape = len(queries), len(self.shards)
         visits = Visits(np.ones(shape, np.int32), np.ones(shape, np.float32))
         if any(shard.is_region for shard in self.shards):
-            regions = self.router.visits(queries, self.point.leaves)
+            regions = self.router.visits(queries, self.point.leaves, growth)
             places = [number for number, shard in enumerate(self.shards) if shard.is_region]
             visits.leaves[:, places], visits.shares[:, places] = regions.leaves, regions.shares
         visits.leaves[:, [not shard.rows for shard in self.shards]] = 0
@@ -174,15 +266,25 @@ class Index:
         """Checks and loads a shard by its number; errors as `shard_store.load`."""
         record = self.shards[number]
         setting = record.settings[records.setting_of(record.settings, record.is_region, self.point)]
-        return shard_store.load(self.folder, record, setting.parameters, self.removed(number))
+        remedy = {"remedy": "build the index again and save it"} if NORMALISED in self.facts else {}
+        return shard_store.load(self.folder, record, setting.parameters, self.removed(number), **remedy)
 
     def lookup(self, number: int) -> Lookup:
         """Returns a shard by its number; it stays loaded."""
         if number not in self.loaded:
-            self.loaded[number] = Lookup(self.load(number))
+            # A shard must not keep the index, whose files are kept as long as something refers to it.
+            mine = weakref.ref(self)
+            self.loaded[number] = Lookup(self.load(number), lambda: index._trial(number) if (index := mine()) else None)
         return self.loaded[number]
 
-    def search(self, queries: np.ndarray, k: int, images: Sequence[bytes] | np.ndarray | None = None) -> Hits:
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        images: Sequence[bytes] | np.ndarray | None = None,
+        *,
+        allowed: Allowed | np.ndarray | None = None,
+    ) -> Hits:
         """Finds the `k` nearest rows of each query.
 
         Args:
@@ -190,6 +292,8 @@ class Index:
             k: length of the lists; shorter ones are padded with -1.
             images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows with the same image
                 are left out.
+            allowed: ids int64 `[n]` of the rows that may be found, or an `Allowed` of them, which is faster from the
+                second search on. A list is then shorter than `k` only if fewer rows are allowed.
 
         Returns:
             The lists, ties ordered by id.
@@ -204,20 +308,67 @@ class Index:
         held = sum(shard.rows for shard in self.shards)
         if not 0 <= k <= max(_MOST_PADDED, held):
             raise UserError(f"{self.folder}: has {held:,} rows, so a list cannot have {k:,} entries; ask for fewer")
+        if self.facts.get(NORMALISED):
+            queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         own = None if images is None else np.asarray(images, "S32")
-        best = BestLists(len(queries), k)
-        excluded = np.zeros(len(queries), np.int32)
+        hits = Hits(
+            np.full((len(queries), k), -1, np.int64),
+            np.full((len(queries), k), -np.inf, np.float32),
+            np.zeros(len(queries), np.int32),
+        )
+        if allowed is not None and not isinstance(allowed, Allowed):
+            allowed = Allowed(allowed)
         for begin in range(0, len(queries), BLOCK_QUERIES):
-            visits = self.visits(queries[begin : begin + BLOCK_QUERIES])
-            for number in np.flatnonzero(visits.leaves.any(axis=0)).tolist():
-                inside = np.flatnonzero(visits.leaves[:, number])
-                places, leaves, shares = begin + inside, None, None
-                if self.shards[number].is_region:
-                    leaves, shares = visits.leaves[inside, number], visits.shares[inside, number]
-                theirs, longest = own[places] if own is not None else None, min(k, self.shards[number].rows)
-                ids, scores, left_out = self.lookup(number).search(
-                    queries[places], longest, theirs, leaves=leaves, shares=shares
-                )
-                best.add(ids, scores, places)
-                excluded[places] += left_out
-        return Hits(best.ids, best.scores, excluded)
+            part = slice(begin, begin + BLOCK_QUERIES)
+            self._search(queries[part], k, None if own is None else own[part], allowed, hits.part(part))
+        return hits
+
+    def _search(self, queries: np.ndarray, k: int, own: np.ndarray | None, allowed: Allowed | None, into: Hits) -> None:
+        """Searches a block of queries; arguments as of `search`."""
+        if not allowed:
+            self._visit(queries, k, own, None, self.visits(queries), into)
+            return
+        found = self._allowed_rows(allowed)
+        # The list of all rows that has k allowed ones among them is longer than k.
+        tuned = min(setting.parameters.k for shard in self.shards for setting in shard.settings)
+        growth = max(1.0, k * self.rows / max(found, 1) / tuned)
+        visits = self.visits(queries, growth)
+        # A shard scans more leaves by itself, since it knows which of its rows are allowed.
+        fewer = np.ceil(visits.leaves / growth).astype(np.int32)
+        self._visit(queries, k, own, allowed, dataclasses.replace(visits, leaves=fewer), into)
+        listed = (into.ids >= 0).sum(axis=1)
+        short = np.flatnonzero((listed < k) & (listed + into.excluded < found))
+        if len(short):
+            # What was visited has too few allowed rows.
+            again = Hits(into.ids[short], into.scores[short], np.zeros(len(short), np.int32))
+            self._visit(queries[short], k, None if own is None else own[short], allowed, None, again)
+            into.ids[short], into.scores[short], into.excluded[short] = again.ids, again.scores, again.excluded
+
+    def _allowed_rows(self, allowed: Allowed) -> int:
+        if allowed.is_every_row:
+            return self.rows
+        return sum(len(self.lookup(n).among(allowed).rows) for n, shard in enumerate(self.shards) if shard.rows)
+
+    def _visit(
+        self,
+        queries: np.ndarray,
+        k: int,
+        own: np.ndarray | None,
+        allowed: Allowed | None,
+        visits: Visits | None,
+        into: Hits,
+    ) -> None:
+        """Searches what is visited of each shard; without visits every shard by itself, as if there were no others."""
+        best = BestLists(len(queries), k)
+        for number, shard in enumerate(self.shards):
+            places = np.arange(len(queries)) if visits is None else np.flatnonzero(visits.leaves[:, number])
+            if not len(places) or not shard.rows:
+                continue
+            leaves, shares = visits.part(places, number) if visits and shard.is_region else (None, None)
+            theirs, longest = own[places] if own is not None else None, min(k, shard.rows)
+            ids, scores, left_out = self.lookup(number).search(
+                queries[places], longest, theirs, leaves=leaves, shares=shares, allowed=allowed
+            )
+            best.add(ids, scores, places)
+            into.excluded[places] += left_out
+        into.ids[:], into.scores[:] = best.ids, best.scores

@@ -9,6 +9,7 @@ Without regions (`hash`) a key's shard is random, and every query visits every s
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,10 @@ class Visits:
 
     leaves: np.ndarray
     shares: np.ndarray
+
+    def part(self, queries: np.ndarray, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the leaves and shares of some queries, by their places, in one shard."""
+        return self.leaves[queries, shard], self.shares[queries, shard]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,18 +92,21 @@ class Router:
             return (head.view(">u8")[:, 0] % self.shards).astype(np.int64)
         return self.owners[partitions.nearest(keys, self.centres)].astype(np.int64)
 
-    def visits(self, queries: np.ndarray, leaves: int) -> Visits:
+    def visits(self, queries: np.ndarray, leaves: int, growth: float = 1.0) -> Visits:
         """Returns which part of each shard queries search.
 
         Args:
             queries: float32 `[Q, d]`.
             leaves: how many of the nearest leaves they scan; shards that hold next to nothing of them are left out,
                 unless these are all leaves.
+            growth: how many times as many neighbours are searched for as the shares were measured on; they are in as
+                many times as many leaves.
         """
         counts = np.zeros((len(queries), self.shards), np.int32)
         shares = np.zeros((len(queries), self.shards), np.float32)
-        leaves = min(leaves, len(self.centres))
-        weights = self.shares[:leaves] / self.shares[:leaves].sum()
+        leaves = min(math.ceil(leaves * growth), len(self.centres))
+        weights = self.shares[(np.arange(leaves) / growth).astype(np.int64)]
+        weights = weights / weights.sum()
         for begin in range(0, len(queries), _BLOCK_ROWS):
             ranked = _nearest(queries[begin : begin + _BLOCK_ROWS] @ self.centres.T, leaves)
             visit = (np.arange(len(ranked))[:, None] * self.shards + self.owners[ranked]).ravel()

@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from index.engines import searcher
-from index.engines.planner import Parameters
+from index.engines.planner import NO_TREE, Parameters, Plan
 from index.engines.searcher import Searcher
 from index.store import index_manifest
 from index.store.records import ShardLists, ShardRecord
@@ -58,12 +58,16 @@ class Shard:
         ids: int64 `[n]` of its rows.
         content_keys: bytes `S32` `[n]` of its rows.
         removed: bool `[n]`, rows that must not be found.
+        plan: how it was built.
+        parameters: those of the searcher.
     """
 
     searcher: Searcher
     ids: np.ndarray
     content_keys: np.ndarray
     removed: np.ndarray
+    plan: Plan = NO_TREE
+    parameters: Parameters = Parameters(0, 1, 1)
 
     def search(
         self,
@@ -194,15 +198,15 @@ def read_lists(folder: str, record: ShardRecord) -> ShardLists:
     return ShardLists.from_tables(exact, found, len(record.settings), record.settings[0].parameters.k)
 
 
-def read_names(folder: str, record: ShardRecord) -> tuple[np.ndarray, np.ndarray]:
+def read_names(folder: str, record: ShardRecord, remedy: str = _REMEDY) -> tuple[np.ndarray, np.ndarray]:
     """Checks and reads the ids, int64 `[n]`, and the content keys, bytes `S32` `[n]`, of a shard's rows."""
     path = storage.join(folder, record.path, _ROWS_FILE)
-    check_file(path, record.files[_ROWS_FILE], _REMEDY)
+    check_file(path, record.files[_ROWS_FILE], remedy)
     table = schemas.read(path, _ROWS_SCHEMA.names, {"config_hash": record.build_hash})
     return table["id"].to_numpy(), content_keys(table["content_key"])
 
 
-def load(folder: str, record: ShardRecord, parameters: Parameters, removed: np.ndarray) -> Shard:
+def load(folder: str, record: ShardRecord, parameters: Parameters, removed: np.ndarray, remedy: str = _REMEDY) -> Shard:
     """Checks and loads a shard.
 
     Args:
@@ -210,21 +214,22 @@ def load(folder: str, record: ShardRecord, parameters: Parameters, removed: np.n
         record: of the shard.
         parameters: to search it with.
         removed: int64, local rows that must not be found.
+        remedy: what to do if a file is damaged, the end of the error's sentence.
 
     Raises:
         UserError: if a file is missing, damaged or of another index, or the searcher cannot run here.
     """
     engine = searcher.kind(record.searcher)
-    with _checked(folder, record) as local:
+    with _checked(folder, record, remedy) as local:
         loaded = engine.load(os.path.join(local, record.searcher), record.plan).with_parameters(parameters)
-    ids, images = read_names(folder, record)
+    ids, images = read_names(folder, record, remedy)
     mask = np.zeros(len(ids), bool)
     mask[removed] = True
-    return Shard(loaded, ids, images, mask)
+    return Shard(loaded, ids, images, mask, record.plan, parameters)
 
 
 @contextlib.contextmanager
-def _checked(folder: str, record: ShardRecord) -> Iterator[str]:
+def _checked(folder: str, record: ShardRecord, remedy: str) -> Iterator[str]:
     """Yields a local folder with the files of a shard's searcher, all of them checked."""
     source = storage.join(folder, record.path)
     with contextlib.ExitStack() as stack:
@@ -236,5 +241,5 @@ def _checked(folder: str, record: ShardRecord) -> Iterator[str]:
                 continue
             if local != source:
                 storage.copy(storage.inside(source, file), storage.inside(local, file))
-            check_file(storage.inside(local, file), facts, _REMEDY)
+            check_file(storage.inside(local, file), facts, remedy)
         yield local

@@ -106,8 +106,7 @@ class Source:
 
     def etag(self) -> str:
         """Returns what changes with each published version of the index."""
-        found = storage.found(storage.join(self.index, "manifest.json"))
-        return found.etag if found else ""
+        return indexed_memory.etag(self.index)
 
     def load(self, of: Trained) -> State:
         """Loads the published version of index and memory.

@@ -110,10 +110,18 @@ class Condition:
                 "similarity>=0.3"
             )
         field, comparison, value = match.groups()
-        values = tuple(map(_Operand.of, value.split("|") if comparison in ("==", "!=") else [value]))
-        if comparison in _ORDER and values[0].number is None:
-            raise UserError(f"--config.filters.metadata={text}: {comparison} needs a number, not {value!r}")
-        return cls(text, field, comparison, values)
+        try:
+            return cls.of(field, comparison, value.split("|") if comparison in ("==", "!=") else [value], text)
+        except ValueError as error:
+            raise UserError(f"--config.filters.metadata={text}: {error}") from error
+
+    @classmethod
+    def of(cls, field: str, comparison: str, values: Iterable[str], text: str = "") -> "Condition":
+        """Returns a condition; a `ValueError` if an order is asked for and the value is no number."""
+        operands = tuple(map(_Operand.of, values))
+        if comparison in _ORDER and operands[0].number is None:
+            raise ValueError(f"{comparison} needs a number, not {operands[0].text!r}")
+        return cls(text, field, comparison, operands)
 
     def holds(self, fields: Mapping[str, Any]) -> bool:
         """Tells whether a row has the field and it meets the condition."""

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -95,13 +96,31 @@ class Embeddings:
         """Tells whether a shard, by its number, has a column."""
         return schemas.has_column(self._paths(shard)[0], column)
 
-    def _read(self, path: str, columns: list[str], footer: str = "") -> pa.Table:
+    def _read(self, path: str, columns: list[str], footer: str = "", ids: np.ndarray | None = None) -> pa.Table:
         again, origin = "remove it and run web-memory embed again", {"config_hash": self._config_hash}
         try:
             with schemas.open_parquet(path, columns, origin, footer, again) as parquet:
-                return parquet.read(columns)
+                return parquet.read(columns) if ids is None else schemas.read_ids(parquet, columns, ids)
         except storage.MissingFile as error:
             raise UserError(f"{path}: is missing; run web-memory embed again") from error
+
+    def take(self, shard: int, columns: list[str], ids: np.ndarray) -> pa.Table:
+        """Reads columns of the rows of one shard, by its number, that have one of some ids and were not dropped.
+
+        Only the parts of the file that may have such a row are decoded.
+
+        Args:
+            shard: its number.
+            columns: to read.
+            ids: int64 `[n]`, ascending.
+        """
+        entry, (path, drops) = self._shards[shard], self._paths(shard)
+        if not entry["footer_sha256"]:
+            storage.check_sha256(path, entry["sha256"], "remove it and run web-memory embed again")
+        if entry["rows"] != entry["rows_stored"]:
+            ids = np.setdiff1d(ids, self._read(drops, ["id"])["id"].to_numpy())
+            storage.check_sha256(drops, entry["dropped_sha256"], "remove it and run web-memory embed again")
+        return self._read(path, columns, entry["footer_sha256"], ids)
 
     def read(self, shard: int, columns: list[str], also: Sequence[str] = ()) -> pa.Table:
         """Reads columns of one shard, by its number, without the rows that were dropped.

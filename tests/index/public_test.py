@@ -4,12 +4,12 @@ import sys
 import pytest
 
 import index
-from index.store import reader
+from index.store import filtered, reader
 from tests.world import REPOSITORY
 
 
 def test_public_names_are_those_of_the_reader():
-    assert (index.Index, index.Hits) == (reader.Index, reader.Hits)
+    assert (index.Index, index.Hits, index.Allowed) == (reader.Index, reader.Hits, filtered.Allowed)
     assert set(index.__all__) <= set(dir(index))
     with pytest.raises(AttributeError, match="module 'index' has no attribute 'Nothing'"):
         index.Nothing  # noqa: B018

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from index import Index, build, search
+from index import Index, build, reindex, search
 from index.searching import page, rows
+from index.searching.finder import Finder
 from index.searching.page import Tile
 from pipelines import embed, options, schemas
+from pipelines.encoders import loaded
 from pipelines.manifest import Embeddings
 from tests.pipelines import tiny_encoders as tiny
 
@@ -178,8 +180,13 @@ def test_another_key_encoder_is_refused(world: World, capsys):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "give one of --image=FILE, --text=TEXT, --id=ID and --vector=FILE"),
-        (["--text=a", "--id=3"], "give one of --image=FILE, --text=TEXT, --id=ID and --vector=FILE"),
+        ([], "give one of --image=FILE, --text=TEXT, --id=ID, --vector=FILE and --batch=KIND"),
+        (["--text=a", "--id=3"], "give one of --image=FILE, --text=TEXT, --id=ID, --vector=FILE and --batch=KIND"),
+        (["--text=a", "--batch=id"], "give one of --image=FILE, --text=TEXT, --id=ID, --vector=FILE and --batch=KIND"),
+        (["--batch=words"], "--batch=words: unknown; known are id, image, text, vector"),
+        (["--batch=id", "--html=x.html"], "--html=x.html: is for one query"),
+        (["--id=3", "--where=width >"], "--where: character 8: expected a value, the filter ends"),
+        (["--id=3", "--where=size=3"], "--where: character 1: 'size' is no column of "),
         (["--id=3", "--k=0"], "--k=0: must be at least 1"),
         (["--id=3", "--k=ten"], "--k=ten: must be of type int"),
         (["--id=999"], "--id=999: "),
@@ -245,13 +252,13 @@ def test_what_is_no_web_address_is_no_link():
 
 
 def test_only_shards_that_are_named_are_read(world: World, monkeypatch):
-    read, seen = Embeddings.read, []
+    take, seen = Embeddings.take, []
 
-    def watched(self, shard, columns):
+    def watched(self, shard, *args):
         seen.append(shard)
-        return read(self, shard, columns)
+        return take(self, shard, *args)
 
-    monkeypatch.setattr(Embeddings, "read", watched)
+    monkeypatch.setattr(Embeddings, "take", watched)
     found = rows.read(world.memory, world.ids[[20, 13]])
     assert seen == [1] and [row["caption"] for row in found] == ["picture 20", "picture 13"]
 
@@ -273,3 +280,41 @@ def test_values_of_flags():
     argv = ["--config=configs/demo.py"]
     assert options.parse(argv, "test", values=values)[1] == {"k": 10, "image": ""}
     assert options.parse([*argv, "--k=3", "--image=a b"], "test", values=values)[1] == {"k": 3, "image": "a b"}
+
+
+def test_only_rows_that_a_filter_lets_pass_are_found(world: World, capsys):
+    """Also not the row itself, which is asked for and would pass."""
+    where = "--where=caption in ('picture 2', 'picture 15', \"picture 20\") or url = http://host/0021"
+    assert world.search(f"--id={world.ids[15]}", "--k=9", where) == 0
+    output = capsys.readouterr().out
+    ids = shown(output)[0]
+    assert ids == [id_ for id_ in world.nearest(15, ROWS)[0] if id_ in world.ids[[2, 20, 21]].tolist()]
+    assert f"of 4 of {ROWS} rows, where caption in" in output
+
+
+def test_queries_on_standard_input(world: World, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{world.ids[3]}\n\n  {world.ids[15]} \n"))
+    assert world.search("--batch=id", "--k=3") == 0
+    ids = shown(capsys.readouterr().out)[0]
+    assert ids == world.nearest(3, 3, without_itself=True)[0] + world.nearest(15, 3, without_itself=True)[0]
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n"))
+    assert world.search("--batch=id") == 2
+    assert "error: --id=one: must be a whole number" in capsys.readouterr().err
+
+
+def test_a_finder_opens_once_and_follows_what_is_published(tmp_path, monkeypatch, capsys):
+    world, opened, loads = World(tmp_path), [], []
+    open_, init = Index.open, loaded.ImageEncoder.__init__
+    monkeypatch.setattr(Index, "open", lambda *args: opened.append(args) or open_(*args))
+    monkeypatch.setattr(loaded.ImageEncoder, "__init__", lambda self, *args: loads.append(args) or init(self, *args))
+    finder = Finder(options.parse(world.argv(), "test")[0])
+    for where in ("", "caption!='picture 15'", "caption!='picture 15'"):
+        found = finder.find("image", f"{world.root}/15.png", 4, where)
+        right = [id_ for id_ in world.nearest(15, ROWS)[0] if not where or id_ != world.ids[15]]
+        assert [tile.id for tile in found.tiles] == right[:4]
+    assert len(opened) == 1 and len(loads) == 1
+    (world.root / "gone.txt").write_text(f"{world.ids[15]}\n")
+    assert reindex.main(world.argv(f"--remove={world.root}/gone.txt")) == 0
+    found = finder.find("image", f"{world.root}/15.png", 4)
+    assert [tile.id for tile in found.tiles] == [id_ for id_ in world.nearest(15, ROWS)[0] if id_ != world.ids[15]][:4]
+    assert len(loads) == 1

@@ -134,15 +134,16 @@ def test_same_keys_give_the_same_bytes_and_bfloat16_scores_are_near(keys, tmp_pa
 
 
 def test_is_tuned_to_a_recall_by_the_number_of_leaves():
-    data = index_data.generated(6000, 64, 200)
+    keys, queries = index_data.clustered(6000, 400, 64)
+    right = brute_force(queries, keys, 40)
     plan = jax_searcher.plan(6000, 64, Index(leaves=80))
-    engine = searcher.kind("jax").build(ArrayKeys(data.rows), plan)
+    engine = searcher.kind("jax").build(ArrayKeys(keys), plan)
 
     def measure(tried):
-        rows, _ = engine.with_parameters(tried).search(data.tuning, 20)
-        return recall_at_k(rows, *data.tuning_truth, 20)
+        rows, _ = engine.with_parameters(tried).search(queries[:200], 20)
+        return recall_at_k(rows, right[0][:200], right[1][:200], 20)
 
     tuned = frontier(measure, plan, 6000, 20, [0.8, 0.97])
     assert tuned[0.8].leaves_to_search < tuned[0.97].leaves_to_search < 80
-    rows, _ = engine.with_parameters(tuned[0.97]).search(data.reported, 20)
-    assert recall_at_k(rows, *data.reported_truth, 20).mean() > 0.95
+    rows, _ = engine.with_parameters(tuned[0.97]).search(queries[200:], 20)
+    assert recall_at_k(rows, right[0][200:], right[1][200:], 20).mean() > 0.95

@@ -124,20 +124,25 @@ def test_chunks_do_not_show_and_keys_are_in_the_partition_that_scann_would_choos
     scann_coder.write(ArrayKeys(keys), plan, str(tmp_path / "joined"))
     # Partitions a few at a time, too, do not show.
     coder = scann_coder.Coder(keys, plan, str(tmp_path / "work"))
-    whole = coder.code(keys)
+    whole = coder.code(keys, coder.leaves(keys))
     coder.leaves_at_a_time = 7
-    for name, part in coder.code(keys).items():
+    for name, part in coder.code(keys, coder.leaves(keys)).items():
         np.testing.assert_array_equal(part, whole[name])
     coder.write_partitioner()
     np.save(tmp_path / "work" / "chunk.npy", keys)
     assets = scann_coder.assets_text({**scann_coder.TRAINED, **scann_coder.CHUNK})
     scann = scann_coder.library().scann_pybind.ScannNumpy(str(tmp_path / "work"), assets)
     scann.serialize(str(tmp_path / "coded"), True)
+    rows_at = np.load(tmp_path / "joined" / "rows.npy")
     for name in ("datapoint_to_token.npy", "hashed_dataset.npy", "bfloat16_dataset.npy"):
         joined, by_scann = np.load(tmp_path / "joined" / name), np.load(tmp_path / "coded" / name)
         # Keys that are as near to two centres may go to either.
-        assert (joined == by_scann).mean() > 0.999
-        np.testing.assert_array_equal(joined, whole[name])
+        assert (joined == by_scann[rows_at]).mean() > 0.999
+        np.testing.assert_array_equal(joined, whole[name][rows_at])
+    # In the order of the partitions, and of rows in each.
+    tokens = np.load(tmp_path / "joined" / "datapoint_to_token.npy")
+    np.testing.assert_array_equal(rows_at, np.lexsort((np.arange(ROWS), whole["datapoint_to_token.npy"])))
+    assert (np.diff(tokens) >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -182,12 +187,9 @@ def test_keys_on_disk_are_the_same_bytes_and_not_loaded_by_scann(engine, keys, t
     assert sorted(os.listdir(tmp_path / "disk")) == sorted(os.listdir(tmp_path / "memory"))
     for name in same:
         assert (tmp_path / "disk" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
-    # Without the file ScaNN still loads, and only our own part misses it.
     shutil.move(tmp_path / "disk" / "dataset.npy", tmp_path / "aside.npy")
-    scann_searcher.load(str(tmp_path / "disk"), PLAN)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="dataset.npy"):
         scann_searcher.load(str(tmp_path / "disk"), on_disk(PLAN))
-    shutil.move(tmp_path / "aside.npy", tmp_path / "disk" / "dataset.npy")
     loaded, queries = scann_searcher.load(str(tmp_path / "disk"), on_disk(PLAN)), unit(20, dim=33, seed=1)
     for threads in (0, 1):
         for found, right in zip(loaded.with_threads(threads).search(queries, K), built.search(queries, K), strict=True):
@@ -283,25 +285,27 @@ def test_processor_without_avx(tmp_path, monkeypatch):
     assert scann_searcher.build(ArrayKeys(unit(5)), NO_TREE).search(unit(1), 1)[0].shape == (1, 1)
 
 
-def test_avx2_is_switched_on_where_there_is_any_and_finds_the_same(engine, tmp_path, monkeypatch):
-    binding = scann_coder.library().scann_pybind.__file__
-    switch = ctypes.c_bool.in_dll(ctypes.CDLL(binding), scann_coder.AVX2_SWITCH)
-    tuned, queries, found = engine.with_parameters(Parameters(8, 20, K)), unit(200, dim=33, seed=1), {}
-    has_avx2 = {"avx2", "fma"} <= (scann_coder.processor_flags() or set())
-    for flags in ("avx", "avx avx2", "avx avx2 fma"):
+def test_kernels_are_switched_on_where_the_processor_has_them_and_find_the_same(engine, tmp_path, monkeypatch):
+    binding = ctypes.CDLL(scann_coder.library().scann_pybind.__file__)
+    switches = [ctypes.c_bool.in_dll(binding, name) for name in scann_coder.SWITCHES]
+    needed = list(itertools.accumulate(scann_coder.SWITCHES.values(), set.union))
+    tuned, queries, found = engine.with_parameters(Parameters(8, 20, K)), unit(200, dim=33, seed=1), []
+    here = scann_coder.processor_flags() or set()
+    for number, flags in enumerate([{"avx2"}, *needed]):
         info = tmp_path / "cpuinfo"
-        info.write_text(f"flags\t\t: fpu {flags}\n")
+        info.write_text(f"flags\t\t: fpu avx {' '.join(sorted(flags))}\n")
         monkeypatch.setattr(scann_coder, "CPU_INFO", str(info))
-        scann_coder.use_avx2.cache_clear()
-        switch.value = False
+        scann_coder.turn_on.cache_clear()
+        for switch in switches:
+            switch.value = False
         scann_coder.library()
-        assert switch.value == ("fma" in flags)
-        if not switch.value or has_avx2:
-            found[switch.value] = tuned.search(queries, K)
-    scann_coder.use_avx2.cache_clear()
+        assert [switch.value for switch in switches] == [True] * number + [False] * (len(switches) - number)
+        if not number or flags <= here:
+            found.append(tuned.search(queries, K))
+    scann_coder.turn_on.cache_clear()
     monkeypatch.undo()
     scann_coder.library()
-    for (rows, scores), (others, other_scores) in itertools.combinations(found.values(), 2):
+    for (rows, scores), (others, other_scores) in itertools.combinations(found, 2):
         assert (rows == others).mean() > 0.999
         assert np.abs(scores - other_scores).max() < 5e-7
 

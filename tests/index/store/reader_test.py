@@ -15,6 +15,7 @@ from index.building.claim import claim_build
 from index.engines.exact import ExactSearcher
 from index.engines.planner import NO_TREE, Parameters
 from index.store import index_manifest, reader, routing, shard_store
+from index.store.filtered import Allowed
 from index.store.lookup import Lookup
 from index.store.reader import Index
 from index.store.records import Point, Setting, ShardRecord
@@ -146,7 +147,7 @@ def test_lists_are_padded_but_not_without_end():
     assert hits.ids.shape == (4, 4096) and (hits.ids[:, 30:] == -1).all() and (hits.scores[:, 30:] == -np.inf).all()
     asked = []
     for lookup in made.index.loaded.values():
-        lookup.search = lambda q, k, own, search=lookup.search, **part: asked.append(k) or search(q, k, own, **part)
+        lookup.search = lambda q, k, own, search=lookup.search, **more: asked.append(k) or search(q, k, own, **more)
     made.index.search(queries, 4096)
     assert max(asked) == max(shard.rows for shard in made.index.shards)
     for k in (4097, 10**15, -1):
@@ -323,3 +324,42 @@ def test_router_of_an_index_without_regions(world: World):
     assert index.point.leaves == 0 and not (world.index / "builds/00001/router.parquet").exists()
     np.testing.assert_array_equal(index.router.centres, routing.without_regions(3, DIM).centres)
     assert index.visits(unit(4)).leaves.all()
+
+
+@settings(**SIZES)
+@given(
+    rows=st.integers(0, 60),
+    regions=st.integers(1, 6),
+    deltas=st.integers(0, 3),
+    removed=st.sampled_from([0.0, 0.2, 0.9]),
+    share=st.sampled_from([0.0, 0.05, 0.3, 0.9, 1.0]),
+    leaves=st.integers(1, 10),
+    k=st.integers(1, 40),
+    images=st.booleans(),
+    seed=st.integers(0, 2**32 - 2),
+)
+def test_allowed_rows(rows, regions, deltas, removed, share, leaves, k, images, seed):
+    made = layout(rows, regions, deltas, removed, seed)
+    queries, rng = integers(7, seed + 1), np.random.default_rng(seed + 2)
+    own = IMAGES[rng.integers(len(IMAGES), size=7)] if images else None
+    allowed = rng.random(rows) < share
+    only = dataclasses.replace(made, removed=made.removed | ~allowed)
+    everywhere = expected(only, queries, k, own, np.ones((7, regions + deltas), bool))
+    made.index.point = dataclasses.replace(made.index.point, leaves=leaves)
+    hits = made.index.search(queries, k, own, allowed=rng.permutation(made.ids[allowed]))
+    # However few regions a query visits first: the list is short only if there are no more rows.
+    np.testing.assert_array_equal((hits.ids >= 0).sum(axis=1), (everywhere[0] >= 0).sum(axis=1))
+    assert np.isin(hits.ids, [-1, *made.ids[allowed & ~made.removed]]).all()
+    if leaves >= len(made.router.centres):
+        np.testing.assert_array_equal(hits.ids, everywhere[0])
+        np.testing.assert_array_equal(hits.scores, everywhere[1])
+
+
+def test_every_row_allowed_loads_no_more_shards_than_are_visited():
+    made = layout(60, 6, 0, 0.0, 5)
+    made.index.point, loaded = dataclasses.replace(made.index.point, leaves=1), dict(made.index.loaded)
+    visited: set[int] = set()
+    made.index.lookup = lambda number: visited.add(number) or loaded[number]
+    few = int((made.index.visits(integers(1, 9)).leaves > 0).sum())
+    hits = made.index.search(integers(1, 9), 1, allowed=Allowed())
+    assert len(visited) == few < 6 and (hits.ids >= 0).all()

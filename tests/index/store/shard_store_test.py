@@ -162,8 +162,9 @@ def test_whole_shard_of_another_index(others, copied: pathlib.Path):
 @pytest.mark.parametrize("file", ["router.parquet", "queries.parquet", "shard-00001-of-00002/rows.parquet"])
 def test_index_build_mends_what_is_removed(built: World, file: str, capsys):
     whole = snapshot(built.index)
-    kind = json.loads((built.index / "manifest.json").read_text())["shards"][0]["searcher"]
-    flags = [f"--config.index.searcher={kind}", *FLAGS]
+    shard = json.loads((built.index / "manifest.json").read_text())["shards"][0]
+    place = shard["plan"]["reorder_on"]
+    flags = [f"--config.index.searcher={shard['searcher']}", f"--config.index.reorder_on={place}", *FLAGS]
     path = built.index / "builds/00001" / file
     if file == "queries.parquet":
         flip(path, 0.5)

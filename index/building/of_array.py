@@ -1,0 +1,210 @@
+"""Builds an index of an array of vectors, without folders of Parquet: `Index.build` and `Index.save`.
+
+It is an index of one shard like any other, in a folder of its own: its search is planned, built, tuned and measured by
+the same job as a shard of a memory.
+"""
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs.base import Index as IndexConfig
+from index.building import build_job, publication
+from index.building.build_job import QUERIES_FILE, BuildJob
+from index.engines import searcher as engines
+from index.engines.searcher import CHUNK_ROWS
+from index.measure.measurement import Queries
+from index.store import index_manifest, shard_store, versions
+from index.store.keys import KeyStream
+from index.store.reader import NORMALISED, Index
+from pipelines import manifest, schemas, storage
+from pipelines.errors import UserError, nearest
+from pipelines.schemas import EncoderInfo
+
+_SEED = 0
+_STAGE = "index.array"
+
+
+@dataclasses.dataclass(frozen=True)
+class _ArrayJob(BuildJob):
+    """A build whose rows are those of an array."""
+
+    keys: KeyStream
+
+    def rows_of(self, number: int, groups: Sequence[str]) -> KeyStream:
+        """Returns all rows, since there is one shard."""
+        return self.keys
+
+
+def build(
+    vectors: np.ndarray,
+    *,
+    recall: float,
+    k: int,
+    ids: np.ndarray | None,
+    queries: np.ndarray | None,
+    normalise: bool,
+    searcher: str,
+    reorder: str,
+) -> Index:
+    """Builds an index in a temporary folder that is deleted with it; arguments and errors as of `Index.build`."""
+    if searcher not in engines.KINDS:
+        raise UserError(f"searcher {searcher!r}: unknown; {nearest(searcher, list(engines.KINDS))}")
+    if not 0 < recall <= 1:
+        raise UserError(f"recall={recall}: must be above 0 and at most 1")
+    if k < 1:
+        raise UserError(f"k={k}: must be at least 1")
+    vectors = _matrix(vectors, "the array")
+    rows, dim = vectors.shape
+    names = _names(ids, rows)
+    digest = _checked(vectors, names, "the array")
+    info = EncoderInfo(digest, dim, not normalise, "float32")
+    k = min(k, rows)
+    asked = _drawn(vectors, names, info) if queries is None else _given(queries, info)
+    config = IndexConfig(searcher=searcher, shards=1, target_recall=recall, k=k, reorder=reorder)
+    home = tempfile.TemporaryDirectory(prefix="web-memory-")
+    identity = {"array": digest, "normalise": normalise, **dataclasses.asdict(config)}
+    config_hash = manifest.claim(home.name, _STAGE, identity)
+    folder = storage.join(home.name, shard_store.build_path(1))
+    build_hash = manifest.claim(folder, _STAGE, {"index": config_hash})
+    job = _ArrayJob(
+        index=home.name,
+        number=1,
+        memory="",
+        config=config,
+        seed=_SEED,
+        shards=1,
+        is_delta=False,
+        queries=storage.join(folder, QUERIES_FILE),
+        router="",
+        config_hash=config_hash,
+        build_hash=build_hash,
+        keys=_stream(vectors, names, info),
+    )
+    schemas.write(job.queries, asked.to_table(), job.metadata)
+    build_job.build_shard(job, 0, ())
+    memory = {"snapshot": digest, "rows": rows, "shards": {}}
+    publication.publish_of(job, memory, info, {NORMALISED: normalise})
+    index = Index.open(home.name)
+    index.home = home
+    return index
+
+
+def save(index: Index, folder: str) -> None:
+    """Writes the version of an index that is open into a new folder; arguments and errors as of `Index.save`."""
+    if storage.exists(storage.join(folder, index_manifest.FILE)) or storage.entries(folder):
+        raise UserError(f"{folder}: is not empty; save the index in a new folder")
+    if index_manifest.read(index.folder)["fingerprint"] != index.fingerprint:
+        raise UserError(f"{index.folder}: another version has been published since it was opened; open it again")
+    builds = [shard_store.build_path(int(name)) for name in versions.builds_of(index.facts)]
+    stages = [storage.join(build, manifest.STAGE_FILE) for build in builds]
+    known = versions.files_of(index.facts)
+    with storage.atomic_folder(folder) as target:
+        # The manifest comes last: without it, there is no index.
+        for file in [manifest.STAGE_FILE, *stages, *known, index_manifest.FILE]:
+            storage.copy(storage.join(index.folder, file), storage.join(target, file))
+            if file in known:
+                storage.check_sha256(storage.join(target, file), known[file], "build the index again")
+
+
+def _matrix(vectors: Any, name: str) -> np.ndarray:
+    """Returns an array or a mapped file as it is; a `UserError` if it holds no vectors."""
+    found = vectors if isinstance(vectors, np.ndarray) else np.asarray(vectors)
+    if found.ndim != 2 or not found.shape[1]:
+        raise UserError(f"{name}: must be vectors of shape [n, d], not {list(found.shape)}")
+    if found.dtype.kind != "f":
+        raise UserError(f"{name}: must be of float16, float32 or float64, not {found.dtype}")
+    if not len(found):
+        raise UserError(f"{name}: has no rows")
+    return found
+
+
+def _names(ids: Any, rows: int) -> np.ndarray:
+    """Returns ids int64 `[n]`; a `UserError` if they are not one for each row, all different and not negative."""
+    if ids is None:
+        return np.arange(rows, dtype=np.int64)
+    given = np.asarray(ids)
+    if given.dtype.kind not in "iu" or given.shape != (rows,):
+        raise UserError(f"ids: must be whole numbers of shape [{rows}], not {given.dtype} {list(given.shape)}")
+    names = given.astype(np.int64)
+    if (names < 0).any() or len(np.unique(names)) < rows:
+        raise UserError("ids: must be different from each other, at least 0 and below 2**63")
+    return names
+
+
+def _chunks(vectors: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields all rows in float32, a few at a time, so that a mapped file is never in memory as a whole."""
+    for begin in range(0, len(vectors), CHUNK_ROWS):
+        with np.errstate(over="ignore"):
+            yield np.ascontiguousarray(vectors[begin : begin + CHUNK_ROWS], np.float32)
+
+
+def _checked(vectors: np.ndarray, names: np.ndarray, name: str) -> str:
+    """Returns the digest of vectors and ids; a `UserError` for the first vector that cannot be searched for."""
+    digest = hashlib.sha256(f"{vectors.shape}".encode())
+    digest.update(np.ascontiguousarray(names, "<i8").tobytes())
+    for number, chunk in enumerate(_chunks(vectors)):
+        zero, broken = schemas.unusable(chunk)
+        for row in sorted({*zero, *broken})[:1]:
+            what = "a value that is not finite as float32" if row in broken else "no direction, it is zero"
+            raise UserError(f"{name}: row {number * CHUNK_ROWS + row} has {what}")
+        digest.update(chunk.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _stream(vectors: np.ndarray, names: np.ndarray, info: EncoderInfo) -> KeyStream:
+    """Returns the rows in the order of their ids, as those of a shard are: so lists of ties are ordered by id."""
+    order = None if (np.diff(names) > 0).all() else np.argsort(names)
+    field = pa.field("key", pa.list_(pa.float32(), info.dim))
+
+    def blocks(columns: Sequence[str]) -> Iterator[pa.Table]:
+        for begin in range(0, len(names), CHUNK_ROWS):
+            part = slice(begin, begin + CHUNK_ROWS) if order is None else order[begin : begin + CHUNK_ROWS]
+            made = {
+                "id": lambda part=part: pa.array(names[part]),
+                "content_key": lambda part=part: _content_keys(names[part]),
+                "key": lambda part=part: schemas.fixed_list(vectors[part].astype(np.float32), field),
+            }
+            yield pa.table({column: made[column]() for column in columns})
+
+    return KeyStream(len(names), info, "the array", blocks)
+
+
+def _content_keys(names: np.ndarray) -> pa.Array:
+    """Returns what stands for the digests of images: rows of an array have none, and no two may be the same."""
+    digests = np.full((len(names), 32), 255, np.uint8)
+    digests[:, 24:] = np.ascontiguousarray(names, ">i8").view(np.uint8).reshape(-1, 8)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(names), [None, pa.py_buffer(digests.tobytes())])
+
+
+def _unit(vectors: np.ndarray, info: EncoderInfo) -> np.ndarray:
+    return schemas.unit_keys(
+        schemas.fixed_list(vectors, pa.field("", pa.list_(pa.float32(), info.dim))), info, "the queries"
+    )
+
+
+def _drawn(vectors: np.ndarray, names: np.ndarray, info: EncoderInfo) -> Queries:
+    """Returns rows of the array to measure recall on, each searched without itself."""
+    most = IndexConfig().max_queries
+    drawn = np.random.default_rng(_SEED).permutation(len(vectors))[:most]
+    # A mapped file is read in its own order.
+    place = np.argsort(drawn)
+    keys = np.empty((len(drawn), info.dim), np.float32)
+    keys[place] = vectors[drawn[place]]
+    return Queries(_unit(keys, info), names[drawn], len(drawn) // 2, True)
+
+
+def _given(queries: Any, info: EncoderInfo) -> Queries:
+    """Returns queries of the caller to measure recall on; a `UserError` if they are not of the array's space."""
+    found = _matrix(queries, "queries")
+    if found.shape[1] != info.dim:
+        raise UserError(f"queries: have {found.shape[1]} values, the array {info.dim}")
+    mixed = np.random.default_rng(_SEED).permutation(len(found))[: IndexConfig().max_queries]
+    keys = np.ascontiguousarray(found[mixed], np.float32)
+    _checked(keys, mixed, "queries")
+    return Queries(_unit(keys, info), np.full(len(keys), -1, np.int64), len(keys) // 2, False)
