@@ -18,6 +18,7 @@ import functools
 import importlib
 import math
 import tempfile
+import weakref
 from collections.abc import Sequence
 from typing import IO, Any, cast
 
@@ -258,7 +259,9 @@ class Index:
     def lookup(self, number: int) -> Lookup:
         """Returns a shard by its number; it stays loaded."""
         if number not in self.loaded:
-            self.loaded[number] = Lookup(self.load(number), lambda: self._trial)
+            # A shard must not keep the index, whose files are kept as long as something refers to it.
+            mine = weakref.ref(self)
+            self.loaded[number] = Lookup(self.load(number), lambda: index._trial if (index := mine()) else None)
         return self.loaded[number]
 
     def search(
