@@ -38,7 +38,7 @@ class ScannSearcher:
         parameters: of the search.
         kept: the keys, as they re-rank candidates.
         rows_at: int32 `[n]`, the row at each place of ScaNN's; None if they are the same.
-        regions: float32 `[groups, d]`, by which queries are ordered, so that those that are near are searched together.
+        groups: means of groups of leaves, float32 `[groups, d]`; queries of the same one are searched together.
         reorders: whether candidates are re-ranked here, since ScaNN does not hold the keys.
         threads: 1, or 0 for one per core.
     """
@@ -49,7 +49,7 @@ class ScannSearcher:
     parameters: Parameters
     kept: KeptKeys
     rows_at: np.ndarray | None = None
-    regions: np.ndarray | None = None
+    groups: np.ndarray | None = None
     reorders: bool = False
     threads: int = 0
 
@@ -74,9 +74,9 @@ class ScannSearcher:
             return np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
         candidates = self.parameters.candidates(k, self.rows)
         queries = np.ascontiguousarray(queries, np.float32)
-        if self.rows_at is None or self.regions is None:
+        if self.rows_at is None or self.groups is None:
             return top_k(*self._scan(queries, min(length, candidates), candidates), length)
-        order = np.argsort(partitions.region(queries, self.regions), kind="stable")
+        order = np.argsort(partitions.group(queries, self.groups), kind="stable")
         rows, scores = np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
         step = self.kept.batch_queries(candidates) if self.reorders else len(queries)
         for begin in range(0, len(queries), step):
@@ -139,11 +139,11 @@ def load(folder: str, plan: Plan) -> ScannSearcher:
 def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> ScannSearcher:
     try:
         scann = scann_coder.library().load_searcher(os.path.abspath(folder))
-        rows_at, regions, kept = None, None, KeptKeys.open(folder)
+        rows_at, groups, kept = None, None, KeptKeys.open(folder)
         if plan.leaves:
-            rows_at, regions = (
+            rows_at, groups = (
                 np.load(os.path.join(folder, name), allow_pickle=False)
-                for name in (scann_coder.ROWS_FILE, scann_coder.REGIONS_FILE)
+                for name in (scann_coder.ROWS_FILE, scann_coder.GROUPS_FILE)
             )
             places = np.empty_like(rows_at)
             places[rows_at] = np.arange(len(rows_at), dtype=rows_at.dtype)
@@ -153,4 +153,4 @@ def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Pl
         raise UserError(f"{folder}: ScaNN does not read this index ({reason}); rebuild it") from error
     rows = int(scann.size())
     reorders = bool(plan.leaves) and plan.reorder_on == "disk"
-    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), kept, rows_at, regions, reorders)
+    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), kept, rows_at, groups, reorders)
