@@ -11,6 +11,7 @@ from configs.base import Index as IndexConfig
 from configs.base import Places
 from index.building import partition_job
 from index.building.build_job import QUERIES_FILE, BuildJob
+from index.engines import searcher
 from index.measure import estimate, measurement
 from index.store import index_manifest, keys, limits, routing, shard_store
 from index.store.reader import ROUTER_FILE
@@ -80,15 +81,11 @@ def claim_build(places: Places, index: IndexConfig, seed: int, number: int = 0, 
 
 def check(index: IndexConfig, memory: Embeddings) -> None:
     """Raises a `UserError` if a memory has too few rows for an index, or a searcher does not do what is asked."""
-    if index.searcher != "scann" and index.reorder_on == "disk":
-        raise UserError(
-            f"--config.index.reorder_on=disk: {index.searcher} search holds all keys in memory; "
-            "set --config.index.searcher=scann"
-        )
     if not memory.rows:
         raise UserError(f"{memory.folder}: has no rows to index; its source is empty or all rows were rejected")
     limits.at_most_rows("index.shards", index.shards, memory.rows)
     limits.at_most_rows("index.k", index.k, memory.rows)
+    searcher.kind(index.searcher).plan(memory.rows, memory.encoder("key").dim, index)
 
 
 def _measured_on(val: str, memory: Embeddings) -> Embeddings:

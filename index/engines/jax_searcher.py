@@ -19,6 +19,7 @@ from index.engines import planner, tiles
 from index.engines.planner import Parameters, Plan, full_search
 from index.engines.searcher import Keys
 from index.engines.tiles import Tiles
+from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from index.engines.over_devices import DeviceTiles
@@ -84,7 +85,13 @@ class JaxSearcher:
 
 
 def plan(rows: int, dim: int, config: Index) -> Plan:
-    """Returns the plan of a shard."""
+    """Returns the plan of a shard.
+
+    Raises:
+        UserError: for a precision that it does not keep.
+    """
+    if config.reorder == "int8":
+        raise UserError("--config.index.reorder=int8: the JAX searcher keeps bfloat16 or float32; choose one of them")
     return planner.plan_tiles(rows, dim, config.leaves, config.reorder)
 
 

@@ -36,18 +36,18 @@ def fit(points: np.ndarray, leaves: int, iterations: int) -> np.ndarray:
     """
     centres = _means(points, leaves, iterations)
     centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    # Neighbours have neighbouring numbers, so that what is stored by leaf is stored by region.
-    return centres[np.argsort(region(centres, regions(centres)), kind="stable")]
+    # Neighbours have neighbouring numbers, so that what is stored by leaf is stored by group.
+    return centres[np.argsort(group(centres, group_means(centres)), kind="stable")]
 
 
-def regions(centres: np.ndarray) -> np.ndarray:
+def group_means(centres: np.ndarray) -> np.ndarray:
     """Returns the means of groups of neighbouring centres, about as many as a group has, `[groups, d]`."""
     return _means(centres, round(math.sqrt(len(centres))), _GROUP_ITERATIONS)
 
 
-def region(points: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """Returns the nearest of some regions of each point, int64 `[n]`."""
-    return nearest_centres(points, regions, _half_squares(regions), BLOCK_ROWS)
+def group(points: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Returns the group whose mean is nearest to each point, int64 `[n]`."""
+    return nearest_centres(points, means, _half_squares(means), BLOCK_ROWS)
 
 
 def _means(points: np.ndarray, leaves: int, iterations: int) -> np.ndarray:
@@ -100,10 +100,10 @@ def _closeness(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 def _groups(centres: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns the means of groups of neighbouring centres, and the places of each group's centres."""
-    means = regions(centres)
-    group = region(centres, means)
-    filled = np.unique(group)
-    return means[filled], [np.flatnonzero(group == number) for number in filled]
+    means = group_means(centres)
+    owner = group(centres, means)
+    filled = np.unique(owner)
+    return means[filled], [np.flatnonzero(owner == number) for number in filled]
 
 
 def _in_groups(points: np.ndarray, centres: np.ndarray, means: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:

@@ -25,7 +25,9 @@ _MIN_SAMPLE_ROWS = 50_000
 _SAMPLE_ROWS_PER_LEAF = 64
 _ITERATIONS = 8
 # Tiles are scanned in products, so that a row costs less against a centre than with codes: more leaves pay.
-_TILED_LEAVES, _TILE_ROWS = 1.6, 128
+_TILED_LEAVES = 1.6
+# A tile has as many rows as a leaf on average, up to the next of these sizes; many short leaves would waste long tiles.
+_TILE_ROWS = (32, 64, 128)
 # ScaNN sets up each leaf for every chunk of keys that it codes, which takes as long as coding 18 rows.
 _CODED_ROWS_PER_LEAF = 32
 # 256 rows for each of the 16 centres of a block. All 10,000 rows of a shard took twice as long, for 0.001 of recall.
@@ -135,7 +137,7 @@ def plan_shard(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16", 
 
 
 def plan_tiles(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") -> Plan:
-    """Returns the plan for `rows` keys of width `dim` that are searched by `leaf_major`; arguments as `plan_shard`."""
+    """Returns the plan for `rows` keys of width `dim` in tiles, which are mapped; arguments as of `plan_shard`."""
     leaves = min(leaves or max(1, round(_TILED_LEAVES * rows**_LEAVES_POWER)), rows)
     return Plan(
         leaves=leaves,
@@ -144,7 +146,8 @@ def plan_tiles(rows: int, dim: int, leaves: int = 0, reorder: str = "bfloat16") 
         dims_per_block=0,
         reorder=reorder,
         iterations=_ITERATIONS,
-        tile_rows=_TILE_ROWS,
+        reorder_on="disk",
+        tile_rows=next((size for size in _TILE_ROWS if size * leaves >= rows), _TILE_ROWS[-1]),
     )
 
 

@@ -42,8 +42,8 @@ _KEYS = {"float32": "DATASET_NPY", "bfloat16": "BF16_DATASET_NPY", "int8": "INT8
 _KEY_FILES = {"float32": kept_keys.FLOAT32, "bfloat16": kept_keys.BFLOAT16, "int8": kept_keys.INT8}
 _MULTIPLIERS_FILE = kept_keys.MULTIPLIERS
 _LARGEST_INT8 = 127
-# Beside ScaNN's files: the row at each place, int32 `[n]`, and the regions that queries are ordered by, `[groups, d]`.
-ROWS_FILE, REGIONS_FILE = "rows.npy", "regions.npy"
+# Beside ScaNN's files: the row at each place, int32 `[n]`, and the means of the groups that queries are ordered by.
+ROWS_FILE, GROUPS_FILE = "rows.npy", "groups.npy"
 # Dimensions, over all partitions, that ScaNN gets at a time.
 DIMS_AT_A_TIME = 65_536
 # The published wheel has ScaNN's own test of the processor compiled out, so that it scans with SSE4 on every machine.
@@ -142,7 +142,7 @@ def write(keys: Keys, plan: Plan, folder: str, centres: np.ndarray | None = None
         multipliers = _int8_multipliers(sample)
         del sample
         _write_coded(keys, plan, coder, multipliers, folder)
-        np.save(os.path.join(folder, REGIONS_FILE), coder.regions())
+        np.save(os.path.join(folder, GROUPS_FILE), coder.group_means())
         coder.write_partitioner()
         if plan.reorder_on == "disk":
             _do_not_reorder(os.path.join(work, _CONFIG_FILE))
@@ -200,9 +200,9 @@ class Coder:
         """Returns the partitions of a chunk `[m, d]`, int32 `[m]`."""
         return partitions.nearest(self._project(chunk), self._centres)
 
-    def regions(self) -> np.ndarray:
-        """Returns the regions of the partitions, in the space of the keys, float32 `[groups, d]`."""
-        found = partitions.regions(self._centres)
+    def group_means(self) -> np.ndarray:
+        """Returns the means of groups of near partitions, in the space of the keys, float32 `[groups, d]`."""
+        found = partitions.group_means(self._centres)
         return found if self._axes is None else found @ self._axes
 
     def code(self, chunk: np.ndarray, leaves: np.ndarray) -> dict[str, np.ndarray]:

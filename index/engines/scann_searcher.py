@@ -43,7 +43,7 @@ class ScannSearcher:
         leaves: partitions; 0 for none.
         kept: the keys, as they re-rank candidates.
         rows_at: int32 `[n]`, the row at each place of ScaNN's; None if they are the same.
-        regions: float32 `[groups, d]`, by which queries are ordered, so that those that are near are searched together.
+        groups: means of groups of leaves, float32 `[groups, d]`; queries of the same one are searched together.
         reorders: whether candidates are re-ranked here, since ScaNN does not hold the keys.
         threads: 1, or 0 for one per core.
     """
@@ -55,7 +55,7 @@ class ScannSearcher:
     leaves: int
     kept: KeptKeys
     rows_at: np.ndarray | None = None
-    regions: np.ndarray | None = None
+    groups: np.ndarray | None = None
     reorders: bool = False
     threads: int = 0
 
@@ -88,12 +88,12 @@ class ScannSearcher:
         queries = np.ascontiguousarray(queries, np.float32)
         candidates, scanned = self.parameters.candidates(k, self.rows), self.parameters.leaves_to_search
         order = np.arange(len(queries))
-        if self.regions is not None:
-            order = np.argsort(partitions.region(queries, self.regions), kind="stable")
-        groups = iter([(order, scanned, candidates)])
+        if self.groups is not None:
+            order = np.argsort(partitions.group(queries, self.groups), kind="stable")
+        parts = iter([(order, scanned, candidates)])
         if self.leaves and leaves is not None and shares is not None:
-            groups = _groups(order, leaves, self.parameters.candidates_of(shares, k, self.rows))
-        for places, scanned, candidates in groups:
+            parts = _alike(order, leaves, self.parameters.candidates_of(shares, k, self.rows))
+        for places, scanned, candidates in parts:
             number = min(candidates, self.rows)
             step = self.kept.batch_queries(number) if self.reorders else len(places)
             for begin in range(0, len(places), step):
@@ -133,7 +133,7 @@ class ScannSearcher:
         return self.kept.nearest(queries, k, rows)
 
 
-def _groups(order: np.ndarray, leaves: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[np.ndarray, int, int]]:
+def _alike(order: np.ndarray, leaves: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[np.ndarray, int, int]]:
     """Yields the places of queries that are searched together, and their numbers of leaves and candidates, rounded up.
 
     A query's group depends on its own numbers only, so its list does not depend on the others.
@@ -179,11 +179,11 @@ def load(folder: str, plan: Plan) -> ScannSearcher:
 def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> ScannSearcher:
     try:
         scann = scann_coder.library().load_searcher(os.path.abspath(folder))
-        rows_at, regions, kept = None, None, KeptKeys.open(folder)
+        rows_at, groups, kept = None, None, KeptKeys.open(folder)
         if plan.leaves:
-            rows_at, regions = (
+            rows_at, groups = (
                 np.load(os.path.join(folder, name), allow_pickle=False)
-                for name in (scann_coder.ROWS_FILE, scann_coder.REGIONS_FILE)
+                for name in (scann_coder.ROWS_FILE, scann_coder.GROUPS_FILE)
             )
             places = np.empty_like(rows_at)
             places[rows_at] = np.arange(len(rows_at), dtype=rows_at.dtype)
@@ -191,8 +191,6 @@ def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Pl
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: ScaNN does not read this index ({reason}); rebuild it") from error
-    rows = int(scann.size())
-    reorders = bool(plan.leaves) and plan.reorder_on == "disk"
-    return ScannSearcher(
-        scann, files, rows, full_search(plan, rows, rows), plan.leaves, kept, rows_at, regions, reorders
-    )
+    rows, leaves = int(scann.size()), plan.leaves
+    reorders = bool(leaves) and plan.reorder_on == "disk"
+    return ScannSearcher(scann, files, rows, full_search(plan, rows, rows), leaves, kept, rows_at, groups, reorders)

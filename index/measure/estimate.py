@@ -2,7 +2,7 @@
 
 A calibration builds and searches a sample of the memory with the same planner. Build time is scaled by counted work,
 search time by `planner.cost`. Both are rough, since neighbours in a large shard are closer than those in its sample.
-Bytes are counted from the formats of `scann_coder` and do not depend on the machine.
+Bytes are counted from the formats of `scann_coder` and `tiles`, and do not depend on the machine.
 """
 
 import dataclasses
@@ -30,6 +30,8 @@ _SAMPLE_COPIES = 2.5
 # In comparisons of one dimension to a centre: ScaNN's coding of a dimension, its projection to one axis, and the set-up
 # of a leaf, which ScaNN repeats for each chunk of keys.
 _CODING_WORK, _PCA_WORK, _SET_UP_WORK = 12e3, 3.0, 6e6
+# Writing a dimension of a key into its tile.
+_TILING_WORK = 100.0
 # With more rows, neighbours are in a smaller share of the leaves.
 _SHARE_POWER = 0.5
 
@@ -75,17 +77,30 @@ def size(plan: Plan, rows: int, dim: int) -> Size:
     if not plan.leaves:
         raw, named = 4 * rows * dim, _ROW_BYTES * rows
         return Size(raw + named, 2 * raw, raw + named)
+    if plan.tile_rows:
+        return _tiled_size(plan, rows, dim)
     coded = plan.pca_dims or dim
     codes = rows * sum(number for number, _ in planner.blocks(plan, dim))
-    tokens = 4 * rows
+    # The leaf of each row, and the row at each place; in memory also the place of each row.
+    tokens, places = 4 * rows, 4 * rows
     trained = 8 * plan.leaves * coded + 4 * 16 * coded + 4 * plan.pca_dims * dim
     kept = _KEPT_BYTES[plan.reorder] * rows * dim
     # In memory two codes share a byte.
     held = kept if plan.reorder_on == "memory" else 0
-    steady = held + codes // 2 + tokens + trained + _ROW_BYTES * rows
+    steady = held + codes // 2 + tokens + 2 * places + trained + _ROW_BYTES * rows
     training = round(_SAMPLE_COPIES * 4 * plan.sample_rows * dim)
-    disk = kept + codes + tokens + trained + _ROW_BYTES * rows
+    disk = kept + codes + tokens + places + trained + _ROW_BYTES * rows
     return Size(disk, max(training, steady + codes + 2 * tokens), steady)
+
+
+def _tiled_size(plan: Plan, rows: int, dim: int) -> Size:
+    """Returns the bytes of a shard of tiles, whose keys are mapped."""
+    # A leaf has at least one tile, and the last of several is half full, as a rule.
+    places = max(rows + plan.leaves * plan.tile_rows // 2, plan.leaves * plan.tile_rows)
+    trained = 4 * plan.leaves * dim + 8 * plan.leaves
+    steady = 4 * places + trained + _ROW_BYTES * rows
+    training = round(_SAMPLE_COPIES * 4 * plan.sample_rows * dim)
+    return Size(_KEPT_BYTES[plan.reorder] * places * dim + steady, max(training, steady + 12 * rows), steady)
 
 
 def choose_shards(config: Index, rows: int, dim: int) -> int:
@@ -137,6 +152,8 @@ def work(plan: Plan, rows: int, dim: int) -> float:
     coded = plan.pca_dims or dim
     pairs = partitions.compared(plan.sample_rows, plan.leaves, plan.iterations)
     pairs += (plan.sample_rows + rows) * partitions.centres_compared(plan.leaves)
+    if plan.tile_rows:
+        return pairs * dim + _TILING_WORK * rows * dim
     projected = (rows + plan.sample_rows) * dim * plan.pca_dims
     set_up = math.ceil(rows / max(searcher.CHUNK_ROWS, planner.coded_rows(plan))) * plan.leaves
     return pairs * coded + _CODING_WORK * rows * coded + _PCA_WORK * projected + _SET_UP_WORK * set_up

@@ -69,6 +69,24 @@ def test_scann_is_tuned_to_the_target_and_its_recall_is_measured(tmp_path, capsy
     assert "target 0.8 reached" in output and "tuned on 500 others" in output and " a shard" in output
 
 
+def test_jax_is_tuned_to_the_target_and_finds_what_exact_search_finds(tmp_path):
+    world = World(tmp_path, rows=3000)
+    world.queries["val"] = unit(1000, seed=8)
+    world.query_images["val"] = [bytes([i % 256]) * 32 for i in range(1000)]
+    world.write()
+    jax = ["--config.index.searcher=jax", "--config.index.leaves=40"]
+    assert world.build(*jax, "--config.index.target_recall=0.8") == 0
+    facts = manifest(world)
+    assert 0.8 <= facts["recall"]["mean"] < 1
+    assert {shard["searcher"] for shard in facts["shards"]} == {"jax"}
+    queries = unit(400, seed=9)
+    hits = Index.open(str(world.index)).search(queries, 5)
+    right = np.argsort(-(queries @ unit(3000).T), axis=1)[:, :5]
+    keys = Embeddings(f"{world.folder}/memory")
+    rows = np.concatenate([keys.read(shard, ["id"])["id"].to_numpy() for shard in keys.shard_rows])
+    assert np.mean([np.isin(found, rows[best]).mean() for found, best in zip(hits.ids, right, strict=True)]) > 0.75
+
+
 def test_recall_below_the_target_is_said(world: World, capsys, monkeypatch):
     # Full search finds all, so a miss can only be played: the searcher loses its last row of every list.
     search = scann_searcher.ScannSearcher.search
@@ -298,6 +316,7 @@ def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
         (["--config.seed=-1"], "seed=-1: must be at least 0 and less than"),
         (["--config.index.leafs=3"], "did you mean 'leaves'"),
         (["--config.index.sharding=random"], "sharding=random: unknown; known are hash, routed"),
+        (["--config.index.searcher=jax", "--config.index.reorder=int8"], "reorder=int8: the JAX searcher keeps"),
         (["--config.index.reorder_on=disk"], "reorder_on=disk: exact search holds all keys in memory; set"),
     ],
 )

@@ -44,7 +44,7 @@ def test_centres_have_unit_length_whatever_the_points_have():
 def test_as_many_leaves_as_points_and_equal_points():
     points = unit(7)
     centres = partitions.fit(points, 7, 3)
-    # Each is a centre, in the order of their regions.
+    # Each is a centre, in the order of their groups.
     np.testing.assert_allclose(centres[partitions.nearest(points, centres)], points, atol=1e-7)
     assert np.isfinite(partitions.fit(np.repeat(points[:1], 9, axis=0), 4, 3)).all()
 

@@ -190,6 +190,7 @@ def test_keys_on_disk_are_the_same_bytes_and_not_loaded_by_scann(engine, keys, t
     shutil.move(tmp_path / "disk" / "dataset.npy", tmp_path / "aside.npy")
     with pytest.raises(UserError, match="dataset.npy"):
         scann_searcher.load(str(tmp_path / "disk"), on_disk(PLAN))
+    shutil.move(tmp_path / "aside.npy", tmp_path / "disk" / "dataset.npy")
     loaded, queries = scann_searcher.load(str(tmp_path / "disk"), on_disk(PLAN)), unit(20, dim=33, seed=1)
     for threads in (0, 1):
         for found, right in zip(loaded.with_threads(threads).search(queries, K), built.search(queries, K), strict=True):

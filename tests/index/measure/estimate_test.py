@@ -6,7 +6,7 @@ import pytest
 
 from configs.base import Index
 from configs.schema.search import PRECISIONS
-from index.engines import planner, scann_coder
+from index.engines import planner, scann_coder, tiles
 from index.engines.planner import NO_TREE
 from index.engines.searcher import ArrayKeys
 from index.measure import estimate
@@ -26,6 +26,16 @@ def test_bytes_on_disk_are_those_of_a_build(reorder, changes, tmp_path):
     scann_coder.write(ArrayKeys(unit(rows, dim)), plan, str(tmp_path))
     real = _bytes_on_disk(tmp_path, rows)
     assert estimate.size(plan, rows, dim).disk_bytes == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("reorder", ["bfloat16", "float32"])
+def test_bytes_of_tiles_are_those_of_a_build(reorder, tmp_path):
+    rows, dim = 20_000, 32
+    plan = planner.plan_tiles(rows, dim, reorder=reorder)
+    tiles.write(ArrayKeys(unit(rows, dim)), plan, str(tmp_path))
+    size = estimate.size(plan, rows, dim)
+    assert size.disk_bytes == pytest.approx(_bytes_on_disk(tmp_path, rows), rel=0.1)
+    assert size.steady_bytes < size.peak_bytes
 
 
 def test_without_a_tree_the_keys_are_all_there_is(tmp_path):
