@@ -105,8 +105,9 @@ class Router:
         counts = np.zeros((len(queries), self.shards), np.int32)
         shares = np.zeros((len(queries), self.shards), np.float32)
         leaves = min(math.ceil(leaves * growth), len(self.centres))
-        weights = self.shares[(np.arange(leaves) / growth).astype(np.int64)]
-        weights = weights / weights.sum()
+        covered = np.concatenate([[0.0], np.cumsum(self.shares, dtype=np.float64)])
+        weights = np.diff(np.interp(np.arange(leaves + 1) / growth, np.arange(len(covered)), covered))
+        weights /= weights.sum()
         for begin in range(0, len(queries), _BLOCK_ROWS):
             ranked = _nearest(queries[begin : begin + _BLOCK_ROWS] @ self.centres.T, leaves)
             visit = (np.arange(len(ranked))[:, None] * self.shards + self.owners[ranked]).ravel()

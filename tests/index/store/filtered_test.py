@@ -1,5 +1,7 @@
 """Search among allowed rows against brute force over them, by both ways, whatever share is allowed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,11 +13,14 @@ from index.engines.exact import ExactSearcher
 from index.engines.planner import Parameters
 from index.engines.searcher import ArrayKeys
 from index.measure.recall import recall_at_k
-from index.store import filtered
+from index.store import filtered, routing
 from index.store.filtered import Allowed, Asked
 from index.store.lookup import Lookup
+from index.store.reader import Index
+from index.store.records import Point, Setting, ShardRecord
 from index.store.shard_store import Shard
 from pipelines.errors import UserError
+from pipelines.schemas import EncoderInfo
 from tests.world import brute_force, digests, unit
 
 ROWS, DIM, K = 6000, 16, 10
@@ -167,3 +172,60 @@ def test_trial_queries_make_up_for_rows_that_are_far_apart():
         ids, _, _ = lookup.search(queries, K, allowed=Allowed(np.flatnonzero(allowed)))
         recalls[trial is None] = recall_at_k(ids, np.flatnonzero(allowed)[right], right_scores, K).mean()
     assert recalls[False] >= 0.95 and recalls[False] >= recalls[True]
+
+
+@pytest.fixture(scope="module")
+def regions() -> tuple[Index, np.ndarray]:
+    """An index of four regions, of which a query scans some of the leaves."""
+    keys, engine = unit(4 * ROWS, DIM, clusters=300), searcher.kind("scann")
+    router = routing.fit(keys, 4, 200, unit(200, DIM, seed=5, clusters=300), 1.0, K)
+    point = Point(0.0, router.steps[-3], 100, 0.0, 0.0, {})
+    parameters = Parameters(point.leaves, point.candidates, K)
+    owners, plan = router.shard_of(keys, np.empty(0, "S32")), planner.plan_shard(ROWS, DIM)
+    shards, records = [], []
+    for number in range(4):
+        mine, centres = np.flatnonzero(owners == number), router.leaves_of(number)
+        planned = dataclasses.replace(plan, leaves=len(centres), sample_rows=len(mine), quantizer_rows=len(mine))
+        built = engine.build(ArrayKeys(keys[mine]), planned, centres=centres).with_parameters(parameters)
+        removed = np.zeros(len(mine), bool)
+        shards.append(Shard(built, mine, images_of(mine.tolist()), removed, planned, parameters))
+        setting = Setting(0.0, parameters, 1.0)
+        records.append(ShardRecord(f"s{number}", len(mine), {}, "", "scann", planned, [setting], is_region=True))
+    facts = {
+        "fingerprint": "f",
+        "version": 1,
+        "key_encoder": dataclasses.asdict(EncoderInfo("e", DIM, True, "float32")),
+        "memory": {"snapshot": "s"},
+        "shards": [dataclasses.asdict(record) for record in records],
+        "files": {},
+        "regions": 4,
+    }
+    index = Index("nowhere", facts, point)
+    index.__dict__["router"] = router
+    index.loaded.update({number: Lookup(shard) for number, shard in enumerate(shards)})
+    return index, keys
+
+
+@pytest.mark.parametrize("share", [0.0002, 0.01, 0.1, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("is_scanned", [True, False, None])
+def test_allowed_rows_of_regions(regions, monkeypatch, share, is_scanned):
+    index, keys = regions
+    if is_scanned is not None:
+        monkeypatch.setattr(filtered, "is_scanned", lambda *_: is_scanned)
+    wanted, queries = np.flatnonzero(np.random.default_rng(1).random(len(keys)) < share), unit(100, DIM, 6, 300)
+    found = index.search(queries, K, allowed=wanted).ids
+    most = min(K, len(wanted))
+    assert np.isin(found[:, :most], wanted).all() and (found[:, most:] == -1).all()
+    right, right_scores = brute_force(queries, keys[wanted], 2 * K)
+    filtered_recall = recall_at_k(found, wanted[right], right_scores, most).mean()
+    right, right_scores = brute_force(queries, keys, 2 * K)
+    plain = recall_at_k(index.search(queries, K).ids, right, right_scores, K).mean()
+    assert 0.9 < plain < 0.99 and filtered_recall >= plain - 0.01
+
+
+def test_long_lists_of_regions_are_complete(regions):
+    index, keys = regions
+    queries = unit(5, DIM, seed=6, clusters=300)
+    right, right_scores = brute_force(queries, keys, 3100)
+    ids = index.search(queries, 3000, allowed=Allowed()).ids
+    assert (ids >= 0).all() and recall_at_k(ids, right, right_scores, 3000).mean() > 0.95

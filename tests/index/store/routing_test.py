@@ -67,6 +67,18 @@ def test_shards_of_no_consequence_are_not_visited():
     np.testing.assert_array_equal(rare.visits(asked, 4).leaves, [[2, 1, 1], [2, 1, 1]])
 
 
+def test_more_neighbours_are_in_as_many_times_as_many_leaves():
+    centres, owners = np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1], np.int32)
+    router = Router(centres, owners, np.array([0.6, 0.3, 0.08, 0.02], np.float32), 2)
+    asked = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
+    visits = router.visits(asked, 1, 2.0)
+    assert visits.leaves.tolist() == [[2, 0]] and visits.shares.tolist() == [[1, 0]]
+    visits = router.visits(asked, 2, 2.0)
+    assert visits.leaves.tolist() == [[2, 2]]
+    np.testing.assert_allclose(visits.shares, [[1.2 / 1.8, 0.6 / 1.8]], rtol=1e-6)
+    assert router.visits(asked, 3, 100.0).leaves.tolist() == [[2, 2]]
+
+
 def test_steps_cover_the_neighbours():
     shares = np.array([0.5, 0.2, 0.1, 0.1, 0.05, 0.03, 0.02], np.float32)
     router = Router(grid(7, 5, 0), np.zeros(7, np.int32), shares, 1)
