@@ -1,6 +1,6 @@
 """Estimates the size and cost of an index, before any work: `web-memory plan --config=configs/demo.py`.
 
-Builds and searches a small shard of a sample of the memory on this machine. Refuses a recall that cannot be reached,
+Builds and searches two small shards, samples of the memory, on this machine. Refuses a recall that cannot be reached,
 and a build that takes more memory than `--config.index.memory_gb`. `index.build` uses the same planner.
 """
 
@@ -46,7 +46,7 @@ def run(config: Config) -> None:
             + (" or set --config.index.reorder=float32" if index.reorder != "float32" else "")
         )
     secs = estimate.build_secs(calibration, plan, rows, dim)
-    rate = estimate.queries_per_sec(calibration, plan, rows, index.k)
+    rate = estimate.queries_per_sec(calibration, rows)
     summary(
         f"index plan: {memory.rows:,} rows, {dim} dimensions",
         {

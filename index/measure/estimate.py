@@ -1,7 +1,8 @@
 """Estimates the cost of a planned shard: bytes from its plan, seconds from a small build on this machine.
 
-A calibration builds and searches a sample of the memory with the same planner. Build time is scaled by counted work,
-search time by `planner.cost`. Both are rough, since neighbours in a large shard are closer than those in its sample.
+A calibration builds and searches two samples of the memory with the same planner. Build time is scaled by counted work,
+search time by the power of the rows that the two samples show: how neighbours crowd together as rows grow differs from
+data to data.
 Bytes are counted from the formats of `scann_coder` and `tiles`, and do not depend on the machine.
 """
 
@@ -20,8 +21,10 @@ from index.measure.recall import recall_at_k
 from index.store import routing
 from pipelines.errors import UserError
 
-CALIBRATION_ROWS = 20_000
+# Of the larger sample, and how many times as large it is as the other.
+CALIBRATION_ROWS, _TIMES = 60_000, 4
 CALIBRATION_QUERIES = 400
+_REPEATS = 3
 _KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 # Id and content key of a row.
 _ROW_BYTES = 8 + 32
@@ -32,8 +35,6 @@ _SAMPLE_COPIES = 2.5
 _CODING_WORK, _PCA_WORK, _SET_UP_WORK = 12e3, 3.0, 6e6
 # Writing a dimension of a key into its tile.
 _TILING_WORK = 100.0
-# With more rows, neighbours are in a smaller share of the leaves.
-_SHARE_POWER = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +58,15 @@ class Calibration:
 
     Attributes:
         build_secs: for one unit of work.
-        query_secs: for one unit of `planner.cost`, on all cores.
-        leaves_share: share of the leaves that the search tuned to the target scans.
-        candidates: number of candidates for a list of length k.
-        recall: recall of that search on the small shard, or of full search if nothing reached the target.
+        query_secs: of a query, on all cores.
+        query_power: of the rows, by which that grows.
+        recall: recall of the tuned search, or of full search if nothing reached the target.
         rows: of the small shard.
     """
 
     build_secs: float
     query_secs: float
-    leaves_share: float
-    candidates: int
+    query_power: float
     recall: float
     rows: int
 
@@ -160,21 +159,32 @@ def work(plan: Plan, rows: int, dim: int) -> float:
 
 
 def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibration:
-    """Builds and searches a small shard.
+    """Builds and searches two small shards.
 
     Args:
-        keys: sample of the memory, float32 `[n, d]`.
+        keys: sample of the memory, float32 `[n, d]`, in any order.
         queries: others, float32 `[Q, d]`.
         config: of the index.
 
     Raises:
         UserError: if the searcher cannot run on this machine.
     """
+    engine = searcher.kind(config.searcher)
+    # The first build of a process loads libraries, which takes seconds; that is not part of the shard's cost.
+    engine.build(ArrayKeys(keys[:1]), engine.plan(1, keys.shape[1], config))
+    _, smaller_secs, _ = _small_shard(keys[::_TIMES], queries, config)
+    build_secs, query_secs, recall = _small_shard(keys, queries, config)
+    power = math.log(query_secs / smaller_secs) / math.log(max(len(keys) / len(keys[::_TIMES]), 2))
+    if not engine.plan(len(keys), keys.shape[1], config).leaves:
+        power = 1.0
+    return Calibration(build_secs, query_secs, min(1.0, max(0.0, power)), recall, len(keys))
+
+
+def _small_shard(keys: np.ndarray, queries: np.ndarray, config: Index) -> tuple[float, float, float]:
+    """Returns the seconds of a unit of work of the build, those of a query, and the recall of the tuned search."""
     (rows, dim), k = keys.shape, min(config.k, len(keys))
     engine = searcher.kind(config.searcher)
     plan = engine.plan(rows, dim, config)
-    # The first build of a process loads libraries, which takes seconds; that is not part of the shard's cost.
-    engine.build(ArrayKeys(keys[:1]), engine.plan(1, dim, config))
     begin = time.perf_counter()
     built = engine.build(ArrayKeys(keys), plan)
     build_secs = time.perf_counter() - begin
@@ -186,17 +196,12 @@ def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibrati
     tuned = planner.full_search(plan, rows, k)
     if plan.leaves:
         tuned = planner.frontier(measure, plan, rows, k, [config.target_recall])[config.target_recall]
-    begin = time.perf_counter()
-    recall = float(measure(tuned).mean())
-    query_secs = (time.perf_counter() - begin) / len(queries)
-    return Calibration(
-        build_secs / work(plan, rows, dim),
-        query_secs / planner.cost(tuned, plan, rows),
-        tuned.leaves_to_search / max(1, plan.leaves),
-        tuned.candidates(k, rows),
-        recall,
-        rows,
-    )
+    chosen, secs = built.with_parameters(tuned), []
+    for _ in range(_REPEATS):
+        begin = time.perf_counter()
+        chosen.search(queries, k)
+        secs.append(time.perf_counter() - begin)
+    return build_secs / work(plan, rows, dim), min(secs) / len(queries), float(measure(tuned).mean())
 
 
 def build_secs(calibration: Calibration, plan: Plan, rows: int, dim: int) -> float:
@@ -204,8 +209,6 @@ def build_secs(calibration: Calibration, plan: Plan, rows: int, dim: int) -> flo
     return calibration.build_secs * work(plan, rows, dim)
 
 
-def queries_per_sec(calibration: Calibration, plan: Plan, rows: int, k: int) -> float:
+def queries_per_sec(calibration: Calibration, rows: int) -> float:
     """Returns the expected queries/s of one shard at the target recall, on all cores."""
-    share = calibration.leaves_share * min(1.0, calibration.rows / rows) ** _SHARE_POWER
-    parameters = Parameters(math.ceil(share * plan.leaves), calibration.candidates, k)
-    return 1 / (calibration.query_secs * planner.cost(parameters, plan, rows))
+    return 1 / (calibration.query_secs * (rows / calibration.rows) ** calibration.query_power)
