@@ -26,7 +26,9 @@ class Index:
     )
     target_recall: float = option(0.95, "Recall@k that the search is tuned to.", above=0, at_most=1)
     k: int = option(32, "The k of that recall.", at_least=1)
-    leaves: int = option(0, "Partitions of each shard; 0 lets the planner choose.", at_least=0)
+    leaves: int = option(
+        0, "Partitions of each shard, at least 16 of a routed one; 0 lets the planner choose.", at_least=0
+    )
     reorder: str = option(
         "bfloat16",
         "Precision of the keys that candidates are re-ranked with, which decides the memory that a searcher takes.",

@@ -16,7 +16,8 @@ def test_says_what_will_be_built(world, capsys):
     assert (code, err) == (0, "")
     lines = dict(re.split("  +", line.strip(), maxsplit=1) for line in out.splitlines()[1:])
     assert lines["shards"] == "3, of 134 rows"
-    assert lines["leaves"] == "8, trained on 134 rows"
+    # Regions have at least 16 leaves.
+    assert lines["leaves"] == "16, trained on 134 rows"
     assert lines["re-ranked in"] == "bfloat16, from memory"
     assert {"searcher", "codes", "disk", "memory", "build", "search"} <= set(lines)
     assert not world.index.exists()

@@ -71,9 +71,9 @@ def test_many_copies_of_an_image_are_searched_a_few_queries_at_a_time(monkeypatc
     searched = []
 
     class Watched(ExactSearcher):
-        def search(self, queries, k, more=0):
+        def search(self, queries, k, more=0, **scanned):
             searched.append((len(queries), k + more))
-            return super().search(queries, k, more)
+            return super().search(queries, k, more, **scanned)
 
     monkeypatch.setattr(lookup, "LIST_ENTRIES", 600)
     ids, scores, excluded = Lookup(Shard(Watched(keys), np.arange(400), images, np.zeros(400, bool))).search(
