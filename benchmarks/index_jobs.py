@@ -134,7 +134,9 @@ def _visit(opened: OpenIndex, loaded: Sequence[object], queries: np.ndarray, k: 
     """Searches each shard for the queries that visit it, and drops the results."""
     visits = opened.visits(queries)
     for number, shard in enumerate(loaded):
-        shard.searcher.search(queries[visits.leaves[:, number] > 0], k)  # type: ignore[attr-defined]
+        places = np.flatnonzero(visits.leaves[:, number])
+        leaves, shares = visits.part(places, number) if opened.shards[number].is_region else (None, None)
+        shard.searcher.search(queries[places], k, leaves=leaves, shares=shares)  # type: ignore[attr-defined]
 
 
 def main(argv: Sequence[str]) -> int:
