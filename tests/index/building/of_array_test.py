@@ -88,6 +88,7 @@ def test_only_allowed_ids(vectors, built):
     assert (np.sort(hits.ids[:, :10], axis=1) == allowed).all() and (hits.ids[:, 10:] == -1).all()
 
 
+@pytest.mark.slow
 def test_saved_and_opened_by_another_process(tmp_path, vectors, built):
     folder = tmp_path / "new" / "saved"
     built.save(str(folder))
