@@ -1,7 +1,7 @@
 """Runs the steps of `index_tuning`, each in a process of its own, and keeps what each found in the cache.
 
 Libraries bring their own threads and allocators, and some end the process when they fail: apart, none disturbs another,
-and a step that fails is kept as failed with its last line. The files of a build lie beside its facts:
+and a step that fails is kept as failed with its last line. The files of a build are beside its facts:
 
     DATA/BUILD             what the library wrote
     DATA/BUILD.built.json  core-seconds, seconds, bytes of memory at the peak and of files

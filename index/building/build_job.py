@@ -97,8 +97,8 @@ class BuildJob:
         if not self.router:
             return None
         router, k = self.read_router(), self.config.k
-        # An exact searcher re-ranks nothing.
-        factors = planner.REGION_FACTORS if self.config.searcher != "exact" else (1,)
+        # Only ScaNN re-ranks.
+        factors = planner.REGION_FACTORS if self.config.searcher == "scann" else (1,)
         parameters = [Parameters(leaves, math.ceil(k * factor), k) for leaves in router.steps for factor in factors]
         return Region(router, number, parameters)
 

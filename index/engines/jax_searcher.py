@@ -8,7 +8,6 @@ Scores are the dot products of queries and keys as they are kept, bfloat16 by de
 """
 
 import dataclasses
-import shutil
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ import numpy as np
 from configs.base import Index
 from index.engines import planner, tiles
 from index.engines.planner import Parameters, Plan, full_search
-from index.engines.searcher import Keys
+from index.engines.searcher import Files, Keys, copy_files
 from index.engines.tiles import Tiles
 from pipelines.errors import UserError
 
@@ -42,7 +41,7 @@ class JaxSearcher:
     """
 
     tiles: Tiles
-    files: "str | tempfile.TemporaryDirectory[str]"
+    files: Files
     parameters: Parameters
     devices: "DeviceTiles | None" = None
 
@@ -52,7 +51,7 @@ class JaxSearcher:
 
     def save(self, folder: str) -> None:
         """Copies the files; the folder can be moved."""
-        shutil.copytree(self.files if isinstance(self.files, str) else self.files.name, folder, dirs_exist_ok=True)
+        copy_files(self.files, folder)
 
     def search(
         self,
@@ -107,7 +106,7 @@ def load(folder: str, plan: Plan) -> JaxSearcher:
     return _open(folder, folder, plan)
 
 
-def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> JaxSearcher:
+def _open(folder: str, files: Files, plan: Plan) -> JaxSearcher:
     from index.engines import over_devices
 
     loaded = tiles.load(folder)

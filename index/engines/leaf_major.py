@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from index.engines.tiles import Tiles
+from index.engines.products import products
+from index.engines.tiles import Tiles, numbered
 
 # Queries whose scores of all centres are made at a time, and whose stored scores are gone through at a time.
 _CENTRE_QUERIES, _STORE_QUERIES = 512, 256
@@ -65,13 +65,6 @@ class _Visits:
     ends: np.ndarray
 
 
-@jax.jit
-def _to_all(queries: jax.Array, keys: jax.Array) -> jax.Array:
-    return jax.lax.dot_general(
-        queries, keys, (((1,), (1,)), ((), ())), precision=None, preferred_element_type=jnp.float32
-    )
-
-
 def search(tiles: Tiles, queries: np.ndarray, leaves: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the `k` best rows of the leaves that each query visits.
 
@@ -97,9 +90,9 @@ def search(tiles: Tiles, queries: np.ndarray, leaves: np.ndarray, k: int) -> tup
     return _unpacked(_best(query, packed, len(queries), k))
 
 
-def _shape(number: int, most: int) -> int:
-    """Returns the least of a few sizes that `number` fits in; a multiple of `most` beyond it."""
-    return int(_SHAPES[np.searchsorted(_SHAPES, number)]) if number <= most else -(-number // most) * most
+def _shape(number: int) -> int:
+    """Returns the least of a few sizes that a number of at most `_MOST_IN_PRODUCT` fits in."""
+    return int(_SHAPES[np.searchsorted(_SHAPES, number)])
 
 
 def _padded(array: np.ndarray, length: int) -> np.ndarray:
@@ -112,7 +105,7 @@ def _nearest_leaves(tiles: Tiles, asked: np.ndarray, most: int) -> np.ndarray:
     nearest = np.empty((len(asked), most), np.int32)
     for begin in range(0, len(asked), _CENTRE_QUERIES):
         block = asked[begin : begin + _CENTRE_QUERIES]
-        scores = np.asarray(_to_all(_padded(block, _CENTRE_QUERIES), centres))[: len(block)]
+        scores = np.asarray(products(_padded(block, _CENTRE_QUERIES), centres))[: len(block)]
         last = np.partition(scores, -most, axis=1)[:, -most, None]
         is_near = scores >= last
         for row in np.flatnonzero(is_near.sum(axis=1) > most):
@@ -135,10 +128,9 @@ def _visits(tiles: Tiles, visited: np.ndarray, counts: np.ndarray) -> _Visits:
     """
     of_visit, of_query = counts.reshape(-1), counts.sum(axis=1)
     visit = np.repeat(np.arange(counts.size), of_visit)
-    tile = np.arange(len(visit)) - np.repeat(np.cumsum(of_visit) - of_visit, of_visit)
-    tile += tiles.first[visited.reshape(-1)[visit]]
+    tile = numbered(of_visit) + tiles.first[visited.reshape(-1)[visit]]
     query = np.repeat(np.arange(len(counts), dtype=np.int32), of_query)
-    place = np.arange(len(visit)) - np.repeat(np.cumsum(of_query) - of_query, of_query)
+    place = numbered(of_query)
     order = _by(tile, len(tiles.rows))
     return _Visits(query[order], place[order], np.cumsum(np.bincount(tile, minlength=len(tiles.rows))))
 
@@ -162,9 +154,9 @@ def _products(tiles: Tiles, asked: np.ndarray, visits: _Visits) -> Iterator[tupl
     for tile, begin in enumerate([0, *ends[:-1]]):
         for low in range(begin, ends[tile], _MOST_IN_PRODUCT):
             pairs = slice(low, min(low + _MOST_IN_PRODUCT, ends[tile]))
-            chosen = buffers[number % len(buffers), : _shape(pairs.stop - low, _MOST_IN_PRODUCT)]
+            chosen = buffers[number % len(buffers), : _shape(pairs.stop - low)]
             bits.take(visits.query[pairs], axis=0, out=chosen[: pairs.stop - low], mode="clip")
-            running.append((tile, pairs, _to_all(chosen.view(asked.dtype), tiles.keys[tile])))
+            running.append((tile, pairs, products(chosen.view(asked.dtype), tiles.keys[tile])))
             number += 1
             if len(running) > _AHEAD:
                 yield finished()
@@ -218,17 +210,19 @@ def _reaching(
         yield visits.query[pairs][pair], _packed(scores[pair, place], tiles.rows[tile, place])
 
 
+def _descending(bits: np.ndarray) -> np.ndarray:
+    """Returns uint32 that ascend as float32 of the given bits descend; of these it returns the bits again."""
+    return np.where(bits >> 31, bits, ~bits ^ np.uint32(1 << 31))
+
+
 def _packed(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Returns numbers uint64 that ascend as scores float32 descend, and as rows int32 ascend where scores are equal."""
-    bits = scores.view(np.uint32)
-    descending = np.where(bits >> 31, bits, ~bits ^ np.uint32(1 << 31))
-    return descending.astype(np.uint64) << _ROW_BITS | rows.astype(np.uint64)
+    return _descending(scores.view(np.uint32)).astype(np.uint64) << _ROW_BITS | rows.astype(np.uint64)
 
 
 def _unpacked(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rows int64 and scores float32 of what `_packed` made, and -1 and -inf of padding."""
-    descending = (packed >> _ROW_BITS).astype(np.uint32)
-    bits = np.where(descending >> 31, descending, ~descending ^ np.uint32(1 << 31))
+    bits = _descending((packed >> _ROW_BITS).astype(np.uint32))
     is_padding = packed == _PADDING
     rows = np.where(is_padding, -1, (packed & np.uint64(0xFFFFFFFF)).astype(np.int64))
     return rows, np.where(is_padding, np.float32(-np.inf), bits.view(np.float32))
@@ -240,6 +234,6 @@ def _best(query: np.ndarray, packed: np.ndarray, queries: int, k: int) -> np.nda
     query, packed = query[order], packed[order]
     counts = np.bincount(query, minlength=queries)
     lists = np.full((queries, max(k, int(counts.max(initial=0)))), _PADDING)
-    lists[query, np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)] = packed
+    lists[query, numbered(counts)] = packed
     lists.sort(axis=1)
     return lists[:, :k]

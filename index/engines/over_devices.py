@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from index.engines.products import products
 from index.engines.tiles import Tiles
 from pipelines.nearest_neighbors import top_k
 
@@ -73,9 +74,7 @@ def _search(
             best: tuple[jax.Array, jax.Array], part: tuple[jax.Array, jax.Array]
         ) -> tuple[tuple[jax.Array, jax.Array], None]:
             part_keys, part_rows = part[0].reshape(-1, part[0].shape[-1]), part[1].reshape(-1)
-            scores = jax.lax.dot_general(
-                queries, part_keys, (((1,), (1,)), ((), ())), precision="highest", preferred_element_type=jnp.float32
-            )
+            scores = products(queries, part_keys)
             values, places = _largest(jnp.where(part_rows >= 0, scores, -jnp.inf), k, recall)
             return _merged(best, (part_rows[places], values), k), None
 

@@ -9,7 +9,6 @@ exactly rounded ones of `exact` in the last bit or two, with bfloat16 by up to 2
 
 import dataclasses
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from configs.base import Index
 from index.engines import partitions, scann_coder
 from index.engines.kept_keys import KeptKeys
 from index.engines.planner import Parameters, Plan, full_search, plan_shard
-from index.engines.searcher import Keys
+from index.engines.searcher import Files, Keys, copy_files
 from pipelines.errors import UserError
 from pipelines.nearest_neighbors import top_k
 
@@ -49,7 +48,7 @@ class ScannSearcher:
     """
 
     scann: Any
-    files: "str | tempfile.TemporaryDirectory[str]"
+    files: Files
     rows: int
     parameters: Parameters
     leaves: int
@@ -69,7 +68,7 @@ class ScannSearcher:
 
     def save(self, folder: str) -> None:
         """Copies the files; the folder can be moved."""
-        shutil.copytree(self.files if isinstance(self.files, str) else self.files.name, folder, dirs_exist_ok=True)
+        copy_files(self.files, folder)
 
     def search(
         self,
@@ -176,7 +175,7 @@ def load(folder: str, plan: Plan) -> ScannSearcher:
     return _open(folder, folder, plan)
 
 
-def _open(folder: str, files: "str | tempfile.TemporaryDirectory[str]", plan: Plan) -> ScannSearcher:
+def _open(folder: str, files: Files, plan: Plan) -> ScannSearcher:
     try:
         scann = scann_coder.library().load_searcher(os.path.abspath(folder))
         rows_at, groups, kept = None, None, KeptKeys.open(folder)

@@ -5,6 +5,8 @@ Rows are local to one shard here; `shard_store` maps them to ids.
 """
 
 import importlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Protocol, cast
 
@@ -60,6 +62,15 @@ class ArrayKeys:
         """Yields keys as `Keys.chunks`."""
         for begin in range(0, self.rows, CHUNK_ROWS):
             yield np.ascontiguousarray(self._keys[begin : begin + CHUNK_ROWS], np.float32)
+
+
+# The folder that a searcher was loaded from, or the one that it was built in, which is deleted with it.
+Files = str | tempfile.TemporaryDirectory[str]
+
+
+def copy_files(files: Files, folder: str) -> None:
+    """Copies the files of a searcher into an existing folder, which can be moved."""
+    shutil.copytree(files if isinstance(files, str) else files.name, folder, dirs_exist_ok=True)
 
 
 class Searcher(Protocol):

@@ -63,11 +63,7 @@ def write(keys: Keys, plan: Plan, folder: str, centres: np.ndarray | None = None
     """
     if centres is None:
         centres = partitions.fit(keys.sample(plan.sample_rows), plan.leaves, plan.iterations)
-    leaves = np.empty(keys.rows, np.int32)
-    begin = 0
-    for chunk in keys.chunks():
-        leaves[begin : begin + len(chunk)] = partitions.nearest(chunk, centres)
-        begin += len(chunk)
+    leaves = np.concatenate([partitions.nearest(chunk, centres) for chunk in keys.chunks()])
     first, places = _lay_out(leaves, plan)
     shape = (int(first[-1]), plan.tile_rows)
     rows = np.full(shape, -1, np.int32)
@@ -95,13 +91,18 @@ def _lay_out(leaves: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     first = np.concatenate([[0], np.cumsum(tiles)])
     order = np.argsort(leaves, kind="stable")
     leaf = leaves[order]
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = numbered(sizes)
     tile = rank * tiles[leaf] // sizes[leaf]
     # The first rank of a part: the least one whose share of the leaf reaches the part's number.
     begins = -(-tile * sizes[leaf] // tiles[leaf])
     places = np.empty(len(order), np.int64)
     places[order] = (first[leaf] + tile) * plan.tile_rows + rank - begins
     return first, places
+
+
+def numbered(sizes: np.ndarray) -> np.ndarray:
+    """Returns the numbers from 0 of the members of groups that follow each other, int64 `[sum of sizes]`."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 def load(folder: str) -> Tiles:

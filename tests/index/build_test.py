@@ -69,12 +69,13 @@ def test_scann_is_tuned_to_the_target_and_its_recall_is_measured(tmp_path, capsy
     assert "target 0.8 reached" in output and "tuned on 500 others" in output and " a shard" in output
 
 
-def test_jax_is_tuned_to_the_target_and_finds_what_exact_search_finds(tmp_path):
+@pytest.mark.parametrize("shards", [1, 3])
+def test_jax_is_tuned_to_the_target_and_finds_what_exact_search_finds(shards, tmp_path):
     world = World(tmp_path, rows=3000)
     world.queries["val"] = unit(1000, seed=8)
     world.query_images["val"] = [bytes([i % 256]) * 32 for i in range(1000)]
     world.write()
-    jax = ["--config.index.searcher=jax", "--config.index.leaves=40"]
+    jax = ["--config.index.searcher=jax", "--config.index.leaves=40", f"--config.index.shards={shards}"]
     assert world.build(*jax, "--config.index.target_recall=0.8") == 0
     facts = manifest(world)
     assert 0.8 <= facts["recall"]["mean"] < 1
