@@ -31,8 +31,9 @@ class Split:
         queries: float32 `[N, D]`, unit length.
         labels: int32 `[N]`.
         neighbors: rows of the memory, int32 `[N, K]`; 0 where `mask` is false.
-        scores: cosine of query and key, or the score of `whitening`, float32 `[N, K]`; 0 where `mask` is false.
+        scores: cosine of query and key, float32 `[N, K]`; 0 where `mask` is false.
         mask: bool `[N, K]`, false where the list is padded.
+        whitened: the score of `model.prepare.whitening`, float32 `[N, K]`; None if no head reads it.
     """
 
     ids: np.ndarray
@@ -41,6 +42,7 @@ class Split:
     neighbors: np.ndarray
     scores: np.ndarray
     mask: np.ndarray
+    whitened: np.ndarray | None = None
 
     @property
     def retrieved(self) -> np.ndarray:
@@ -63,7 +65,7 @@ class Task:
             missing if its names are not embedded.
         fingerprint: of the neighbour lists and everything they came from.
         prepared: by head, the arrays that its `prepare` made (`model.training.preparation`).
-        whitening: of the keys, float32 `[D + 1, D]`, if `scores` are whitened cosines (`model.prepare.whitening`).
+        whitening: of the keys, float32 `[D + 1, D]`, if a head reads whitened scores (`model.prepare.whitening`).
         classifier: where linear classifiers start, float32 `[D, C]` (`model.prepare.name_start`); None for at random.
     """
 
