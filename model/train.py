@@ -51,13 +51,17 @@ def run(config: Config) -> None:
             test = sum(result["accuracy"]["all"] for result in results) / len(results)
             reached[name] = plausibility.Reached(chosen.accuracy, test)
             count += len(tried) + len(results)
-        groups = metrics.shot_groups(task.class_counts, train.many_over, train.few_under, train.shots)
+        counts = task.class_counts
+        groups = metrics.shot_groups(counts, train.many_over, train.few_under, train.shots)
+        bounds = metrics.shot_bounds(counts, train.many_over, train.few_under)
+        fitted = "; thirds by size, since 100 and 20 images leave a group empty" * bounds.fitted
         doubts = plausibility.warnings(reached, task.splits["val"].labels, len(task.splits["test"].labels))
         summary(
             f"train: {count} runs in {duration(stage.secs)}",
             {
                 **lines,
-                "classes": ", ".join(f"{int((groups == group).sum())} {group}-shot" for group in metrics.GROUPS),
+                "classes": ", ".join(f"{int((groups == group).sum())} {group}-shot" for group in metrics.GROUPS)
+                + fitted,
                 **protocol.lost_rows(places),
                 **({"warning": "; ".join(doubts)} if doubts else {}),
                 **({"memory was read at": host_tables.words(rates)} if rates else {}),

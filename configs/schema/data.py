@@ -79,9 +79,9 @@ class Encoders:
 
     key: str = option("efficientnet-lite0", "Image encoder of keys and queries.")
     value_image: tuple[str, ...] = option(
-        ("efficientnet-lite2",),
-        "Image encoders of values; the first writes the column `value_image`, one given as `name=handle` writes "
-        "`value_image_name`.",
+        (),
+        "Image encoders of values, such as `efficientnet-lite2`; the first writes the column `value_image`, one given "
+        "as `name=handle` writes `value_image_name`.",
     )
     value_text: tuple[str, ...] = option(("minilm-l6-v2",), "Text encoders of values, named in the same way.")
     prompts: tuple[str, ...] = option(

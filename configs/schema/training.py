@@ -196,14 +196,14 @@ class Train:
         choices=TUNINGS,
     )
     trials: int = option(
-        0, "Settings that are tried of each head, all if there are fewer; 0 for all, or 40 of successive halving.", at_least=0
+        0,
+        "Settings that are tried of each head, all if there are fewer; 0 for all, or 40 of successive halving.",
+        at_least=0,
     )
     space: tuple[str, ...] = option(
         (), "More axes of the grid, each a field and its values: `similarity_scale=10|20|40`."
     )
-    learning_rates: tuple[float, ...] = option(
-        (1e-3, 3e-3), "Learning rates of the trials.", required=True, at_least=0
-    )
+    learning_rates: tuple[float, ...] = option((1e-3, 3e-3), "Learning rates of the trials.", required=True, at_least=0)
     weight_decays: tuple[float, ...] = option(
         (0.1, 1.0, 10.0), "AdamW weight decays of the trials.", required=True, at_least=0
     )
@@ -225,9 +225,16 @@ class Train:
     mile: Mile = Mile()
     curriculum: Curriculum = Curriculum()
     paco: Paco = Paco()
-    many_over: int = option(100, "Classes with more training images are many-shot.", at_least=0)
+    many_over: int = option(
+        0,
+        "Classes with more training images are many-shot; 0 for 100, or for thirds of the classes by size where 100 "
+        "and 20 leave a group empty.",
+        at_least=0,
+    )
     few_under: int = option(
-        20, "Classes with fewer training images are few-shot; the rest are medium-shot.", at_least=0
+        0,
+        "Classes with fewer training images are few-shot, the rest medium-shot; 0 for 20, or thirds in the same way.",
+        at_least=0,
     )
     shots: str = option(
         "decoupling",

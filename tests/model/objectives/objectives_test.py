@@ -31,7 +31,9 @@ def _start(train: Train, seed: int = 0):
     head = jax.jit(lambda batch: _HEAD.init(jax.random.key(0), batch, 0.0, None)["params"])(batch)
     objective = objectives.build(train, Facts(_COUNTS, queries, np.asarray(_LABELS)))
     own, state = jax.jit(objective.init)(jax.random.key(1), head, _forward(head, batch, None))
-    step = Step(head, own, state, batch, _LABELS, jnp.arange(_B), jnp.zeros((), jnp.int32), train.steps, jax.random.key(2))
+    step = Step(
+        head, own, state, batch, _LABELS, jnp.arange(_B), jnp.zeros((), jnp.int32), train.steps, jax.random.key(2)
+    )
     return objective, step
 
 

@@ -174,7 +174,10 @@ def test_the_next_value_continues_the_ratio(tried, best, expected):
 
 
 def test_words_of_a_point():
-    assert hyperparameters.words({"similarity_scale": 10.0, "steps": 9, "dropout": 0.5}) == "similarity scale 10, dropout 0.5"
+    assert (
+        hyperparameters.words({"similarity_scale": 10.0, "steps": 9, "dropout": 0.5})
+        == "similarity scale 10, dropout 0.5"
+    )
 
 
 @pytest.mark.parametrize(
