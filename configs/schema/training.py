@@ -200,6 +200,12 @@ class Train:
         "Settings that are tried of each head, all if there are fewer; 0 for all, or 40 of successive halving.",
         at_least=0,
     )
+    folds: int = option(
+        3,
+        "Divisions of the train and val images, the given one and others like it, that a whole trial is measured on; "
+        "1 where val has 10,000 images or more.",
+        at_least=1,
+    )
     space: tuple[str, ...] = option(
         (), "More axes of the grid, each a field and its values: `similarity_scale=10|20|40`."
     )

@@ -82,6 +82,20 @@ class Task:
     classifier: np.ndarray | None = None
 
 
+def divided(task: Task, train: np.ndarray, val: np.ndarray) -> Task:
+    """Returns the task with other images in train and val; rows as `sampling.divide` returns them."""
+    both = [task.splits[name] for name in ("train", "val")]
+
+    def take(rows: np.ndarray) -> Split:
+        joined: dict[str, Any] = {}
+        for field in dataclasses.fields(Split):
+            first, second = (getattr(split, field.name) for split in both)
+            joined[field.name] = None if first is None else np.concatenate([first, second])[rows]
+        return Split(**joined)
+
+    return dataclasses.replace(task, splits={**task.splits, "train": take(train), "val": take(val)})
+
+
 def _matrix(table: pa.Table, column: str) -> np.ndarray:
     return schemas.to_matrix(table[column]).astype(np.float32, copy=False)
 

@@ -5,7 +5,7 @@ A larger memory stays on the host: `host_tables` gives each batch the rows that 
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -19,6 +19,8 @@ from model.data.vectors import Vectors, chunks, in_blocks
 
 # Bytes of alignment of arrays that XLA uses without a copy.
 _ALIGNMENT = 64
+# The fields of tables that have a row for each query.
+_OF_QUERIES = ("queries", "labels", "neighbors", "scores", "mask", "offsets", "whitened")
 
 
 class Tables(NamedTuple):
@@ -172,6 +174,20 @@ def of_queries(task: Task) -> dict[str, Tables]:
         for name, split in task.splits.items()
     }
     return parallel.replicate(loaded)
+
+
+def divided(data: Mapping[str, Tables], train: np.ndarray, val: np.ndarray) -> dict[str, Tables]:
+    """Returns tables with other images in train and val; rows as `sampling.divide` returns them."""
+    both = [data[name] for name in ("train", "val")]
+
+    def take(rows: np.ndarray) -> Tables:
+        joined = {}
+        for name in _OF_QUERIES:
+            first, second = (getattr(tables, name) for tables in both)
+            joined[name] = None if first is None else jnp.concatenate([first, second])[rows]
+        return both[0]._replace(**parallel.replicate(joined))
+
+    return {**data, "train": take(train), "val": take(val)}
 
 
 def load(task: Task, dtype: str = "float32") -> dict[str, Tables]:

@@ -138,6 +138,15 @@ class Trainer:
         other.objective = objectives.build(other.train, self.objective.facts)
         return other
 
+    def divided(self, task: Task, data: Mapping[str, Source]) -> "Trainer":
+        """Returns a trainer on other images of the same classes and numbers, which shares what was compiled."""
+        if self.objective.stages():
+            # Which images come in when was compiled, too.
+            return Trainer(self.name, task, data, self.train)
+        other = copy.copy(self)
+        other.task, other.data = task, data
+        return other
+
     def _rate(self, learning_rate: jax.Array, total: jax.Array | int) -> optax.GradientTransformation:
         share = self.train.warmup_share
         return optax.scale_by_learning_rate(lambda step: learning_rate * rate_shape(step, total, share))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs.base import Places, Train
-from model.data import host_tables, parallel, tables
+from model.data import datasets, host_tables, parallel, sampling, tables
 from model.data.datasets import Task
 from model.data.tables import Source
 from model.heads import registry
@@ -21,6 +21,9 @@ from model.training.trainer import Setting, Trainer
 from pipelines import fields, manifest, storage
 from pipelines.errors import UserError
 from pipelines.progress import Stage
+
+# With so many val images an accuracy is certain to half a point, which is about what settings differ by.
+_MANY_VAL = 10_000
 
 
 def check(places: Places, train: Train) -> None:
@@ -151,6 +154,35 @@ def best_of(trials: list[Trial]) -> Trial:
     return max(sound, key=lambda trial: trial.value)
 
 
+def _joined(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the first result with the mean accuracies of all; the one that diverged, if any did."""
+    for result in results:
+        if result.get("diverged"):
+            return result
+    means = {name: sum(r["accuracy"][name] for r in results) / len(results) for name in results[0]["accuracy"]}
+    return {**results[0], "accuracy": means}
+
+
+def read_trials(folder: str, count: int) -> list[Trial]:
+    """Returns the trials of a head that still have their files.
+
+    Args:
+        folder: of the runs of the head.
+        count: number of trials.
+    """
+    found = []
+    for number in range(count):
+        place = storage.join(folder, f"trial-{number}")
+        folds = [place]
+        while run_files.is_done(storage.join(place, f"fold-{len(folds)}")):
+            folds.append(storage.join(place, f"fold-{len(folds)}"))
+        if run_files.is_done(place):
+            point = run_files.read(storage.join(place, run_files.TRIAL), run_files.PROPOSAL)["point"]
+            read = [run_files.read(storage.join(fold, run_files.RESULT), {"accuracy": dict}) for fold in folds]
+            found.append(Trial(number, point, _joined(read)))
+    return found
+
+
 class Progress:
     """Reports runs and steps to the stage."""
 
@@ -217,6 +249,8 @@ class Runs:
         self._train = train
         self._search = search(name, train, 0 if task is None else task.splits["train"].neighbors.shape[1])
         self.folder, self._progress = storage.join(folder, name), progress
+        self._folds = train.folds if task is not None and _can_divide(task, train) else 1
+        self._division = functools.cache(self._divided)
         self._config_hash = manifest.fingerprint(manifest.read_identity(folder))
         self.trainer = functools.cache(self._trainer)
 
@@ -225,10 +259,17 @@ class Runs:
         parallel.check(train.batch_size, "train.batch_size")
         return Trainer(self._name, self._task, self._data, train)
 
-    def _run(self, name: str, point: Point, seed: int, split: str) -> dict[str, Any]:
+    def _divided(self, fold: int) -> tuple[Task, Mapping[str, Any]]:
+        splits = self._task.splits
+        data: Any = self._data
+        rows = sampling.divide(splits["train"].labels, splits["val"].labels, self._seed, fold)
+        return datasets.divided(self._task, *rows), tables.divided(data, *rows)
+
+    def _run(self, name: str, point: Point, seed: int, split: str, fold: int = 0) -> dict[str, Any]:
         train = hyperparameters.with_fields(self._train, point)
         setting = Setting(**{name: point[name] for name in hyperparameters.SETTING})
         trainer = self.trainer(dataclasses.replace(train, steps=self._train.steps)).shortened(train.steps)
+        trainer = trainer.divided(*self._division(fold)) if fold else trainer
         run = functools.partial(train_loop.run, trainer, storage.join(self.folder, name), setting, seed, split)
         return self._progress.run(functools.partial(run, self._config_hash), train.steps)
 
@@ -241,7 +282,13 @@ class Runs:
                 self._progress.expect(point["steps"])
             path = storage.join(self.folder, name, run_files.TRIAL)
             _write_once(path, {"number": number, "point": point}, "other trials")
-            done.append(Trial(number, point, self._run(name, point, self._seed, "val")))
+            results = [self._run(name, point, self._seed, "val")]
+            # Only the last trials: the others are there to be dropped.
+            folds = self._folds if point.get("steps", self._train.steps) == self._train.steps else 1
+            for fold in range(1, folds):
+                self._progress.expect(self._train.steps)
+                results.append(self._run(f"{name}/fold-{fold}", point, self._seed, "val", fold))
+            done.append(Trial(number, point, _joined(results)))
         return done
 
     def choose(self, trials: list[Trial]) -> Trial:
@@ -258,6 +305,11 @@ class Runs:
     def seed(self, chosen: Trial, seed: int) -> dict[str, Any]:
         """Runs the chosen setting with a seed and returns its result on test."""
         return self._run(f"seed-{seed}", chosen.point, seed, "test")
+
+
+def _can_divide(task: Task, train: Train) -> bool:
+    """Whether val is so small that its choice would be noise, and the tables can be divided again."""
+    return len(task.splits["val"].labels) < _MANY_VAL and train.table == "device"
 
 
 def _write_once(path: str, note: dict[str, Any], what: str) -> None:
