@@ -1,7 +1,8 @@
 """Compares the trained heads: `web-memory evaluate --config=configs/demo.py [--markdown]`.
 
-Prints accuracies over seeds, paired differences with their intervals, and how well attention filters; writes
-`results.json` below the workdir. It trains nothing. See `model.report` for pictures and an HTML page.
+Prints accuracies over seeds, paired differences with their intervals, and how well attention filters. Writes them to a
+file of these heads and seeds beside the runs, and as `results.json` to the workdir. It trains nothing. See
+`model.report` for pictures and an HTML page.
 """
 
 import sys
@@ -14,7 +15,7 @@ from pipelines.progress import say
 
 
 def run(config: Config, markdown: bool) -> None:
-    """Prints the tables and writes `results.json`.
+    """Prints the tables and writes the results.
 
     Raises:
         UserError: if a run is missing.

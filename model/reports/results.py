@@ -144,7 +144,7 @@ def doubts(found: runs.Runs, lists: Neighbors, train: Train) -> list[str]:
 
 
 def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dict[str, Any]:
-    """Returns the contents of `results.json` (docs/contracts.md).
+    """Returns the contents of a file of results (docs/contracts.md).
 
     Args:
         places: of the runs and of the outputs of earlier stages.
@@ -180,13 +180,22 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
 def foresee(places: Places, seed: int, train: Train, finetune: Finetune) -> dict[str, str]:
     """Returns which runs would be measured, in words; arguments and errors as those of `evaluate`."""
     lists = Neighbors.open(places.neighbors)
-    found = runs.load(run_files.identity(places, seed, train, lists.fingerprint), train, finetune, lists)
+    frozen = run_files.identity(places, seed, train, lists.fingerprint)
+    found = runs.load(frozen, train, finetune, lists)
     heads = {head: f"{len(found.of(head)):,} seeds" for head in found.heads}
-    return {**heads, "would": f"measure these on {len(found.labels):,} test images", "output": places.workdir}
+    output = run_files.results_file(frozen, train, finetune)
+    return {**heads, "would": f"measure these on {len(found.labels):,} test images", "output": output}
 
 
 def write(places: Places, seed: int, train: Train, finetune: Finetune) -> tuple[dict[str, Any], str]:
-    """Evaluates, writes `results.json` and returns the results and its path; see `evaluate`."""
-    results, path = evaluate(places, seed, train, finetune), storage.join(places.workdir, "results.json")
+    """Evaluates, writes the results and returns them and the path of their file; see `evaluate`.
+
+    The file is that of these runs, heads and seeds, so that the results of other settings stay. `results.json` in the
+    workdir is a copy of the last results written.
+    """
+    results = evaluate(places, seed, train, finetune)
+    frozen = run_files.identity(places, seed, train, Neighbors.open(places.neighbors).fingerprint)
+    path = run_files.results_file(frozen, train, finetune)
     storage.write_json(path, results)
+    storage.write_json(storage.join(places.workdir, "results.json"), results)
     return results, path

@@ -124,7 +124,7 @@ def test_figures_of_runs_whose_errors_are_known(world, capsys):
     assert whole["difference"] == pytest.approx(-1 / count)
     assert -4 / count <= whole["low"] < whole["difference"] < whole["high"] == 0
     printed = capsys.readouterr().out
-    assert "100.0 ± 0.0" in printed and "-3.0 [-9.1, +0.0]" in printed and "results.json" in printed
+    assert "100.0 ± 0.0" in printed and "-3.0 [-9.1, +0.0]" in printed and "results-" in printed
 
 
 def test_the_filter_is_judged_by_the_labels_of_the_memory(world):
@@ -217,6 +217,25 @@ def test_markdown_is_the_same_tables(world, capsys):
     printed = capsys.readouterr().out
     assert printed.count("| --- |") == 4
     assert "| mean_knn | 100.0 ± 0.0 | - | - | 100.0 ± 0.0 | 100.0 ± 0.0 | 40.0 ± 0.0 | 1.5 s |" in printed
+
+
+def test_results_of_other_settings_do_not_replace_each_other(world, capsys):
+    _write_runs(world)
+    first = _evaluate(world)
+    (path,) = world.folder.glob("runs/*/results-*.json")
+    bytes_of_first = path.read_bytes()
+    assert json.loads(bytes_of_first) == first
+    others = ["--config.train.seeds=0"], ["--config.train.heads=mam"], ["--config.train.heads=mam,linear"]
+    written = [_evaluate(world, *flags) for flags in others]
+    assert path.read_bytes() == bytes_of_first
+    kept = [json.loads(one.read_text()) for one in world.folder.glob("runs/*/results-*.json")]
+    assert len(kept) == 4 and all(one in kept for one in (first, *written))
+    assert list(written[1]["methods"]) == ["mam"] and written[0]["methods"]["linear"]["all"]["std"] is None
+    # The same settings have the same file.
+    capsys.readouterr()
+    assert _evaluate(world) == first and path.read_bytes() == bytes_of_first
+    assert f"wrote {path}" in " ".join(capsys.readouterr().out.split())
+    assert len([*world.folder.glob("runs/*/results-*.json")]) == 4
 
 
 def test_a_grid_has_a_cell_for_each_column():
