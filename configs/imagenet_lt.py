@@ -47,7 +47,9 @@ def get_config() -> Config:
         val_set=_split("val"),
         test_set=_split("test"),
         class_names="imagenet_lt/classnames.txt",
-        protocol=Protocol(train_rows=115_846, val_rows=20_000, test_rows=50_000, classes=1000),
+        protocol=Protocol(
+            train_rows=115_846, val_rows=20_000, test_rows=50_000, classes=1000, images_per_class=(5, 1_280)
+        ),
         train=dataclasses.replace(TRAIN, loss="lace", steps=6000, checkpoint_every=500),
     )
 

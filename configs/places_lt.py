@@ -47,7 +47,12 @@ def get_config() -> Config:
         test_set=_split("test"),
         class_names="places_lt/classnames.txt",
         protocol=Protocol(
-            train_rows=62_500, val_rows=7_300, test_rows=36_500, classes=365, classes_per_group=(131, 163, 71)
+            train_rows=62_500,
+            val_rows=7_300,
+            test_rows=36_500,
+            classes=365,
+            classes_per_group=(131, 163, 71),
+            images_per_class=(5, 4_980),
         ),
         train=dataclasses.replace(TRAIN, loss="lace", steps=3000, checkpoint_every=500),
     )
