@@ -13,7 +13,8 @@ data folder has
 The labels of the test images are not public, so accuracy is reported on `val.txt`, 3 images of each species. To choose
 nothing on it, settings are chosen on 5 % of the training images of each species that has at least 10, held out by
 `part_seed`; heads train on the others, and shot groups are by the images that are left. Published figures are of heads
-that train on all 437,513 images and of groups by these: compare their groups with care.
+that train on all 437,513 images and of groups by these: compare their groups with care. `web-memory evaluate
+--published` prints those of `configs/figures.py` beside yours.
 
 Hardware, time and our own figures: none. The images could not be had where this was written, so only the lists and the
 settings are tested.
@@ -34,7 +35,7 @@ def get_config() -> Config:
         val_set=_list("train", (0.0, 0.05)),
         test_set=_list("val"),
         class_names="iNaturalist2018/classnames.txt",
-        protocol=Protocol(train_val_rows=437_513, test_rows=24_426, classes=8_142),
+        protocol=Protocol(train_val_rows=437_513, test_rows=24_426, classes=8_142, name="inat18"),
         train=dataclasses.replace(TRAIN, loss="lace", steps=20_000, checkpoint_every=1000),
     )
 

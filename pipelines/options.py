@@ -32,7 +32,7 @@ _DRY_RUN = "dry_run"
 _NAMED_CONFIG, _NO_CONFIG = "--config=FILE", "[ARGUMENT] [--config=FILE]"
 LOG_FORMATS = ("text", "json")
 # Modules of `configs` that are no experiments.
-_NO_CONFIGS = ("__init__", "base", "published")
+_NO_CONFIGS = ("__init__", "base", "figures", "published")
 
 
 def version() -> str:

@@ -72,6 +72,7 @@ class Protocol:
     images_per_class: tuple[int, ...] = option(
         (), "Training images of the smallest and of the largest class, such as `5,1280`.", at_least=1
     )
+    name: str = option("", "Name of the protocol, whose figures `web-memory evaluate --published` shows beside ours.")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each field that does not fit the others, and why."""

@@ -29,6 +29,10 @@ def _groups(found: runs.Runs, train: Train, shots: str = "") -> np.ndarray:
     return metrics.shot_groups(found.class_counts, train.many_over, train.few_under, shots or train.shots)
 
 
+def _sizes(groups: np.ndarray) -> list[int]:
+    return [int((groups == group).sum()) for group in metrics.GROUPS]
+
+
 def measure(found: runs.Runs, train: Train) -> list[dict[str, Any]]:
     """Returns the figures of each run as fractions: `method`, `seed`, the groups, `all`, `top5`, `ece`, `train_secs`.
 
@@ -163,6 +167,8 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
     return {
         "runs": found.folder,
         "shots": train.shots,
+        "classes_per_group": {shots: _sizes(_groups(found, train, shots)) for shots in SHOTS},
+        "moved_classes": {shots: int((_groups(found, train, shots) != _groups(found, train)).sum()) for shots in SHOTS},
         "rows": rows,
         "methods": spread(rows),
         "differences": compare(found, train, seed),
