@@ -227,52 +227,14 @@ def test_a_list_with_another_number_of_rows_is_refused_before_it_is_embedded(tmp
 
 def test_published_counts():
     found = {name: _config(name).protocol for name in NAMES}
+    for name in ("imagenet_lt", "places_lt", "inat18", "inat21_mini", "webvision"):
+        assert found[name].name == name
+        found[name] = dataclasses.replace(found[name], name="")
     assert found["imagenet_lt"] == Protocol(115_846, 20_000, 50_000, classes=1000, images_per_class=(5, 1_280))
     assert found["places_lt"] == Protocol(62_500, 7_300, 36_500, 0, 365, (131, 163, 71), (5, 4_980))
     assert found["inat21_mini"] == Protocol(480_000, 20_000, 100_000, classes=10_000)
     assert found["inat18"] == Protocol(test_rows=24_426, train_val_rows=437_513, classes=8_142)
     assert found["cub"] == Protocol(5_394, 600, 5_794, 5_994, classes=200)
-
-
-def test_published_counts_of_the_few_shot_sets():
-    """Images of the 16-shot list, of its held-out quarter and of the test list."""
-    counts = {
-        "semi-aves": (200, 3_199, 800, 8_000),
-        "fgvc-aircraft": (100, 1_600, 400, 3_333),
-        "eurosat": (10, 160, 40, 8_100),
-        "dtd": (47, 752, 188, 1_692),
-        "stanford_cars": (196, 3_136, 784, 8_041),
-        "food101": (101, 1_616, 404, 30_300),
-        "flowers102": (102, 1_632, 408, 2_463),
-        "oxford_pets": (37, 592, 148, 3_669),
-        "imagenet": (1_000, 16_000, 4_000, 50_000),
-    }
-    for name, (num_classes, images, held_out, test) in counts.items():
-        sizes = (11 if name == "semi-aves" else 12, 12)
-        expected = Protocol(images - held_out, held_out, test, images, num_classes, images_per_class=sizes)
-        assert _config(f"few_shot:dataset={name}").protocol == expected
-        few = _config(f"few_shot:dataset={name},shots=4,seed=3")
-        assert few.protocol == Protocol(
-            3 * num_classes, num_classes, test, 4 * num_classes, num_classes, images_per_class=(3, 3)
-        )
-        assert few.train_set.path == f"few_shot/{name}/fewshot4_seed3.txt" == few.val_set.path
-    assert len({_config(f"few_shot:dataset={name},seed={seed}").workdir for name in counts for seed in (1, 2)}) == 18
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ("dataset=birds", "dataset=birds must be one of semi-aves, fgvc-aircraft, eurosat, .*imagenet"),
-        ("shots=5", "shots=5 must be one of 4, 8, 16"),
-        ("shots=few", "shots=few: must be of type int"),
-        ("shot=4", "'shot=4' is no setting=value of this config; its settings are dataset, shots, seed"),
-    ],
-)
-def test_a_split_that_does_not_exist_is_refused(settings, said):
-    with pytest.raises(UserError, match=rf"^--config=configs/few_shot.py:{settings}: {said}"):
-        _config(f"few_shot:{settings}")
-    with pytest.raises(UserError, match="'a=1' is no setting=value of this config; it takes no settings"):
-        _config("cub:a=1")
 
 
 def test_another_split_is_read_from_its_own_list(tmp_path):
