@@ -19,6 +19,15 @@ TEXT = EncoderInfo("text-encoder", 3, True, "float32")
 ENCODERS = {"key": KEY, "value_text": TEXT}
 SPLITS = {"train": 70, "val": 60, "test": 33}
 REPOSITORY = pathlib.Path(__file__).parents[1]
+# Flags with which the trials of every head are the grid of learning rates and dropouts, each one run.
+PLAIN_TRIALS = {
+    "train.search": "grid",
+    "train.weight_decays": "0.1",
+    "train.folds": "1",
+    "train.value_scale": "0",
+    "train.similarity": "cosine",
+    "train.space": "k=0,similarity=cosine,value_scale=0",
+}
 
 
 def unit(rows: int, dim: int = DIM, seed: int = 0, clusters: int = 15) -> np.ndarray:
