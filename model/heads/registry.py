@@ -1,7 +1,9 @@
 """The heads by the name that the config gives."""
 
-from model.heads import linear, mlp, name_head, rac, retrieval, vl_ltr, zero_shot
+from model.heads import linear, mlp
+from model.heads.attention import name_head, retrieval
 from model.heads.base import Head, count_parameters, init
+from model.heads.texts import rac, vl_ltr, zero_shot
 from pipelines.errors import UserError, nearest
 
 __all__ = ["HEADS", "count_parameters", "get", "init"]

@@ -8,7 +8,7 @@ from configs.schema import training
 from model.data.batch import Batch
 from model.heads import registry
 from model.heads.linear import dropout, thin
-from model.heads.zero_shot import ClassNames
+from model.heads.texts.zero_shot import ClassNames
 from model.prepare.class_bank import Bank
 from model.prepare.name_prior import NamePrior
 from pipelines.errors import UserError
