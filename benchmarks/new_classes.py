@@ -153,7 +153,7 @@ def _train(config: Config, task: Task, workdir: str) -> None:
     train, places = config.train, config.places
     with Stage("train", "steps", workdir) as stage:
         task, data, folder = trials.open_runs(places, config.seed, train, task, SPLITS)
-        progress = trials.Progress(stage, trials.count(train))
+        progress = trials.Progress(stage, sum(trials.lengths(train)))
         for name in HEADS:
             runs = trials.Runs(name, train, config.seed, task, data, folder, progress)
             chosen = runs.choose(runs.trials())

@@ -151,7 +151,7 @@ class Naive:
             query = jnp.einsum("bd,dha->bha", standardize(z), layer["query"])
             key = jnp.einsum("bkd,dha->bkha", batch.keys, layer["key"])
             logits = jnp.einsum("bha,bkha->bhk", query, key) / jnp.sqrt(key.shape[-1])
-            logits += self._train.similarity_scale * layer["scale"][:, None] * batch.scores[:, None]
+            logits += self._train.similarity_scale * jnp.exp(30 * layer["scale"])[:, None] * batch.scores[:, None]
             weights = masked_softmax(logits, batch.mask[:, None])
             for kind, value in batch.values.items():
                 projected = jnp.einsum("bkv,hvd->bkhd", value, layer[f"project_{kind}"])

@@ -8,7 +8,7 @@ Hardware: 2 cores, 24 GiB, no accelerator; README.md has the time. Test accuracy
 mlp 47.6, mean_knn 48.7, mam 56.4 (few-shot classes 34.0, 34.6, 35.5, 44.4).
 """
 
-from configs.base import DemoConfig, Encoders, Index, Neighbors, Source, Train
+from configs.base import DemoConfig, Index, Source, Train
 
 
 def get_config() -> DemoConfig:
@@ -21,18 +21,7 @@ def get_config() -> DemoConfig:
         val_set=Source(format="image_list", path="labelled/EmojiLT_val.txt", image_root="labelled/images"),
         test_set=Source(format="image_list", path="labelled/EmojiLT_test.txt", image_root="labelled/images"),
         class_names="labelled/classnames.txt",
-        # Training reads texts only, so no image values are embedded.
-        encoders=Encoders(value_image=()),
-        index=Index(shards=2, k=32),
-        neighbors=Neighbors(k=32),
-        train=Train(
-            values=("text",),
-            similarity_scale=60.0,
-            neighbor_dropout=0.25,
-            batch_size=128,
-            steps=200,
-            learning_rates=(1e-3, 3e-3),
-            many_over=10,
-            few_under=5,
-        ),
+        index=Index(shards=2),
+        # All else about training is the default.
+        train=Train(many_over=10, few_under=5),
     )

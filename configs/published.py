@@ -1,22 +1,19 @@
-"""What the configs of published datasets share: LAION-400M as memory, lists of 100, and the trials of each head.
+"""What the configs of published datasets share: LAION-400M as memory, both kinds of values, and larger batches.
 
 Not a config of its own: imagenet_lt.py, places_lt.py, inat21_mini.py and webvision.py name the data and the loss.
 """
 
-from configs.base import Config, Index, Neighbors, Source, Train
+from configs.base import Config, Encoders, Source, Train
 
 TRAIN = Train(
+    values=("text", "image"),
     batch_size=512,
-    search="random",
-    trials=12,
-    space=("similarity_scale=10.0|20.0|40.0", "neighbor_dropout=0.0|0.25"),
-    learning_rates=(3e-4, 1e-3, 3e-3),
-    weight_decays=(0.01, 0.1),
-    dropouts=(0.0, 0.25, 0.5),
+    many_over=100,
+    few_under=20,
 )
 CONFIG = Config(
     data="data",
     memory=Source(format="img2dataset", path="laion400m/*.tar"),
-    index=Index(k=100),
-    neighbors=Neighbors(k=100),
+    # The paper's values are of a larger image encoder and of a text encoder.
+    encoders=Encoders(value_image=("efficientnet-lite2",)),
 )

@@ -14,7 +14,7 @@ With so few images in a class the shot groups are many > 30, medium 10 to 30, fe
 The paper has no figures for this cut, and the built-in encoders have seen its classes (docs/datasets.md).
 """
 
-from configs.base import Config, Encoders, Index, Neighbors, Protocol, Source, Train
+from configs.base import Config, Encoders, Protocol, Source, Train
 
 
 def get_config() -> Config:
@@ -30,25 +30,8 @@ def get_config() -> Config:
         # The border of a thumbnail shows a part of the thing: without it a linear head lost 3.4 points.
         encoders=Encoders(crop_fraction=1.0),
         protocol=Protocol(train_rows=3421, val_rows=1000, test_rows=4000, classes=200, classes_per_group=(40, 68, 92)),
-        index=Index(shards=1, k=128),
-        neighbors=Neighbors(k=128),
-        train=Train(
-            values=("text",),
-            # With so few images, learned projections of queries and keys brought nothing on val (.490; without .499).
-            attention_dim=0,
-            value_dim=1024,
-            # On val mam gained 1.2 points by it.
-            similarity="whitened",
-            similarity_scale=15.0,
-            # And another point by it, three on few-shot classes.
-            value_scale=2.5,
-            neighbor_dropout=0.25,
-            batch_size=128,
-            learning_rates=(5e-4, 1e-3, 2e-3, 3e-3),
-            dropouts=(0.0, 0.5, 0.7),
-            many_over=30,
-            few_under=10,
-        ),
+        # All else about training is the default.
+        train=Train(many_over=30, few_under=10),
     )
 
 

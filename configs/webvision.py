@@ -23,9 +23,8 @@ WebVision has the classes of ImageNet: encoders that have seen those labels leak
 Hardware, time and our own figures: none. The images could not be had where this was written, so only the lists and the
 settings are tested.
 
-Top-1 in percent, from the paper, which does not say which training list was used:
-
-linear 78.1, mlp 81.0, mean k-NN 78.2, MILe 75.2, heteroscedastic 76.6, NCR 76.8, CurriculumNet 79.3, mam 83.6.
+The figures of the paper, which does not say which training list was used, are in `configs/figures.py`; `web-memory
+evaluate --published` prints them beside yours.
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ def get_config() -> Config:
         val_set=part(GOOGLE, 0.0, 0.02),
         test_set=Source(format="webvision", path="webvision/info/val_filelist.txt", image_root="webvision"),
         class_names="webvision/info/classnames.txt",
-        protocol=Protocol(test_rows=50_000, classes=1000),
+        protocol=Protocol(test_rows=50_000, classes=1000, name="webvision"),
         train=dataclasses.replace(
             TRAIN,
             loss="cross_entropy",

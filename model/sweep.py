@@ -29,14 +29,15 @@ def run(config: Config) -> None:
         stage.doing("reading vectors, compiling")
         task = protocol.load(places, config.protocol, config.queries, train)
         task, data, folder = trials.open_runs(places, seed, train, task, ("train", "val"))
-        progress = trials.Progress(stage, trials.count(train, seeds=False))
+        longest = task.splits["train"].neighbors.shape[1]
+        progress = trials.Progress(stage, sum(trials.lengths(train, longest, seeds=False)))
         tried = {}
         for name in train.heads:
             tried[name] = trials.Runs(name, train, seed, task, data, folder, progress).trials()
     for name, of_head in tried.items():
         tuning.grid(of_head, name).show()
         best = trials.best_of(of_head)
-        say(f"best: trial {best.number}, {hyperparameters.words(best.point)}, val {best.value:.3f}")
+        say(f"best: trial {best.number}, {hyperparameters.words(best.point)}, val {best.accuracy:.3f}")
     say(f"output {folder}; run web-memory train to continue with the seeds")
 
 

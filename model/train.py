@@ -37,8 +37,9 @@ def run(config: Config) -> None:
         task, data, folder = trials.open_runs(places, seed, train, task, SPLITS)
         last = [run_files.of_seed(folder, name, seed) for name in train.heads for seed in train.seeds]
         stage.worked = not all(map(run_files.is_done, last))
-        progress = trials.Progress(stage, trials.count(train))
-        lines, rates, reached = {}, [], {}
+        runs_of = trials.lengths(train, task.splits["train"].neighbors.shape[1])
+        progress = trials.Progress(stage, sum(runs_of))
+        lines, rates, reached, count = {}, [], {}, 0
         for name in train.heads:
             runs = trials.Runs(name, train, seed, task, data, folder, progress)
             tried = runs.trials()
@@ -48,14 +49,19 @@ def run(config: Config) -> None:
             rates += [result["reading"] for result in results if "reading" in result]
             lines[name] = _line(chosen, tried)
             test = sum(result["accuracy"]["all"] for result in results) / len(results)
-            reached[name] = plausibility.Reached(chosen.value, test)
-        groups = metrics.shot_groups(task.class_counts, train.many_over, train.few_under, train.shots)
+            reached[name] = plausibility.Reached(chosen.accuracy, test)
+            count += len(tried) + len(results)
+        counts = task.class_counts
+        groups = metrics.shot_groups(counts, train.many_over, train.few_under, train.shots)
+        bounds = metrics.shot_bounds(counts, train.many_over, train.few_under)
+        fitted = "; thirds by size, since 100 and 20 images leave a group empty" * bounds.fitted
         doubts = plausibility.warnings(reached, task.splits["val"].labels, len(task.splits["test"].labels))
         summary(
-            f"train: {trials.count(train)} runs in {duration(stage.secs)}",
+            f"train: {count} runs in {duration(stage.secs)}",
             {
                 **lines,
-                "classes": ", ".join(f"{int((groups == group).sum())} {group}-shot" for group in metrics.GROUPS),
+                "classes": ", ".join(f"{int((groups == group).sum())} {group}-shot" for group in metrics.GROUPS)
+                + fitted,
                 **protocol.lost_rows(places),
                 **({"warning": "; ".join(doubts)} if doubts else {}),
                 **({"memory was read at": host_tables.words(rates)} if rates else {}),
@@ -92,7 +98,7 @@ def _line(chosen: "Trial", tried: "list[Trial]") -> str:
 
     diverged = sum(trial.diverged for trial in tried)
     note = f", of which {diverged} diverged" if diverged else ""
-    return f"{hyperparameters.words(chosen.point)}: val {chosen.value:.3f}, best of {len(tried)}{note}"
+    return f"{hyperparameters.words(chosen.point)}: val {chosen.accuracy:.3f}, best of {len(tried)}{note}"
 
 
 def foresee(config: Config) -> dict[str, str]:

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import functools
 import importlib.metadata
+import inspect
 import logging
 import pathlib
 import re
@@ -31,7 +32,7 @@ _DRY_RUN = "dry_run"
 _NAMED_CONFIG, _NO_CONFIG = "--config=FILE", "[ARGUMENT] [--config=FILE]"
 LOG_FORMATS = ("text", "json")
 # Modules of `configs` that are no experiments.
-_NO_CONFIGS = ("__init__", "base", "published")
+_NO_CONFIGS = ("__init__", "base", "figures", "published")
 
 
 def version() -> str:
@@ -42,12 +43,17 @@ def version() -> str:
         return "unknown"
 
 
-def load(path: str) -> Config:
+def load(flag: str) -> Config:
     """Runs `get_config()` of a config file; `configs/x.py` is also found in the installed package.
 
+    Args:
+        flag: path of the file, perhaps with settings that are passed to `get_config`: `x.py:shots=4,seed=2`.
+
     Raises:
-        UserError: if there is no such file, or it does not return a `Config`.
+        UserError: if there is no such file, it takes no such settings, or it does not return a `Config`.
     """
+    path, python, settings = flag.partition(".py:")
+    path += ".py" if python else ""
     file = pathlib.Path(path)
     installed = pathlib.Path(configs.__path__[0])
     if not file.exists() and file.parent.name == "configs":
@@ -62,12 +68,32 @@ def load(path: str) -> Config:
     try:
         # Never from bytecode, which is out of date for a second after a file was changed.
         exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
-        config = module.get_config()
+        config = module.get_config(**_settings(flag, module.get_config, settings))
+    except UserError:
+        raise
     except Exception as error:
+        if settings and isinstance(error, ValueError):
+            raise UserError(f"--config={flag}: {error}") from error
         raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise UserError(f"--config={path}: get_config() must return a configs.base.Config, not {type(config).__name__}")
     return config
+
+
+def _settings(flag: str, get_config: Callable[..., Config], text: str) -> dict[str, Any]:
+    """Returns the arguments of `get_config` that a text such as `shots=4,seed=2` stands for, of their defaults' types.
+
+    Raises:
+        UserError: if it takes no such argument, or a value is not of its type or not among its choices.
+    """
+    known, found = inspect.signature(get_config).parameters, {}
+    for part in text.split(",") if text else ():
+        name, equals, value = part.partition("=")
+        if not equals or name not in known:
+            takes = f"its settings are {', '.join(known)}" if known else "it takes no settings"
+            raise UserError(f"--config={flag}: {part!r} is no setting=value of this config; {takes}")
+        found[name] = fields.parse_value(value, type(known[name].default), f"--config={flag}: {name}")
+    return found
 
 
 def parse(

@@ -7,7 +7,7 @@ from configs.schema.fields import option
 
 FORMATS = (
     *("img2dataset", "img2dataset_parquet", "arrow", "tfrecord", "vectors"),
-    *("coco", "image_folder", "image_list", "inat2021", "table", "webvision", "yfcc15m"),
+    *("coco", "image_folder", "image_list", "inat2021", "swat", "table", "webvision", "yfcc15m"),
 )
 SPLITS = ("train", "val", "test")
 DTYPES = ("float32", "float16")
@@ -62,15 +62,24 @@ class Protocol:
     train_rows: int = option(0, "Images in the training list.", at_least=0)
     val_rows: int = option(0, "Images in the validation list.", at_least=0)
     test_rows: int = option(0, "Images in the test list.", at_least=0)
+    train_val_rows: int = option(
+        0, "Images in the training and validation lists together, where both are parts of one list.", at_least=0
+    )
     classes: int = option(0, "Classes in the training list.", at_least=0)
     classes_per_group: tuple[int, ...] = option(
         (), "Many-, medium- and few-shot classes, by `train.shots`.", at_least=0
     )
+    images_per_class: tuple[int, ...] = option(
+        (), "Training images of the smallest and of the largest class, such as `5,1280`.", at_least=1
+    )
+    name: str = option("", "Name of the protocol, whose figures `web-memory evaluate --published` shows beside ours.")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each field that does not fit the others, and why."""
         if len(self.classes_per_group) not in (0, 3):
             yield "classes_per_group", "must be three numbers: many-, medium- and few-shot classes"
+        if len(self.images_per_class) not in (0, 2):
+            yield "images_per_class", "must be two numbers: images of the smallest and of the largest class"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +88,9 @@ class Encoders:
 
     key: str = option("efficientnet-lite0", "Image encoder of keys and queries.")
     value_image: tuple[str, ...] = option(
-        ("efficientnet-lite2",),
-        "Image encoders of values; the first writes the column `value_image`, one given as `name=handle` writes "
-        "`value_image_name`.",
+        (),
+        "Image encoders of values, such as `efficientnet-lite2`; the first writes the column `value_image`, one given "
+        "as `name=handle` writes `value_image_name`.",
     )
     value_text: tuple[str, ...] = option(("minilm-l6-v2",), "Text encoders of values, named in the same way.")
     prompts: tuple[str, ...] = option(

@@ -25,7 +25,7 @@ class Index:
         choices=SHARDINGS,
     )
     target_recall: float = option(0.95, "Recall@k that the search is tuned to.", above=0, at_most=1)
-    k: int = option(32, "The k of that recall.", at_least=1)
+    k: int = option(128, "The k of that recall.", at_least=1)
     leaves: int = option(
         0, "Partitions of each shard, at least 16 of a routed one; 0 lets the planner choose.", at_least=0
     )
@@ -48,6 +48,6 @@ class Index:
 class Neighbors:
     """How neighbour lists are looked up."""
 
-    k: int = option(32, "Neighbours of each query; shorter lists are padded with -1.", at_least=1)
+    k: int = option(128, "Neighbours of each query; shorter lists are padded with -1.", at_least=1)
     block_rows: int = option(4096, "Queries searched at once, which bounds memory.", at_least=1)
     exclude_same_image: bool = option(True, "Whether to leave out memory rows that have the query's image bytes.")

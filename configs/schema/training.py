@@ -12,7 +12,7 @@ SAMPLINGS = ("uniform", "square_root", "balanced")
 STARTS = ("similarity", "random")
 SIMILARITIES = ("cosine", "whitened")
 POOLINGS = ("mean", "similarity")
-TUNINGS = ("grid", "random", "optuna")
+TUNINGS = ("halving", "grid", "random", "optuna")
 SHOTS = ("decoupling", "oltr")
 TABLES = ("device", "host")
 DTYPES = ("float32", "bfloat16")
@@ -133,28 +133,28 @@ class Train:
         0.0, "Share of the target that `cross_entropy` spreads over all classes.", at_least=0, below=1
     )
     sampling: str = option("uniform", "How often images of large classes are drawn.", choices=SAMPLINGS)
-    values: tuple[str, ...] = option(("text", "image"), "Kinds of values that neighbours add [I].", required=True)
+    values: tuple[str, ...] = option(("text",), "Kinds of values that neighbours add [I].", required=True)
     layers: int = option(1, "Attention layers [I].", at_least=1)
     attention_heads: int = option(1, "Attention heads of each layer [I].", at_least=1)
     attention_dim: int = option(
-        64, "Width of a head's query and key projections; 0 for none: attention by cosine alone [I].", at_least=0
+        0, "Width of a head's query and key projections; 0 for none: attention by cosine alone [I].", at_least=0
     )
-    value_dim: int = option(256, "Width of the value projections of all attention heads together [I].", at_least=1)
+    value_dim: int = option(1024, "Width of the value projections of all attention heads together [I].", at_least=1)
     start: str = option(
         "similarity",
         "Where attention starts: at softmax(scale * cosine), or at random projections [I].",
         choices=STARTS,
     )
     similarity: str = option(
-        "cosine",
+        "whitened",
         "Score of a neighbour: the cosine, or the cosine after whitening the keys that training images retrieved [I].",
         choices=SIMILARITIES,
     )
     similarity_scale: float = option(
-        20.0, "First value of the learned factor on these scores (inverse temperature) [I].", at_least=0
+        15.0, "First value of the learned factor on these scores (inverse temperature) [I].", at_least=0
     )
     value_scale: float = option(
-        0.0,
+        2.5,
         "First size of what neighbours add, relative to the query: the key that a value predicts, by a regression "
         "over the memory; 0 for nothing [I].",
         at_least=0,
@@ -177,7 +177,7 @@ class Train:
     k: int = option(0, "Neighbours that are used, the first of each list; 0 for all.", at_least=0)
     random_k: bool = option(False, "Whether each list is cut to a random length from 1 to k in training [I].")
     neighbor_dropout: float = option(
-        0.0, "Share of the neighbours left out of each list in training [I].", at_least=0, below=1
+        0.25, "Share of the neighbours left out of each list in training [I].", at_least=0, below=1
     )
     rac_pooling: str = option("mean", "How `rac` pools the texts [I].", choices=POOLINGS)
     rac_normalize: bool = option(
@@ -187,20 +187,32 @@ class Train:
     vl_ltr_width: float = option(
         4.0, "Hidden width of the visual branch of `vl_ltr`, as a multiple of the query's width.", above=0
     )
-    batch_size: int = option(256, "Queries in each step.", at_least=1)
+    batch_size: int = option(128, "Queries in each step.", at_least=1)
     steps: int = option(300, "Steps of a run.", at_least=1)
     warmup_share: float = option(0.1, "Share of the steps that warm up, before a cosine decay.", at_least=0, below=1)
     search: str = option(
-        "grid", "How trials are chosen: all settings, distinct random ones, or Optuna's TPE.", choices=TUNINGS
+        "halving",
+        "How trials are chosen: successive halving, all settings, distinct random ones, or Optuna's TPE.",
+        choices=TUNINGS,
     )
-    trials: int = option(0, "Trials of each head; 0 for the whole grid.", at_least=0)
+    trials: int = option(
+        0,
+        "Settings that are tried of each head, all if there are fewer; 0 for all, or 40 of successive halving.",
+        at_least=0,
+    )
+    folds: int = option(
+        3,
+        "Divisions of the train and val images, the given one and others like it, that a whole trial is measured on; "
+        "1 where val has 10,000 images or more.",
+        at_least=1,
+    )
     space: tuple[str, ...] = option(
         (), "More axes of the grid, each a field and its values: `similarity_scale=10|20|40`."
     )
-    learning_rates: tuple[float, ...] = option(
-        (3e-4, 1e-3, 3e-3), "Learning rates of the trials.", required=True, at_least=0
+    learning_rates: tuple[float, ...] = option((1e-3, 3e-3), "Learning rates of the trials.", required=True, at_least=0)
+    weight_decays: tuple[float, ...] = option(
+        (0.1, 1.0, 10.0), "AdamW weight decays of the trials.", required=True, at_least=0
     )
-    weight_decays: tuple[float, ...] = option((0.1,), "AdamW weight decays of the trials.", required=True, at_least=0)
     dropouts: tuple[float, ...] = option(
         (0.0, 0.5), "Dropouts of the classifier's input in the trials.", required=True, at_least=0, below=1
     )
@@ -219,9 +231,16 @@ class Train:
     mile: Mile = Mile()
     curriculum: Curriculum = Curriculum()
     paco: Paco = Paco()
-    many_over: int = option(100, "Classes with more training images are many-shot.", at_least=0)
+    many_over: int = option(
+        0,
+        "Classes with more training images are many-shot; 0 for 100, or for thirds of the classes by size where 100 "
+        "and 20 leave a group empty.",
+        at_least=0,
+    )
     few_under: int = option(
-        20, "Classes with fewer training images are few-shot; the rest are medium-shot.", at_least=0
+        0,
+        "Classes with fewer training images are few-shot, the rest medium-shot; 0 for 20, or thirds in the same way.",
+        at_least=0,
     )
     shots: str = option(
         "decoupling",

@@ -31,8 +31,9 @@ class Split:
         queries: float32 `[N, D]`, unit length.
         labels: int32 `[N]`.
         neighbors: rows of the memory, int32 `[N, K]`; 0 where `mask` is false.
-        scores: cosine of query and key, or the score of `whitening`, float32 `[N, K]`; 0 where `mask` is false.
+        scores: cosine of query and key, float32 `[N, K]`; 0 where `mask` is false.
         mask: bool `[N, K]`, false where the list is padded.
+        whitened: the score of `model.prepare.whitening`, float32 `[N, K]`; None if no head reads it.
     """
 
     ids: np.ndarray
@@ -41,6 +42,7 @@ class Split:
     neighbors: np.ndarray
     scores: np.ndarray
     mask: np.ndarray
+    whitened: np.ndarray | None = None
 
     @property
     def retrieved(self) -> np.ndarray:
@@ -63,7 +65,7 @@ class Task:
             missing if its names are not embedded.
         fingerprint: of the neighbour lists and everything they came from.
         prepared: by head, the arrays that its `prepare` made (`model.training.preparation`).
-        whitening: of the keys, float32 `[D + 1, D]`, if `scores` are whitened cosines (`model.prepare.whitening`).
+        whitening: of the keys, float32 `[D + 1, D]`, if a head reads whitened scores (`model.prepare.whitening`).
         classifier: where linear classifiers start, float32 `[D, C]` (`model.prepare.name_start`); None for at random.
     """
 
@@ -78,6 +80,20 @@ class Task:
     prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     whitening: np.ndarray | None = None
     classifier: np.ndarray | None = None
+
+
+def divided(task: Task, train: np.ndarray, val: np.ndarray) -> Task:
+    """Returns the task with other images in train and val; rows as `sampling.divide` returns them."""
+    both = [task.splits[name] for name in ("train", "val")]
+
+    def take(rows: np.ndarray) -> Split:
+        joined: dict[str, Any] = {}
+        for field in dataclasses.fields(Split):
+            first, second = (getattr(split, field.name) for split in both)
+            joined[field.name] = None if first is None else np.concatenate([first, second])[rows]
+        return Split(**joined)
+
+    return dataclasses.replace(task, splits={**task.splits, "train": take(train), "val": take(val)})
 
 
 def _matrix(table: pa.Table, column: str) -> np.ndarray:

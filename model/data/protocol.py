@@ -66,7 +66,10 @@ def check(
     for split, rows in wanted.items():
         if rows:
             _check_rows(split, lists[split], _rows(places, split)[0], rows)
-    if expected.classes or expected.classes_per_group:
+    if expected.train_val_rows:
+        listed = sum(_rows(places, split)[0] for split in ("train", "val"))
+        _check_rows("train_val", lists["train"], listed, expected.train_val_rows)
+    if expected.classes or expected.classes_per_group or expected.images_per_class:
         _check_classes(expected, lists["train"], train, class_counts, _rows(places, "train")[1] > 0)
 
 
@@ -87,6 +90,13 @@ def _check_classes(expected: Protocol, name: str, train: Train, class_counts: np
         raise UserError(
             f"{name}: has {classes:,} classes, the protocol {expected.classes:,}; {_REMEDY}, or set "
             f"--config.protocol.classes={classes} to use it as it is"
+        )
+    sizes = (int(class_counts.min()), int(class_counts.max()))
+    if expected.images_per_class and not lost and sizes != expected.images_per_class:
+        raise UserError(
+            f"{name}: has {_slashed(sizes)} images in its smallest and largest class, the protocol "
+            f"{_slashed(expected.images_per_class)}; {_REMEDY}, or set --config.protocol.images_per_class= to skip "
+            "this check"
         )
     if expected.classes_per_group and not lost:
         groups = metrics.shot_groups(class_counts, train.many_over, train.few_under, train.shots)

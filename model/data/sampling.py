@@ -1,4 +1,7 @@
-"""Which training rows form the batch of each step; it depends only on seed and step, so any step can be repeated."""
+"""Which training rows form the batch of each step; it depends only on seed and step, so any step can be repeated.
+
+`divide` draws which images are train and which are val.
+"""
 
 import dataclasses
 import math
@@ -75,3 +78,26 @@ def batch_rows(
         if first < last:
             parts.append(stage.rows[_flat_rows(labels[stage.rows], sampling, seed, first, last)])
     return np.concatenate(parts).astype(np.int32).reshape(end - begin, batch_size)
+
+
+def divide(train: np.ndarray, val: np.ndarray, seed: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divides the images of train and val again, so that each class keeps its numbers in both.
+
+    Args:
+        train: labels, int32 `[N]`.
+        val: labels, int32 `[V]`.
+        seed: of the draw.
+        fold: number of the division; 0 is the given one.
+
+    Returns:
+        Rows of both together, val behind train: those of the new train `[N]` and of the new val `[V]`, ascending.
+    """
+    if not fold:
+        return np.arange(len(train)), np.arange(len(train), len(train) + len(val))
+    labels, rng = np.concatenate([train, val]), np.random.default_rng((seed, fold))
+    shuffled = rng.permutation(len(labels))
+    # Within each class in random order; the first of each go to val.
+    ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    starts = np.searchsorted(labels[ordered], labels[ordered])
+    is_val = np.arange(len(ordered)) - starts < np.bincount(val, minlength=labels.max() + 1)[labels[ordered]]
+    return np.sort(ordered[~is_val]), np.sort(ordered[is_val])

@@ -5,7 +5,7 @@ A larger memory stays on the host: `host_tables` gives each batch the rows that 
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -19,6 +19,8 @@ from model.data.vectors import Vectors, chunks, in_blocks
 
 # Bytes of alignment of arrays that XLA uses without a copy.
 _ALIGNMENT = 64
+# The fields of tables that have a row for each query.
+_OF_QUERIES = ("queries", "labels", "neighbors", "scores", "mask", "offsets", "whitened")
 
 
 class Tables(NamedTuple):
@@ -30,6 +32,7 @@ class Tables(NamedTuple):
         neighbors: rows of keys and values, int32 `[N, K]`; in tables for one batch those of its queries, `[B, K]`.
         scores: similarity of query and key, `[N, K]`.
         mask: false where a list is padded, `[N, K]`.
+        whitened: similarity of query and key in the white space, `[N, K]`; None if no head reads it.
         keys: standardized, `[M, D]`.
         values: standardized, for each kind `[M, V]`.
         prepared: by head, the arrays that its `prepare` made.
@@ -48,11 +51,22 @@ class Tables(NamedTuple):
     prepared: dict[str, Any]
     classifier: jax.Array | None = None
     offsets: jax.Array | None = None
+    whitened: jax.Array | None = None
     for_batch: tuple[()] | None = None
 
-    def gather(self, rows: jax.Array, head: str = "") -> Batch:
-        """Returns the queries of `rows` `[B]` with their neighbours, and with what is prepared for a head."""
+    def gather(self, rows: jax.Array, head: str = "", k: int = 0, similarity: str = "cosine") -> Batch:
+        """Returns the queries of some rows with their neighbours, and with what is prepared for a head.
+
+        Args:
+            rows: `[B]`.
+            head: its name.
+            k: neighbours, the first of each list; 0 for all.
+            similarity: which scores, one of `train.similarity`; a task of a single row of memory has no white ones.
+        """
+        first = slice(k or None)
         near = self.neighbors[rows] if self.for_batch is None else parallel.split(self.neighbors)
+        near = near[:, first]
+        scores = self.whitened if similarity == "whitened" and self.whitened is not None else self.scores
         keys = Rows(self.keys, near)
         values = {kind: Rows(value, near) for kind, value in self.values.items()}
         batch = Batch(
@@ -60,8 +74,8 @@ class Tables(NamedTuple):
             # Inside jit these are never gathered for a head that reads the rows.
             keys=keys.gather(),
             values={kind: value.gather() for kind, value in values.items()},
-            scores=self.scores[rows],
-            mask=self.mask[rows],
+            scores=scores[rows, first],
+            mask=self.mask[rows, first],
             prepared=self.prepared.get(head),
             classifier=self.classifier,
             offsets=None if self.offsets is None else self.offsets[rows],
@@ -155,10 +169,25 @@ def of_queries(task: Task) -> dict[str, Tables]:
             prepared=prepared,
             classifier=None if task.classifier is None else jnp.asarray(task.classifier),
             offsets=jnp.asarray(offset_rows(split.queries)),
+            whitened=None if split.whitened is None else jnp.asarray(split.whitened),
         )
         for name, split in task.splits.items()
     }
     return parallel.replicate(loaded)
+
+
+def divided(data: Mapping[str, Tables], train: np.ndarray, val: np.ndarray) -> dict[str, Tables]:
+    """Returns tables with other images in train and val; rows as `sampling.divide` returns them."""
+    both = [data[name] for name in ("train", "val")]
+
+    def take(rows: np.ndarray) -> Tables:
+        joined = {}
+        for name in _OF_QUERIES:
+            first, second = (getattr(tables, name) for tables in both)
+            joined[name] = None if first is None else jnp.concatenate([first, second])[rows]
+        return both[0]._replace(**parallel.replicate(joined))
+
+    return {**data, "train": take(train), "val": take(val)}
 
 
 def load(task: Task, dtype: str = "float32") -> dict[str, Tables]:

@@ -1,7 +1,7 @@
 """What a head is: a Flax module that turns a batch into logits, and the record that the registry lists it by."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -51,7 +51,9 @@ class Head:
         unlabelled: of such a head, its parameters to those with which a class scores as if no image of it were known.
         extend: of such a head, parameters, what it prepared, and the new classes, to both with the new classes behind
             the others.
-        tuned: whether settings change its predictions; if not, it has one trial, with the first value of each.
+        trained: whether steps train it; if not, it has its prediction before the first step.
+        space: the fields of `Train` that its trials vary beside learning rate, weight decay and dropout, each with its
+            values.
         check: `(task, train)`, called before `prepare`; raises a `UserError` if the head cannot learn the task.
         about: what it predicts from, half a sentence for the readers of a report.
     """
@@ -67,7 +69,8 @@ class Head:
     unlabelled: Callable[[Any], Any] | None = None
     extend: Callable[[Any, Any, NewClasses], tuple[Any, Any]] | None = None
     check: Callable[[Task, Train], None] | None = None
-    tuned: bool = True
+    trained: bool = True
+    space: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     about: str = ""
 
 

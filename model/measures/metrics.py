@@ -3,12 +3,48 @@
 `bootstrap` has intervals, `reports.results` the spread over seeds.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 
 GROUPS = ("many", "medium", "few")
 TOP = 5
+# Training images above and below which a class is many- and few-shot (Kang et al., ICLR 2020).
+_USUAL = (100, 20)
 _BINS = 15
 _BLOCK_ROWS = 1024
+
+
+class ShotBounds(NamedTuple):
+    """The training images that a class of the outer groups has: more than `many_over`, fewer than `few_under`."""
+
+    many_over: int
+    few_under: int
+    fitted: bool
+
+
+def shot_bounds(class_counts: np.ndarray, many_over: int = 0, few_under: int = 0) -> ShotBounds:
+    """Returns the bounds of the shot groups.
+
+    Args:
+        class_counts: training images of each class, `[C]`.
+        many_over: 0 for 100. Where that and 20 leave a group empty, the bounds are fitted to the data: thirds of the
+            classes by size, unless classes are too much alike for three groups.
+        few_under: 0 for 20, in the same way.
+    """
+    usual = ShotBounds(many_over or _USUAL[0], few_under or _USUAL[1], False)
+    if many_over or few_under or _has_all_groups(class_counts, usual):
+        return usual
+    sizes = np.sort(class_counts).tolist()
+    few, many = sizes[len(sizes) // 3], sizes[2 * len(sizes) // 3] - 1
+    fitted = ShotBounds(max(many, few), few, True)
+    return fitted if _has_all_groups(class_counts, fitted) else usual
+
+
+def _has_all_groups(class_counts: np.ndarray, bounds: ShotBounds) -> bool:
+    few, many = (class_counts < bounds.few_under).sum(), (class_counts > bounds.many_over).sum()
+    return bool(few and many and len(class_counts) - few - many)
 
 
 def shot_groups(class_counts: np.ndarray, many_over: int, few_under: int, shots: str = "decoupling") -> np.ndarray:
@@ -16,10 +52,11 @@ def shot_groups(class_counts: np.ndarray, many_over: int, few_under: int, shots:
 
     Args:
         class_counts: training images of each class, `[C]`.
-        many_over: classes with more are many-shot.
-        few_under: classes with fewer are few-shot (Kang et al., ICLR 2020: 100 and 20).
+        many_over: see `shot_bounds`.
+        few_under: see `shot_bounds`.
         shots: `decoupling`, or `oltr`, where the bounds belong to the outer groups (Liu et al., CVPR 2019).
     """
+    many_over, few_under, _ = shot_bounds(class_counts, many_over, few_under)
     if shots == "oltr":
         many_over, few_under = many_over - 1, few_under + 1
     return np.where(class_counts > many_over, "many", np.where(class_counts < few_under, "few", "medium"))
@@ -38,6 +75,18 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
         accuracies. On a balanced test set `all` is the mean over classes too.
     """
     return mean_right(predictions == labels, labels, groups)
+
+
+def balanced(accuracies: Mapping[str, float]) -> float:
+    """Returns what settings are chosen by: the mean of the overall accuracy and of those of the shot groups.
+
+    Overall accuracy alone chooses many-shot classes where val has many of them, and by a hair's breadth; a mean that
+    also has each group does not trade few-shot classes for others unseen.
+
+    Args:
+        accuracies: from `accuracy`.
+    """
+    return sum(accuracies.values()) / len(accuracies)
 
 
 def mean_right(right: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:

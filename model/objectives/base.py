@@ -43,6 +43,7 @@ class Step(NamedTuple):
         labels: int32 `[B]`.
         rows: of the training set, int32 `[B]`.
         number: steps done before, int32 scalar.
+        total: steps of the run, int32 scalar.
         rng: key of this step's randomness.
     """
 
@@ -53,6 +54,7 @@ class Step(NamedTuple):
     labels: jax.Array
     rows: jax.Array
     number: jax.Array
+    total: jax.Array | int
     rng: jax.Array
 
 

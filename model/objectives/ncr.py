@@ -19,7 +19,7 @@ class Ncr(Objective):
         """See `Objective.loss`."""
         settings = self.train.ncr
         output = forward(step.head, step.batch, step.rng)
-        weight = jnp.where(step.number >= round(settings.start * self.train.steps), settings.weight, 0.0)
+        weight = jnp.where(step.number >= jnp.round(settings.start * step.total), settings.weight, 0.0)
         near = losses.neighbor_weights(output.features, settings.neighbors, settings.gamma)
         total = jnp.zeros(())
         for logits in branches(output):

@@ -115,7 +115,7 @@ class _Scores:
 
 
 def rescore(task: Task) -> Task:
-    """Returns the task with whitened cosines as scores. Reads the keys twice, a chunk at a time."""
+    """Returns the task with whitened cosines beside the plain ones. Reads the keys twice, a chunk at a time."""
     rows = task.splits["train"].retrieved
     if len(rows) < 2:
         # A single row has no variance.
@@ -126,5 +126,5 @@ def rescore(task: Task) -> Task:
         keys = whitened(chunk, matrix)
         for of in scores.values():
             of.see(first, keys)
-    splits = {name: dataclasses.replace(split, scores=scores[name].found) for name, split in task.splits.items()}
+    splits = {name: dataclasses.replace(split, whitened=scores[name].found) for name, split in task.splits.items()}
     return dataclasses.replace(task, splits=splits, whitening=matrix)

@@ -5,10 +5,10 @@ from typing import Any
 
 from index import Index
 from model.recognition.trained import Trained
+from model.training.run_files import RESULTS
 from pipelines import storage
 
 _UNSTATED = "not stated; fill in before you publish"
-_RESULTS = "results.json"
 
 
 def text(runs: str, heads: Mapping[str, Trained], index: Index, removed: int, facts: Mapping[str, Any]) -> str:
@@ -103,9 +103,10 @@ def _accuracies(heads: Mapping[str, Trained]) -> list[tuple[Any, ...]]:
 
 
 def _intervals(runs: str, heads: Mapping[str, Trained]) -> list[str]:
-    """Returns how far heads differ, with intervals, as `web-memory evaluate` found for these runs."""
-    results = _read(storage.join(runs, "..", "..", _RESULTS))
-    if storage.name(str(results.get("runs", ""))) != storage.name(runs):
+    """Returns how far heads differ, with intervals, from the results that have most of these heads."""
+    found = [_read(path) for path in storage.files(runs, ".json") if storage.name(path).startswith(RESULTS)]
+    results = max(found, key=lambda one: len({*one.get("methods", ())} & {*heads}), default={})
+    if not results:
         return ["Run `web-memory evaluate` before an export to have intervals here.", ""]
     level = f"{100 * results['bootstrap']['level']:.0f}"
     rows = [

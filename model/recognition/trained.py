@@ -99,7 +99,9 @@ def keep(folder: str, head: str, point: Mapping[str, Any], task: Task, config: C
     lists = Neighbors.open(config.places.neighbors)
     config_hash = manifest.fingerprint(manifest.read_identity(folder))
     arrays = {"prepared": task.prepared[head]} if head in task.prepared else {}
-    arrays |= {} if task.whitening is None else {"whitening": task.whitening}
+    train = hyperparameters.with_fields(config.train, dict(point))
+    if train.similarity == "whitened" and task.whitening is not None:
+        arrays["whitening"] = task.whitening
     place = storage.join(folder, head)
     storage.remove_temporaries(place, deep=False)
     sha256 = array_files.write(storage.join(place, PREPARED), arrays, {"config_hash": config_hash, "head": head})
@@ -108,7 +110,7 @@ def keep(folder: str, head: str, point: Mapping[str, Any], task: Task, config: C
         "config_hash": config_hash,
         "classes": list(task.class_names),
         "class_counts": task.class_counts.tolist(),
-        "train": run_files.settings(hyperparameters.with_fields(config.train, dict(point))),
+        "train": run_files.settings(train),
         "encoders": dataclasses.asdict(config.encoders),
         "embed": dataclasses.asdict(config.embed),
         "columns": {column: dataclasses.asdict(info) for column, info in lists.encoders.items()},

@@ -64,10 +64,9 @@ def _results(
             setting = Trial(chosen[head]["number"], chosen[head]["point"], {})
         else:
             setting = runs.choose(runs.trials())
-        if vary in setting.point:
-            raise UserError(
-                f"--vary={vary}: is an axis of --config.train.space, which would override it; remove it there"
-            )
+        # What is varied takes the place of what was chosen.
+        left = {name: v for name, v in setting.point.items() if name != vary}
+        setting = Trial(setting.number, left, setting.result)
         for seed in train.seeds:
             result = runs.seed(setting, seed)
             # A finished run needs no checkpoints, and there are many runs.
@@ -102,8 +101,8 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
     values = tuple(values) or ablations.default_values(vary, base)
     frozen = run_files.identity(base.places, base.seed, train, base.lists.fingerprint).folder
     chosen = {} if sweep else {head: run_files.chosen(frozen, head, _INSTEAD) for head in train.heads}
-    count = trials.count(train) if sweep else len(train.heads) * len(train.seeds)
-    progress, points = Progress(stage, len(values) * count), []
+    steps = sum(trials.lengths(train)) if sweep else len(train.heads) * len(train.seeds) * train.steps
+    progress, points = Progress(stage, len(values) * steps), []
     for value in values:
         point = variation.point(base, value)
         runs = _results(base, vary, value, point, chosen, progress)

@@ -164,9 +164,11 @@ def write(
         weight, score = float(attention[query, place]), float(test.scores[query, place])
         return Neighbor(memory_picture(row["source_shard"], row["member"]), row["caption"] or "", weight, score)
 
-    examples, keeps = [], kept(np.where(test.mask, attention, 0))
+    # A head may read the first of each list only.
+    mask = test.mask[:, : attention.shape[1]]
+    examples, keeps = [], kept(np.where(mask, attention, 0))
     for query in _choose_queries(test.labels, seed):
-        order = [place for place in np.argsort(-attention[query], kind="stable").tolist() if test.mask[query, place]]
+        order = [place for place in np.argsort(-attention[query], kind="stable").tolist() if mask[query, place]]
         parts = [[place for place in order if keeps[query, place] == keep] for keep in (True, False)]
         examples.append(
             Example(

@@ -24,10 +24,10 @@ def grids(results: Mapping[str, Any], groups: Mapping[str, Sequence[str]] | None
         results: from `results.evaluate`.
         groups: notes that say what the groups are, by convention of `SHOTS`.
     """
-    methods, notes = results["methods"], groups or {}
+    notes = groups or {}
     shown = [_accuracies(results, notes.get(results["shots"], ()))]
     others = [shots for shots in SHOTS if shots != results["shots"]]
-    shown += [grid for shots in others if (grid := _other_groups(methods, shots, notes.get(shots, ())))]
+    shown += [grid for shots in others if (grid := _other_groups(results, shots, notes.get(shots, ())))]
     references = dict.fromkeys(row["reference"] for row in results["differences"])
     shown += [_differences(results, reference) for reference in references]
     return [*shown, _filter_quality(results["filter"])] if results["filter"] else shown
@@ -57,13 +57,20 @@ def _accuracies(results: Mapping[str, Any], groups: Sequence[str]) -> Grid:
     )
 
 
-def _other_groups(methods: Mapping[str, Any], shots: str, notes: Sequence[str]) -> Grid | None:
-    """Returns the groups by another convention; None if they are the same."""
-    columns = {group: f"{group}_{shots}" for group in metrics.GROUPS}
-    if all(figures[column] == figures[group] for figures in methods.values() for group, column in columns.items()):
+def _other_groups(results: Mapping[str, Any], shots: str, notes: Sequence[str]) -> Grid | None:
+    """Returns the groups by another convention; None if it moves no class."""
+    if not (moved := results["moved_classes"][shots]):
         return None
-    rows = [(name, *(percent(figures[column]) for column in columns.values())) for name, figures in methods.items()]
-    return Grid(f"The groups by the {shots} convention", ("method", *metrics.GROUPS), rows, tuple(notes))
+    methods, sizes = results["methods"], results["classes_per_group"]
+    columns = [f"{group}_{shots}" for group in metrics.GROUPS]
+    theirs, ours = ("/".join(map(str, sizes[one])) for one in (shots, results["shots"]))
+    return Grid(
+        f"The groups by the {shots} convention, which moves {moved:,} of {sum(sizes[shots]):,} classes: {theirs} "
+        f"many-, medium- and few-shot classes instead of {ours}",
+        ("method", *metrics.GROUPS),
+        [(name, *(percent(figures[column]) for column in columns)) for name, figures in methods.items()],
+        tuple(notes),
+    )
 
 
 def _differences(results: Mapping[str, Any], reference: str) -> Grid:

@@ -29,6 +29,10 @@ def _groups(found: runs.Runs, train: Train, shots: str = "") -> np.ndarray:
     return metrics.shot_groups(found.class_counts, train.many_over, train.few_under, shots or train.shots)
 
 
+def _sizes(groups: np.ndarray) -> list[int]:
+    return [int((groups == group).sum()) for group in metrics.GROUPS]
+
+
 def measure(found: runs.Runs, train: Train) -> list[dict[str, Any]]:
     """Returns the figures of each run as fractions: `method`, `seed`, the groups, `all`, `top5`, `ece`, `train_secs`.
 
@@ -144,7 +148,7 @@ def doubts(found: runs.Runs, lists: Neighbors, train: Train) -> list[str]:
 
 
 def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dict[str, Any]:
-    """Returns the contents of `results.json` (docs/contracts.md).
+    """Returns the contents of a file of results (docs/contracts.md).
 
     Args:
         places: of the runs and of the outputs of earlier stages.
@@ -163,6 +167,8 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
     return {
         "runs": found.folder,
         "shots": train.shots,
+        "classes_per_group": {shots: _sizes(_groups(found, train, shots)) for shots in SHOTS},
+        "moved_classes": {shots: int((_groups(found, train, shots) != _groups(found, train)).sum()) for shots in SHOTS},
         "rows": rows,
         "methods": spread(rows),
         "differences": compare(found, train, seed),
@@ -180,13 +186,22 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
 def foresee(places: Places, seed: int, train: Train, finetune: Finetune) -> dict[str, str]:
     """Returns which runs would be measured, in words; arguments and errors as those of `evaluate`."""
     lists = Neighbors.open(places.neighbors)
-    found = runs.load(run_files.identity(places, seed, train, lists.fingerprint), train, finetune, lists)
+    frozen = run_files.identity(places, seed, train, lists.fingerprint)
+    found = runs.load(frozen, train, finetune, lists)
     heads = {head: f"{len(found.of(head)):,} seeds" for head in found.heads}
-    return {**heads, "would": f"measure these on {len(found.labels):,} test images", "output": places.workdir}
+    output = run_files.results_file(frozen, train, finetune)
+    return {**heads, "would": f"measure these on {len(found.labels):,} test images", "output": output}
 
 
 def write(places: Places, seed: int, train: Train, finetune: Finetune) -> tuple[dict[str, Any], str]:
-    """Evaluates, writes `results.json` and returns the results and its path; see `evaluate`."""
-    results, path = evaluate(places, seed, train, finetune), storage.join(places.workdir, "results.json")
+    """Evaluates, writes the results and returns them and the path of their file; see `evaluate`.
+
+    The file is that of these runs, heads and seeds, so that the results of other settings stay. `results.json` in the
+    workdir is a copy of the last results written.
+    """
+    results = evaluate(places, seed, train, finetune)
+    frozen = run_files.identity(places, seed, train, Neighbors.open(places.neighbors).fingerprint)
+    path = run_files.results_file(frozen, train, finetune)
     storage.write_json(path, results)
+    storage.write_json(storage.join(places.workdir, "results.json"), results)
     return results, path

@@ -8,7 +8,7 @@ from model.training.trials import Trial
 def grid(tried: list[Trial], head: str) -> Grid:
     """Returns the trials of a head, the best on val first, those that diverged last; accuracies in percent."""
     columns, rows = ("all", *GROUPS), []
-    for trial in sorted(tried, key=lambda trial: (trial.diverged, -trial.value)):
+    for trial in sorted(tried, key=lambda trial: (-trial.steps, trial.diverged, -trial.value)):
         reached = {} if trial.diverged else trial.result["accuracy"]
         cells = [f"{100 * reached[column]:.1f}" if column in reached else "-" for column in columns]
         if trial.diverged:

@@ -127,8 +127,6 @@ class FinetuneTrainer(Trainer):
             warmup_share=settings.warmup_share,
             checkpoint_every=settings.checkpoint_every,
         )
-        warmup = round(settings.warmup_share * settings.steps)
-        self._shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, settings.steps)
         self._settings, self.encoder, self.images = settings, encoder, images
         self._step = jax.jit(self.run_step, donate_argnums=0, out_shardings=parallel.whole())
         self._predict_images = jax.jit(self._forward_images)
@@ -139,8 +137,9 @@ class FinetuneTrainer(Trainer):
         self, learning_rate: jax.Array, weight_decay: jax.Array, ratio: jax.Array
     ) -> optax.GradientTransformation:
         """Returns the optimiser of head and objective, at the learning rate, and of the encoder, at `ratio` of it."""
+        steps = self._settings.steps
         rates = optax.multi_transform(
-            {"head": self._rate(learning_rate), "encoder": self._rate(ratio * learning_rate)},
+            {"head": self._rate(learning_rate, steps), "encoder": self._rate(ratio * learning_rate, steps)},
             lambda params: {name: "encoder" if name == "encoder" else "head" for name in params},
         )
         return self._adam(weight_decay, rates)
@@ -183,6 +182,7 @@ class FinetuneTrainer(Trainer):
                 labels,
                 rows,
                 number,
+                self._frozen_steps,
                 rng,
             )
 

@@ -1,16 +1,16 @@
-"""Which settings the trials of a head have: a grid, distinct draws from it, or Optuna's TPE over it.
+"""Which settings the trials of a head have: successive halving, a grid, random draws from it, or Optuna's TPE over it.
 
-A point is a value for each axis: `learning_rate`, `weight_decay`, `dropout`, and the fields that `Train.space` names.
-Each proposal depends only on the seed and the earlier results, so that tuning resumes as if it had not been
-interrupted. `trials` runs the trials.
+A point is a value for each axis: the fields that the head or `Train.space` names, then `learning_rate`,
+`weight_decay` and `dropout`; of successive halving also `steps`. Each proposal depends only on the seed and the earlier
+results, so that tuning resumes as if it had not been interrupted. `trials` runs the trials.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,21 +21,210 @@ from pipelines.errors import UserError
 SETTING = ("learning_rate", "weight_decay", "dropout")
 # Fields with an axis of their own, fields that are no setting, and fields that decide what is read or measured.
 _NOT_IN_SPACE = (
-    *("learning_rates", "weight_decays", "dropouts", "search", "trials", "space", "heads", "seeds", "values"),
-    *("k", "similarity", "bank_sentences", "checkpoint_every", "many_over", "few_under", "shots", "dtype"),
+    *("learning_rates", "weight_decays", "dropouts", "search", "trials", "space", "heads", "seeds", "values", "steps"),
+    *("bank_sentences", "checkpoint_every", "many_over", "few_under", "shots", "dtype", "table"),
 )
 _ASKS = 50
+# Successive halving: the settings of the first round, and of each round the share of them and of the steps. In all they
+# cost as much as 13 whole runs.
+_HALVED = 40
+_ROUNDS = ((1.0, 1 / 8), (0.3, 1 / 3), (0.1, 1.0))
+# Trials beyond the ends of axes.
+_MOST_BEYOND = 6
 
 Point = dict[str, Any]
+# The earlier points in order, each with its result on val, 0 to 1.
+Done = Sequence[tuple[Point, float]]
 
 
-@functools.cache
-def axes(train: Train) -> dict[str, tuple[Any, ...]]:
-    """Returns the values of each axis, those of `space` first.
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """The trials of one head.
 
-    Raises:
-        UserError: if an entry of `space` is not a field with different values.
+    Attributes:
+        train: the training configuration.
+        own: the axes of the head, see `Head.space`; `train.space` replaces those that it names.
+        trained: whether steps train the head; if not, there are no axes of `SETTING`.
+        longest: length of the neighbour lists; 0 if it is not known yet.
     """
+
+    train: Train
+    own: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    trained: bool = True
+    longest: int = 0
+
+    @functools.cached_property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """The values of each axis.
+
+        Raises:
+            UserError: if an entry of `train.space` is not a field with different values, or asks for longer lists.
+        """
+        asked = {name: v for name, v in _asked(self.train).items() if self.trained or name in self.own}
+        if self.longest and max(asked.get("k", (0,))) > self.longest:
+            raise UserError(
+                f"--config.train.space=k={'|'.join(map(str, asked['k']))}: the lists hold {self.longest} neighbours; "
+                "use fewer, or run web-memory neighbors with more"
+            )
+        found = {name: self._possible(name, values) for name, values in self.own.items()} | asked
+        if self.trained:
+            settings = (self.train.learning_rates, self.train.weight_decays, self.train.dropouts)
+            found |= {name: tuple(dict.fromkeys(values)) for name, values in zip(SETTING, settings, strict=True)}
+        return found
+
+    def _possible(self, name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        # The whole list, k = 0, is among the values.
+        return tuple(v for v in values if v < self.longest) if name == "k" and self.longest else values
+
+    @property
+    def size(self) -> int:
+        """Number of different settings."""
+        return math.prod(len(values) for values in self.axes.values())
+
+    @functools.cached_property
+    def lengths(self) -> list[int]:
+        """The steps of each trial that is certain, in order; those beyond the ends of axes come later.
+
+        Raises:
+            UserError: if `train.trials` asks for a part of a grid.
+        """
+        train = self.train
+        if train.search == "grid" and self.trained and train.trials not in (0, self.size):
+            raise UserError(
+                f"--config.train.trials={train.trials}: a grid has {self.size} settings and tries all; "
+                "use --config.train.search=random for fewer"
+            )
+        count = min(train.trials or (_HALVED if train.search == "halving" else self.size), self.size)
+        if train.search != "halving":
+            return [train.steps] * count
+        return [step for held in self._rounds(count) for step in [held.steps] * held.settings]
+
+    def _rounds(self, count: int) -> list["_Round"]:
+        """Returns the rounds of successive halving, from `count` settings down."""
+        if not self.trained:
+            return [_Round(count, self.train.steps)]
+        held = [
+            _Round(math.ceil(round(count * share, 6)), max(1, math.ceil(self.train.steps * length)))
+            for share, length in _ROUNDS
+        ]
+        # A round that would not drop any setting is left out; the last one has all steps.
+        return [this for this, after in itertools.pairwise(held) if this.settings > after.settings] + held[-1:]
+
+    def propose(self, seed: int, done: Done) -> Point | None:
+        """Returns the point of the next trial, which differs from those of all earlier trials; None if all are done.
+
+        Args:
+            seed: of random choices.
+            done: the earlier points.
+        """
+        if len(done) >= len(self.lengths):
+            return self._beyond(done) if self.train.search == "halving" else None
+        if self.train.search == "halving":
+            return self._halved(seed, done)
+        if self.train.search == "optuna":
+            tried = [point for point, _ in done]
+            return next(point for point in self._proposals(seed, done) if point not in tried)
+        return self._points(seed, len(self.lengths))[len(done)]
+
+    def _halved(self, seed: int, done: Done) -> Point:
+        first, rounds = 0, self._rounds(len(self._first_round))
+        for number, held in enumerate(rounds):
+            if len(done) < first + held.settings:
+                place = len(done) - first
+                if not number:
+                    return self._points(seed, held.settings)[place] | {"steps": held.steps}
+                before = done[first - rounds[number - 1].settings : first]
+                ranked = sorted(range(len(before)), key=lambda at: (-before[at][1], at))
+                return before[ranked[place]][0] | {"steps": held.steps}
+            first += held.settings
+        raise AssertionError("called with all rounds done")
+
+    @property
+    def _first_round(self) -> list[int]:
+        return self.lengths[: min(self.train.trials or _HALVED, self.size)]
+
+    def _beyond(self, done: Done) -> Point | None:
+        """Returns the best point, moved beyond an end of an axis on which it is; None if it is on no such end."""
+        if len(done) >= len(self.lengths) + _MOST_BEYOND:
+            return None
+        whole = [(point, value) for point, value in done if point["steps"] == self.train.steps]
+        best = max(whole, key=lambda each: each[1])[0]
+        for name in self.axes:
+            tried = sorted({point[name] for point, _ in done})
+            value = (_further_dropout if name == "dropout" else further)(tried, best[name])
+            moved = best | {name: value}
+            if value is not None and moved not in [point for point, _ in whole] and self._is_allowed(moved):
+                return moved
+        return None
+
+    def _is_allowed(self, point: Point) -> bool:
+        if self.longest and point.get("k", 0) > self.longest:
+            return False
+        try:
+            fields.check(with_fields(self.train, point), "train.")
+        except UserError:
+            return False
+        return True
+
+    def _points(self, seed: int, count: int) -> list[Point]:
+        """Returns the grid, the last axis varying fastest, or `count` distinct draws from it."""
+        if self.train.search == "grid":
+            return [self._filled(dict(zip(self.axes, each, strict=True))) for each in _product(self.axes)]
+        shape = [len(values) for values in self.axes.values()]
+        chosen = np.random.default_rng(seed).choice(math.prod(shape), count, replace=False)
+        places = [np.unravel_index(number, shape) for number in chosen]
+        items = list(self.axes.items())
+        return [
+            self._filled({name: values[at] for (name, values), at in zip(items, place, strict=True)})
+            for place in places
+        ]
+
+    def _filled(self, point: Point) -> Point:
+        """Returns the point with the first value of what is no axis of this head."""
+        train = self.train
+        first = zip(SETTING, (train.learning_rates, train.weight_decays, train.dropouts), strict=True)
+        return point | {name: values[0] for name, values in first if name not in point}
+
+    def _proposals(self, seed: int, done: Done) -> Iterator[Point]:
+        """Yields proposals of the tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), then all points."""
+        try:
+            import optuna
+        except ImportError as error:
+            raise UserError(
+                "--config.train.search=optuna: Optuna is not installed; install web-memory[sweep]"
+            ) from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # Indices on the axes instead of values, so that adjacent values are near each other at any scale.
+        spread: dict[str, optuna.distributions.BaseDistribution] = {
+            name: optuna.distributions.IntDistribution(0, len(values) - 1) for name, values in self.axes.items()
+        }
+        # A new generator for each proposal, so that an interrupted process leaves no trace.
+        own_seed = int(np.random.SeedSequence([seed, len(done)]).generate_state(1)[0])
+        sampler = optuna.samplers.TPESampler(seed=own_seed, n_startup_trials=max(2, len(self.lengths) // 4))
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for point, value in done:
+            places = {name: values.index(point[name]) for name, values in self.axes.items()}
+            study.add_trial(optuna.trial.create_trial(params=places, distributions=spread, value=value))
+        for _ in range(_ASKS):
+            asked = study.ask(spread).params
+            yield self._filled({name: self.axes[name][place] for name, place in asked.items()})
+        # It keeps proposing known points: any other point tells more.
+        yield from self._points(seed, self.size)
+
+
+class _Round(NamedTuple):
+    """A round of successive halving: how many settings, and the steps of each."""
+
+    settings: int
+    steps: int
+
+
+def _product(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    return itertools.product(*axes.values())
+
+
+def _asked(train: Train) -> dict[str, tuple[Any, ...]]:
+    """Returns the axes that `train.space` names."""
     found: dict[str, tuple[Any, ...]] = {}
     for entry in train.space:
         name, _, texts = entry.partition("=")
@@ -48,38 +237,38 @@ def axes(train: Train) -> dict[str, tuple[Any, ...]]:
         if not texts or len(set(values)) < len(values):
             raise UserError(f"{flag}: must be a field and different values, such as similarity_scale=10|20|40")
         found[name] = values
-    settings = (train.learning_rates, train.weight_decays, train.dropouts)
-    return found | {name: tuple(dict.fromkeys(values)) for name, values in zip(SETTING, settings, strict=True)}
+    return found
 
 
-def budget(train: Train) -> int:
-    """Returns the number of trials that each head gets.
+def further(tried: Sequence[Any], best: Any) -> Any:
+    """Returns the next value beyond the end of an axis that the best one is on; None if it is on none.
 
-    Raises:
-        UserError: if there are not that many settings.
+    Values continue in the ratio of the last two. Words, an axis of one value and an end at 0 do not continue. Where 0
+    means the whole list (`k`, an int), it is the upper end.
+
+    Args:
+        tried: the values of the axis, ascending, each once.
+        best: one of them.
     """
-    size = math.prod(len(values) for values in axes(train).values())
-    if not 0 <= train.trials <= size:
-        raise UserError(f"--config.train.trials={train.trials}: must be at most {size}, the number of settings")
-    if train.search == "grid" and train.trials not in (0, size):
-        raise UserError(
-            f"--config.train.trials={train.trials}: a grid has {size} settings and tries all; "
-            "use --config.train.search=random for fewer"
-        )
-    return train.trials or size
+    if isinstance(best, str | bool):
+        return None
+    exact, positive = isinstance(best, int), [value for value in tried if value > 0]
+    if len(positive) < 2 or best not in (positive[0], positive[-1]):
+        return None
+    is_upper, has_zero = best == positive[-1], 0 in tried
+    if has_zero and is_upper == exact:
+        return None
+    beyond = best**2 / positive[-2 if is_upper else 1]
+    if not exact:
+        # Three digits, so that it reads as the others do.
+        return float(f"{beyond:.3g}")
+    return None if max(1, round(beyond)) in tried else max(1, round(beyond))
 
 
-def first(train: Train) -> Train:
-    """Returns the training configuration of a head that is not tuned: one trial, with the first value of each axis."""
-    return dataclasses.replace(
-        train,
-        search="grid",
-        trials=0,
-        space=(),
-        learning_rates=train.learning_rates[:1],
-        weight_decays=train.weight_decays[:1],
-        dropouts=train.dropouts[:1],
-    )
+def _further_dropout(tried: Sequence[float], best: float) -> float | None:
+    """Returns the same for dropouts, whose share that is kept continues in the ratio of the last two."""
+    kept = further(sorted(1 - rate for rate in tried), 1 - best)
+    return None if kept is None or kept >= 1 else round(1 - kept, 3)
 
 
 def with_fields(train: Train, point: Point) -> Train:
@@ -96,58 +285,10 @@ def _replace(config: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def words(point: Point) -> str:
-    """Returns a point in words: `learning rate 0.001, dropout 0.5`."""
-    shown = ((name.replace("_", " "), f"{v:g}" if isinstance(v, float) else f"{v}") for name, v in point.items())
+    """Returns a point in words: `learning rate 0.001, dropout 0.5`. Chosen points have all steps: they are not said."""
+    shown = (
+        (name.replace("_", " "), f"{v:g}" if isinstance(v, float) else f"{v}")
+        for name, v in point.items()
+        if name != "steps"
+    )
     return ", ".join(f"{name} {value}" for name, value in shown)
-
-
-def propose(train: Train, seed: int, done: Sequence[tuple[Point, float]]) -> Point:
-    """Returns the point of the next trial, which differs from those of all earlier trials.
-
-    Args:
-        train: the axes and the kind of tuning.
-        seed: of random choices.
-        done: the earlier points in order, each with its val accuracy, 0 to 1.
-    """
-    if train.search != "optuna":
-        return _points(train, seed)[len(done)]
-    tried = [point for point, _ in done]
-    return next(point for point in _proposals(train, seed, done) if point not in tried)
-
-
-@functools.cache
-def _points(train: Train, seed: int) -> list[Point]:
-    """Returns the grid, the last axis varying fastest, or a draw from it for each trial."""
-    found = axes(train)
-    if train.search == "grid":
-        return [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]
-    shape = [len(values) for values in found.values()]
-    chosen = np.random.default_rng(seed).choice(math.prod(shape), budget(train), replace=False)
-    places = [np.unravel_index(number, shape) for number in chosen]
-    return [{name: found[name][int(i)] for name, i in zip(found, place, strict=True)} for place in places]
-
-
-def _proposals(train: Train, seed: int, done: Sequence[tuple[Point, float]]) -> Iterator[Point]:
-    """Yields proposals of the tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), then all points."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError("--config.train.search=optuna: Optuna is not installed; install web-memory[sweep]") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = axes(train)
-    # Indices on the axes instead of values, so that adjacent values are near each other at any scale.
-    spread: dict[str, optuna.distributions.BaseDistribution] = {
-        name: optuna.distributions.IntDistribution(0, len(values) - 1) for name, values in found.items()
-    }
-    # A new generator for each proposal, so that an interrupted process leaves no trace.
-    own_seed = int(np.random.SeedSequence([seed, len(done)]).generate_state(1)[0])
-    sampler = optuna.samplers.TPESampler(seed=own_seed, n_startup_trials=max(2, budget(train) // 4))
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    for point, value in done:
-        places = {name: found[name].index(point[name]) for name in found}
-        study.add_trial(optuna.trial.create_trial(params=places, distributions=spread, value=value))
-    for _ in range(_ASKS):
-        asked = study.ask(spread).params
-        yield {name: found[name][place] for name, place in asked.items()}
-    # It keeps proposing known points: any other point tells more.
-    yield from _points(dataclasses.replace(train, search="random", trials=0), seed)

@@ -10,11 +10,12 @@ from model.heads import registry
 from model.heads.base import Head
 from model.prepare import name_start, whitening
 from model.training import hyperparameters
+from model.training.hyperparameters import Search
 from pipelines.errors import UserError
 
 
 def prepare(task: Task, train: Train) -> Task:
-    """Returns the task with what its heads read besides lists and memory, and with the scores of `train.similarity`.
+    """Returns the task with what its heads read besides lists and memory, and with the scores that they read.
 
     Args:
         task: from `datasets.load`.
@@ -37,8 +38,8 @@ def prepare(task: Task, train: Train) -> Task:
     if any(settings.start_at_names for settings in _settings(train)):
         name_start.check(task, "--config.train.start_at_names=true")
         task = dataclasses.replace(task, classifier=name_start.classifier(task))
-    whitened = train.similarity == "whitened" and any(head.needs_neighbors for head in heads)
-    return whitening.rescore(task) if whitened else task
+    whitened = any(settings.similarity == "whitened" for settings in _settings(train))
+    return whitening.rescore(task) if whitened and any(head.needs_neighbors for head in heads) else task
 
 
 def _check(head: Head, task: Task, train: Train) -> None:
@@ -55,8 +56,9 @@ def _made(head: Head, task: Task, train: Train) -> Any:
 
 
 def _settings(train: Train) -> Iterator[Train]:
-    """Yields the configured settings, then those with each value of each axis of `train.space`."""
+    """Yields the configured settings, then those with each value of each axis of the trials of any head."""
     yield train
-    for name, values in hyperparameters.axes(train).items():
-        if name not in hyperparameters.SETTING:
-            yield from (hyperparameters.with_fields(train, {name: value}) for value in values)
+    for head in map(registry.get, train.heads):
+        for name, values in Search(train, head.space, head.trained).axes.items():
+            if name not in hyperparameters.SETTING:
+                yield from (hyperparameters.with_fields(train, {name: value}) for value in values)

@@ -20,6 +20,8 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS, CHECKPOINT = "checkpoints", "checkpoints.json"
 TRIAL = "trial.json"
 CHOSEN = "chosen.json"
+# What the names of files of results begin with.
+RESULTS = "results-"
 
 CHOICE = {"number": int, "point": {str: object}, "val_accuracy": float, "trials": int}
 PROPOSAL = {"number": int, "point": {str: object}}
@@ -71,6 +73,19 @@ def identity(places: Places, seed: int, train: Train, fingerprint: str) -> Ident
 def config_hash(runs: Identity, stage: str = TRAIN) -> str:
     """Returns the `config_hash` of the files of some runs, as `manifest.claim` does for their stage."""
     return manifest.config_hash(stage, runs.decides)
+
+
+def results_file(frozen: Identity, train: Train, finetune: Finetune) -> str:
+    """Returns the file of the results of some heads and seeds; other heads, seeds or fine-tuning have another one.
+
+    Args:
+        frozen: identity of the runs of all heads.
+        train: names the heads and seeds.
+        finetune: settings of fine-tuning.
+    """
+    tuned = finetune_identity(frozen, train.seeds, finetune).decides
+    decides = {"heads": train.heads, "seeds": train.seeds, "finetune": tuned}
+    return storage.join(frozen.folder, f"{RESULTS}{manifest.fingerprint(decides)[:8]}.json")
 
 
 def of_seed(folder: str, head: str, seed: int) -> str:

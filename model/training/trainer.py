@@ -3,6 +3,7 @@
 `train_loop` writes checkpoints and files, `trials` chooses settings.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -33,6 +34,19 @@ class Setting:
     dropout: float
 
 
+def rate_shape(step: jax.Array, total: jax.Array | int, warmup_share: float) -> jax.Array:
+    """Returns the learning rate at a step, as a share of its peak: a linear warm-up, then a cosine to 0.
+
+    Args:
+        step: steps done before, int32 scalar.
+        total: steps of the run; may be traced.
+        warmup_share: share of the steps that warm up.
+    """
+    warmup = jnp.round(warmup_share * total)
+    done = jnp.clip((step - warmup) / jnp.maximum(total - warmup, 1), 0, 1)
+    return jnp.where(step < warmup, step / jnp.maximum(warmup, 1), 0.5 * (1 + jnp.cos(jnp.pi * done)))
+
+
 class State(NamedTuple):
     """The contents of a checkpoint.
 
@@ -49,13 +63,17 @@ class State(NamedTuple):
     step: jax.Array
 
 
-def predictor(name: str, head: nn.Module, objective: objectives.Objective) -> Any:
+def predictor(
+    name: str, head: nn.Module, objective: objectives.Objective, k: int = 0, similarity: str = "cosine"
+) -> Any:
     """Returns the jitted prediction of a head, the same for test images and for new photographs.
 
     Args:
         name: of the head.
         head: its module.
         objective: that it was trained with.
+        k: see `Tables.gather`.
+        similarity: see `Tables.gather`.
 
     Returns:
         A function of parameters, tables and their rows `[B]`, to log-probabilities up to a constant `[B, C]` and the
@@ -63,7 +81,9 @@ def predictor(name: str, head: nn.Module, objective: objectives.Objective) -> An
     """
 
     def predict(params: Any, data: Tables, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = head.apply({"params": params["head"]}, data.gather(parallel.split(rows), name), 0.0, None)
+        output = head.apply(
+            {"params": params["head"]}, data.gather(parallel.split(rows), name, k, similarity), 0.0, None
+        )
         return objective.scores(params["objective"], output), output.weights
 
     return jax.jit(predict)
@@ -94,11 +114,9 @@ class Trainer:
         facts = objectives.Facts(task.class_counts, data["train"].queries, data["train"].labels)
         self.objective = objectives.build(train, facts)
         self._chunk = min(train.checkpoint_every, train.steps)
-        warmup = round(train.warmup_share * train.steps)
-        self._shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, train.steps)
         self._init = jax.jit(self._start, out_shardings=parallel.whole())
         self._steps = jax.jit(self._run_steps, donate_argnums=0, out_shardings=parallel.whole())
-        self._predict = predictor(name, self.head, self.objective)
+        self._predict = predictor(name, self.head, self.objective, train.k, train.similarity)
         self._is_finite = jax.jit(
             lambda params: jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
         )
@@ -109,12 +127,29 @@ class Trainer:
         return self.kind.needs_neighbors
 
     def _gather(self, data: Tables, rows: jax.Array) -> Batch:
-        batch = data.gather(rows, self.kind.name)
+        batch = data.gather(rows, self.kind.name, self.train.k, self.train.similarity)
         # Among the trials may be some that start at random.
         return batch if self.train.start_at_names else batch._replace(classifier=None)
 
-    def _rate(self, learning_rate: jax.Array) -> optax.GradientTransformation:
-        return optax.scale_by_learning_rate(lambda step: learning_rate * self._shape(step))
+    def shortened(self, steps: int) -> "Trainer":
+        """Returns a trainer of runs of another length, which shares what was compiled."""
+        other = copy.copy(self)
+        other.train = dataclasses.replace(self.train, steps=steps)
+        other.objective = objectives.build(other.train, self.objective.facts)
+        return other
+
+    def divided(self, task: Task, data: Mapping[str, Source]) -> "Trainer":
+        """Returns a trainer on other images of the same classes and numbers, which shares what was compiled."""
+        if self.objective.stages():
+            # Which images come in when was compiled, too.
+            return Trainer(self.name, task, data, self.train)
+        other = copy.copy(self)
+        other.task, other.data = task, data
+        return other
+
+    def _rate(self, learning_rate: jax.Array, total: jax.Array | int) -> optax.GradientTransformation:
+        share = self.train.warmup_share
+        return optax.scale_by_learning_rate(lambda step: learning_rate * rate_shape(step, total, share))
 
     @staticmethod
     def _adam(weight_decay: jax.Array, rate: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -126,8 +161,10 @@ class Trainer:
             rate,
         )
 
-    def _optimizer(self, learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
-        return self._adam(weight_decay, self._rate(learning_rate))
+    def _optimizer(
+        self, learning_rate: jax.Array, weight_decay: jax.Array, total: jax.Array | int
+    ) -> optax.GradientTransformation:
+        return self._adam(weight_decay, self._rate(learning_rate, total))
 
     def start(self, seed: int) -> State:
         """Returns the state before the first step."""
@@ -139,7 +176,7 @@ class Trainer:
             jax.random.fold_in(jax.random.key(seed), 1), head, self._apply(head, sample, 0.0, None)
         )
         params = {"head": head, "objective": own}
-        return State(params, self._optimizer(0.0, 0.0).init(params), state, jnp.zeros((), jnp.int32))
+        return State(params, self._optimizer(0.0, 0.0, 1).init(params), state, jnp.zeros((), jnp.int32))
 
     def _apply(self, head: Any, batch: Batch, rate: jax.Array | float, rng: jax.Array | None) -> Output:
         return self.head.apply({"params": head}, batch, rate, rng)
@@ -164,11 +201,18 @@ class Trainer:
         return State(optax.apply_updates(state.params, updates), opt_state, objective, state.step + 1), loss
 
     def _run_steps(
-        self, state: State, rows: jax.Array, count: jax.Array, data: Tables, setting: jax.Array, seed: jax.Array
+        self,
+        state: State,
+        rows: jax.Array,
+        count: jax.Array,
+        data: Tables,
+        setting: jax.Array,
+        seed: jax.Array,
+        total: jax.Array,
     ) -> tuple[State, jax.Array]:
-        """Runs the first `count` of the given steps; the number is traced, so that no value compiles again."""
+        """Runs the first `count` of the given steps; the numbers are traced, so that no value compiles again."""
         learning_rate, weight_decay, rate = setting
-        optimizer = self._optimizer(learning_rate, weight_decay)
+        optimizer = self._optimizer(learning_rate, weight_decay, total)
 
         def step(number: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             (state, losses), batch_rows = carry, parallel.split(rows[number])
@@ -177,7 +221,15 @@ class Trainer:
 
             def seen(params: Any) -> objectives.Step:
                 return objectives.Step(
-                    params["head"], params["objective"], state.objective, batch, labels, batch_rows, state.step, rng
+                    params["head"],
+                    params["objective"],
+                    state.objective,
+                    batch,
+                    labels,
+                    batch_rows,
+                    state.step,
+                    total,
+                    rng,
                 )
 
             done, loss = self._descend(state, optimizer, rate, seen)
@@ -196,7 +248,7 @@ class Trainer:
             rows = np.zeros((self._chunk, size), np.int32)
             rows[:count] = batch_rows(labels, self.train.sampling, seed, step, step + count, size, stages)
             for data, part, done in self.data["train"].parts(rows, count, self.reads_memory):
-                state, lost = self._steps(state, part, done, data, traced, seed)
+                state, lost = self._steps(state, part, done, data, traced, seed, self.train.steps)
                 losses.append(np.asarray(lost)[:done])
             step += count
         return state, np.concatenate(losses)

@@ -10,30 +10,49 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs.base import Places, Train
-from model.data import host_tables, parallel, tables
+from model.data import datasets, host_tables, parallel, sampling, tables
 from model.data.datasets import Task
 from model.data.tables import Source
 from model.heads import registry
+from model.measures import metrics
 from model.training import hyperparameters, preparation, run_files, train_loop
-from model.training.hyperparameters import Point
+from model.training.hyperparameters import Point, Search
 from model.training.trainer import Setting, Trainer
 from pipelines import fields, manifest, storage
 from pipelines.errors import UserError
 from pipelines.progress import Stage
 
+# With so many val images an accuracy is certain to half a point, which is about what settings differ by.
+_MANY_VAL = 10_000
+
 
 def check(places: Places, train: Train) -> None:
-    """Raises a `UserError` for what the fields cannot know: devices, storage, and the number of trials."""
+    """Raises a `UserError` for what the fields cannot know: devices, storage, and the axes of the trials."""
     if "://" in places.runs:
         raise UserError(f"--config.workdir={places.workdir}: must be a local folder to train in")
     parallel.check(train.batch_size, "train.batch_size")
-    hyperparameters.budget(train)
+    list(lengths(train))
 
 
-def count(train: Train, seeds: bool = True) -> int:
-    """Returns the number of runs of all heads: their trials and, with `seeds`, a run of each seed."""
-    tried = sum(hyperparameters.budget(_tuned(name, train)) for name in train.heads)
-    return tried + (len(train.heads) * len(train.seeds) if seeds else 0)
+def search(name: str, train: Train, longest: int = 0) -> Search:
+    """Returns what the trials of a head vary.
+
+    Args:
+        name: of the head.
+        train: the training configuration.
+        longest: length of the neighbour lists; 0 if it is not known yet.
+    """
+    head = registry.get(name)
+    return Search(train, head.space, head.trained, longest)
+
+
+def lengths(train: Train, longest: int = 0, seeds: bool = True) -> list[int]:
+    """Returns the steps of all runs that are certain: the trials of each head and, with `seeds`, a run of each seed."""
+    found = []
+    for name in train.heads:
+        found += search(name, train, longest).lengths
+        found += [train.steps] * len(train.seeds) if seeds else []
+    return found
 
 
 def foresee(places: Places, seed: int, train: Train, seeds: bool = True) -> dict[str, str]:
@@ -49,22 +68,17 @@ def foresee(places: Places, seed: int, train: Train, seeds: bool = True) -> dict
         UserError: as `check`, or if the lists are not finished or the folder is of another configuration.
     """
     check(places, train)
-    folder, identity = run_files.identity(places, seed, train, manifest.Neighbors.open(places.neighbors).fingerprint)
+    lists = manifest.Neighbors.open(places.neighbors)
+    folder, identity = run_files.identity(places, seed, train, lists.fingerprint)
     manifest.check_claim(folder, run_files.TRAIN, identity)
     found = {}
     for name in train.heads:
-        runs = [f"trial-{number}" for number in range(hyperparameters.budget(_tuned(name, train)))]
-        runs += [f"seed-{number}" for number in train.seeds] if seeds else []
-        done = sum(run_files.is_done(storage.join(folder, name, run)) for run in runs)
-        left = len(runs) - done
-        would = f"would train {left:,} of {train.steps:,} steps" if left else "nothing to train"
-        found[name] = f"{done:,} of {len(runs):,} runs are done; {would}"
+        steps = {f"trial-{number}": steps for number, steps in enumerate(search(name, train, lists.k).lengths)}
+        steps |= {f"seed-{number}": train.steps for number in train.seeds} if seeds else {}
+        left = [steps[run] for run in steps if not run_files.is_done(storage.join(folder, name, run))]
+        would = f"would train {len(left):,} of {sum(left):,} steps in all" if left else "nothing to train"
+        found[name] = f"{len(steps) - len(left):,} of {len(steps):,} runs are done; {would}"
     return {**found, "output": folder}
-
-
-def _tuned(name: str, train: Train) -> Train:
-    """Returns the training configuration of a head: one trial if settings do not change what it predicts."""
-    return train if registry.get(name).tuned else hyperparameters.first(train)
 
 
 def open_runs(
@@ -111,8 +125,18 @@ class Trial:
 
     @property
     def value(self) -> float:
+        """What trials are compared by, see `metrics.balanced`, 0 to 1; 0 if the run diverged."""
+        return 0.0 if self.diverged else metrics.balanced(self.result["accuracy"])
+
+    @property
+    def accuracy(self) -> float:
         """Overall val accuracy, 0 to 1; 0 if the run diverged."""
         return 0.0 if self.diverged else self.result["accuracy"]["all"]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run; 0 where all runs have the same number."""
+        return self.point.get("steps", 0)
 
     @property
     def diverged(self) -> bool:
@@ -121,26 +145,60 @@ class Trial:
 
 
 def best_of(trials: list[Trial]) -> Trial:
-    """Returns the trial with the best val accuracy, the first of ties; a `UserError` if all diverged."""
-    sound = [trial for trial in trials if not trial.diverged]
+    """Returns the best of the trials with all steps, the first of ties; a `UserError` if all of them diverged."""
+    longest = max(trial.steps for trial in trials)
+    sound = [trial for trial in trials if not trial.diverged and trial.steps == longest]
     if not sound:
         why = trials[0].result["diverged"]
         raise UserError(f"all {len(trials)} trials of {trials[0].result['head']} diverged, the first: {why}")
     return max(sound, key=lambda trial: trial.value)
 
 
+def _joined(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the first result with the mean accuracies of all; the one that diverged, if any did."""
+    for result in results:
+        if result.get("diverged"):
+            return result
+    means = {name: sum(r["accuracy"][name] for r in results) / len(results) for name in results[0]["accuracy"]}
+    return {**results[0], "accuracy": means}
+
+
+def read_trials(folder: str, count: int) -> list[Trial]:
+    """Returns the trials of a head that still have their files.
+
+    Args:
+        folder: of the runs of the head.
+        count: number of trials.
+    """
+    found = []
+    for number in range(count):
+        place = storage.join(folder, f"trial-{number}")
+        folds = [place]
+        while run_files.is_done(storage.join(place, f"fold-{len(folds)}")):
+            folds.append(storage.join(place, f"fold-{len(folds)}"))
+        if run_files.is_done(place):
+            point = run_files.read(storage.join(place, run_files.TRIAL), run_files.PROPOSAL)["point"]
+            read = [run_files.read(storage.join(fold, run_files.RESULT), {"accuracy": dict}) for fold in folds]
+            found.append(Trial(number, point, _joined(read)))
+    return found
+
+
 class Progress:
     """Reports runs and steps to the stage."""
 
-    def __init__(self, stage: Stage, runs: int) -> None:
+    def __init__(self, stage: Stage, steps: int) -> None:
         """Nothing is done yet.
 
         Args:
             stage: shows the progress.
-            runs: number of runs in all.
+            steps: of all runs that are certain.
         """
-        self._stage, self._runs, self._done, self._steps = stage, runs, 0, 0
+        self._stage, self._expected, self._done = stage, steps, 0
         stage.update(0.0, 0)
+
+    def expect(self, steps: int) -> None:
+        """Adds the steps of a run that was not certain."""
+        self._expected += steps
 
     def run(self, run: Callable[[Callable[[int], None]], dict[str, Any]], steps: int) -> dict[str, Any]:
         """Calls a run of `steps` steps with a function that reports how many are done; returns its result."""
@@ -149,11 +207,12 @@ class Progress:
         def on_steps(done: int) -> None:
             nonlocal first
             # What a run begins with was done before it was interrupted.
-            self._stage.update((self._done + done / steps) / self._runs, self._steps + done, ours=not (first and done))
+            total = self._done + done
+            self._stage.update(total / self._expected, total, ours=not (first and done))
             first = False
 
         result = run(on_steps)
-        self._done, self._steps = self._done + 1, self._steps + steps
+        self._done += steps
         return result
 
 
@@ -162,7 +221,7 @@ class Runs:
 
     Attributes:
         folder: of these runs.
-        trainer: the trainer of a training configuration, cached.
+        trainer: the trainer of a training configuration with all steps, cached.
     """
 
     def __init__(
@@ -187,8 +246,11 @@ class Runs:
             progress: counts the runs.
         """
         self._name, self._seed, self._task, self._data = name, seed, task, data
-        self._train = _tuned(name, train)
+        self._train = train
+        self._search = search(name, train, 0 if task is None else task.splits["train"].neighbors.shape[1])
         self.folder, self._progress = storage.join(folder, name), progress
+        self._folds = train.folds if task is not None and _can_divide(task, train) else 1
+        self._division = functools.cache(self._divided)
         self._config_hash = manifest.fingerprint(manifest.read_identity(folder))
         self.trainer = functools.cache(self._trainer)
 
@@ -197,23 +259,36 @@ class Runs:
         parallel.check(train.batch_size, "train.batch_size")
         return Trainer(self._name, self._task, self._data, train)
 
-    def _run(self, name: str, point: Point, seed: int, split: str) -> dict[str, Any]:
+    def _divided(self, fold: int) -> tuple[Task, Mapping[str, Any]]:
+        splits = self._task.splits
+        data: Any = self._data
+        rows = sampling.divide(splits["train"].labels, splits["val"].labels, self._seed, fold)
+        return datasets.divided(self._task, *rows), tables.divided(data, *rows)
+
+    def _run(self, name: str, point: Point, seed: int, split: str, fold: int = 0) -> dict[str, Any]:
         train = hyperparameters.with_fields(self._train, point)
         setting = Setting(**{name: point[name] for name in hyperparameters.SETTING})
-        run = functools.partial(
-            train_loop.run, self.trainer(train), storage.join(self.folder, name), setting, seed, split
-        )
+        trainer = self.trainer(dataclasses.replace(train, steps=self._train.steps)).shortened(train.steps)
+        trainer = trainer.divided(*self._division(fold)) if fold else trainer
+        run = functools.partial(train_loop.run, trainer, storage.join(self.folder, name), setting, seed, split)
         return self._progress.run(functools.partial(run, self._config_hash), train.steps)
 
     def trials(self) -> list[Trial]:
         """Runs the trials that are not done, each measured on val, and returns all."""
-        train, seed = self._train, self._seed
         done: list[Trial] = []
-        for number in range(hyperparameters.budget(train)):
-            point = hyperparameters.propose(train, seed, [(trial.point, trial.value) for trial in done])
-            path = storage.join(self.folder, f"trial-{number}", run_files.TRIAL)
+        while point := self._search.propose(self._seed, [(trial.point, trial.value) for trial in done]):
+            name, number = f"trial-{len(done)}", len(done)
+            if number >= len(self._search.lengths):
+                self._progress.expect(point["steps"])
+            path = storage.join(self.folder, name, run_files.TRIAL)
             _write_once(path, {"number": number, "point": point}, "other trials")
-            done.append(Trial(number, point, self._run(f"trial-{number}", point, seed, "val")))
+            results = [self._run(name, point, self._seed, "val")]
+            # Only the last trials: the others are there to be dropped.
+            folds = self._folds if point.get("steps", self._train.steps) == self._train.steps else 1
+            for fold in range(1, folds):
+                self._progress.expect(self._train.steps)
+                results.append(self._run(f"{name}/fold-{fold}", point, self._seed, "val", fold))
+            done.append(Trial(number, point, _joined(results)))
         return done
 
     def choose(self, trials: list[Trial]) -> Trial:
@@ -223,13 +298,18 @@ class Runs:
             UserError: if another one was chosen before, since test may have been measured with it.
         """
         best = best_of(trials)
-        note = {"number": best.number, "point": best.point, "val_accuracy": best.value, "trials": len(trials)}
+        note = {"number": best.number, "point": best.point, "val_accuracy": best.accuracy, "trials": len(trials)}
         _write_once(storage.join(self.folder, run_files.CHOSEN), note, "a setting that was chosen from other trials")
         return best
 
     def seed(self, chosen: Trial, seed: int) -> dict[str, Any]:
         """Runs the chosen setting with a seed and returns its result on test."""
         return self._run(f"seed-{seed}", chosen.point, seed, "test")
+
+
+def _can_divide(task: Task, train: Train) -> bool:
+    """Whether val is so small that its choice would be noise, and the tables can be divided again."""
+    return len(task.splits["val"].labels) < _MANY_VAL and train.table == "device"
 
 
 def _write_once(path: str, note: dict[str, Any], what: str) -> None:

@@ -113,6 +113,7 @@ def open_all(request: Request, specs: Mapping[str, EncoderSpec], named: Classes,
         UserError: if a source cannot be listed, its list is not that of the protocol, or a folder is another config's.
     """
     folders = [_open(name, request, _columns(name, specs), named) for name in request.sources]
+    _check_train_and_val({folder.name: sum(shard.rows for shard in folder.shards) for folder in folders}, request)
     for folder in folders:
         if retry_rejects:
             folder.retry()
@@ -297,6 +298,18 @@ def check_rows(name: str, path: str, listed: int, request: Request) -> None:
             f"{path}: names {listed:,} images for {name}, {abs(wanted - listed):,} "
             f"{'fewer' if listed < wanted else 'more'} than the {wanted:,} of the protocol; get the published list, or "
             f"set --config.protocol.{name}_rows={listed} to use this one"
+        )
+
+
+def _check_train_and_val(listed: Mapping[str, int], request: Request) -> None:
+    """Raises a `UserError` if the list that train and val are parts of is not that of the protocol."""
+    wanted, found = request.protocol.train_val_rows, sum(listed.get(split, 0) for split in ("train", "val"))
+    if wanted and {"train", "val"} <= listed.keys() and found != wanted:
+        path = sources.resolve(request.sources["train"], request.places.data).path
+        raise UserError(
+            f"{path}: names {found:,} images for train and val, {abs(wanted - found):,} "
+            f"{'fewer' if found < wanted else 'more'} than the {wanted:,} of the protocol; get the published list, or "
+            f"set --config.protocol.train_val_rows={found} to use this one"
         )
 
 

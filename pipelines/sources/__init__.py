@@ -20,7 +20,7 @@ from pipelines.sources import listing, naming, patterns
 from pipelines.sources.files import arrow, parquet, tar, tfrecord, vectors
 from pipelines.sources.images import Images, below
 from pipelines.sources.labels import Labels, LabelSpace
-from pipelines.sources.lists import coco, image_folder, image_list, inat2021, table, webvision, yfcc15m
+from pipelines.sources.lists import coco, image_folder, image_list, inat2021, swat, table, webvision, yfcc15m
 from pipelines.sources.naming import Naming
 from pipelines.sources.sample import Filtered, InputShard, Reject, Sample, storable_text
 from pipelines.sources.web import Unreadable
@@ -76,6 +76,7 @@ LISTS: dict[str, Callable[[Source], Iterator[listing.Row]]] = {
     "image_folder": image_folder.rows,
     "image_list": image_list.rows,
     "inat2021": inat2021.rows,
+    "swat": swat.rows,
     "table": table.rows,
     "webvision": webvision.rows,
     "yfcc15m": yfcc15m.rows,

@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import re
 
+import numpy as np
 import pytest
 
-from configs.base import Config
+from configs import few_shot
+from configs.base import Config, Protocol
 from index import build, neighbors
 from model import sweep, train
 from model.training import hyperparameters, trials
@@ -21,7 +25,7 @@ from tests.pipelines.sources.listed import write_images
 
 NAMES = (
     *("imagenet_lt", "places_lt", "inat21_mini", "webvision", "webvision_full", "webvision_mini"),
-    *("tiny_imagenet_lt", "tiny_imagenet_noisy"),
+    *("tiny_imagenet_lt", "tiny_imagenet_noisy", "inat18", "few_shot", "cub"),
 )
 
 
@@ -98,6 +102,29 @@ def _tiny(root: pathlib.Path) -> None:
         _list(path, names, [0, 1, int("noisy" in split)], root / "tiny_imagenet_lt/images")
 
 
+def _inat18(root: pathlib.Path) -> None:
+    folder = root / "iNaturalist2018"
+    for split, count in (("train", 40), ("val", 4)):
+        names = [f"train_val2018/Plantae/{i % 2}/{split}{i}.jpg" for i in range(count)]
+        _list(folder / f"{split}.txt", names, [i % 2 for i in range(count)], folder)
+
+
+def _few_shot(root: pathlib.Path, dataset: str = "semi-aves", few: str = "fewshot16_seed1", shots: int = 16) -> None:
+    folder = root / "few_shot" / dataset
+    for name, count in ((few, 2 * shots), ("test", 4)):
+        names = [f"{name}_images/{i % 2}/{i}.jpg" for i in range(count)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.txt").write_text("\n".join(f"{path} {i % 2} 1" for i, path in enumerate(names)))
+        write_images(folder, *names)
+
+
+def _cub(root: pathlib.Path) -> None:
+    folder = root / "CUB_200_2011"
+    for split, count in (("train", 20), ("test", 2)):
+        names = [f"00{i % 2 + 1}.Black_footed_Albatross/{split}_{i}.jpg" for i in range(count)]
+        _list(folder / f"{split}.txt", names, [i % 2 for i in range(count)], folder / "images")
+
+
 REPLICAS = {
     "imagenet_lt": (_imagenet_lt, (3, 2, 2)),
     "places_lt": (_places_lt, (3, 1, 1)),
@@ -107,24 +134,35 @@ REPLICAS = {
     "webvision_mini": (_webvision, (50 * 45, 50 * 5, 50)),
     "tiny_imagenet_lt": (_tiny, (3, 3, 3)),
     "tiny_imagenet_noisy": (_tiny, (3, 3, 3)),
+    "inat18": (_inat18, (38, 2, 4)),
+    "few_shot": (_few_shot, (24, 8, 4)),
+    "cub": (_cub, (18, 2, 2)),
 }
 
 
 def _config(name: str, *flags: str) -> Config:
-    return options.parse([f"--config=configs/{name}.py", *(f"--config.{flag}" for flag in flags)], "")[0]
+    file, _, settings = name.partition(":")
+    return options.parse(
+        [f"--config=configs/{file}.py{settings and f':{settings}'}", *(f"--config.{flag}" for flag in flags)], ""
+    )[0]
 
 
-def _flags(root: pathlib.Path, name: str, rows: tuple[int, ...]) -> list[str]:
+def _flags(root: pathlib.Path, name: str, rows: tuple[int, ...] | None) -> list[str]:
+    """Returns where a config reads and writes, and the counts of a replica; without `rows` those published."""
+    places = [f"data={root}", f"workdir={root}/out/{name}"]
+    if rows is None:
+        return places
     counts = [f"protocol.{split}_rows={n}" for split, n in zip(("train", "val", "test"), rows, strict=True)]
-    return [f"data={root}", f"workdir={root}/out/{name}", *counts]
+    both = f"protocol.train_val_rows={rows[0] + rows[1]}"
+    return [*places, *counts, both]
 
 
-def _open(root: pathlib.Path, name: str, rows: tuple[int, ...]) -> dict[str, list]:
+def _open(root: pathlib.Path, name: str, rows: tuple[int, ...] | None, *more: str) -> dict[str, list]:
     """Returns what the sources of the splits give, planned as `pipelines.embed` does."""
     (root / "memory.txt").write_text("a.jpg 0\n")
     memory = ["memory.format=image_list", "memory.path=memory.txt"]
     flags = [*memory, "encoders.value_text=", "encoders.value_image=", "class_names="]
-    config = _config(name, *_flags(root, name, rows), *flags)
+    config = _config(name, *_flags(root, name, rows), *flags, *more)
     request = Request.of(config)
     opened = folders.open_all(request, {"key": _Encoder()}, classes.agree(request), False)  # type: ignore[dict-item]
     return {
@@ -140,7 +178,7 @@ def test_the_config_is_sound_and_every_method_can_be_named(name):
         config = _config(name, f"train.heads={head}")
         trials.check(config.places, config.train)
         assert config.train.heads == (head,) and hyperparameters.budget(config.train) == 12
-    assert config.train.loss == ("lace" if name.endswith("_lt") else "cross_entropy")
+    assert config.train.loss == ("lace" if name.endswith(("_lt", "inat18")) else "cross_entropy")
     assert config.index.k == config.neighbors.k
 
 
@@ -188,13 +226,86 @@ def test_a_list_with_another_number_of_rows_is_refused_before_it_is_embedded(tmp
 
 
 def test_published_counts():
-    found = {name: dataclasses.astuple(_config(name).protocol) for name in NAMES}
-    assert found["imagenet_lt"] == (115_846, 20_000, 50_000, 1000, ())
-    assert found["places_lt"] == (62_500, 7_300, 36_500, 365, (131, 163, 71))
-    assert found["inat21_mini"][0] + found["inat21_mini"][1] == 500_000 and found["inat21_mini"][2:4] == (
-        100_000,
-        10_000,
+    found = {name: _config(name).protocol for name in NAMES}
+    for name in ("imagenet_lt", "places_lt", "inat18", "inat21_mini", "webvision"):
+        assert found[name].name == name
+        found[name] = dataclasses.replace(found[name], name="")
+    assert found["imagenet_lt"] == Protocol(115_846, 20_000, 50_000, classes=1000, images_per_class=(5, 1_280))
+    assert found["places_lt"] == Protocol(62_500, 7_300, 36_500, 0, 365, (131, 163, 71), (5, 4_980))
+    assert found["inat21_mini"] == Protocol(480_000, 20_000, 100_000, classes=10_000)
+    assert found["inat18"] == Protocol(test_rows=24_426, train_val_rows=437_513, classes=8_142)
+    assert found["cub"] == Protocol(5_394, 600, 5_794, 5_994, classes=200)
+
+
+def test_another_split_is_read_from_its_own_list(tmp_path):
+    _few_shot(tmp_path, "dtd", "fewshot4_seed2", 4)
+    read = _open(tmp_path, "few_shot:dataset=dtd,shots=4,seed=2", (6, 2, 4))
+    assert {item.member.split("/")[0] for item in read["train"] + read["val"]} == {"fewshot4_seed2_images"}
+    assert all(item.metadata == {"source": 1} for split in read.values() for item in split)
+
+
+def test_a_list_that_two_splits_are_parts_of_is_counted_whole(tmp_path):
+    _inat18(tmp_path)
+    (tmp_path / "memory.txt").write_text("a.jpg 0\n")
+    with pytest.raises(UserError) as caught:
+        _open(tmp_path, "inat18", (38, 2, 4), "protocol.train_val_rows=41")
+    assert str(caught.value) == (
+        f"{tmp_path}/iNaturalist2018/train.txt: names 40 images for train and val, 1 fewer than the 41 of the "
+        "protocol; get the published list, or set --config.protocol.train_val_rows=40 to use this one"
     )
+
+
+# A folder of published lists; they are not part of this repository.
+_PUBLISHED = pathlib.Path(os.environ.get("WEB_MEMORY_PROTOCOLS", ""))
+_REAL = {
+    "places_lt": {split: f"Places_LT/{split}.txt" for split in ("train", "val", "test")},
+    "imagenet_lt": {split: f"ImageNet_LT/{split}.txt" for split in ("val", "test")},
+    "inat18": {"test": "iNaturalist2018/val.txt"},
+    **{
+        f"few_shot:dataset={name},shots={shots},seed={seed}": dict.fromkeys(("train", "val"), path)
+        | {"test": f"few_shot/{name}/test.txt"}
+        for name in few_shot.SETS
+        for shots, seed in ((4, 1), (16, 1), (16, 2), (16, 3))
+        for path in (f"few_shot/{name}/fewshot{shots}_seed{seed}.txt",)
+    },
+}
+
+
+@pytest.mark.skipif(_PUBLISHED == pathlib.Path(), reason="WEB_MEMORY_PROTOCOLS names no folder of published lists")
+@pytest.mark.parametrize("name", _REAL)
+def test_the_published_lists(tmp_path, name):
+    """Rows and classes of the lists as published, of which the first images are there, and the refusal of a cut one."""
+    lists, config = _REAL[name], _config(name)
+    for split, path in lists.items():
+        text = (_PUBLISHED / path).read_text()
+        found = re.findall(r"^(.+?\.(?:jpg|JPEG)) (\d+)(?: [01])?$", text, re.MULTILINE)
+        assert sorted({int(label) for _, label in found}) == list(range(config.protocol.classes))
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+        write_images(tmp_path / config.queries[split].image_root, *(member for member, _ in found[:3]))
+    paths = [f"{split}_set.path={lists.get(split, '')}" for split in ("train", "val", "test")]
+    for split, items in _open(tmp_path, name, None, *paths).items():
+        assert len(items) == getattr(config.protocol, f"{split}_rows")
+        assert split == "val" or any(isinstance(item, Sample) for item in items)
+    test = tmp_path / lists["test"]
+    test.write_text(test.read_text().rstrip().rpartition("\n")[0])
+    with pytest.raises(UserError, match=f"{re.escape(str(test))}: names [0-9,]+ images for test, 1 fewer than the"):
+        _open(tmp_path, name, None, *paths)
+
+
+@pytest.mark.skipif(_PUBLISHED == pathlib.Path(), reason="WEB_MEMORY_PROTOCOLS names no folder of published lists")
+def test_the_published_classes():
+    """Shot groups of Places-LT by both conventions, and the sizes of the classes of each training list."""
+    for name, lists in _REAL.items():
+        if "train" in lists:
+            labels = re.findall(r"\.(?:jpg|JPEG) (\d+)", (_PUBLISHED / lists["train"]).read_text())
+            sizes = np.bincount(np.array(labels, int))
+            # A quarter of the shots is held out.
+            left = sizes if name == "places_lt" else sizes - np.floor(sizes / 4 + 0.5).astype(int)
+            assert (left.min(), left.max()) == _config(name).protocol.images_per_class
+            if name == "places_lt":
+                assert ((sizes > 100).sum(), (sizes < 20).sum()) == (131, 71)
+                assert ((sizes >= 100).sum(), (sizes <= 20).sum()) == (132, 77)
 
 
 @pytest.mark.slow

@@ -34,8 +34,10 @@ def _argv(world: World, *more: str) -> list[str]:
     return [f"--config={world.config_file}", *_FLAGS, *more]
 
 
-def _write_run(world: World, head: str, seed: int, predicted: np.ndarray, attention: np.ndarray | None = None) -> None:
-    config = options.parse(_argv(world), "")[0]
+def _write_run(
+    world: World, head: str, seed: int, predicted: np.ndarray, attention: np.ndarray | None = None, *more: str
+) -> None:
+    config = options.parse(_argv(world, *more), "")[0]
     lists = Neighbors.open(config.places.neighbors)
     frozen = run_files.identity(config.places, config.seed, config.train, lists.fingerprint)
     folder = pathlib.Path(frozen.folder) / head / f"seed-{seed}"
@@ -124,7 +126,7 @@ def test_figures_of_runs_whose_errors_are_known(world, capsys):
     assert whole["difference"] == pytest.approx(-1 / count)
     assert -4 / count <= whole["low"] < whole["difference"] < whole["high"] == 0
     printed = capsys.readouterr().out
-    assert "100.0 ± 0.0" in printed and "-3.0 [-9.1, +0.0]" in printed and "results.json" in printed
+    assert "100.0 ± 0.0" in printed and "-3.0 [-9.1, +0.0]" in printed and "results-" in printed
 
 
 def test_the_filter_is_judged_by_the_labels_of_the_memory(world):
@@ -217,6 +219,51 @@ def test_markdown_is_the_same_tables(world, capsys):
     printed = capsys.readouterr().out
     assert printed.count("| --- |") == 4
     assert "| mean_knn | 100.0 ± 0.0 | - | - | 100.0 ± 0.0 | 100.0 ± 0.0 | 40.0 ± 0.0 | 1.5 s |" in printed
+
+
+def test_the_classes_that_the_other_convention_moves_are_told(world, capsys):
+    flags = ("--config.train.many_over=14", "--config.train.heads=linear", "--config.train.seeds=0")
+    _write_run(world, "linear", 0, LABELS, None, *flags)
+    results = _evaluate(world, *flags)
+    assert results["classes_per_group"] == {"decoupling": [0, 5, 0], "oltr": [5, 0, 0]}
+    assert results["moved_classes"] == {"decoupling": 0, "oltr": 5}
+    assert (
+        "The groups by the oltr convention, which moves 5 of 5 classes: 5/0/0 many-, medium- and few-shot classes "
+        "instead of 0/5/0"
+    ) in " ".join(capsys.readouterr().out.split())
+
+
+def test_published_figures_stand_beside_ours_with_encoder_and_source(world, capsys):
+    _write_runs(world)
+    assert evaluate.main(_argv(world, "--config.protocol.name=places_lt", "--published", "--markdown")) == 0
+    printed = capsys.readouterr().out
+    table = printed[printed.index("Test accuracy on places_lt") :]
+    assert "| 100.0 ± 0.0 | 100.0 ± 0.0 | - | - | this run |" in table
+    assert "| mam | ViT-B/16; values ViT-G/14, T5 | 49.9 | 50.9 | 49.9 | 47.5 | Iscen et al., CVPR 2023 |" in table
+    assert "| LIFT | CLIP ViT-L/14, AdaptFormer | 53.7 | - | - | - |" in table
+    _evaluate(world)
+    assert "Iscen" not in capsys.readouterr().out
+    assert evaluate.main(_argv(world, "--published")) == 2
+    assert "--config.protocol.name=; known are imagenet_lt, places_lt, inat18" in capsys.readouterr().err
+
+
+def test_results_of_other_settings_do_not_replace_each_other(world, capsys):
+    _write_runs(world)
+    first = _evaluate(world)
+    (path,) = world.folder.glob("runs/*/results-*.json")
+    bytes_of_first = path.read_bytes()
+    assert json.loads(bytes_of_first) == first
+    others = ["--config.train.seeds=0"], ["--config.train.heads=mam"], ["--config.train.heads=mam,linear"]
+    written = [_evaluate(world, *flags) for flags in others]
+    assert path.read_bytes() == bytes_of_first
+    kept = [json.loads(one.read_text()) for one in world.folder.glob("runs/*/results-*.json")]
+    assert len(kept) == 4 and all(one in kept for one in (first, *written))
+    assert list(written[1]["methods"]) == ["mam"] and written[0]["methods"]["linear"]["all"]["std"] is None
+    # The same settings have the same file.
+    capsys.readouterr()
+    assert _evaluate(world) == first and path.read_bytes() == bytes_of_first
+    assert f"wrote {path}" in " ".join(capsys.readouterr().out.split())
+    assert len([*world.folder.glob("runs/*/results-*.json")]) == 4
 
 
 def test_a_grid_has_a_cell_for_each_column():

@@ -164,7 +164,7 @@ def test_choices_are_what_the_code_has():
 def test_all_shipped_configs_pass():
     names = [
         *("demo", "imagenet_lt", "inat21_mini", "places_lt", "tiny_imagenet_lt", "tiny_imagenet_noisy"),
-        *("webvision", "webvision_full", "webvision_mini"),
+        *("webvision", "webvision_full", "webvision_mini", "inat18", "few_shot", "cub"),
     ]
     for name in names:
         fields.check(options.load(f"configs/{name}.py"))

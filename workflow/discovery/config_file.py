@@ -4,7 +4,7 @@ import dataclasses
 import textwrap
 from collections.abc import Iterable, Mapping
 
-from configs.base import Source
+from configs.base import Source, Train
 
 _WIDTH = 100
 ALL_VECTORS = "All vectors are used as they are; `images` may be any name for the model that made them."
@@ -25,7 +25,6 @@ class Draft:
         vectors_note: what is said of these vectors.
         texts: whether the memory has captions.
         vectors: columns that the memory brings as vectors, if it does.
-        shots: `many_over` and `few_under`; None for the defaults.
         notes: what is said of the whole.
     """
 
@@ -34,7 +33,6 @@ class Draft:
     class_names: str = ""
     texts: bool = True
     vectors: tuple[str, ...] = ()
-    shots: tuple[int, int] | None = None
     vectors_note: str = ""
     notes: tuple[str, ...] = ()
 
@@ -98,6 +96,7 @@ def _choice(draft: Draft) -> dict[str, object]:
             chosen["value_text"] = ("precomputed:texts",)
     if not draft.texts:
         chosen["value_text"] = ()
+        chosen.setdefault("value_image", ("efficientnet-lite2",))
     return chosen
 
 
@@ -113,16 +112,8 @@ def _encoders(draft: Draft, indent: str) -> Iterable[str]:
 def _train(draft: Draft, indent: str) -> Iterable[str]:
     fields = []
     if chosen := _choice(draft):
-        kinds = [kind for kind in ("text", "image") if chosen.get(f"value_{kind}", True)]
-        fields.append(f"values={literal(tuple(kinds))}")
-    if draft.shots:
-        many, few = draft.shots
-        yield from comment(
-            f"Many-shot classes have more than {many} training images, few-shot ones fewer than {few}: thirds of the "
-            "classes, since the usual 100 and 20 leave a group empty.",
-            indent,
-        )
-        fields += [f"many_over={many}", f"few_under={few}"]
+        kinds = tuple(kind for kind in ("text", "image") if chosen.get(f"value_{kind}", kind == "text"))
+        fields += [f"values={literal(kinds)}"] if kinds != Train.values else []
     if fields:
         yield f"{indent}train=Train({', '.join(fields)}),"
 

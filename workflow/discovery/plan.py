@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-from configs.base import Source, Train
+from configs.base import Source
 from configs.schema.data import SPLITS
 from pipelines import class_names, sources
 from pipelines.errors import UserError
@@ -54,7 +54,7 @@ def make(name: str, images: str, pairs: str) -> Plan:
         )
     if len(seen["train"].counts) < 2:
         raise UserError(f"{images}: read as {found.name}, it has one class alone; there must be two at least")
-    whole, notes, sizes = _with_splits(found, seen)
+    whole, notes = _with_splits(found, seen)
     memory = formats.recognise(pairs, labelled=False) if pairs else None
     if memory:
         source, about = memory.splits["train"], [*memory.notes]
@@ -79,7 +79,6 @@ def make(name: str, images: str, pairs: str) -> Plan:
         texts=texts,
         vectors=brought,
         vectors_note=(ALL_VECTORS if is_vectors else PAIR_VECTORS) if brought else "",
-        shots=splits.shots(sizes, Train.many_over, Train.few_under),
         notes=(
             _said(found, seen["train"]),
             *found.notes,
@@ -99,10 +98,8 @@ def _said(found: Found, train: Facts) -> str:
     )
 
 
-def _with_splits(
-    found: Found, seen: dict[str, Facts]
-) -> tuple[dict[str, tuple[Source, tuple[str, ...]]], list[str], list[int]]:
-    """Returns the source of each split with its comments, notes, and the training images of each class."""
+def _with_splits(found: Found, seen: dict[str, Facts]) -> tuple[dict[str, tuple[Source, tuple[str, ...]]], list[str]]:
+    """Returns the source of each split with its comments, and notes."""
     train, counts = found.splits["train"], list(seen["train"].counts.values())
     missing = [split for split in ("val", "test") if split not in found.splits]
     notes = [
@@ -111,7 +108,7 @@ def _with_splits(
         if split in seen and (lost := sorted(seen[split].counts.keys() - seen["train"].counts.keys(), key=str))
     ]
     if not missing:
-        return {f"{split}_set": (found.splits[split], ()) for split in SPLITS}, notes, counts
+        return {f"{split}_set": (found.splits[split], ()) for split in SPLITS}, notes
     if train.format not in sources.LISTS:
         raise UserError(
             f"{train.path}: read as {found.name}, it has no {' and no '.join(missing)} set, and such files "
@@ -126,7 +123,7 @@ def _with_splits(
         part = cut.parts.get(split)
         source = found.splits[split] if part is None else dataclasses.replace(train, part=part)
         made[f"{split}_set"] = (source, ())
-    return made, notes, [splits.rows_of(count, cut.parts["train"]) for count in counts]
+    return made, notes
 
 
 def _own_memory(found: Found, train: Source, seen: Facts) -> tuple[Source, list[str]]:

@@ -81,26 +81,3 @@ def cut(counts: Iterable[int], missing: Sequence[str]) -> Cut:
             break
     assert best is not None, "the smallest share leaves every class a training image"
     return dataclasses.replace(best, parts={split: best.parts[split] for split in SPLITS if split in best.parts})
-
-
-def shots(counts: Iterable[int], many_over: int, few_under: int) -> tuple[int, int] | None:
-    """Returns `many_over` and `few_under` for classes of these sizes; None if the given ones leave no group empty.
-
-    Thirds of the classes by size; None, too, if classes are too much alike for three groups.
-
-    Args:
-        counts: training images of each class.
-        many_over: classes with more images are many-shot.
-        few_under: classes with fewer are few-shot.
-    """
-    sizes = sorted(counts)
-    if _groups(sizes, many_over, few_under):
-        return None
-    few, many = sizes[len(sizes) // 3], sizes[2 * len(sizes) // 3] - 1
-    many = max(many, few)
-    return (many, few) if _groups(sizes, many, few) else None
-
-
-def _groups(sizes: Sequence[int], many_over: int, few_under: int) -> bool:
-    few, many = sum(size < few_under for size in sizes), sum(size > many_over for size in sizes)
-    return bool(few and many and len(sizes) - few - many)

@@ -17,6 +17,9 @@ from model.data.batch import Rows, standardize
 from model.heads.attention.pooling import attend, product, softmax
 
 _SMALL_INIT = 1e-2
+# The logarithm of the scale learns so many times as fast as other parameters, so that where it ends hardly depends on
+# where it starts: it is one number that all images teach.
+_SCALE_GAIN = 30.0
 
 
 def masked_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -143,6 +146,7 @@ class MemoryAttention(nn.Module):
             key = self.param("key", fan_in, shape)
             projected = product("bd,dha->bha", standardize(z), query, dtype)
             absorbed = product("bha,dha->bhd", projected, key, dtype) / jnp.sqrt(self.attention_dim)
-        # As `linear.learned`, but a random start has no part of the cosine.
-        relative = self.param("scale", nn.initializers.constant(1.0 if similar else 0.0), (self.num_heads,))
+        scale = self.param("scale", nn.initializers.zeros, (self.num_heads,))
+        # A random start has no part of the cosine.
+        relative = jnp.exp(_SCALE_GAIN * scale) if similar else scale
         return absorbed, self.similarity_scale * relative * scores[..., None]

@@ -105,6 +105,7 @@ MEAN_KNN = Head(
     needs_text=False,
     prepare=prepare,
     prepared=Start,
+    space={"k": (8, 32, 0), "value_scale": (1.0, 2.5, 5.0)},
     about="the nearest neighbours in the memory, each with the same weight",
 )
 MAM = Head(
@@ -115,5 +116,6 @@ MAM = Head(
     attends=True,
     prepare=prepare,
     prepared=Start,
+    space={"similarity": ("cosine", "whitened"), "value_scale": (1.0, 2.5, 5.0)},
     about="memory attention: learns how much each neighbour in the memory counts",
 )

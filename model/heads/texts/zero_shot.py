@@ -72,6 +72,6 @@ HEAD = Head(
     unlabelled=lambda params: params,
     extend=extend,
     check=check,
-    tuned=False,
+    trained=False,
     about="the class whose name is most similar to the image; learns from no training image",
 )

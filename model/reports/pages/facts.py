@@ -27,11 +27,10 @@ def group_notes(inputs: Inputs, shots: str) -> tuple[str, ...]:
     """Returns what each shot group is by a convention, with its classes and test images."""
     train, counts = inputs.config.train, inputs.found.class_counts
     groups = metrics.shot_groups(counts, train.many_over, train.few_under, shots)
-    many, few = f"more than {train.many_over}", f"fewer than {train.few_under}"
-    middle = f"{train.few_under} to {train.many_over}"
+    most, least, _ = metrics.shot_bounds(counts, train.many_over, train.few_under)
+    many, few, middle = f"more than {most}", f"fewer than {least}", f"{least} to {most}"
     if shots == "oltr":
-        many, few = f"{train.many_over} or more", f"{train.few_under} or fewer"
-        middle = f"{train.few_under + 1} to {train.many_over - 1}"
+        many, few, middle = f"{most} or more", f"{least} or fewer", f"{least + 1} to {most - 1}"
     words = {"many": many, "medium": middle, "few": few}
     return tuple(
         f"{name}: {words[name]} training images, {counted((groups == name).sum(), 'class')}, "

@@ -12,7 +12,7 @@ from model.reports.grid import Grid
 from model.reports.pages.inputs import Inputs
 from model.reports.runs import Run
 from model.training import run_files
-from model.training.trials import Trial
+from model.training.trials import read_trials
 from pipelines import storage
 
 # As the expected calibration error has them.
@@ -150,15 +150,3 @@ def _trials(inputs: Inputs) -> list[Grid]:
             note = f"chosen for all seeds: trial {chosen['number']}, the best on val"
             grids.append(Grid(grid.title, grid.columns, grid.rows, (note,)))
     return grids
-
-
-def read_trials(folder: str, count: int) -> list[Trial]:
-    """Returns the trials of a head that still have their files."""
-    found = []
-    for number in range(count):
-        place = storage.join(folder, f"trial-{number}")
-        if run_files.is_done(place):
-            point = run_files.read(storage.join(place, run_files.TRIAL), run_files.PROPOSAL)["point"]
-            result = run_files.read(storage.join(place, run_files.RESULT), {"accuracy": dict})
-            found.append(Trial(number, point, result))
-    return found

@@ -72,6 +72,26 @@ def test_a_wrong_list_is_named_with_what_to_do(config, split, published, words):
     assert f"or set --config.protocol.{split}_rows={_ROWS[split]} to use it as it is" in sentence
 
 
+def test_the_list_that_train_and_val_are_parts_of_is_counted_whole(config):
+    whole = dataclasses.replace(_PROTOCOL, train_val_rows=478)
+    _check(dataclasses.replace(config, protocol=whole), _COUNTS)
+    sentence = _refused(dataclasses.replace(config, protocol=dataclasses.replace(whole, train_val_rows=480)))
+    assert sentence.startswith("/data/lists/train.txt: names 478 images, 2 fewer than the 480 of the protocol")
+    assert "--config.protocol.train_val_rows=478" in sentence
+
+
+def test_classes_of_other_sizes_are_refused(config):
+    sized = dataclasses.replace(config, protocol=dataclasses.replace(_PROTOCOL, images_per_class=(2, 150)))
+    _check(sized, _COUNTS)
+    moved = np.array([149, 102, 100, 50, 20, 20, 18, 3])
+    assert _refused(sized, moved).startswith(
+        "/data/lists/train.txt: has 3/149 images in its smallest and largest class, the protocol 2/150"
+    )
+    # Of a list that lost rows, classes may be smaller.
+    _lose(config, "train", 1)
+    _check(sized, moved)
+
+
 def test_images_that_could_not_be_read_are_no_wrong_list_but_are_told(config):
     _lose(config, "test", 2)
     _lose(config, "train", 3)

@@ -69,3 +69,28 @@ def test_each_stage_goes_through_all_of_its_rows_evenly():
 def test_stages_of_no_step_are_passed_over():
     stages = (sampling.Stage(0, np.array([1])), sampling.Stage(0, np.array([2])), sampling.Stage(5, np.array([0])))
     assert sampling.batch_rows(np.zeros(3, np.int32), "uniform", 0, 0, 4, 2, stages).tolist() == [[2, 2]] * 4
+
+
+def test_divisions_keep_the_numbers_of_each_class_and_differ():
+    rng = np.random.default_rng(0)
+    train, val = rng.integers(5, size=60).astype(np.int32), rng.integers(5, size=20).astype(np.int32)
+    labels = np.concatenate([train, val])
+    given = sampling.divide(train, val, 0, 0)
+    np.testing.assert_array_equal(np.concatenate(given), np.arange(80))
+    seen = set()
+    for fold in (1, 2, 3):
+        first, second = sampling.divide(train, val, 7, fold)
+        np.testing.assert_array_equal(np.sort(np.concatenate([first, second])), np.arange(80))
+        np.testing.assert_array_equal(np.bincount(labels[first], minlength=5), np.bincount(train, minlength=5))
+        np.testing.assert_array_equal(np.bincount(labels[second], minlength=5), np.bincount(val, minlength=5))
+        seen.add(tuple(second))
+        assert tuple(sampling.divide(train, val, 7, fold)[1]) == tuple(second)
+    assert len(seen) == 3
+
+
+def test_in_a_division_every_image_of_a_class_is_as_likely_to_be_val():
+    train, val = np.zeros(6, np.int32), np.zeros(2, np.int32)
+    counts = np.zeros(8)
+    for fold in range(1, 2001):
+        counts[sampling.divide(train, val, 0, fold)[1]] += 1
+    np.testing.assert_allclose(counts / 2000, 0.25, atol=0.04)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,9 @@ from model.heads.texts.zero_shot import ClassNames
 from model.prepare.class_bank import Bank
 from model.prepare.name_prior import NamePrior
 from pipelines.errors import UserError
+
+# Values start at nothing, for which nothing is prepared.
+_TRAIN = Train(attention_dim=8, value_dim=256, value_scale=0.0, neighbor_dropout=0.0)
 
 
 def _batch(head="mam", b=4, k=6, d=16, seed=0):
@@ -29,7 +34,7 @@ def test_mlp_has_the_parameters_of_mam():
     batch = _batch()
 
     def count(name, **settings):
-        head = registry.get(name).build(Train(attention_dim=8, **settings), 7, batch)
+        head = registry.get(name).build(dataclasses.replace(_TRAIN, **settings), 7, batch)
         return registry.count_parameters(head, batch)
 
     counts = {name: count(name) for name in ("linear", "mlp", "mean_knn", "mam")}
@@ -53,7 +58,7 @@ def test_an_unknown_head_is_refused():
 @pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in ("mam_names", "vl_ltr", "zero_shot")])
 def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
     batch = _batch(name)
-    head = registry.get(name).build(Train(attention_dim=8), 7, batch)
+    head = registry.get(name).build(_TRAIN, 7, batch)
     params = registry.init(head, batch, 0)
     logits = head.apply({"params": params}, batch, 0.0, None).logits
     classifier = params.get("classifier") or params["Linear_0"]["classifier"]
@@ -65,7 +70,7 @@ def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
 def test_only_retrieval_heads_read_the_memory():
     for name in registry.HEADS:
         batch = _batch(name)
-        head = registry.get(name).build(Train(attention_dim=8), 7, batch)
+        head = registry.get(name).build(_TRAIN, 7, batch)
         shapes = jax.eval_shape(lambda h=head, b=batch: registry.init(h, b, 0))
         rng = np.random.default_rng(1)
         params = jax.tree.map(lambda s, rng=rng: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
@@ -87,7 +92,7 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
 
 def test_neighbour_dropout_leaves_out_its_share_while_training_only():
     batch = _batch(b=200, k=50)
-    head = registry.get("mean_knn").build(Train(neighbor_dropout=0.25), 7, batch)
+    head = registry.get("mean_knn").build(dataclasses.replace(_TRAIN, neighbor_dropout=0.25), 7, batch)
     params = registry.init(head, batch, 0)
     weights = head.apply({"params": params}, batch, 0.0, jax.random.key(0)).weights
     assert abs(float((weights == 0).mean()) - 0.25) < 0.02
@@ -108,7 +113,7 @@ def test_random_k_keeps_the_first_of_each_list_as_many_as_it_draws():
 @pytest.mark.parametrize("name", [name for name, head in registry.HEADS.items() if head.needs_neighbors])
 def test_random_k_acts_while_training_only(name):
     batch = _batch(name, b=50)
-    head = registry.get(name).build(Train(random_k=True, attention_dim=8), 7, batch)
+    head = registry.get(name).build(dataclasses.replace(_TRAIN, random_k=True), 7, batch)
     params = registry.init(head, batch, 0)
     kept = thin(batch, 0.0, True, jax.random.key(3)).mask
     weights = head.apply({"params": params}, batch, 0.0, jax.random.key(3)).weights

@@ -72,3 +72,12 @@ def _loop(confidences, right):
 def test_calibration_error_of_one_bin(confidence, share, error):
     right = np.arange(10) < round(share * 10)
     assert metrics.calibration_error(np.full(10, confidence), right) == pytest.approx(error)
+
+
+def test_the_seven_classes_of_places_lt_on_the_bounds_move():
+    """131 classes have more than 100 images, one has 100, six have 20 and 71 fewer (the published training list)."""
+    counts = np.array([4980] * 131 + [100] + [50] * 156 + [20] * 6 + [5] * 71)
+    by = {shots: metrics.shot_groups(counts, 100, 20, shots) for shots in ("decoupling", "oltr")}
+    sizes = {shots: [int((groups == name).sum()) for name in metrics.GROUPS] for shots, groups in by.items()}
+    assert sizes == {"decoupling": [131, 163, 71], "oltr": [132, 156, 77]}
+    assert (by["decoupling"] != by["oltr"]).sum() == 7

@@ -31,7 +31,9 @@ def _start(train: Train, seed: int = 0):
     head = jax.jit(lambda batch: _HEAD.init(jax.random.key(0), batch, 0.0, None)["params"])(batch)
     objective = objectives.build(train, Facts(_COUNTS, queries, np.asarray(_LABELS)))
     own, state = jax.jit(objective.init)(jax.random.key(1), head, _forward(head, batch, None))
-    step = Step(head, own, state, batch, _LABELS, jnp.arange(_B), jnp.zeros((), jnp.int32), jax.random.key(2))
+    step = Step(
+        head, own, state, batch, _LABELS, jnp.arange(_B), jnp.zeros((), jnp.int32), train.steps, jax.random.key(2)
+    )
     return objective, step
 
 
@@ -131,7 +133,7 @@ def test_curriculum_weighs_by_subset_and_widens_by_stage():
     logits = rng.normal(size=(40, 2)).astype(np.float32)
     forward = lambda *_: Output(jnp.asarray(logits), jnp.asarray(queries), jnp.zeros((40, 0)))  # noqa: E731
     rows = np.array([7, 30, 2, 39, 12, 21])
-    step = Step({}, {}, {}, None, jnp.asarray(labels[rows]), jnp.asarray(rows), jnp.int32(0), None)
+    step = Step({}, {}, {}, None, jnp.asarray(labels[rows]), jnp.asarray(rows), jnp.int32(0), 50, None)
     picked = jnp.asarray(logits)[rows]
     forward = lambda *_: Output(picked, picked, jnp.zeros((6, 0)))  # noqa: E731
     weights = [1.0 if row in clean else 0.5 if row in noisy else 0.25 for row in rows.tolist()]

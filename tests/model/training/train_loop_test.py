@@ -9,7 +9,7 @@ from tests.model.small_task import small_task
 def test_attention_learns_what_linear_cannot_see_and_beats_the_mean():
     task = small_task()
     data = tables.load(task)
-    train = Train(values=("text",), steps=100, batch_size=100, attention_dim=8, value_dim=16)
+    train = Train(values=("text",), steps=100, batch_size=100, attention_dim=8, value_dim=16, value_scale=0.0)
     reached = {}
     for head in ("linear", "mean_knn", "mam"):
         trainer = Trainer(head, task, data, train)
@@ -25,7 +25,7 @@ def test_a_split_that_fills_no_whole_batch_is_predicted_row_by_row_the_same():
     data = tables.load(task)
     found = []
     for batch_size in (16, 37, 64):
-        train = Train(values=("text",), batch_size=batch_size, attention_dim=8, value_dim=16)
+        train = Train(values=("text",), batch_size=batch_size, attention_dim=8, value_dim=16, value_scale=0.0)
         trainer = Trainer("mam", task, data, train)
         found.append(trainer.predict(trainer.start(0).params, "test"))
         assert found[-1][0].shape == (37, 4) and found[-1][1].shape == (37, 8)

@@ -28,6 +28,8 @@ _TRAIN = Train(
     null_slot=True,
     feed_forward=12,
     neighbor_dropout=0.2,
+    value_scale=0.0,
+    similarity="cosine",
 )
 _ROOT = pathlib.Path(__file__).parents[3]
 

@@ -13,6 +13,7 @@ _TRAIN = Train(
     dropouts=(0.0, 0.5),
     space=("similarity_scale=10|20",),
     seeds=(0, 1),
+    search="grid",
 )
 
 
@@ -33,11 +34,11 @@ def world(tmp_path, monkeypatch):
         made: list = []
         reached = staticmethod(lambda setting, trainer: setting.learning_rate)
 
-        def runs(self, head="mam", under="runs", **changes):
+        def runs(self, head="linear", under="runs", **changes):
             train = hyperparameters.with_fields(_TRAIN, changes)
             folder = str(tmp_path / under)
             manifest.claim(folder, "model.train", {})
-            total = hyperparameters.budget(train) + len(train.seeds)
+            total = sum(trials.search(head, train).lengths) + len(train.seeds) * train.steps
             return trials.Runs(head, train, 0, None, {}, folder, trials.Progress(self.stage, total))
 
     world = World()
@@ -53,7 +54,7 @@ def world(tmp_path, monkeypatch):
         result = (
             {"head": trainer.name, "accuracy": {"all": value}}
             if value >= 0
-            else {"head": "mam", "diverged": "the loss is nan"}
+            else {"head": "linear", "diverged": "the loss is nan"}
         )
         storage.write_json(path, result)
         return result
@@ -62,6 +63,9 @@ def world(tmp_path, monkeypatch):
         def __init__(self, name, task, data, train):
             self.name, self.train = name, train
 
+        def shortened(self, steps):
+            return Trainer(self.name, None, None, hyperparameters.with_fields(self.train, {"steps": steps}))
+
     monkeypatch.setattr(train_loop, "run", run)
     monkeypatch.setattr(trials, "Trainer", Trainer)
     return world
@@ -69,7 +73,7 @@ def world(tmp_path, monkeypatch):
 
 def test_every_head_gets_the_same_number_whether_it_reads_the_space_or_not(world):
     for changes in ({}, {"search": "random", "trials": 5}, {"search": "optuna", "trials": 5}):
-        for head in ("linear", "mam"):
+        for head in ("linear", "mlp"):
             tried = world.runs(head, f"{len(changes)}{changes.get('search')}", **changes).trials()
             assert len(tried) == (5 if changes else 8)
             assert {trial.point["similarity_scale"] for trial in tried} <= {10.0, 20.0}
@@ -99,6 +103,18 @@ def test_settings_that_change_no_field_share_a_trainer(world):
     assert runs.trainer.cache_info().misses == 2
 
 
+def test_halving_shares_a_trainer_and_chooses_among_whole_runs(world):
+    world.reached = lambda setting, trainer: setting.learning_rate + (trainer.train.steps < 300) / 2
+    runs = world.runs(search="halving", space=("similarity_scale=15",), steps=300)
+    tried = runs.trials()
+    assert [trial.steps for trial in tried] == [38] * 4 + [100] * 2 + [300] * 7
+    # More is better, so six trials go beyond the larger learning rate.
+    assert tried[-1].point["learning_rate"] == 0.2 * 2**6
+    assert runs.choose(tried) == tried[-1] and runs.trainer.cache_info().misses == 1
+    trial_steps = 4 * 38 + 2 * 100 + 7 * 300
+    assert world.stage.shares[-1] == pytest.approx(trial_steps / (trial_steps + 600))
+
+
 def test_what_diverged_is_not_chosen(world):
     world.reached = lambda setting, trainer: -1 if setting.learning_rate == 0.2 else 0.01
     runs = world.runs()
@@ -106,7 +122,7 @@ def test_what_diverged_is_not_chosen(world):
     assert [trial.diverged for trial in tried] == [trial.point["learning_rate"] == 0.2 for trial in tried]
     assert runs.choose(tried).point["learning_rate"] == 0.1
     world.reached = lambda setting, trainer: -1
-    with pytest.raises(UserError, match="all 8 trials of mam diverged, the first: the loss is nan"):
+    with pytest.raises(UserError, match="all 8 trials of linear diverged, the first: the loss is nan"):
         other = world.runs("mlp")
         other.choose(other.trials())
 
@@ -155,5 +171,5 @@ def test_a_head_that_settings_do_not_change_has_one_trial_with_the_first_of_each
         (tried,) = world.runs("zero_shot", f"one{len(changes)}", **changes).trials()
         assert tried.point == {"learning_rate": 0.1, "weight_decay": 0.0, "dropout": 0.0}
     train = hyperparameters.with_fields(_TRAIN, {"heads": ("linear", "zero_shot")})
-    assert trials.count(train) == 8 + 1 + 2 * 2
-    assert trials.count(train, seeds=False) == 8 + 1
+    assert trials.lengths(train) == [train.steps] * (8 + 1 + 2 * 2)
+    assert trials.lengths(train, seeds=False) == [train.steps] * (8 + 1)

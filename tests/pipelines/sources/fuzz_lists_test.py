@@ -114,6 +114,12 @@ def test_image_list(tmp_path, suffix):
     assert _run(tmp_path, source, f"list{suffix}", [_packed(text)[suffix] for text in texts]) >= 2
 
 
+def test_swat(tmp_path):
+    write_images(tmp_path, "x y.jpg")
+    source = Source(format="swat", path="list.txt")
+    assert _run(tmp_path, source, "list.txt", [b"x y.jpg 1 1\ngone.jpg 2 0\n"]) >= 1
+
+
 def test_inat2021(tmp_path):
     data = {
         "info": {"year": 2021},

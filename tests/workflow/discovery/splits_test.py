@@ -48,15 +48,3 @@ def test_no_class_loses_its_last_training_image():
         for size in sizes:
             assert splits.rows_of(size, cut.parts["train"]) >= 1
             assert sum(splits.rows_of(size, part) for part in cut.parts.values()) == size
-
-
-def test_shots_are_left_where_no_group_is_empty():
-    assert splits.shots([200, 50, 5], 100, 20) is None
-
-
-def test_shots_are_thirds_where_a_group_is_empty():
-    assert splits.shots([2, 3, 4, 5, 6, 7], 100, 20) == (5, 4)
-
-
-def test_shots_of_equal_classes_are_left():
-    assert splits.shots([7, 7, 7], 100, 20) is None

@@ -72,7 +72,7 @@ def test_the_loss_is_the_sum_of_both_cross_entropies():
     labels = jnp.array([0, 1, 2, 3, 0])
     forward = lambda p, b, rng: head.apply({"params": p}, b, 0.0, rng)  # noqa: E731
     objective = objectives.build(Train(loss="cross_entropy"), Facts(np.ones(_C), batch.queries, labels))
-    step = Step(params, {}, {}, batch, labels, jnp.arange(_B), jnp.zeros((), jnp.int32), None)
+    step = Step(params, {}, {}, batch, labels, jnp.arange(_B), jnp.zeros((), jnp.int32), 1, None)
     expected = 0.0
     for logits in _expected(batch, params):
         log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
