@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from configs.schema.data import Corpus, Embed, Encoders, Filters, Protocol, Source
 from configs.schema.fields import option
+from configs.schema.heads import Lda, Tip, Vote
 from configs.schema.places import Places
 from configs.schema.search import Index, Neighbors
 from configs.schema.training import (
@@ -36,6 +37,7 @@ __all__ = [
     "Finetune",
     "Heteroscedastic",
     "Index",
+    "Lda",
     "Mile",
     "Names",
     "Ncr",
@@ -44,8 +46,10 @@ __all__ = [
     "Places",
     "Protocol",
     "Source",
+    "Tip",
     "Train",
     "TwoTowerConfig",
+    "Vote",
 ]
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from configs.base import Train
@@ -46,6 +47,8 @@ class Head:
         prepare: `(task, train)` to the arrays that it needs besides lists and memory, a NamedTuple; None for nothing.
             It is called once before the first step, and its result is `batch.prepared`. Heads with the same function
             share the result.
+        of_labels: whether that result depends on the labels of the training images, so that it is made again for each
+            division of train and val.
         prepared: the type of that result, so that it can be kept with the head.
         names_kind: of a head that takes classes that were not trained, which of `Task.name_vectors` it reads.
         unlabelled: of such a head, its parameters to those with which a class scores as if no image of it were known.
@@ -65,6 +68,7 @@ class Head:
     attends: bool = False
     prepare: Callable[[Task, Train], Any] | None = None
     prepared: type | None = None
+    of_labels: bool = False
     names_kind: str = ""
     unlabelled: Callable[[Any], Any] | None = None
     extend: Callable[[Any, Any, NewClasses], tuple[Any, Any]] | None = None
@@ -72,6 +76,11 @@ class Head:
     trained: bool = True
     space: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     about: str = ""
+
+
+def temper(module: nn.Module, logits: jax.Array) -> jax.Array:
+    """Returns logits times a learned positive factor, 1 at first: of a head with nothing else to learn."""
+    return jnp.exp(module.param("factor", nn.initializers.zeros, ())) * logits
 
 
 def init(head: nn.Module, batch: Batch, seed: jax.Array | int) -> dict:

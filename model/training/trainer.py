@@ -108,8 +108,7 @@ class Trainer:
         """
         self.name, self.task, self.data, self.train = name, task, data, train
         self.kind = registry.get(name)
-        (part, rows, _), *_ = data["train"].parts(np.zeros((1, 1), np.int32), 1, False)
-        self._sample = self._gather(part, jnp.asarray(rows[0]))
+        self._sample = self._first(data["train"])
         self.head: nn.Module = self.kind.build(train, len(task.class_counts), self._sample)
         facts = objectives.Facts(task.class_counts, data["train"].queries, data["train"].labels)
         self.objective = objectives.build(train, facts)
@@ -125,6 +124,11 @@ class Trainer:
     def reads_memory(self) -> bool:
         """Whether the head reads neighbours."""
         return self.kind.needs_neighbors
+
+    def _first(self, source: Source) -> Batch:
+        """Returns a batch of one query, which has the shapes."""
+        (part, rows, _), *_ = source.parts(np.zeros((1, 1), np.int32), 1, False)
+        return self._gather(part, jnp.asarray(rows[0]))
 
     def _gather(self, data: Tables, rows: jax.Array) -> Batch:
         batch = data.gather(rows, self.kind.name, self.train.k, self.train.similarity)
@@ -145,6 +149,7 @@ class Trainer:
             return Trainer(self.name, task, data, self.train)
         other = copy.copy(self)
         other.task, other.data = task, data
+        other._sample = other._first(data["train"])
         return other
 
     def _rate(self, learning_rate: jax.Array, total: jax.Array | int) -> optax.GradientTransformation:

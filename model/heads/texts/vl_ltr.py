@@ -87,5 +87,6 @@ HEAD = Head(
     needs_text=True,
     prepare=prepare,
     prepared=Bank,
+    of_labels=True,
     about="attention over a bank of captions for each class",
 )

@@ -9,8 +9,11 @@ from configs.base import Train
 from configs.schema import training
 from model.data.batch import Batch
 from model.heads import registry
+from model.heads.lda import Classes
 from model.heads.linear import dropout, thin
 from model.heads.texts.zero_shot import ClassNames
+from model.heads.votes.knn_vote import Voters
+from model.heads.votes.tip_adapter import Cache
 from model.prepare.class_bank import Bank
 from model.prepare.name_prior import NamePrior
 from pipelines.errors import UserError
@@ -27,7 +30,11 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     batch = Batch(normal(b, d), normal(b, k, d), values, normal(b, k), jnp.ones((b, k), bool), offsets=normal(b))
     known = NamePrior(normal(7, 12), normal(d + 1, d), normal(7, d))
     names = ClassNames(normal(7, d))
-    return batch._replace(prepared={"vl_ltr": bank, "mam_names": known, "zero_shot": names}.get(head))
+    cache = Cache(names.vectors, normal(9, d), jnp.arange(9) % 7, jnp.full(7, 9 / 7))
+    prepared = {"vl_ltr": bank, "mam_names": known, "zero_shot": names, "tip_adapter": cache, "tip_adapter_f": cache}
+    prepared["lda"] = Classes(normal(d), normal(d, d), jnp.ones(d), normal(7, d), normal(7))
+    prepared["knn_vote"] = Voters(known.names, jnp.zeros(9, int))
+    return batch._replace(prepared=prepared.get(head))
 
 
 def test_mlp_has_the_parameters_of_mam():
@@ -55,7 +62,11 @@ def test_an_unknown_head_is_refused():
         registry.get("mum").build(Train(), 7, _batch())
 
 
-@pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in ("mam_names", "vl_ltr", "zero_shot")])
+# Heads whose first logits are not those of a linear classifier.
+_OTHERS = ("mam_names", "vl_ltr", "zero_shot", "lda", "knn_vote", "tip_adapter", "tip_adapter_f")
+
+
+@pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in _OTHERS])
 def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
     batch = _batch(name)
     head = registry.get(name).build(_TRAIN, 7, batch)
