@@ -223,6 +223,9 @@ class Trainer:
             (state, losses), batch_rows = carry, parallel.split(rows[number])
             rng = jax.random.fold_in(jax.random.key(seed), state.step)
             batch, labels = self._gather(data, batch_rows), data.labels[batch_rows]
+            if self.kind.draw:
+                drawn = self.kind.draw(self.train, batch, labels, state.step / total, jax.random.fold_in(rng, 4))
+                batch, labels = drawn
 
             def seen(params: Any) -> objectives.Step:
                 return objectives.Step(
