@@ -36,8 +36,8 @@ from model.data.batch import Batch, Output, standardize
 from model.data.datasets import Split, Task
 from model.data.tables import Tables, load, standardized
 from model.data.vectors import Column, Vectors
-from model.heads.memory_attention import masked_softmax
-from model.heads.pooling import SLICE_QUERIES
+from model.heads.attention.memory_attention import masked_softmax
+from model.heads.attention.pooling import SLICE_QUERIES
 from model.training.trainer import Setting, State, Trainer
 from pipelines import manifest, schemas, storage
 
@@ -144,7 +144,7 @@ class Naive:
         self._train = train
 
     def apply(self, variables: Any, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
-        """See `model.heads.retrieval.Retrieval`."""
+        """See `model.heads.attention.retrieval.Retrieval`."""
         z, params = batch.queries, variables["params"]
         for number in range(self._train.layers):
             layer = params[f"MemoryAttention_{number}"]

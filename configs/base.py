@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from configs.schema.data import Corpus, Embed, Encoders, Filters, Protocol, Source
 from configs.schema.fields import option
+from configs.schema.heads import Lda, Mml, Pairs, Tip, Vote
 from configs.schema.places import Places
 from configs.schema.search import Index, Neighbors
 from configs.schema.training import (
@@ -36,16 +37,21 @@ __all__ = [
     "Finetune",
     "Heteroscedastic",
     "Index",
+    "Lda",
     "Mile",
+    "Mml",
     "Names",
     "Ncr",
     "Neighbors",
     "Paco",
+    "Pairs",
     "Places",
     "Protocol",
     "Source",
+    "Tip",
     "Train",
     "TwoTowerConfig",
+    "Vote",
 ]
 
 

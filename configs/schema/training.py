@@ -4,9 +4,13 @@ import dataclasses
 from collections.abc import Iterator
 
 from configs.schema.fields import option
+from configs.schema.heads import Lda, Mml, Pairs, Tip, Vote
 
-HEADS = ("linear", "mlp", "mean_knn", "mam", "mam_names", "rac", "vl_ltr", "zero_shot")
-TEXT_HEADS = ("mam_names", "rac", "vl_ltr")
+HEADS = (
+    *("linear", "mlp", "lda", "mean_knn", "mam", "mam_names", "rac", "vl_ltr", "zero_shot", "knn_vote", "tip_adapter"),
+    *("tip_adapter_f", "mml", "real_linear", "swat"),
+)
+TEXT_HEADS = ("mam_names", "rac", "vl_ltr", "knn_vote", "mml", "real_linear", "swat")
 LOSSES = ("lace", "lace_post_hoc", "cross_entropy", "ncr", "heteroscedastic", "mile", "curriculumnet", "paco")
 SAMPLINGS = ("uniform", "square_root", "balanced")
 STARTS = ("similarity", "random")
@@ -226,6 +230,11 @@ class Train:
     )
     checkpoint_every: int = option(100, "Steps between checkpoints.", at_least=1)
     names: Names = Names()
+    lda: Lda = Lda()
+    vote: Vote = Vote()
+    tip: Tip = Tip()
+    mml: Mml = Mml()
+    pairs: Pairs = Pairs()
     ncr: Ncr = Ncr()
     heteroscedastic: Heteroscedastic = Heteroscedastic()
     mile: Mile = Mile()

@@ -49,6 +49,8 @@ class Batch(NamedTuple):
         value_rows: the same for each kind of `values`. Code that replaces keys or values must set both to None.
         classifier: where a linear classifier of standardized queries starts, `[D, C]`; None for a random start.
         offsets: what standardizing took from the queries, `[B]`: `queries + offsets` has the direction of the keys.
+        memory_rows: the neighbours' rows in the memory that heads are trained with, int32 `[B, K]`; None where rows are
+            read for each batch, or are of another memory.
     """
 
     queries: jax.Array
@@ -61,6 +63,7 @@ class Batch(NamedTuple):
     value_rows: dict[str, Rows] | None = None
     classifier: jax.Array | None = None
     offsets: jax.Array | None = None
+    memory_rows: jax.Array | None = None
 
 
 class Output(NamedTuple):
@@ -89,6 +92,14 @@ def offset(x: jax.Array) -> jax.Array:
     """Returns what `standardize` takes from each row `[N, D]`, `[N]`: its mean, on the scale of the result."""
     mean = x.mean(-1)
     return mean * jax.lax.rsqrt(jnp.square(x - mean[..., None]).mean(-1) + EPSILON)
+
+
+def directions(batch: Batch) -> jax.Array:
+    """Returns the queries as their encoder made them, of unit length `[B, D]`: comparable with embedded class names."""
+    if batch.offsets is None:
+        raise ValueError("standardized queries alone do not tell the direction of a key")
+    keys = batch.queries + batch.offsets[:, None]
+    return keys / jnp.maximum(jnp.linalg.norm(keys, axis=-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
 
 
 def unit(x: jax.Array, epsilon: float = EPSILON) -> jax.Array:

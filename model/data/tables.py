@@ -79,6 +79,7 @@ class Tables(NamedTuple):
             prepared=self.prepared.get(head),
             classifier=self.classifier,
             offsets=None if self.offsets is None else self.offsets[rows],
+            memory_rows=near if self.for_batch is None else None,
         )
         # An accelerator gathers once for all layers; a CPU's cache is too small for that.
         return batch._replace(key_rows=keys, value_rows=values) if jax.default_backend() == "cpu" else batch

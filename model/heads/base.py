@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from configs.base import Train
@@ -46,6 +47,8 @@ class Head:
         prepare: `(task, train)` to the arrays that it needs besides lists and memory, a NamedTuple; None for nothing.
             It is called once before the first step, and its result is `batch.prepared`. Heads with the same function
             share the result.
+        of_labels: whether that result depends on the labels of the training images, so that it is made again for each
+            division of train and val.
         prepared: the type of that result, so that it can be kept with the head.
         names_kind: of a head that takes classes that were not trained, which of `Task.name_vectors` it reads.
         unlabelled: of such a head, its parameters to those with which a class scores as if no image of it were known.
@@ -54,6 +57,9 @@ class Head:
         trained: whether steps train it; if not, it has its prediction before the first step.
         space: the fields of `Train` that its trials vary beside learning rate, weight decay and dropout, each with its
             values.
+        draw: `(train, batch, labels, done, rng)` to the batch and the labels that a step trains with instead; None for
+            those that were drawn. `labels` are int32 `[B]`, and may become shares of each class `[B, C]`; `done` is the
+            share of the steps that are done.
         check: `(task, train)`, called before `prepare`; raises a `UserError` if the head cannot learn the task.
         about: what it predicts from, half a sentence for the readers of a report.
     """
@@ -65,13 +71,20 @@ class Head:
     attends: bool = False
     prepare: Callable[[Task, Train], Any] | None = None
     prepared: type | None = None
+    of_labels: bool = False
     names_kind: str = ""
     unlabelled: Callable[[Any], Any] | None = None
     extend: Callable[[Any, Any, NewClasses], tuple[Any, Any]] | None = None
+    draw: Callable[[Train, Batch, jax.Array, jax.Array, jax.Array], tuple[Batch, jax.Array]] | None = None
     check: Callable[[Task, Train], None] | None = None
     trained: bool = True
     space: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     about: str = ""
+
+
+def temper(module: nn.Module, logits: jax.Array) -> jax.Array:
+    """Returns logits times a learned positive factor, 1 at first: of a head with nothing else to learn."""
+    return jnp.exp(module.param("factor", nn.initializers.zeros, ())) * logits
 
 
 def init(head: nn.Module, batch: Batch, seed: jax.Array | int) -> dict:

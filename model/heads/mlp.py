@@ -7,7 +7,7 @@ import jax
 
 from configs.base import Train
 from model.data.batch import Batch, Output, standardize
-from model.heads import retrieval
+from model.heads.attention import retrieval
 from model.heads.base import Head, count_parameters
 from model.heads.linear import Linear
 

@@ -42,6 +42,12 @@ def prepare(task: Task, train: Train) -> Task:
     return whitening.rescore(task) if whitened and any(head.needs_neighbors for head in heads) else task
 
 
+def again(task: Task, train: Train, name: str) -> Any:
+    """Returns what a head prepares of other training images; None if it does not depend on their labels."""
+    head = registry.get(name)
+    return _made(head, task, train) if head.of_labels else None
+
+
 def _check(head: Head, task: Task, train: Train) -> None:
     if head.needs_text and "text" not in task.values:
         raise UserError(f"--config.train.values={','.join(train.values)}: {head.name} reads texts; add text")

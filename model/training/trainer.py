@@ -117,8 +117,7 @@ class Trainer:
         """
         self.name, self.task, self.data, self.train = name, task, data, train
         self.kind = registry.get(name)
-        (part, rows, _), *_ = data["train"].parts(np.zeros((1, 1), np.int32), 1, False)
-        self._sample = self._gather(part, jnp.asarray(rows[0]))
+        self._sample = self._first(data["train"])
         self.head: nn.Module = self.kind.build(train, len(task.class_counts), self._sample)
         facts = objectives.Facts(task.class_counts, data["train"].queries, data["train"].labels)
         self.objective = objectives.build(train, facts)
@@ -134,6 +133,11 @@ class Trainer:
     def reads_memory(self) -> bool:
         """Whether the head reads neighbours."""
         return self.kind.needs_neighbors
+
+    def _first(self, source: Source) -> Batch:
+        """Returns a batch of one query, which has the shapes."""
+        (part, rows, _), *_ = source.parts(np.zeros((1, 1), np.int32), 1, False)
+        return self._gather(part, jnp.asarray(rows[0]))
 
     def _gather(self, data: Tables, rows: jax.Array) -> Batch:
         batch = data.gather(rows, self.kind.name, self.train.k, self.train.similarity)
@@ -154,6 +158,7 @@ class Trainer:
             return Trainer(self.name, task, data, self.train)
         other = copy.copy(self)
         other.task, other.data = task, data
+        other._sample = other._first(data["train"])
         return other
 
     def _rate(self, learning_rate: jax.Array, total: jax.Array | int) -> optax.GradientTransformation:
@@ -226,6 +231,9 @@ class Trainer:
             (state, losses), batch_rows = carry, parallel.split(rows[number])
             rng = jax.random.fold_in(jax.random.key(seed), state.step)
             batch, labels = self._gather(data, batch_rows), data.labels[batch_rows]
+            if self.kind.draw:
+                drawn = self.kind.draw(self.train, batch, labels, state.step / total, jax.random.fold_in(rng, 4))
+                batch, labels = drawn
 
             def seen(params: Any) -> objectives.Step:
                 return objectives.Step(

@@ -9,6 +9,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from configs.base import Places, Train
 from model.data import datasets, host_tables, parallel, sampling, tables
 from model.data.datasets import Task
@@ -263,12 +266,19 @@ class Runs:
         splits = self._task.splits
         data: Any = self._data
         rows = sampling.divide(splits["train"].labels, splits["val"].labels, self._seed, fold)
-        return datasets.divided(self._task, *rows), tables.divided(data, *rows)
+        task, own = datasets.divided(self._task, *rows), tables.divided(data, *rows)
+        made = preparation.again(task, self._train, self._name)
+        if made is not None:
+            made = jax.tree.map(jnp.asarray, made)
+            own = {split: each._replace(prepared={**each.prepared, self._name: made}) for split, each in own.items()}
+        return task, own
 
     def _run(self, name: str, point: Point, seed: int, split: str, fold: int = 0) -> dict[str, Any]:
         train = hyperparameters.with_fields(self._train, point)
         setting = Setting(**{name: point[name] for name in hyperparameters.SETTING})
-        trainer = self.trainer(dataclasses.replace(train, steps=self._train.steps)).shortened(train.steps)
+        # Steps change no choice of a head that they do not train.
+        steps = train.steps if self._search.trained or split == "test" else 1
+        trainer = self.trainer(dataclasses.replace(train, steps=self._train.steps)).shortened(steps)
         trainer = trainer.divided(*self._division(fold)) if fold else trainer
         run = functools.partial(train_loop.run, trainer, storage.join(self.folder, name), setting, seed, split)
         return self._progress.run(functools.partial(run, self._config_hash), train.steps)

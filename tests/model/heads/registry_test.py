@@ -9,8 +9,13 @@ from configs.base import Train
 from configs.schema import training
 from model.data.batch import Batch
 from model.heads import registry
+from model.heads.attention.mml import Prototypes
+from model.heads.lda import Classes
 from model.heads.linear import dropout, thin
-from model.heads.zero_shot import ClassNames
+from model.heads.pairs.drawing import Retrieved
+from model.heads.texts.zero_shot import ClassNames
+from model.heads.votes.knn_vote import Voters
+from model.heads.votes.tip_adapter import Cache
 from model.prepare.class_bank import Bank
 from model.prepare.name_prior import NamePrior
 from pipelines.errors import UserError
@@ -27,7 +32,17 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     batch = Batch(normal(b, d), normal(b, k, d), values, normal(b, k), jnp.ones((b, k), bool), offsets=normal(b))
     known = NamePrior(normal(7, 12), normal(d + 1, d), normal(7, d))
     names = ClassNames(normal(7, d))
-    return batch._replace(prepared={"vl_ltr": bank, "mam_names": known, "zero_shot": names}.get(head))
+    cache = Cache(names.vectors, normal(9, d), jnp.arange(9) % 7, jnp.full(7, 9 / 7))
+    prepared = {"vl_ltr": bank, "mam_names": known, "zero_shot": names, "tip_adapter": cache, "tip_adapter_f": cache}
+    prepared["lda"] = Classes(normal(d), normal(d, d), jnp.ones(d), normal(7, d), normal(7))
+    prepared["knn_vote"] = Voters(known.names, jnp.zeros(9, int))
+    prepared["mml"] = Prototypes(normal(7, d), normal(7, d))
+    prepared["real_linear"] = prepared["swat"] = Retrieved(
+        normal(9, d), jnp.arange(7), jnp.ones(7, int), jnp.ones(7, int), normal(d, 7), jnp.ones(())
+    )
+    # Texts in the space of the keys.
+    batch = batch._replace(values={"text": normal(b, k, d)}) if head == "mml" else batch
+    return batch._replace(prepared=prepared.get(head))
 
 
 def test_mlp_has_the_parameters_of_mam():
@@ -51,11 +66,18 @@ def test_the_config_knows_the_same_heads():
 
 
 def test_an_unknown_head_is_refused():
-    with pytest.raises(UserError, match="no head 'mum'; did you mean 'mam'"):
-        registry.get("mum").build(Train(), 7, _batch())
+    with pytest.raises(UserError, match="no head 'maam'; did you mean 'mam'"):
+        registry.get("maam").build(Train(), 7, _batch())
 
 
-@pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in ("mam_names", "vl_ltr", "zero_shot")])
+# Heads whose first logits are not those of a linear classifier.
+_OTHERS = (
+    *("mam_names", "vl_ltr", "zero_shot", "lda", "knn_vote", "tip_adapter", "tip_adapter_f", "mml", "real_linear"),
+    "swat",
+)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in _OTHERS])
 def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
     batch = _batch(name)
     head = registry.get(name).build(_TRAIN, 7, batch)

@@ -8,7 +8,7 @@ from configs.base import Train
 from model.data import tables
 from model.data.vectors import Column
 from model.heads import registry
-from model.heads.memory_attention import MemoryAttention
+from model.heads.attention.memory_attention import MemoryAttention
 from model.prepare import value_start
 from model.training import preparation
 from tests.model.small_task import small_task

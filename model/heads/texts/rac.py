@@ -6,9 +6,9 @@ import jax.numpy as jnp
 
 from configs.base import Train
 from model.data.batch import Batch, Output, standardize, unit
+from model.heads.attention.memory_attention import masked_softmax
 from model.heads.base import Head
 from model.heads.linear import Linear, dropout, learned, thin
-from model.heads.memory_attention import masked_softmax
 
 # First value of the learned factor on logits of unit length.
 _SCALE = 1 / 0.07

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from configs.base import Train
 from model.data.batch import EPSILON, Batch, Output, standardize
 from model.data.datasets import Task
+from model.heads.attention.memory_attention import masked_softmax
 from model.heads.base import Head
 from model.heads.linear import dropout, learned
-from model.heads.memory_attention import masked_softmax
 from model.prepare import class_bank
 from model.prepare.class_bank import Bank
 
@@ -87,5 +87,6 @@ HEAD = Head(
     needs_text=True,
     prepare=prepare,
     prepared=Bank,
+    of_labels=True,
     about="attention over a bank of captions for each class",
 )

@@ -14,9 +14,9 @@ import numpy as np
 from configs.base import Names, Train
 from model.data.batch import Batch, Output, standardize
 from model.data.datasets import Task
+from model.heads.attention.memory_attention import masked_softmax
 from model.heads.base import Head, NewClasses
 from model.heads.linear import dropout, learned, thin
-from model.heads.memory_attention import masked_softmax
 from model.prepare import name_prior
 from model.prepare.name_prior import NamePrior, cosines, posterior
 from pipelines.errors import UserError

@@ -8,9 +8,9 @@ import jax
 from configs.base import Train
 from model.data.batch import Batch, Output
 from model.data.datasets import Task
+from model.heads.attention.memory_attention import MemoryAttention
 from model.heads.base import Head
 from model.heads.linear import Linear, thin
-from model.heads.memory_attention import MemoryAttention
 from model.prepare import value_start
 from model.prepare.value_start import Start
 

@@ -8,7 +8,7 @@ import pytest
 from configs.base import Train
 from model.data.batch import Batch, offset, standardize
 from model.heads import registry
-from model.heads.zero_shot import ClassNames
+from model.heads.texts.zero_shot import ClassNames
 from pipelines.errors import UserError
 
 _HEAD = registry.get("zero_shot")

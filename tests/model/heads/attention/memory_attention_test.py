@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from model.data.batch import Rows, standardize
-from model.heads.memory_attention import MemoryAttention, masked_softmax
-from model.heads.pooling import attend
+from model.heads.attention.memory_attention import MemoryAttention, masked_softmax
+from model.heads.attention.pooling import attend
 
 
 def _layer_norm(x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Linear projections are absorbed: `(W_Q z).(W_K m) = (W_K^T W_Q z).m` and `sum_j a_j W_V v_j = W_V (sum_j a_j v_j)`,
 so no neighbour is ever projected and a step costs `O(B D A + B K D)` instead of `O(B K D A)`. What remains is bound by
-memory bandwidth: `model.heads.pooling` reads the neighbours.
+memory bandwidth: `model.heads.attention.pooling` reads the neighbours.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from model.data.batch import Rows, standardize
-from model.heads.pooling import attend, product, softmax
+from model.heads.attention.pooling import attend, product, softmax
 
 _SMALL_INIT = 1e-2
 # The logarithm of the scale learns so many times as fast as other parameters, so that where it ends hardly depends on

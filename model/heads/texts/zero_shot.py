@@ -13,7 +13,7 @@ import numpy as np
 
 from configs.base import Train
 from model.data import class_names
-from model.data.batch import Batch, Output
+from model.data.batch import Batch, Output, directions
 from model.data.datasets import Task
 from model.heads.base import Head, NewClasses
 from model.prepare import name_start
@@ -32,11 +32,7 @@ class ZeroShot(nn.Module):
     def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
         """Returns logits of the queries alone."""
         known: ClassNames = batch.prepared
-        if batch.offsets is None:
-            raise ValueError("zero_shot compares names with keys, which standardized queries alone do not tell")
-        keys = batch.queries + batch.offsets[:, None]
-        length = jnp.linalg.norm(keys, axis=-1, keepdims=True)
-        cosines = keys / jnp.maximum(length, jnp.finfo(jnp.float32).tiny) @ known.vectors.T
+        cosines = directions(batch) @ known.vectors.T
         factor = name_start.FIRST_FACTOR * jnp.exp(self.param("factor", nn.initializers.zeros, ()))
         return Output(factor * cosines, batch.queries, jnp.zeros((len(cosines), 0)))
 

@@ -1,0 +1,1 @@
+"""Heads in which labelled or captioned images vote for their classes."""
