@@ -7,10 +7,23 @@ from configs.schema.fields import option
 from configs.schema.heads import Lda, Tip, Vote
 
 HEADS = (
-    *("linear", "mlp", "lda", "mean_knn", "mam", "mam_names", "rac", "vl_ltr", "zero_shot", "knn_vote", "tip_adapter"),
+    *(
+        "linear",
+        "mlp",
+        "lda",
+        "mean_knn",
+        "mam",
+        "mam_names",
+        "guarded",
+        "rac",
+        "vl_ltr",
+        "zero_shot",
+        "knn_vote",
+        "tip_adapter",
+    ),
     "tip_adapter_f",
 )
-TEXT_HEADS = ("mam_names", "rac", "vl_ltr", "knn_vote")
+TEXT_HEADS = ("mam_names", "guarded", "rac", "vl_ltr", "knn_vote")
 LOSSES = ("lace", "lace_post_hoc", "cross_entropy", "ncr", "heteroscedastic", "mile", "curriculumnet", "paco")
 SAMPLINGS = ("uniform", "square_root", "balanced")
 STARTS = ("similarity", "random")
@@ -25,7 +38,7 @@ _MAX_SEED = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """The head `mam_names`, which is ours: first values of learned scalars, unless called fixed."""
+    """The heads `mam_names` and `guarded`, which are ours: first values of learned scalars, unless called fixed."""
 
     similarity_scale: float = option(
         15.0, "Factor applied to query-key cosines before the softmax over neighbours.", above=0
