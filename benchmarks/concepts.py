@@ -4,9 +4,9 @@
 
 The names are of one to three words; their words, and those of the captions, are drawn from one vocabulary by Zipf's
 law, and in every second caption a name stands on purpose, in a random case and number. The memory is written into
-`--folder`, unless it is there, with keys of one number each; the command runs as its users run it, on worker processes. The first
-`--reference` captions are also searched by one regular expression a first word (`Reference`). The output is in
-Markdown.
+`--folder`, unless it is there, with keys of one number each; the command runs as its users run it, on worker
+processes. The first `--reference` captions are also searched by one regular expression a first word (`Reference`). The
+output is in Markdown.
 """
 
 import argparse

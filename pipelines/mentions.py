@@ -14,7 +14,7 @@ import numpy as np
 
 from pipelines import class_names
 
-RULES = f"2, Unicode {unicodedata.unidata_version}"
+RULES = f"1, Unicode {unicodedata.unidata_version}"
 """Names what decides which texts mention a name; part of the identity of what is made by it."""
 
 _ASCII_WORD = re.compile(r"[^\W_]+", re.ASCII)
@@ -55,7 +55,10 @@ def _any_word() -> re.Pattern[str]:
 
 
 def _singular(word: str) -> str:
-    """Returns the form that a word shares with its plural; no word by itself, such as `axe` and `ax`, `cooky`."""
+    """Returns the form that a word shares with its plural; no word by itself, such as `cooky`, `octopu`."""
+    if word.endswith("uses") and word[-5:-4] not in ("a", "o"):
+        # Buses are of a bus, houses of a house.
+        word = word[:-2]
     if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
         word = word[:-1]
     if len(word) > 3 and word.endswith("ie"):
