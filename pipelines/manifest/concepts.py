@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines import schemas, storage
+from pipelines import drawing, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest.claims import COMPLETE_FILE, LIST_FILE, fingerprint
 from pipelines.manifest.finished import read_complete
@@ -16,8 +16,6 @@ _STAGE = "pipelines.concepts"
 _AGAIN = "run web-memory concepts again"
 # Rows that are read at a time.
 _CHUNK_ROWS = 1 << 18
-# Odd constants of SplitMix64 (Steele, Lea, Flood 2014), which makes of two different numbers two unlike ones.
-_GOLDEN, _MIX1, _MIX2 = (np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class Named(NamedTuple):
@@ -167,22 +165,8 @@ def _joined(parts: Sequence[Named]) -> Named:
 
 def _chosen(named: Named, most: int, seed: int) -> Named:
     """Returns the `most` rows of each class with the smallest numbers drawn, ascending by class, then by id."""
-    order = np.lexsort((named.ids, drawn(named.ids, seed), named.labels))
-    labels = named.labels[order]
-    places = order[np.arange(len(order)) - np.searchsorted(labels, labels) < most]
+    places = drawing.least(named.labels, drawing.drawn(named.ids, seed), most)
     return named.at(places[np.lexsort((named.ids[places], named.labels[places]))])
-
-
-def drawn(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """Returns a number for each of int64 `[n]`, uint64, as if drawn at random by the seed, wherever it is drawn."""
-    with np.errstate(over="ignore"):
-        return _mixed(_mixed(np.array([seed], np.uint64) + _GOLDEN) ^ numbers.astype(np.uint64))
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    values = (values ^ (values >> np.uint64(30))) * _MIX1
-    values = (values ^ (values >> np.uint64(27))) * _MIX2
-    return np.asarray(values ^ (values >> np.uint64(31)))
 
 
 def _may_have(parquet: Any, group: int, label: int) -> bool:

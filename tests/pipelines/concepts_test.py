@@ -194,11 +194,3 @@ def test_balanced_takes_at_most_so_many_rows_of_each_class_by_the_seed(folder):
     alone = found.balanced(1000, seed=1, alone=True)
     assert np.bincount(alone.labels).tolist() == [70, 5] and alone.classes.max() == 1
     assert found.balanced(1000, seed=3).ids.tolist() == np.concatenate([found.rows(i) for i in range(3)]).tolist()
-
-
-def test_the_choice_is_even():
-    from pipelines.manifest.concepts import drawn
-
-    numbers = drawn(np.arange(100_000, dtype=np.int64), 7)
-    share = (numbers < np.uint64(1 << 62)).mean()
-    assert abs(share - 0.25) < 0.01 and len(np.unique(numbers)) == 100_000
