@@ -55,14 +55,14 @@ def _lines(found: "Concepts") -> dict[str, str]:
         "most named": ", ".join(
             f"{classes['name'][int(i)].as_py()} {counts[i]:,}" for i in order[:_SHOWN] if counts[i]
         ),
-        "named by none": _some([called[i] for i in unnamed], "classes"),
+        "named by none": _some([called[i] for i in unnamed], len(counts)),
         "synonyms": f"{len(names):,}, of which {int((of_names == 0).sum()):,} are in no caption",
     }
 
 
-def _some(names: Sequence[str], what: str) -> str:
+def _some(names: Sequence[str], of: int) -> str:
     shown = ": " + ", ".join(names[:_SHOWN]) + (", .." if len(names) > _SHOWN else "") if names else ""
-    return f"{len(names):,} {what}{shown}"
+    return f"{len(names):,} of {of:,}{shown}"
 
 
 def foresee(config: Config) -> dict[str, str]:

@@ -57,6 +57,7 @@ class Concepts:
         named: how many of them name a class.
         files: name, rows and SHA-256 of every file: names, classes, then the rows, in the order of their ids.
         config_hash: of the files.
+        rules: fingerprint of the names and of the rules by which a caption names them.
     """
 
     folder: str
@@ -66,6 +67,7 @@ class Concepts:
     named: int
     files: tuple[dict[str, Any], ...]
     config_hash: str
+    rules: str
 
     @classmethod
     def open(cls, folder: str) -> "Concepts":
@@ -75,13 +77,19 @@ class Concepts:
         path = storage.join(folder, COMPLETE_FILE)
         if whole["fingerprint"] != fingerprint([whole["config_hash"], whole["files"]]):
             raise UserError(f"{path}: has a fingerprint that is not that of its files; remove it and {_AGAIN}")
-        if schemas.misshapen(identity, {"memory": str}) or len(whole["files"]) < 2:
+        if schemas.misshapen(identity, {"memory": str, "names": str, "rules": str}) or len(whole["files"]) < 2:
             raise UserError(f"{folder}: is not a folder of concepts of this version; remove the folder and {_AGAIN}")
         for file in whole["files"]:
             storage.inside(folder, file["name"])
-        counts = whole["captions"], whole["named"]
         return cls(
-            folder, identity["memory"], whole["fingerprint"], *counts, tuple(whole["files"]), whole["config_hash"]
+            folder,
+            identity["memory"],
+            whole["fingerprint"],
+            whole["captions"],
+            whole["named"],
+            tuple(whole["files"]),
+            whole["config_hash"],
+            fingerprint([identity["names"], identity["rules"]]),
         )
 
     def check_memory(self, snapshot: str) -> None:

@@ -60,7 +60,7 @@ def test_counts_names_and_classes_and_lists_the_rows_of_each_class(folder, capsy
         "captions": [3, 1, 1, 3, 1, 1, 0],
     }
     said = capsys.readouterr().out
-    assert "8 of 11 name a class" in said and "1 classes: nothing" in said
+    assert "8 of 11 name a class" in said and "1 of 6: nothing" in said
     assert run(folder) == 0 and "already found" in capsys.readouterr().out
 
 
