@@ -238,7 +238,7 @@ def test_help_of_one_group(capsys):
     with pytest.raises(SystemExit):
         options.main(_fails, "what it does", ["--help=neighbors"])
     printed = capsys.readouterr().out
-    assert printed.startswith("neighbors: ") and "--config.neighbors.k=32" in printed and "train" not in printed
+    assert printed.startswith("neighbors: ") and "--config.neighbors.k=128" in printed and "train" not in printed
     assert options.main(_fails, "what it does", ["--help=neighbor"]) == 2
     assert "did you mean 'neighbors'?" in capsys.readouterr().err
 
