@@ -18,6 +18,7 @@ from model.heads.votes.knn_vote import Voters
 from model.heads.votes.tip_adapter import Cache
 from model.prepare.class_bank import Bank
 from model.prepare.name_prior import NamePrior
+from model.prepare.trust import Trust
 from pipelines.errors import UserError
 
 # Values start at nothing, for which nothing is prepared.
@@ -42,6 +43,8 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     )
     # Texts in the space of the keys.
     batch = batch._replace(values={"text": normal(b, k, d)}) if head == "mml" else batch
+    doubt = jnp.asarray(rng.random(7), jnp.float32)
+    prepared["guarded"] = Trust(known.names, normal(d + 1, 7), normal(d + 1, 7), doubt, jnp.asarray(0.5))
     return batch._replace(prepared=prepared.get(head))
 
 
@@ -72,7 +75,18 @@ def test_an_unknown_head_is_refused():
 
 # Heads whose first logits are not those of a linear classifier.
 _OTHERS = (
-    *("mam_names", "vl_ltr", "zero_shot", "lda", "knn_vote", "tip_adapter", "tip_adapter_f", "mml", "real_linear"),
+    *(
+        "mam_names",
+        "guarded",
+        "vl_ltr",
+        "zero_shot",
+        "lda",
+        "knn_vote",
+        "tip_adapter",
+        "tip_adapter_f",
+        "mml",
+        "real_linear",
+    ),
     "swat",
 )
 
@@ -132,7 +146,10 @@ def test_random_k_keeps_the_first_of_each_list_as_many_as_it_draws():
     assert thin(batch, 0.5, True, None) is batch
 
 
-@pytest.mark.parametrize("name", [name for name, head in registry.HEADS.items() if head.needs_neighbors])
+# Training does not let `guarded` read neighbours.
+@pytest.mark.parametrize(
+    "name", [name for name, head in registry.HEADS.items() if head.needs_neighbors and name != "guarded"]
+)
 def test_random_k_acts_while_training_only(name):
     batch = _batch(name, b=50)
     head = registry.get(name).build(dataclasses.replace(_TRAIN, random_k=True), 7, batch)
