@@ -19,7 +19,7 @@ from model.training import run_files
 from pipelines import options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Neighbors
-from tests.world import SPLITS, World
+from tests.world import PLAIN_TRIALS, SPLITS, World
 
 _FLAGS = (
     "--config.train.heads=linear,mean_knn,mam",
@@ -173,6 +173,7 @@ def test_zero_shot_has_one_trial_and_is_a_line_to_beat(world, monkeypatch, capsy
     monkeypatch.setattr("model.reports.gallery.write", lambda path, *_: Image.new("RGB", (3, 2), "red").save(path))
     flags = (
         f"--config.class_names={world.name_classes()}",
+        *(f"--config.{name}={value}" for name, value in PLAIN_TRIALS.items()),
         "--config.train.heads=linear,mam,zero_shot",
         "--config.train.steps=4",
         "--config.train.batch_size=16",
