@@ -114,8 +114,12 @@ class Config:
             handles = made.get(role, ())
             if not any(handle.startswith(f"{named}=") if named else "=" not in handle for handle in handles):
                 yield "train.values", f"{kind}: no encoder of --config.encoders.value_{role} makes these values"
-        if "mam_names" in self.train.heads and not (self.class_names and self.encoders.value_text):
-            yield "train.heads", "mam_names reads the names of the classes; set --config.class_names and a text encoder"
+        readers = [name for name in ("mam_names", "guarded") if name in self.train.heads]
+        if readers and not (self.class_names and self.encoders.value_text):
+            yield (
+                "train.heads",
+                f"{readers[0]} reads the names of the classes; set --config.class_names and a text encoder",
+            )
         if not self.encoders.value_text:
             if "zero_shot" in self.train.heads:
                 yield "train.heads", "zero_shot reads the names of the classes; set --config.encoders.value_text"

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.base import Embed, Filters, Source
-from pipelines import manifest, schemas, sources, storage
+from configs.base import Embed, Source
+from pipelines import manifest, mentions, schemas, sources, storage
 from pipelines.embedding import classes
 from pipelines.embedding.classes import Classes
 from pipelines.embedding.request import MEMORY, Request
@@ -271,7 +271,7 @@ def _identity(name: str, source: Source, request: Request, specs: Mapping[str, E
     return {
         "source": _described(source),
         "encoders": {column: dataclasses.asdict(spec.info) for column, spec in specs.items()},
-        "filters": _row_filters(request.filters) if name == MEMORY else {},
+        "filters": _row_filters(request) if name == MEMORY else {},
         "batch_size": request.embed.batch_size,
         "list_shard_rows": request.embed.list_shard_rows,
         "max_image_bytes": request.embed.max_image_bytes,
@@ -279,8 +279,10 @@ def _identity(name: str, source: Source, request: Request, specs: Mapping[str, E
     }
 
 
-def _row_filters(filters: Filters) -> dict[str, object]:
-    return {name: getattr(filters, name) for name in _ROW_FILTERS}
+def _row_filters(request: Request) -> dict[str, object]:
+    own: dict[str, object] = {name: getattr(request.filters, name) for name in _ROW_FILTERS}
+    concepts = [manifest.fingerprint(request.names), mentions.RULES]
+    return own | ({"concepts": concepts} if request.filters.concepts else {})
 
 
 def _described(source: Source) -> dict[str, object]:

@@ -23,9 +23,9 @@ from model.training import train_loop
 from model.training.trainer import Setting, Trainer
 from pipelines import options, schemas, storage
 from pipelines.errors import UserError
-from tests.world import SPLITS, World
+from tests.world import PLAIN_TRIALS, SPLITS, World
 
-_FLAGS = {
+_FLAGS = PLAIN_TRIALS | {
     "train.heads": "linear,mam",
     "train.values": "text",
     "train.steps": "24",

@@ -100,7 +100,7 @@ def test_what_is_done_and_what_would_be(line, capsys):
     # One trial and two seeds of each head.
     assert said("train")["mam"] == "3 of 3 runs are done; nothing to train"
     (line.runs / "mam/seed-1/result.json").unlink()
-    assert said("train")["mam"] == "2 of 3 runs are done; would train 1 of 20 steps"
+    assert said("train")["mam"] == "2 of 3 runs are done; would train 1 of 20 steps in all"
     assert said("sweep")["mam"] == "1 of 1 runs are done; nothing to train"
     shutil.rmtree(line.workdir / "neighbors")
     assert said("neighbors")["done"] == "0 of 3 blocks of lists"

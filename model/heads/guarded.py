@@ -1,0 +1,76 @@
+"""The head that believes its memory as far as labels bear it out, `guarded`: ours, not the paper's (docs/method.md).
+
+Training learns one factor of the logits, which changes no prediction. A memory that says nothing of the classes, or the
+wrong thing, is left aside: wholly, for a class, or row by row.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from configs.base import Names, Train
+from model.data.batch import Batch, Output, standardize
+from model.data.datasets import Task
+from model.heads.base import Head, temper
+from model.prepare import trust
+from model.prepare.trust import Trust
+from pipelines.errors import UserError
+
+
+class Guarded(nn.Module):
+    """Logits `f (W y + b + u log(sum_j a_j r_jc + e))`: r_jc how far caption j is believed to name class c.
+
+    Attributes:
+        names: `temperature` and `threshold` of what a caption names, and `smoothing`, e.
+    """
+
+    names: Names
+
+    @nn.compact
+    def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
+        """Returns logits, and as weights how much each neighbour speaks for the predicted classes."""
+        known: Trust = batch.prepared
+        y = standardize(batch.queries)
+        scores = y @ known.classifier[:-1] + known.classifier[-1]
+        if rng is not None:
+            # Nothing is learned but a factor, so that a training step need not read the memory.
+            return Output(temper(self, scores), y, jnp.zeros(batch.mask.shape))
+        named, seen = trust.said(batch.keys, batch.values["text"], known.names, known.judge, self.names)
+        shares = named * trust.believed(seen, known.doubt)
+        votes, weights = trust.votes(shares, batch.mask)
+        logits = temper(self, scores + known.vote * jnp.log(votes + self.names.smoothing))
+        speaks = weights * jnp.einsum("bkc,bc->bk", shares, jax.nn.softmax(logits))
+        return Output(logits, y, speaks / jnp.maximum(speaks.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny))
+
+
+def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
+    """Returns the head."""
+    return Guarded(train.names)
+
+
+def prepare(task: Task, train: Train) -> Trust:
+    """Measures how far the memory is to be believed."""
+    return trust.make(task, train.names, train.k)
+
+
+def check(task: Task, train: Train) -> None:
+    """Raises a `UserError` if there are no embedded class names."""
+    if "text" not in task.name_vectors:
+        raise UserError(
+            "--config.train.heads: guarded reads which classes captions name and none are embedded; set "
+            "--config.class_names and run web-memory embed again with a text encoder"
+        )
+
+
+HEAD = Head(
+    "guarded",
+    build,
+    needs_neighbors=True,
+    needs_text=True,
+    prepare=prepare,
+    prepared=Trust,
+    of_labels=True,
+    check=check,
+    trained=False,
+    about="labelled images, and the memory as far as they bear it out; otherwise without it",
+)
