@@ -116,6 +116,32 @@ def of_training_set(places: Places, task: Task) -> Memory:
     )
 
 
+def random(memory: Memory, seed: int) -> Memory:
+    """Returns a memory of the same shape that says nothing: its vectors are drawn on the unit sphere."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(matrix: np.ndarray) -> np.ndarray:
+        rows = rng.normal(size=matrix.shape)
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    values = {kind: drawn(value) for kind, value in memory.values.items()}
+    return dataclasses.replace(memory, keys=drawn(memory.keys), values=values)
+
+
+def nearest_to_any(queries: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
+    """Returns the `count` keys with the highest cosine to any of the queries, int64, descending, ties by row.
+
+    Args:
+        queries: `[N, D]`, unit length.
+        keys: `[M, D]`, unit length.
+        count: at most M.
+    """
+    rows, scores = nearest_neighbors.search(queries, keys, count, hidden=np.empty((0, 2), np.int64))
+    order = np.lexsort((rows.ravel(), -scores.ravel()))
+    _, first = np.unique(rows.ravel()[order], return_index=True)
+    return rows.ravel()[order][np.sort(first)][:count].astype(np.int64)
+
+
 def images(folder: str) -> np.ndarray:
     """Returns the SHA-256 of the images of an embedded split, `S32` `[N]`."""
     embeddings = Embeddings(folder)

@@ -44,7 +44,7 @@ class Sums(NamedTuple):
     @property
     def freedom(self) -> float:
         """Rows, less one for each class that has any."""
-        return max(float(self.counts.sum() - (self.counts > _SMALLEST).sum()), 1.0)
+        return max(float(self.counts.sum() - (self.counts > _SMALLEST).sum()), 0.0)
 
 
 def add(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Sums:
@@ -92,7 +92,7 @@ def _spread(means: np.ndarray, noise: np.ndarray) -> _Spread:
 
 def _noise(of: Sums, white: np.ndarray) -> np.ndarray:
     """Returns the variance of each class's mean in a white space, per direction, `[C]`."""
-    within = float((of.scatter @ white * white).sum()) / of.freedom / len(white)
+    within = float((of.scatter @ white * white).sum()) / max(of.freedom, 1.0) / len(white)
     with np.errstate(divide="ignore"):
         return max(within, _SMALLEST) / of.counts
 
@@ -117,6 +117,10 @@ def classifier(labels: Sums, memory: Sums | None, ridge: float) -> np.ndarray:
     if memory is not None:
         scatter, freedom = scatter + memory.scatter, freedom + memory.freedom
     centre = labels.totals.sum(0) / labels.counts.sum()
+    if not freedom:
+        # With one image of each class, only how far they all scatter is known.
+        freedom = labels.counts.sum()
+        scatter = labels.products - freedom * np.outer(centre, centre)
     # `solve` takes products of rows that end in a 1; these have the mean 0.
     gram = np.zeros((len(scatter) + 1,) * 2)
     gram[:-1, :-1], gram[-1, -1] = scatter, freedom

@@ -6,6 +6,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from configs.base import Train
 from model.data import class_names, tables
 from model.reports import ablations, plot
@@ -15,10 +17,11 @@ from model.reports.result_tables import percent
 from model.reports.results import COLUMNS, spread
 from model.training import preparation, run_files, trials
 from model.training.trials import Progress, Trial
-from pipelines import manifest, storage
+from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.progress import Stage
 
+_POISON = "poison"
 _INSTEAD = ", which chooses the settings, or give --sweep"
 
 
@@ -74,7 +77,18 @@ def _results(
                 storage.remove(storage.join(run_files.of_seed(folder, head, seed), name))
             accuracy = {column: result["accuracy"].get(column) for column in COLUMNS}
             rows.append({"method": head, "seed": seed, **accuracy, "val": result["val_accuracy"]["all"]})
+            if vary == _POISON:
+                rows[-1]["classes"] = _of_classes(run_files.of_seed(folder, head, seed))
     return rows
+
+
+def _of_classes(place: str) -> list[float | None]:
+    """Returns the test accuracy of each class in a run, None for a class without test images."""
+    table = schemas.read(storage.join(place, run_files.PREDICTIONS), ["label", "predicted"])
+    labels = table["label"].to_numpy()
+    right = np.bincount(labels, table["predicted"].to_numpy() == labels)
+    counts = np.bincount(labels)
+    return [float(r / n) if n else None for r, n in zip(right, counts, strict=True)]
 
 
 def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage) -> dict[str, Any]:
@@ -111,8 +125,9 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
                 "value": value,
                 "rows": point.rows,
                 "neighbors": float(point.task.splits["test"].mask.sum(axis=1).mean()),
-                "methods": spread(runs),
+                "methods": spread([{name: run[name] for name in run if name != "classes"} for run in runs]),
                 "runs": runs,
+                **({} if point.victim is None else {"victim": point.victim}),
             }
         )
     about = {"title": variation.title, "scale": variation.scale, "note": variation.note}
@@ -120,21 +135,43 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
 
 
 def grid(found: dict[str, Any]) -> Grid:
-    """Returns the table of an ablation: overall and few-shot accuracy of each head at each value."""
-    heads = list(found["points"][0]["methods"])
-    return Grid(
-        f"Test accuracy, % (overall / few-shot), by {found['title']}. {found['note']}".strip(),
-        (found["title"], "memory rows", "neighbours", *heads),
-        [
-            (
-                point["value"],
-                f"{point['rows']:,}",
-                f"{point['neighbors']:.1f}",
-                *(f"{percent(of['all'])} / {percent(of['few'])}" for of in point["methods"].values()),
-            )
-            for point in found["points"]
-        ],
-    )
+    """Returns the table of an ablation: overall and few-shot accuracy of each head at each value.
+
+    Of poison, points that the victim and the other classes, averaged, gained over a memory that is not rewritten.
+    """
+    heads, points = list(found["points"][0]["methods"]), found["points"]
+    clean = next((point for point in points if "victim" not in point), None)
+    if found["vary"] == _POISON and clean is not None:
+        what, shown = "points gained (victim / other classes)", [_harm(clean, point, heads) for point in points]
+    else:
+        what = "% (overall / few-shot)"
+        shown = [
+            [f"{percent(of['all'])} / {percent(of['few'])}" for of in point["methods"].values()] for point in points
+        ]
+    rows = [
+        (point["value"], f"{point['rows']:,}", f"{point['neighbors']:.1f}", *cells)
+        for point, cells in zip(points, shown, strict=True)
+    ]
+    title = f"Test accuracy, {what}, by {found['title']}. {found['note']}".strip()
+    return Grid(title, (found["title"], "memory rows", "neighbours", *heads), rows)
+
+
+def _harm(clean: dict[str, Any], point: dict[str, Any], heads: Sequence[str]) -> list[str]:
+    """Returns for each head what the victim and the others gained, in points; overall accuracy of the clean memory."""
+    if "victim" not in point:
+        return [percent(point["methods"][head]["all"]) for head in heads]
+    found = []
+    for head in heads:
+        before, after = (_mean_of_classes(each, head) for each in (clean, point))
+        gained, victim = 100 * (after - before), point["victim"]
+        others = np.delete(gained, victim)
+        found.append(f"{gained[victim]:+.1f} / {np.nanmean(others):+.2f}")
+    return found
+
+
+def _mean_of_classes(point: dict[str, Any], head: str) -> np.ndarray:
+    """Returns the accuracy of each class, averaged over seeds, `[C]`; NaN of a class without test images."""
+    return np.mean([np.array(run["classes"], float) for run in point["runs"] if run["method"] == head], axis=0)
 
 
 def _percents(mean: float | None, std: float | None) -> tuple[float | None, float | None]:

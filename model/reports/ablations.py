@@ -16,11 +16,15 @@ from configs.schema import training
 from model.data import datasets, memories
 from model.data.datasets import Task
 from model.data.memories import Memory
+from model.data.vectors import chunks
 from model.measures import relevance
 from pipelines.errors import UserError, nearest
 from pipelines.manifest import Embeddings, Neighbors
 
 _LEAKAGE = "leakage"
+_FOLDER = "folder:"
+# Share of the memory that is poisoned, and the victims that are drawn.
+_POISONED, _VICTIMS = 0.01, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +35,13 @@ class Point:
         train: its settings.
         task: with its neighbour lists.
         rows: of the memory that is searched.
+        victim: the class that the memory was rewritten to harm; None for none.
     """
 
     train: Train
     task: Task
     rows: int
+    victim: int | None = None
 
 
 class Base:
@@ -148,14 +154,85 @@ def _source(base: Base, text: str) -> Point:
         named = np.zeros(len(memory), bool)
         named[relevance.named_classes(memory.captions.tolist(), names) // len(names)] = True
         return base.retrieve(memory.take(named if text == "named" else ~named))
+    if text == "random":
+        return base.retrieve(memories.random(memory, base.seed))
+    if text.startswith(_FOLDER):
+        return base.retrieve(_other(base, text.removeprefix(_FOLDER)))
     if pattern == text:
-        known = ("all", "named", "unnamed", "train", "all+train")
-        raise UserError(f"--vary=memory={text}: no such memory; {nearest(text, known)}, or url: and a pattern")
+        known = ("all", "named", "unnamed", "train", "all+train", "random")
+        raise UserError(
+            f"--vary=memory={text}: no such memory; {nearest(text, known)}, url: and a pattern, or folder: and a memory"
+        )
     try:
         chosen = re.compile(pattern)
     except re.error as error:
         raise UserError(f"--vary=memory={text}: is not a regular expression ({error})") from error
     return base.retrieve(memory.take(np.array([bool(chosen.search(url)) for url in memory.urls], bool)))
+
+
+def _other(base: Base, folder: str) -> Memory:
+    """Returns the memory of another domain; a `UserError` if its vectors are not those of the same encoders."""
+    embeddings = Embeddings(folder)
+    for column in ("key", *(f"value_{kind}" for kind in base.train.values)):
+        if embeddings.encoder(column).fingerprint != base.lists.encoders[column].fingerprint:
+            raise UserError(
+                f"--vary=memory={_FOLDER}{folder}: its {column} is of another encoder than that of the memory; embed "
+                "it with the same encoders"
+            )
+    return memories.load(folder, base.train.values)
+
+
+def _poison(base: Base, text: str) -> Point:
+    """Rewrites the rows nearest to the test images of one class to name another."""
+    task = base.task()
+    if text == "0":
+        return Point(base.train, task, base.rows)
+    victim, target = _classes(text, len(task.class_counts))
+    names = _embedded_names(task)
+    test = task.splits["test"]
+    if not (test.labels == victim).any():
+        raise UserError(f"--vary=poison={text}: class {victim} has no test image; name another victim")
+    rows = min(round(_POISONED * base.rows), len(task.memory_ids))
+    keys = np.concatenate([chunk for _, chunk in chunks(task.keys)])
+    poisoned = memories.nearest_to_any(test.queries[test.labels == victim], keys, rows)
+    texts = np.concatenate([chunk for _, chunk in chunks(task.values["text"])])
+    texts[poisoned] = names[target]
+    changed = dataclasses.replace(task, values={**task.values, "text": texts})
+    return Point(base.train, changed, base.rows, victim)
+
+
+def _embedded_names(task: Task) -> np.ndarray:
+    if "text" not in task.values or "text" not in task.name_vectors:
+        raise UserError(
+            "--vary=poison: rewrites captions to the name of a class; set --config.train.values=text and "
+            "--config.class_names, and run web-memory embed"
+        )
+    return task.name_vectors["text"]
+
+
+def _classes(text: str, classes: int) -> tuple[int, int]:
+    """Parses `victim-target`."""
+    parts = text.split("-")
+    if len(parts) != 2 or parts[0] == parts[1] or not all(p.isdecimal() and int(p) < classes for p in parts):
+        raise UserError(
+            f"--vary=poison={text}: must be 0, or the numbers of two classes below {classes}, the victim first, "
+            "such as 3-7"
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def _victims(base: Base) -> tuple[str, ...]:
+    """Returns victims that are drawn, each with the class of the most similar name and with any other as target."""
+    task = base.task()
+    names, classes = _embedded_names(task), len(task.class_counts)
+    shown = np.unique(task.splits["test"].labels)
+    rng, found = np.random.default_rng(base.seed), ["0"]
+    for victim in rng.choice(shown, min(_VICTIMS, len(shown)), replace=False).tolist():
+        similar = names @ names[victim]
+        similar[victim] = -np.inf
+        near, other = int(similar.argmax()), int((victim + rng.integers(1, classes)) % classes)
+        found += dict.fromkeys((f"{victim}-{near}", f"{victim}-{other}"))
+    return tuple(found)
 
 
 def _noise(base: Base, text: str) -> Point:
@@ -221,7 +298,7 @@ VARY: dict[str, Variation] = {
     ),
     "memory": Variation(
         "memory",
-        ("all", "named", "unnamed", "train", "all+train"),
+        ("all", "named", "unnamed", "train", "all+train", "random"),
         _source,
         note="named: captions that name a class; unnamed: the others; train: the training images with the names of "
         "their classes, without an image's own entry; url:..: rows whose URL matches a regular expression. Searched "
@@ -233,6 +310,13 @@ VARY: dict[str, Variation] = {
         _noise,
         "linear",
         "Rows exchange their texts; keys and lists stay the same.",
+    ),
+    "poison": Variation(
+        "poisoned class",
+        (),
+        _poison,
+        note="victim-target: the 1 % of the memory nearest to the test images of the victim name the target instead, "
+        "as if its author knew them; keys and lists stay the same. 0: nothing is rewritten.",
     ),
     "leakage": Variation(
         "leakage filter",
@@ -246,6 +330,8 @@ VARY: dict[str, Variation] = {
 
 def default_values(name: str, base: Base) -> tuple[str, ...]:
     """Returns the default values of a variation that the lists and the memory of a configuration allow."""
+    if name == "poison":
+        return _victims(base)
     if name == "k":
         return tuple(value for value in VARY[name].values if int(value) <= base.lists.k)
     if name == "values":

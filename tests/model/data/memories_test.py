@@ -116,6 +116,29 @@ def test_joined_memories_are_both(config, task):
         memory.join(other)
 
 
+def test_a_random_memory_has_the_shape_of_the_other_and_nothing_else(config):
+    memory = memories.load(config.places.memory, ("text",))
+    found, same = memories.random(memory, 3), memories.random(memory, 3)
+    np.testing.assert_array_equal(found.keys, same.keys)
+    np.testing.assert_array_equal(found.ids, memory.ids)
+    for mine, theirs in ((found.keys, memory.keys), (found.values["text"], memory.values["text"])):
+        assert mine.shape == theirs.shape and mine.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(mine, axis=1), 1, rtol=1e-5)
+        assert np.abs(mine - theirs).max(1).min() > 0
+        assert np.abs(mine.mean(0)).max() < 0.2
+
+
+@given(st.integers(0, 1000), st.integers(1, 20), st.integers(1, 60))
+def test_the_nearest_to_any_query_are_those_of_brute_force(seed, queries, keys):
+    rng = np.random.default_rng(seed)
+    query = rng.integers(-1, 2, (queries, 3)).astype(np.float32)
+    key = rng.integers(-1, 2, (keys, 3)).astype(np.float32)
+    best = (query @ key.T).max(0)
+    expected = np.lexsort((np.arange(keys), -best))
+    for count in (1, (keys + 1) // 2, keys):
+        assert memories.nearest_to_any(query, key, count).tolist() == expected[:count].tolist()
+
+
 def test_refusals(config, task, monkeypatch):
     with pytest.raises(UserError, match="names of the classes are not embedded"):
         memories.of_training_set(config.places, dataclasses.replace(task, name_vectors={}))

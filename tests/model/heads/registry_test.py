@@ -18,6 +18,7 @@ from model.heads.votes.knn_vote import Voters
 from model.heads.votes.tip_adapter import Cache
 from model.prepare.class_bank import Bank
 from model.prepare.name_prior import NamePrior
+from model.prepare.trust import Trust
 from pipelines.errors import UserError
 
 # Values start at nothing, for which nothing is prepared.
@@ -36,6 +37,8 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     prepared = {"vl_ltr": bank, "mam_names": known, "zero_shot": names, "tip_adapter": cache, "tip_adapter_f": cache}
     prepared["lda"] = Classes(normal(d), normal(d, d), jnp.ones(d), normal(7, d), normal(7))
     prepared["knn_vote"] = Voters(known.names, jnp.zeros(9, int))
+    doubt = jnp.asarray(rng.random(7), jnp.float32)
+    prepared["guarded"] = Trust(known.names, normal(d + 1, 7), normal(d + 1, 7), doubt, jnp.asarray(0.5))
     prepared["mml"] = Prototypes(normal(7, d), normal(7, d))
     prepared["real_linear"] = prepared["swat"] = Retrieved(
         normal(9, d), jnp.arange(7), jnp.ones(7, int), jnp.ones(7, int), normal(d, 7), jnp.ones(())
@@ -72,8 +75,8 @@ def test_an_unknown_head_is_refused():
 
 # Heads whose first logits are not those of a linear classifier.
 _OTHERS = (
-    *("mam_names", "vl_ltr", "zero_shot", "lda", "knn_vote", "tip_adapter", "tip_adapter_f", "mml", "real_linear"),
-    "swat",
+    *("mam_names", "guarded", "vl_ltr", "zero_shot", "lda", "knn_vote", "tip_adapter", "tip_adapter_f", "mml"),
+    *("real_linear", "swat"),
 )
 
 
@@ -132,7 +135,10 @@ def test_random_k_keeps_the_first_of_each_list_as_many_as_it_draws():
     assert thin(batch, 0.5, True, None) is batch
 
 
-@pytest.mark.parametrize("name", [name for name, head in registry.HEADS.items() if head.needs_neighbors])
+# Training does not let `guarded` read neighbours.
+@pytest.mark.parametrize(
+    "name", [name for name, head in registry.HEADS.items() if head.needs_neighbors and name != "guarded"]
+)
 def test_random_k_acts_while_training_only(name):
     batch = _batch(name, b=50)
     head = registry.get(name).build(dataclasses.replace(_TRAIN, random_k=True), 7, batch)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from configs.base import Config
-from model.reports import ablations
+from model.reports import ablation_study, ablations
 from model.reports.ablations import VARY, Base
 from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
@@ -131,6 +131,74 @@ def test_noise_exchanges_texts_of_a_share_and_nothing_else(base):
     assert len(changed["1"]) > 0.97 * rows
 
 
+def _named(base: Base, monkeypatch) -> np.ndarray:
+    """Gives the classes embedded names; returns them."""
+    names = np.eye(5, 3, dtype=np.float32) + 1
+    names /= np.linalg.norm(names, axis=1, keepdims=True)
+    task = dataclasses.replace(base.task(), name_vectors={"text": names})
+    monkeypatch.setattr(base, "task", lambda *_: task)
+    return names
+
+
+def test_poison_rewrites_the_rows_nearest_to_the_victim_to_name_the_target(config, monkeypatch):
+    base = _base(config)
+    names = _named(base, monkeypatch)
+    before, point = base.task(), VARY["poison"].point(base, "3-1")
+    assert point.victim == 3 and point.rows == 380 and point.task.splits is before.splits
+    changed = np.flatnonzero((point.task.values["text"] != np.asarray(before.values["text"])).any(1))
+    test = before.splits["test"]
+    nearness = (test.queries[test.labels == 3] @ np.asarray(before.keys).T).max(0)
+    # 1 % of 380 rows.
+    assert sorted(changed) == sorted(np.argsort(-nearness, kind="stable")[:4])
+    np.testing.assert_array_equal(point.task.values["text"][changed], np.tile(names[1], (4, 1)))
+    np.testing.assert_array_equal(np.asarray(point.task.keys), np.asarray(before.keys))
+    clean = VARY["poison"].point(base, "0")
+    assert clean.victim is None and clean.task is before
+
+
+def test_victims_are_drawn_each_with_the_most_similar_name_and_another(config, monkeypatch):
+    base = _base(config)
+    names = _named(base, monkeypatch)
+    first, *pairs = ablations.default_values("poison", base)
+    assert first == "0" and 4 <= len(pairs) <= 8
+    assert len({pair.split("-")[0] for pair in pairs}) == 4
+    for pair in pairs:
+        victim, target = map(int, pair.split("-"))
+        assert victim != target and max(victim, target) < len(names)
+    assert ablations.default_values("poison", base) == (first, *pairs)
+
+
+def test_a_random_memory_is_searched_again(base):
+    point = VARY["memory"].point(base, "random")
+    assert point.rows == 380
+    np.testing.assert_array_equal(VARY["memory"].point(base, "random").task.keys, point.task.keys)
+    split = point.task.splits["test"]
+    np.testing.assert_allclose(
+        np.einsum("nkd,nd->nk", point.task.keys[split.neighbors], split.queries), split.scores, atol=1e-5
+    )
+
+
+def test_another_memory_of_the_same_encoders_takes_the_place_of_the_own(base, config, tmp_path):
+    point = VARY["memory"].point(base, f"folder:{config.places.memory}")
+    whole = VARY["memory"].point(base, "all")
+    np.testing.assert_array_equal(point.task.splits["val"].neighbors, whole.task.splits["val"].neighbors)
+    with pytest.raises(UserError, match="does not exist yet; run web-memory embed first"):
+        VARY["memory"].point(base, f"folder:{tmp_path}")
+
+
+def test_the_table_of_poison_shows_what_victim_and_others_gain():
+    def point(value, accuracies, **more):
+        run = {"method": "mam", "seed": 0, "classes": accuracies}
+        figures = {"mam": {name: {"mean": 0.5, "std": None} for name in ("all", "few")}}
+        return {"value": value, "rows": 9, "neighbors": 2.0, "methods": figures, "runs": [run], **more}
+
+    points = [point("0", [0.5, 0.5, None]), point("1-0", [0.75, 0.25, None], victim=1)]
+    found = {"vary": "poison", "title": "poisoned class", "note": "", "points": points}
+    grid = ablation_study.grid(found)
+    assert "points gained (victim / other classes)" in grid.title
+    assert [row[-1] for row in grid.rows] == ["50.0", "-25.0 / +25.00"]
+
+
 def test_the_leakage_filter_off_lets_copies_in_but_not_a_querys_own_bytes(base):
     on, off, none = (VARY["leakage"].point(base, text) for text in ("on", "off", "none"))
     # One row was dropped for another reason and stays away.
@@ -149,11 +217,15 @@ def test_the_leakage_filter_off_lets_copies_in_but_not_a_querys_own_bytes(base):
         ("memory_size", "2", "must be a number from 0 to 1"),
         ("memory_size", "1/0", "must be a number, such as 2 or 1/2"),
         ("noise", "much", "must be a number"),
-        ("memory", "nmed", "no such memory; did you mean 'named'?, or url:"),
+        ("memory", "nmed", "no such memory; did you mean 'named'?, url: and"),
         ("memory", "url:(", "is not a regular expression"),
         ("memory", "url:x", "this memory has no rows"),
         ("memory", "train", "names of the classes are not embedded"),
         ("leakage", "of", "did you mean 'off'"),
+        ("poison", "3", "must be 0, or the numbers of two classes below 5, the victim first, such as 3-7"),
+        ("poison", "3-3", "must be 0, or the numbers of two classes"),
+        ("poison", "3-5", "must be 0, or the numbers of two classes"),
+        ("poison", "3-1", "set --config.train.values=text and --config.class_names"),
         ("values", "image", "the memory has no 'image' values"),
     ],
 )
