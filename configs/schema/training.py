@@ -168,6 +168,12 @@ class Train:
         "Whether linear classifiers start at the zero-shot classifier, the names of the classes in the space of the "
         "keys.",
     )
+    cosine_scale: float = option(
+        0.0,
+        "First value of the learned scale of cosines where `linear` is a cosine classifier, as LIFT's, of 25; 0 for an "
+        "affine one.",
+        at_least=0,
+    )
     null_slot: bool = option(
         False, "Whether attention has an extra entry that adds nothing, so that it can ignore the list [I]."
     )
