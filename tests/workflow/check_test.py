@@ -153,3 +153,11 @@ def test_a_full_disk_is_a_problem_before_any_work(world, capsys):
     assert world.check(index__searcher="exact") == 2
     err = capsys.readouterr().err
     assert f"--config.workdir={world.root}/out: the stages write about " in err and "make room" in err
+
+
+def test_a_filter_by_names_without_a_name_is_a_problem(world, capsys):
+    (world.root / "names.txt").write_text("(cat)\n(dog)\n(red)\n")
+    assert world.check(filters__concepts_per_class=3) == 0
+    assert world.check(filters__concepts_per_class=3, class_names="names.txt") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--config.filters.concepts_per_class: looks for the names of classes in captions, and there are none" in said

@@ -100,6 +100,7 @@ def _agree(request: Request) -> tuple[Classes, list[str]]:
         names = class_names.read(request.places)
         named = classes.agree(request)
         classes.check_class_names(request, named, names)
+        request.with_names(names or named.names)
     except UserError as error:
         return Classes(None, {}), [str(error)]
     return named, []
