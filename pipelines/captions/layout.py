@@ -24,7 +24,7 @@ from pipelines.errors import UserError, command
 from pipelines.manifest import Embeddings
 
 STAGE = "pipelines.concepts"
-SEGMENT_ROWS = 1 << 20
+SEGMENT_ROWS = 1 << 19
 """Rows of the memory that end a segment; part of the identity, since they decide which files there are."""
 PART_ROWS = 1 << 22
 """Matches of a segment that are held at a time; captions that name very many classes make more files of rows."""

@@ -554,3 +554,12 @@ def test_a_class_keeps_so_many_rows_that_name_it_whatever_the_workers(world, cap
     assert world.embed(seed=3, class_names="names.txt", filters__concepts_per_class=1) == 0
     assert {name: digest for name, digest in world.parquet().items() if "_dropped" not in name} == before
     assert "embed: already done" in capsys.readouterr().out and Embeddings(f"{world.root}/out/memory").rows == 6
+
+
+@pytest.mark.slow
+def test_worker_processes_keep_the_same_rows_of_a_class(world):
+    (world.root / "names.txt").write_text("dog\nblue cat, feline\nhorse\n")
+    named = {"class_names": "names.txt", "filters__concepts": "true", "filters__concepts_per_class": 2}
+    assert world.embed("one", **named) == 0
+    assert world.embed("two", "--direct_num_workers=2", "--direct_running_mode=multi_processing", **named) == 0
+    assert world.parquet("two") == world.parquet("one") and Embeddings(f"{world.root}/two/memory").rows == 4

@@ -2,6 +2,8 @@ import itertools
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.concepts import Reference
 from pipelines import mentions
@@ -103,3 +105,15 @@ def test_equals_regular_expressions():
         assert found == reference.find(text), text
         seen |= {*found}
     assert len(seen) > 60
+
+
+@given(st.text(st.characters(), max_size=40), st.lists(st.text(st.characters(), max_size=12), max_size=5))
+def test_any_text_and_any_name_are_read(text, classes):
+    names = Names([*classes, "zebra crossing"])
+    found = set(names.classes_of(names.find(f"{text} zebra\tCrossings")))
+    assert len(classes) in found or any("zebra" in name.casefold() for name in classes)
+    assert found - {len(classes)} <= {label for label, name in enumerate(classes) if mentions.synonyms(name)}
+    # A synonym is in its name, which may have more words only in brackets.
+    for name in classes:
+        for phrase in mentions.synonyms(name) if "(" not in name else ():
+            assert Mentions([phrase]).of(name) == {phrase}

@@ -127,3 +127,13 @@ def test_a_value_goes_to_beam(line, capsys):
     assert "--dry_run: DirectRunner does not have it" in capsys.readouterr().err
     assert importlib.import_module("model.train").main(line.argv("--dry_run=true")) == 2
     assert "--dry_run=true: unknown flag; did you mean '--dry_run'?" in capsys.readouterr().err
+
+
+def test_run_looks_for_names_where_lists_go_by_them(line, capsys):
+    (line.workdir / "index/manifest.json").rename(line.workdir / "index/kept.json")
+    run = importlib.import_module("workflow.run")
+    assert run.main(line.argv("--dry_run", "--config.neighbors.by=name")) == 0
+    said = capsys.readouterr().out
+    assert "concepts, dry run: nothing was written" in said and "build, neighbors, train, report: would follow" in said
+    assert run.main(line.argv("--dry_run")) == 0
+    assert "concepts" not in capsys.readouterr().out
