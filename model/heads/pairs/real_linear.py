@@ -18,7 +18,7 @@ from model.prepare import named_rows
 
 
 class RealLinear(nn.Module):
-    """Logits `W LN(z) + b` in training; in a prediction W is `(1 - a) W + a W_0`, with the W_0 of the names.
+    """Logits `(W_0 + W) LN(z) + b` with the W_0 of the names, W from zero; in a prediction W and b count 1 - a.
 
     Attributes:
         names: the weight a.
@@ -31,12 +31,10 @@ class RealLinear(nn.Module):
         """Returns logits of the queries alone."""
         known: Retrieved = batch.prepared
         features = standardize(batch.queries)
-        classifier = nn.Dense(
-            known.classifier.shape[1], kernel_init=lambda *_: jnp.asarray(known.classifier), name="classifier"
-        )
-        logits = classifier(dropout(features, rate, rng))
-        if rng is None:
-            logits = (1 - self.names) * logits + self.names * features @ known.classifier
+        seen = dropout(features, rate, rng)
+        # The difference to the names is what is learned, and what weight decay makes smaller.
+        learned = nn.Dense(known.classifier.shape[1], kernel_init=nn.initializers.zeros, name="classifier")(seen)
+        logits = seen @ known.classifier + (learned if rng is not None else (1 - self.names) * learned)
         return Output(logits, features, jnp.zeros((len(features), 0)))
 
 

@@ -23,7 +23,7 @@ _LOSSES = ("lace", "lace_post_hoc", "cross_entropy")
 
 
 class Swat(nn.Module):
-    """Logits `W_2 LN(z + MLP(z)) + b_2`; in the first stage `W_1 LN(z + MLP(z)) + b_1`, in the second MLP stays."""
+    """Logits `(W_0 + W_2) LN(z + MLP(z)) + b_2`; in the first stage those of W_1 and b_1; in the second MLP stays."""
 
     @nn.compact
     def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
@@ -35,12 +35,13 @@ class Swat(nn.Module):
         is_second = known.second > 0
         features = jnp.where(is_second, jax.lax.stop_gradient(features), features)
 
-        def classifier(name: str) -> nn.Module:
-            start = jnp.asarray(known.classifier)
-            return nn.Dense(start.shape[1], kernel_init=lambda *_: start, name=name)
-
         seen = dropout(features, rate, rng)
-        logits = jnp.where(is_second, classifier("second")(seen), classifier("first")(seen))
+        # As in `real_linear`, what is learned is the difference to the names.
+        learned = [
+            nn.Dense(known.classifier.shape[1], kernel_init=nn.initializers.zeros, name=name)(seen)
+            for name in ("first", "second")
+        ]
+        logits = seen @ known.classifier + jnp.where(is_second, learned[1], learned[0])
         return Output(logits, features, jnp.zeros((len(features), 0)))
 
 

@@ -100,8 +100,9 @@ def _case(name, **settings):
 def test_real_linear_predicts_with_the_mean_of_both_classifiers():
     head, params, batch = _case("real_linear", names=0.3)
     x, p = _standardize(np.asarray(batch.queries, np.float64)), _float64(params)["classifier"]
-    learned = x @ p["kernel"] + p["bias"]
-    expected = 0.7 * learned + 0.3 * x @ np.asarray(batch.prepared.classifier, np.float64)
+    names = np.asarray(batch.prepared.classifier, np.float64)
+    learned = x @ (names + p["kernel"]) + p["bias"]
+    expected = 0.7 * learned + 0.3 * x @ names
     np.testing.assert_allclose(head.apply({"params": params}, batch, 0.0, None).logits, expected, rtol=1e-4, atol=1e-4)
     trained = head.apply({"params": params}, batch, 0.0, jax.random.key(0)).logits
     np.testing.assert_allclose(trained, learned, rtol=1e-4, atol=1e-4)
@@ -115,7 +116,7 @@ def test_swat_has_a_classifier_of_each_stage(stage):
     x = _standardize(z) @ p["expand"]["kernel"] + p["expand"]["bias"]
     x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     x = _standardize(z + x @ p["contract"]["kernel"] + p["contract"]["bias"])
-    expected = x @ p[stage]["kernel"] + p[stage]["bias"]
+    expected = x @ (np.asarray(batch.prepared.classifier) + p[stage]["kernel"]) + p[stage]["bias"]
     np.testing.assert_allclose(head.apply({"params": params}, batch, 0.0, None).logits, expected, rtol=1e-4, atol=1e-4)
     slope = jax.grad(lambda p: (head.apply({"params": p}, batch, 0.0, None).logits ** 2).sum())(params)
     assert np.asarray(slope["expand"]["kernel"]).any() == (stage == "first")
