@@ -21,6 +21,7 @@ setup(
     py_modules=["web_memory", "web_memory_names"],
     entry_points={"console_scripts": ["web-memory = web_memory:main"]},
     install_requires=[
+        "ahocorasick_rs>=1.0.3",
         "apache-beam>=2.77",
         "bracex>=2.5",
         "flatbuffers>=25",

@@ -16,6 +16,7 @@ STAGES = {
     "align": ("model.align", "teach two frozen encoders one space"),
     "embed": ("pipelines.embed", "embed the memory and the labelled splits"),
     "leaks": ("pipelines.leaks", "show which memory rows were dropped as copies of val and test images"),
+    "concepts": ("pipelines.concepts", "find which classes the memory's captions name"),
     "plan": ("index.plan", "say what the index will take, before any work"),
     "build": ("index.build", "build the index, tune it, and measure its recall"),
     "neighbors": ("index.neighbors", "look up the neighbour lists of all queries"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from configs.schema.data import Corpus, Embed, Encoders, Filters, Protocol, Source
 from configs.schema.fields import option
-from configs.schema.heads import Lda, Tip, Vote
+from configs.schema.heads import Lda, Mml, Pairs, Tip, Vote
 from configs.schema.places import Places
 from configs.schema.search import Index, Neighbors
 from configs.schema.training import (
@@ -39,10 +39,12 @@ __all__ = [
     "Index",
     "Lda",
     "Mile",
+    "Mml",
     "Names",
     "Ncr",
     "Neighbors",
     "Paco",
+    "Pairs",
     "Places",
     "Protocol",
     "Source",

@@ -32,7 +32,15 @@ def get_config() -> Config:
         test_set=_list("test"),
         class_names="CUB_200_2011/classnames.txt",
         protocol=Protocol(train_rows=5_394, val_rows=600, test_rows=5_794, train_val_rows=5_994, classes=200),
-        train=dataclasses.replace(TRAIN, loss="cross_entropy", batch_size=256, steps=2000, checkpoint_every=250),
+        train=dataclasses.replace(
+            TRAIN,
+            many_over=0,
+            few_under=0,
+            loss="cross_entropy",
+            batch_size=256,
+            steps=2000,
+            checkpoint_every=250,
+        ),
     )
 
 

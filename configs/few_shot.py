@@ -78,5 +78,13 @@ def get_config(dataset: str = "semi-aves", shots: int = 16, seed: int = 1) -> Co
             classes=classes,
             images_per_class=(left - missing, left),
         ),
-        train=dataclasses.replace(TRAIN, loss="cross_entropy", batch_size=64, steps=1000, checkpoint_every=250),
+        train=dataclasses.replace(
+            TRAIN,
+            many_over=0,
+            few_under=0,
+            loss="cross_entropy",
+            batch_size=64,
+            steps=1000,
+            checkpoint_every=250,
+        ),
     )

@@ -19,5 +19,7 @@ def get_config() -> DemoConfig:
         data="out/smoke-corpus",
         workdir="out/smoke",
         corpus=Corpus(memory_styles=("twemoji",), max_emoji=100),
-        train=dataclasses.replace(config.train, heads=("linear", "mean_knn", "mam"), seeds=(0,), steps=50),
+        train=dataclasses.replace(
+            config.train, heads=("linear", "mean_knn", "mam"), seeds=(0,), steps=50, trials=4, folds=1
+        ),
     )

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
+from configs.schema.search import KEY
 from pipelines import manifest, options
 from pipelines.progress import duration, summary
 from pipelines.runner import Runner
@@ -41,7 +42,7 @@ def run(config: Config, runner: Runner) -> None:
         beyond = f", not measured at {job.k}" if job.k > recall["k"] else ""
         rows = {
             "queries": f"{whole['queries']:,} in {', '.join(job.queries)}",
-            "k": job.k,
+            "k": str(job.k) + ("" if job.by == KEY else f", by {job.by}: rows whose captions name a class"),
             "index recall": f"{recall['mean']:.4f} at {recall['k']}{beyond}",
             "mean top-1 score": f"{whole['mean_top_score']:.4f}",
             "memory rows": f"{whole['memory_rows']:,} named by some list",

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
-from model.reports import published as rivals
 from model.reports import result_tables, results
 from pipelines import options
 from pipelines.progress import say
@@ -22,9 +21,14 @@ def run(config: Config, markdown: bool, published: bool) -> None:
         UserError: if a run is missing, or nothing is published for this protocol.
     """
     if published:
+        from model.reports import published as rivals
+
         rivals.check(config)
     found, path = results.write(config.places, config.seed, config.train, config.finetune)
-    for grid in [*result_tables.grids(found), *([rivals.grid(config, found)] if published else [])]:
+    grids = result_tables.grids(found)
+    if published:
+        grids.append(rivals.grid(config, found))
+    for grid in grids:
         if markdown:
             print(grid.markdown())
         else:
@@ -38,6 +42,8 @@ def run(config: Config, markdown: bool, published: bool) -> None:
 def foresee(config: Config, markdown: bool, published: bool) -> dict[str, str]:
     """Says what would be compared; errors as those of `run`."""
     if published:
+        from model.reports import published as rivals
+
         rivals.check(config)
     return results.foresee(config.places, config.seed, config.train, config.finetune)
 

@@ -140,6 +140,26 @@ FILTERED = pa.schema(
 )
 
 
+CONCEPT_COUNTS = pa.schema(
+    [
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("captions", pa.int64(), nullable=False),
+    ]
+)
+"""Names or classes, and how many captions of the memory name each."""
+
+
+CONCEPT_ROWS = pa.schema(
+    [
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("classes", pa.int32(), nullable=False),
+    ]
+)
+"""A class, a memory row whose caption names it, and how many classes that caption names."""
+
+
 def neighbors(k: int) -> pa.Schema:
     """Returns the schema of neighbour lists of length `k`; -1 pads ids, -inf pads scores."""
     return pa.schema(

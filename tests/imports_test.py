@@ -12,7 +12,7 @@ PACKAGES = ("configs", "pipelines", "index", "model", "workflow")
 # Each folder may import those before it. The top of a package is its foundation, if it has one, and its commands.
 SHELVES = {
     "configs": (),
-    "pipelines": ("", "images", "sources", "encoders", "filtering", "upkeep", "embedding", "demo"),
+    "pipelines": ("", "images", "sources", "encoders", "filtering", "upkeep", "embedding", "captions", "demo"),
     "index": ("engines", "store", "measure", "building", "lists", "searching"),
     "model": (
         *("measures", "data", "prepare", "heads", "objectives", "training", "reports", "aligning", "recognition"),
@@ -23,7 +23,7 @@ SHELVES = {
 # Folders that know nothing of each other.
 APART = {frozenset({"index.building", "index.lists"}), frozenset({"pipelines.demo", "pipelines.embedding"})}
 COMMANDS = {
-    *("pipelines.demo_corpus", "pipelines.embed", "pipelines.encoder_facts", "pipelines.leaks"),
+    *("pipelines.concepts", "pipelines.demo_corpus", "pipelines.embed", "pipelines.encoder_facts", "pipelines.leaks"),
     *("index.plan", "index.build", "index.neighbors", "index.search", "index.reindex"),
     *("model.align", "model.sweep", "model.train", "model.finetune", "model.evaluate", "model.ablate", "model.report"),
     *("model.export", "model.predict", "model.app"),

@@ -30,6 +30,7 @@ _TARS, _PAIRS = 6, 40
 _QUERIES = {"train": 60, "val": 30, "test": 30}
 _STAGES = {
     "embed": ("memory", "queries", "classes.parquet"),
+    "concepts": ("concepts",),
     "build": ("index",),
     "neighbors": ("neighbors",),
     "train": ("runs",),
@@ -39,7 +40,7 @@ _CHANGES = ("add", "remove", "compact")
 _TWO_PROCESSES = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 _CASES = [
     *((stage, "one process", []) for stage in _STAGES),
-    *((stage, "two processes", _TWO_PROCESSES) for stage in ("embed", "build", "neighbors")),
+    *((stage, "two processes", _TWO_PROCESSES) for stage in ("embed", "concepts", "build", "neighbors")),
     ("train", "memory on the host", ["--config.train.table=host"]),
 ]
 _CHANGING_CASES = [

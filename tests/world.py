@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,15 @@ TEXT = EncoderInfo("text-encoder", 3, True, "float32")
 ENCODERS = {"key": KEY, "value_text": TEXT}
 SPLITS = {"train": 70, "val": 60, "test": 33}
 REPOSITORY = pathlib.Path(__file__).parents[1]
+# Flags with which the trials of every head are the grid of learning rates and dropouts, each one run.
+PLAIN_TRIALS = {
+    "train.search": "grid",
+    "train.weight_decays": "0.1",
+    "train.folds": "1",
+    "train.value_scale": "0",
+    "train.similarity": "cosine",
+    "train.space": "k=0,similarity=cosine,value_scale=0",
+}
 
 
 def unit(rows: int, dim: int = DIM, seed: int = 0, clusters: int = 15) -> np.ndarray:
@@ -73,8 +83,9 @@ def write_shard(
     keys: np.ndarray,
     images: list[bytes],
     key: EncoderInfo = KEY,
+    captions: Sequence[str | None] = (),
 ) -> Marker:
-    """Writes one shard of rows, named by their place, and its marker."""
+    """Writes one shard of rows, named by their place, and its marker; captions are `row 0`, .. unless given."""
     schema, n = schemas.embeddings({"key": key.dim, "value_text": TEXT.dim}, key.dtype), len(place)
     arrays = {
         "id": pa.array(schemas.make_id(number, np.arange(n)), pa.int64()),
@@ -82,7 +93,7 @@ def write_shard(
         "source_shard": pa.array([f"{number:05d}"] * n),
         "member": pa.array([f"{i}.jpg" for i in place]),
         "url": pa.nulls(n, pa.string()),
-        "caption": pa.array([f"row {i}" for i in place]),
+        "caption": pa.array(captions or [f"row {i}" for i in place], pa.string()),
         "label": pa.array(place % 5, pa.int32()),
         "width": pa.array([8] * n, pa.int32()),
         "height": pa.array([8] * n, pa.int32()),
@@ -112,6 +123,17 @@ def write_shard(
     )
     marker.write(folder)
     return marker
+
+
+def write_captions(folder: str, shards: Sequence[Sequence[str | None]]) -> None:
+    """Writes a finished memory of rows with captions, those of each shard."""
+    config_hash, rows = claim(folder), sum(map(len, shards))
+    keys, images, place, markers = unit(rows), digests([str(i) for i in range(rows)]), np.arange(rows), []
+    for number, captions in enumerate(shards):
+        own, place = place[: len(captions)], place[len(captions) :]
+        part = keys[own], [images[i] for i in own]
+        markers.append(write_shard(folder, config_hash, number, own, *part, captions=captions))
+    manifest.complete(folder, markers, config_hash)
 
 
 class ChangingMemory:

@@ -13,13 +13,19 @@ from collections.abc import Sequence
 import web_memory
 from configs.base import Config, DemoConfig, TwoTowerConfig
 from configs.schema.data import NEW_IMAGES
+from configs.schema.search import KEY
 from pipelines import fields, generation, manifest, options, storage
 from pipelines.errors import UserError
 from pipelines.progress import say
 
 # What runs after the demo's corpus or the training of two towers.
-_BEAM = ("align", "embed", "build", "neighbors")
-_EMBEDDED, _TRAINED = ("embed", "build", "neighbors"), ("train", "report")
+_BEAM = ("align", "embed", "concepts", "build", "neighbors")
+_TRAINED = ("train", "report")
+
+
+def _embedded(config: Config) -> list[str]:
+    """Returns the stages that embed and search; names are looked for if lists go by them."""
+    return ["embed", *(["concepts"] if config.neighbors.by != KEY else []), "build", "neighbors"]
 
 
 def _predict_new_images(config: Config, argv: Sequence[str]) -> int:
@@ -52,6 +58,7 @@ def _dry_run(config: Config, names: Sequence[str], argv: Sequence[str], ours: Se
         "demo_corpus": config.data,
         "align": config.align.folder if isinstance(config, TwoTowerConfig) else "",
         "embed": storage.join(places.memory, manifest.COMPLETE_FILE),
+        "concepts": storage.join(places.concepts, manifest.COMPLETE_FILE),
         "build": storage.join(places.index, "manifest.json"),
         "neighbors": storage.join(places.neighbors, manifest.COMPLETE_FILE),
     }
@@ -80,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     corpus = ["demo_corpus"] if isinstance(config, DemoConfig) else []
     towers = ["align"] if isinstance(config, TwoTowerConfig) else []
     if flags:
-        return _dry_run(config, [*corpus, *towers, *_EMBEDDED, "train"], argv, ours)
-    code = web_memory.run_stages(corpus, ours) or web_memory.run_stages([*towers, *_EMBEDDED], argv)
+        return _dry_run(config, [*corpus, *towers, *_embedded(config), "train"], argv, ours)
+    code = web_memory.run_stages(corpus, ours) or web_memory.run_stages([*towers, *_embedded(config)], argv)
     code = code or _in_new_process(_TRAINED, ours)
     return code or (_predict_new_images(config, ours) if corpus else 0)
 

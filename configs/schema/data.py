@@ -170,6 +170,15 @@ class Filters:
         "Conditions on a row's fields, all of which must hold: `similarity>=0.3`, `NSFW==UNLIKELY|UNSURE`, "
         "`nsfw!=true`; a missing field meets none.",
     )
+    concepts: bool = option(
+        False, "Whether to keep only rows whose caption names a class or one of its synonyms (docs/concepts.md)."
+    )
+    concepts_per_class: int = option(
+        0,
+        "Most rows that each class keeps of those whose captions name it, chosen by `seed`; 0 for any. A row stays if "
+        "one of its classes keeps it, or if it names none.",
+        at_least=0,
+    )
     opt_out: str = option("", "File of URLs or SHA-256 digests of images, one a line, that must not be in the memory.")
     exact_duplicates: bool = option(False, "Whether to drop images whose bytes an earlier row has.")
     near_duplicates: float = option(

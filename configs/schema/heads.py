@@ -45,3 +45,33 @@ class Tip:
     balance: float = option(
         0.0, "Power of a class's training images that its part of the cache is divided by; 0 as published.", at_least=0
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mml:
+    """Attention to images and texts, then prototypes, the head `mml`."""
+
+    scale: float = option(16.0, "Factor of the cosines with the prototypes of the classes.", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Memory rows as further training images, the heads `real_linear` and `swat`."""
+
+    most: int = option(500, "Most memory rows of each class, those with the most similar captions.", at_least=1)
+    share: float = option(
+        0.0,
+        "Share of a class's examples in training that are memory rows; 0 for that of both together.",
+        at_least=0,
+        at_most=1,
+    )
+    names: float = option(
+        0.5, "Weight of the first classifier in the one that `real_linear` predicts with.", at_least=0, below=1
+    )
+    first_stage: float = option(
+        0.7,
+        "Share of the steps of `swat` before its classifier is trained on the training images alone.",
+        above=0,
+        below=1,
+    )
+    mix: float = option(0.5, "Share of the steps of the first stage of `swat` that mix images.", at_least=0, at_most=1)

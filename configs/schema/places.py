@@ -46,6 +46,11 @@ class Places:
         return f"{self.root}/classes.parquet"
 
     @property
+    def concepts(self) -> str:
+        """Folder of the classes that the memory's captions name."""
+        return f"{self.root}/concepts"
+
+    @property
     def index(self) -> str:
         """Folder of the index."""
         return f"{self.root}/index"

@@ -7,6 +7,7 @@ from configs.schema.fields import option
 SEARCHERS = ("exact", "jax", "scann")
 SHARDINGS = ("routed", "hash")
 PRECISIONS = ("bfloat16", "float32", "int8")
+KEY, NAME, BOTH = "key", "name", "both"
 REORDER_PLACES = ("memory", "disk")
 
 
@@ -49,5 +50,11 @@ class Neighbors:
     """How neighbour lists are looked up."""
 
     k: int = option(128, "Neighbours of each query; shorter lists are padded with -1.", at_least=1)
+    by: str = option(
+        KEY,
+        "What a list has: the nearest rows (`key`), the nearest of those whose captions name a class (`name`), or half "
+        "of each (`both`); needs `web-memory concepts` (docs/concepts.md).",
+        choices=(KEY, NAME, BOTH),
+    )
     block_rows: int = option(4096, "Queries searched at once, which bounds memory.", at_least=1)
     exclude_same_image: bool = option(True, "Whether to leave out memory rows that have the query's image bytes.")

@@ -4,26 +4,13 @@ import dataclasses
 from collections.abc import Iterator
 
 from configs.schema.fields import option
-from configs.schema.heads import Lda, Tip, Vote
+from configs.schema.heads import Lda, Mml, Pairs, Tip, Vote
 
 HEADS = (
-    *(
-        "linear",
-        "mlp",
-        "lda",
-        "mean_knn",
-        "mam",
-        "mam_names",
-        "guarded",
-        "rac",
-        "vl_ltr",
-        "zero_shot",
-        "knn_vote",
-        "tip_adapter",
-    ),
-    "tip_adapter_f",
+    *("linear", "mlp", "lda", "mean_knn", "mam", "mam_names", "guarded", "rac", "vl_ltr", "zero_shot", "knn_vote"),
+    *("tip_adapter", "tip_adapter_f", "mml", "real_linear", "swat"),
 )
-TEXT_HEADS = ("mam_names", "guarded", "rac", "vl_ltr", "knn_vote")
+TEXT_HEADS = ("mam_names", "guarded", "rac", "vl_ltr", "knn_vote", "mml", "real_linear", "swat")
 LOSSES = ("lace", "lace_post_hoc", "cross_entropy", "ncr", "heteroscedastic", "mile", "curriculumnet", "paco")
 SAMPLINGS = ("uniform", "square_root", "balanced")
 STARTS = ("similarity", "random")
@@ -181,6 +168,12 @@ class Train:
         "Whether linear classifiers start at the zero-shot classifier, the names of the classes in the space of the "
         "keys.",
     )
+    cosine_scale: float = option(
+        0.0,
+        "First value of the learned scale of cosines where `linear` is a cosine classifier, as LIFT's, of 25; 0 for an "
+        "affine one.",
+        at_least=0,
+    )
     null_slot: bool = option(
         False, "Whether attention has an extra entry that adds nothing, so that it can ignore the list [I]."
     )
@@ -246,6 +239,8 @@ class Train:
     lda: Lda = Lda()
     vote: Vote = Vote()
     tip: Tip = Tip()
+    mml: Mml = Mml()
+    pairs: Pairs = Pairs()
     ncr: Ncr = Ncr()
     heteroscedastic: Heteroscedastic = Heteroscedastic()
     mile: Mile = Mile()

@@ -6,8 +6,10 @@ from typing import Any
 
 from configs.base import Neighbors, Places
 from configs.schema.data import SPLITS
+from configs.schema.search import KEY
 from index.lists import layout, patch
 from index.lists.layout import STAGE, Block, Group, NeighborJob
+from index.lists.naming import ByName
 from index.store import keys, limits
 from index.store.reader import Index
 from pipelines import manifest, schemas, storage
@@ -39,8 +41,12 @@ def read_inputs(places: Places, wanted: Neighbors, sources: Collection[str]) -> 
             f"{index.folder}: is an index of another memory than {memory.folder} is now; run web-memory reindex"
         )
     queries = _open_queries(places, index, sources)
+    settings = dataclasses.asdict(wanted)
+    if settings.pop("by") != KEY:
+        named = ByName(places.concepts, memory.snapshot, memory.rows, wanted.by, wanted.k)
+        settings |= {"by": wanted.by, "names": named.rules}
     identity = {
-        **dataclasses.asdict(wanted),
+        **settings,
         "memory": memory.snapshot,
         "index": index.fingerprint,
         "own_sets": _own_sets(memory, queries),
@@ -82,6 +88,9 @@ def claim_lists(places: Places, wanted: Neighbors, sources: Collection[str]) -> 
     inputs = read_inputs(places, wanted, sources)
     memory, index, queries, identity = inputs.memory, inputs.index, inputs.queries, inputs.identity
     previous = _claim_folder(places.neighbors, identity, index)
+    if wanted.by != KEY:
+        # Rows that were removed may have kept named ones out of a list.
+        previous = ""
     home = layout.home(places.neighbors, index.fingerprint)
     config_hash = manifest.claim(home, STAGE, identity)
     manifest.write_config(places.neighbors, places.config)
@@ -101,6 +110,8 @@ def claim_lists(places: Places, wanted: Neighbors, sources: Collection[str]) -> 
         config_hash=config_hash,
         previous=previous,
         is_direct=len(index.shards) == 1 and not previous,
+        by=wanted.by,
+        concepts=places.concepts,
     )
 
 

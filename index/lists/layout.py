@@ -23,6 +23,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from configs.schema.search import KEY
+from index.lists.naming import ByName
 from index.store import index_manifest
 from index.store.reader import Index
 from index.store.records import Point
@@ -84,6 +86,8 @@ class NeighborJob:
         config_hash: of the neighbour lists.
         previous: version of the complete lists to patch; empty for none.
         is_direct: whether the index has one shard, whose lists are final.
+        by: what a list has, as `Neighbors.by`.
+        concepts: folder of the concepts, for lists by name.
     """
 
     folder: str
@@ -99,6 +103,8 @@ class NeighborJob:
     config_hash: str
     previous: str
     is_direct: bool
+    by: str = KEY
+    concepts: str = ""
 
     @property
     def home(self) -> str:
@@ -114,6 +120,13 @@ class NeighborJob:
         """Opens the version of the index that the job was planned for."""
         facts = read_index_facts(self.home)
         return Index(self.index, facts, Point(**facts["search"]))
+
+    def by_name(self) -> ByName | None:
+        """Reads which rows name a class, for lists by name; None for others."""
+        if self.by == KEY:
+            return None
+        memory = self.open_embeddings(self.memory)
+        return ByName(self.concepts, memory.snapshot, memory.rows, self.by, self.k)
 
     def open_embeddings(self, folder: str) -> Embeddings:
         """Opens the memory or a split; a `UserError` if it has changed since the job was planned."""

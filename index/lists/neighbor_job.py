@@ -32,6 +32,7 @@ from index.lists.claim import group_rows
 from index.lists.direct import LookUp
 from index.lists.gather import GatherRows
 from index.lists.layout import Group, NeighborJob
+from index.lists.naming import NamedLists
 from index.lists.patch import Patch
 from index.lists.step import BATCH_ROWS, Step, by_memory_shard, distinct
 from index.store import keys
@@ -244,7 +245,10 @@ class MergeGroup(Step):
     def merge(self, group: Group, shards: Sequence[int]) -> np.ndarray:
         """Writes the missing blocks; returns the ids `[Q, k]` of all lists."""
         k = self._job.k
-        best, excluded = BestLists(group.rows, k), np.zeros(group.rows, np.int32)
+        best: BestLists | NamedLists = BestLists(group.rows, k)
+        if self._by_name:
+            best = NamedLists(group.rows, self._by_name)
+        excluded = np.zeros(group.rows, np.int32)
         names = [*([_KEPT] if self._job.previous else []), *map(_lists_name, shards)]
         parts = (self._job.read(self._job.part_path(group, name), _part_schema(k).names) for name in names)
         for part in background.ahead(parts):

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from index.lists.layout import STAGE, Block, NeighborJob, read_marker
 from index.store import keys
-from index.store.lookup import Lookup
+from index.store.lookup import LIST_ENTRIES, Lookup
 from index.store.reader import Index
 from pipelines import schemas
 from pipelines.errors import UserError, command
@@ -28,6 +28,7 @@ class Step(beam.DoFn):
     def setup(self) -> None:
         """Opens the index, without loading a shard."""
         self._index = self._job.open_index()
+        self._by_name = self._job.by_name()
 
     def _load(self, shard: int) -> Lookup:
         try:
@@ -54,7 +55,16 @@ class Step(beam.DoFn):
         """Searches a shard; returns what `Lookup.search` does, which also takes what is `scanned` of it."""
         images = self._images(split, rows["content_key"])
         ids = None if self._job.exclude_same_image or images is None else rows["id"].to_numpy()
-        return lookup.search(vectors, self._job.k, images, ids, **scanned)
+        if self._by_name is None:
+            return lookup.search(vectors, self._job.k, images, ids, **scanned)
+        step, parts = max(1, LIST_ENTRIES // self._by_name.depth), []
+        for begin in range(0, max(len(vectors), 1), step):
+            some = slice(begin, begin + step)
+            theirs = (None if values is None else values[some] for values in (images, ids))
+            part = {name: values[some] for name, values in scanned.items()}
+            found, scores, excluded = lookup.search(vectors[some], self._by_name.depth, *theirs, **part)
+            parts.append((*self._by_name.choose(found, scores), excluded))
+        return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
     def write_block(
         self, block: Block, queries: pa.Table, ids: np.ndarray, scores: np.ndarray, excluded: np.ndarray

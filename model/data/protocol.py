@@ -10,6 +10,7 @@ import numpy as np
 
 from configs.base import Places, Protocol, Source, Train
 from configs.schema.data import SPLITS
+from configs.schema.training import SHOTS
 from model.data import datasets
 from model.data.datasets import Task
 from model.measures import metrics
@@ -99,14 +100,28 @@ def _check_classes(expected: Protocol, name: str, train: Train, class_counts: np
             "this check"
         )
     if expected.classes_per_group and not lost:
-        groups = metrics.shot_groups(class_counts, train.many_over, train.few_under, train.shots)
-        found = tuple(int((groups == group).sum()) for group in metrics.GROUPS)
-        if found != expected.classes_per_group:
-            raise UserError(
-                f"{name}: has {_slashed(found)} many-, medium- and few-shot classes by "
-                f"--config.train.shots={train.shots}, the protocol {_slashed(expected.classes_per_group)}; {_REMEDY}, "
-                "or set --config.protocol.classes_per_group= to skip this check"
-            )
+        _check_groups(expected.classes_per_group, name, train, class_counts)
+
+
+def _check_groups(expected: tuple[int, ...], name: str, train: Train, class_counts: np.ndarray) -> None:
+    """Compares the shot groups; a `UserError` says if they are those expected by another convention."""
+    sizes = {}
+    for shots in SHOTS:
+        groups = metrics.shot_groups(class_counts, train.many_over, train.few_under, shots)
+        sizes[shots] = tuple(int((groups == group).sum()) for group in metrics.GROUPS)
+    found = sizes[train.shots]
+    if found == expected:
+        return
+    remedy = f"{_REMEDY}, or set --config.protocol.classes_per_group= to skip this check"
+    if others := [shots for shots, counts in sizes.items() if counts == expected]:
+        remedy = (
+            f"these are its groups by --config.train.shots={others[0]}: set "
+            f"--config.protocol.classes_per_group={','.join(map(str, found))} for those of {train.shots}"
+        )
+    raise UserError(
+        f"{name}: has {_slashed(found)} many-, medium- and few-shot classes by --config.train.shots={train.shots}, the "
+        f"protocol {_slashed(expected)}; {remedy}"
+    )
 
 
 def _slashed(counts: tuple[int, ...]) -> str:

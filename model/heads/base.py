@@ -57,6 +57,9 @@ class Head:
         trained: whether steps train it; if not, it has its prediction before the first step.
         space: the fields of `Train` that its trials vary beside learning rate, weight decay and dropout, each with its
             values.
+        draw: `(train, batch, labels, done, rng)` to the batch and the labels that a step trains with instead; None for
+            those that were drawn. `labels` are int32 `[B]`, and may become shares of each class `[B, C]`; `done` is the
+            share of the steps that are done.
         check: `(task, train)`, called before `prepare`; raises a `UserError` if the head cannot learn the task.
         about: what it predicts from, half a sentence for the readers of a report.
     """
@@ -72,6 +75,7 @@ class Head:
     names_kind: str = ""
     unlabelled: Callable[[Any], Any] | None = None
     extend: Callable[[Any, Any, NewClasses], tuple[Any, Any]] | None = None
+    draw: Callable[[Train, Batch, jax.Array, jax.Array, jax.Array], tuple[Batch, jax.Array]] | None = None
     check: Callable[[Task, Train], None] | None = None
     trained: bool = True
     space: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from configs.base import Train
-from model.data.batch import Batch, Output, standardize
+from model.data.batch import Batch, Output, standardize, unit
 from model.heads.base import Head
 
 
@@ -44,6 +44,27 @@ def learned(module: nn.Module, name: str, first: float, shape: tuple[int, ...] =
     return first * module.param(name, nn.initializers.ones, shape)
 
 
+class Cosine(nn.Module):
+    """Logits `s cos(LN(z), w_c)`, s learned; the w_c start at `batch.classifier` if there is one.
+
+    Attributes:
+        num_classes: C.
+        scale: first value of s.
+    """
+
+    num_classes: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
+        """Returns logits of the queries alone."""
+        features = standardize(batch.queries)
+        first = nn.initializers.lecun_normal() if batch.classifier is None else lambda *_: batch.classifier
+        classifier = self.param("classifier", first, (features.shape[-1], self.num_classes))
+        cosines = unit(dropout(features, rate, rng)) @ unit(classifier.T).T
+        return Output(learned(self, "scale", self.scale) * cosines, features, jnp.zeros((len(features), 0)))
+
+
 class Linear(nn.Module):
     """Logits `W_c LN(z) + b`; W_c starts at `batch.classifier` if there is one, b at zero."""
 
@@ -61,7 +82,7 @@ class Linear(nn.Module):
 
 def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
     """Returns the head."""
-    return Linear(num_classes)
+    return Cosine(num_classes, train.cosine_scale) if train.cosine_scale else Linear(num_classes)
 
 
 HEAD = Head(

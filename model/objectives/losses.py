@@ -17,11 +17,12 @@ def cross_entropy(
 
     Args:
         logits: `[B, C]`.
-        labels: int32 `[B]`.
+        labels: int32 `[B]`, or the share of each class `[B, C]`.
         smoothing: share of the target spread evenly over all classes.
         weights: of the images, `[B]`; the weighted sum is divided by B.
     """
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    shares = labels if labels.ndim > 1 else jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.smooth_labels(shares, smoothing)
     each = optax.softmax_cross_entropy(logits, targets)
     return (each if weights is None else weights * each).mean()
 
@@ -31,7 +32,7 @@ def lace(logits: jax.Array, labels: jax.Array, log_prior: jax.Array, tau: float 
 
     Args:
         logits: `[B, C]`; prediction is their plain argmax.
-        labels: int32 `[B]`.
+        labels: int32 `[B]`, or the share of each class `[B, C]`.
         log_prior: log of the classes' shares of the training set, `[C]`.
         tau: strength of the adjustment.
     """

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from configs.base import Config, Embed, Encoders, Train
+from configs.schema.search import KEY as BY_KEY
 from model.data import array_files
 from model.data.datasets import Task
 from model.heads import registry
@@ -119,6 +120,7 @@ def keep(folder: str, head: str, point: Mapping[str, Any], task: Task, config: C
             "exclude_same_image": lists.identity["exclude_same_image"],
             "fingerprint": lists.fingerprint,
             "index": lists.identity["index"],
+            "by": lists.identity.get("by", BY_KEY),
         },
         "prepared_sha256": sha256,
     }
@@ -178,6 +180,11 @@ def load(folder: str, head: str, seeds: str | int = "best") -> Trained:
     facts = schemas.read_json(path, _SHAPE, _AGAIN)
     if facts["head"] != head or len(facts["classes"]) != len(facts["class_counts"]) or KEY not in facts["columns"]:
         raise UserError(f"{path}: is of another head; {_AGAIN}")
+    if registry.get(head).needs_neighbors and (by := facts["lists"].get("by", BY_KEY)) != BY_KEY:
+        raise UserError(
+            f"{path}: was trained on lists made with --config.neighbors.by={by}, which are not looked up for new "
+            "photographs; train on lists made with --config.neighbors.by=key"
+        )
     arrays = array_files.read(storage.join(folder, head, PREPARED), facts["prepared_sha256"], _AGAIN)
     results = _chosen_seeds(_results(folder, head, facts["config_hash"]), seeds, storage.join(folder, head))
     return Trained(

@@ -5,6 +5,7 @@ from typing import Any
 
 from configs.base import Config
 from configs.figures import FIGURES
+from model.heads.registry import HEADS
 from model.measures import metrics
 from model.reports.grid import Grid
 from model.reports.result_tables import percent
@@ -17,8 +18,8 @@ def check(config: Config) -> None:
     """Raises a `UserError` if there are no published figures for the protocol of a config."""
     if config.protocol.name not in FIGURES:
         raise UserError(
-            f"--published: there are no figures for --config.protocol.name={config.protocol.name}; known are "
-            f"{', '.join(FIGURES)}; leave --published out"
+            f"--published: nothing is published for this protocol (--config.protocol.name={config.protocol.name}), "
+            f"only for {', '.join(FIGURES)}; leave --published out"
         )
 
 
@@ -33,11 +34,8 @@ def grid(config: Config, results: Mapping[str, Any]) -> Grid:
         UserError: as `check`.
     """
     check(config)
-    encoders = config.encoders
-    values = [handle for handle in (*encoders.value_image, *encoders.value_text) if handle]
-    ours = encoders.key + (f"; values {', '.join(values)}" if values else "")
     measured = [
-        (name, ours, *(percent(figures[column]) for column in ("all", *metrics.GROUPS)), "this run")
+        (name, _encoders(config, name), *(percent(figures[column]) for column in ("all", *metrics.GROUPS)), "this run")
         for name, figures in results["methods"].items()
     ]
     published = [
@@ -59,3 +57,16 @@ def grid(config: Config, results: Mapping[str, Any]) -> Grid:
             "source, not across sources. -: not in the source.",
         ),
     )
+
+
+def _encoders(config: Config, method: str) -> str:
+    """Returns the encoder of the images, and those of the values of a method that reads neighbours."""
+    head, key = HEADS.get(method.split(" + ")[0]), config.encoders.key
+    if not head or not head.needs_neighbors:
+        return key
+    made, values = {"image": config.encoders.value_image, "text": config.encoders.value_text}, []
+    for kind in config.train.values:
+        role, _, named = kind.partition("_")
+        for name, _, handle in (one.rpartition("=") for one in made.get(role, ())):
+            values += [handle] if name == named else []
+    return f"{key}; values {', '.join(values)}" if values else key

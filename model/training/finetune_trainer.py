@@ -118,6 +118,11 @@ class FinetuneTrainer(Trainer):
         """
         # The head is built, and its frozen run restored, with the settings of that run.
         super().__init__(settings.head, task, data, train)
+        if self.kind.draw:
+            raise UserError(
+                f"--config.finetune.head={settings.head}: trains on memory rows as well, whose images fine-tuning does "
+                "not read; name another head"
+            )
         self.name = f"{settings.head} + FT"
         self._frozen, self._on_step, self._frozen_steps = frozen, on_step, train.steps
         self.train = dataclasses.replace(

@@ -47,6 +47,15 @@ def rate_shape(step: jax.Array, total: jax.Array | int, warmup_share: float) -> 
     return jnp.where(step < warmup, step / jnp.maximum(warmup, 1), 0.5 * (1 + jnp.cos(jnp.pi * done)))
 
 
+def _decays(path: Any, parameter: jax.Array) -> bool:
+    """Whether weight decay applies: to matrices, not to biases and scales.
+
+    Nor to what values add: its start is a regression over the memory, which decay would undo.
+    """
+    names = "/".join(str(key) for key in path)
+    return parameter.ndim > 1 and not any(f"'{kind}_" in names for kind in ("project", "output"))
+
+
 class State(NamedTuple):
     """The contents of a checkpoint.
 
@@ -161,8 +170,7 @@ class Trainer:
         return optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.scale_by_adam(),
-            # Matrices decay, biases and scales do not.
-            optax.add_decayed_weights(weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
+            optax.add_decayed_weights(weight_decay, lambda params: jax.tree_util.tree_map_with_path(_decays, params)),
             rate,
         )
 
@@ -223,6 +231,9 @@ class Trainer:
             (state, losses), batch_rows = carry, parallel.split(rows[number])
             rng = jax.random.fold_in(jax.random.key(seed), state.step)
             batch, labels = self._gather(data, batch_rows), data.labels[batch_rows]
+            if self.kind.draw:
+                drawn = self.kind.draw(self.train, batch, labels, state.step / total, jax.random.fold_in(rng, 4))
+                batch, labels = drawn
 
             def seen(params: Any) -> objectives.Step:
                 return objectives.Step(

@@ -276,7 +276,9 @@ class Runs:
     def _run(self, name: str, point: Point, seed: int, split: str, fold: int = 0) -> dict[str, Any]:
         train = hyperparameters.with_fields(self._train, point)
         setting = Setting(**{name: point[name] for name in hyperparameters.SETTING})
-        trainer = self.trainer(dataclasses.replace(train, steps=self._train.steps)).shortened(train.steps)
+        # Steps change no choice of a head that they do not train.
+        steps = train.steps if self._search.trained or split == "test" else 1
+        trainer = self.trainer(dataclasses.replace(train, steps=self._train.steps)).shortened(steps)
         trainer = trainer.divided(*self._division(fold)) if fold else trainer
         run = functools.partial(train_loop.run, trainer, storage.join(self.folder, name), setting, seed, split)
         return self._progress.run(functools.partial(run, self._config_hash), train.steps)

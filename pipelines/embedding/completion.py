@@ -29,7 +29,7 @@ def complete(folders: Sequence[Folder], request: Request, runner: Runner) -> Sel
         manifest.complete(split.path, split.markers, split.config_hash, passed_over=split.passed_over)
     queries = {split.name: Embeddings(split.path) for split in splits}
     removed = removal.settled(request.places)
-    chosen = select(memory.shards_done(), queries, request.filters, request.seed, runner, removed)
+    chosen = select(memory.shards_done(), queries, request.filters, request.seed, runner, removed, names=request.names)
     drops = {shard.name: manifest.Drops(sum(shard.dropped.values()), shard.sha256) for shard in chosen.shards}
     if sum(drop.rows for drop in drops.values()) == sum(marker.rows_out for marker in memory.markers):
         why = leaks.advice(memory.path, chosen, sum(marker.rows_out for marker in memory.markers))
@@ -52,6 +52,7 @@ def select(
     seed: int,
     runner: Runner,
     removed: str = "",
+    names: Sequence[str] = (),
 ) -> Selection:
     """Makes the selection of a memory, or returns the present one if it was made in the same way.
 
@@ -62,11 +63,12 @@ def select(
         seed: of the config.
         runner: not used if no filter is on.
         removed: file of the digests of removed images; empty for none.
+        names: of the classes, if the filters look for them in captions.
 
     Raises:
         UserError: as `selection.describe`, or as a worker raised it.
     """
-    job = selection.describe(memory, splits, filters, seed, removed)
+    job = selection.describe(memory, splits, filters, seed, removed, names)
     if present := _present(job):
         return present
     # In this order, so that half a selection is never taken for a whole one.

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.base import Embed, Filters, Source
-from pipelines import manifest, schemas, sources, storage
-from pipelines.embedding import classes
+from configs.base import Embed, Source
+from pipelines import manifest, mentions, schemas, sources, storage
+from pipelines.embedding import classes, expected
 from pipelines.embedding.classes import Classes
 from pipelines.embedding.request import MEMORY, Request
 from pipelines.encoders.handles import EncoderSpec
@@ -113,7 +113,7 @@ def open_all(request: Request, specs: Mapping[str, EncoderSpec], named: Classes,
         UserError: if a source cannot be listed, its list is not that of the protocol, or a folder is another config's.
     """
     folders = [_open(name, request, _columns(name, specs), named) for name in request.sources]
-    _check_train_and_val({folder.name: sum(shard.rows for shard in folder.shards) for folder in folders}, request)
+    expected.check_train_and_val({one.name: sum(shard.rows for shard in one.shards) for one in folders}, request)
     for folder in folders:
         if retry_rejects:
             folder.retry()
@@ -142,7 +142,7 @@ def _planned(name: str, request: Request, source: Source, named: Classes, listin
         request.sources[name], request.places.data, request.embed, listings, named.of_planning(name), counts
     )
     named.check_numbers(name, source, counts)
-    check_rows(name, source.path, sum(shard.rows for shard in shards), request)
+    expected.check(name, source.path, sum(shard.rows for shard in shards), counts, request)
     return shards
 
 
@@ -271,7 +271,7 @@ def _identity(name: str, source: Source, request: Request, specs: Mapping[str, E
     return {
         "source": _described(source),
         "encoders": {column: dataclasses.asdict(spec.info) for column, spec in specs.items()},
-        "filters": _row_filters(request.filters) if name == MEMORY else {},
+        "filters": _row_filters(request) if name == MEMORY else {},
         "batch_size": request.embed.batch_size,
         "list_shard_rows": request.embed.list_shard_rows,
         "max_image_bytes": request.embed.max_image_bytes,
@@ -279,8 +279,10 @@ def _identity(name: str, source: Source, request: Request, specs: Mapping[str, E
     }
 
 
-def _row_filters(filters: Filters) -> dict[str, object]:
-    return {name: getattr(filters, name) for name in _ROW_FILTERS}
+def _row_filters(request: Request) -> dict[str, object]:
+    own: dict[str, object] = {name: getattr(request.filters, name) for name in _ROW_FILTERS}
+    concepts = [manifest.fingerprint(request.names), mentions.RULES]
+    return own | ({"concepts": concepts} if request.filters.concepts else {})
 
 
 def _described(source: Source) -> dict[str, object]:
@@ -288,29 +290,6 @@ def _described(source: Source) -> dict[str, object]:
     if source.class_level == 1:
         del fields["class_level"]
     return {name: value for name, value in fields.items() if name not in _LATER_FIELDS or source.part or value}
-
-
-def check_rows(name: str, path: str, listed: int, request: Request) -> None:
-    """Raises a `UserError` if a list is not that of the protocol, before hours are spent on it."""
-    wanted = 0 if name == MEMORY else getattr(request.protocol, f"{name}_rows")
-    if wanted and listed != wanted:
-        raise UserError(
-            f"{path}: names {listed:,} images for {name}, {abs(wanted - listed):,} "
-            f"{'fewer' if listed < wanted else 'more'} than the {wanted:,} of the protocol; get the published list, or "
-            f"set --config.protocol.{name}_rows={listed} to use this one"
-        )
-
-
-def _check_train_and_val(listed: Mapping[str, int], request: Request) -> None:
-    """Raises a `UserError` if the list that train and val are parts of is not that of the protocol."""
-    wanted, found = request.protocol.train_val_rows, sum(listed.get(split, 0) for split in ("train", "val"))
-    if wanted and {"train", "val"} <= listed.keys() and found != wanted:
-        path = sources.resolve(request.sources["train"], request.places.data).path
-        raise UserError(
-            f"{path}: names {found:,} images for train and val, {abs(wanted - found):,} "
-            f"{'fewer' if found < wanted else 'more'} than the {wanted:,} of the protocol; get the published list, or "
-            f"set --config.protocol.train_val_rows={found} to use this one"
-        )
 
 
 def _numbered(path: str, config_hash: str, shards: list[InputShard], markers: Mapping[str, Marker]) -> list[InputShard]:

@@ -33,6 +33,7 @@ def run(
     embed: Embed,
     filters: Filters,
     runner: Runner,
+    names: Sequence[str] = (),
 ) -> None:
     """Embeds the pending shards of all folders; afterwards each folder knows its markers.
 
@@ -42,6 +43,7 @@ def run(
         embed: batch size and limits.
         filters: of the memory.
         runner: of the command.
+        names: of the classes, if the filters look for them in captions.
 
     Raises:
         UserError: as a worker raised it, or if outputs of the workers are missing.
@@ -54,7 +56,7 @@ def run(
             pipeline
             | "Shards" >> beam.Create(jobs)
             | "Spread" >> beam.Reshuffle()
-            | "Embed" >> beam.ParDo(EmbedShard(dict(encoders), embed, filters, runner.processes, labels))
+            | "Embed" >> beam.ParDo(EmbedShard(dict(encoders), embed, filters, runner.processes, labels, names))
         )
 
     runner.run(build, functools.partial(_measure, folders), "starting workers, loading encoders")
@@ -76,6 +78,7 @@ class EmbedShard(beam.DoFn):
         filters: Filters,
         processes: int,
         labels: Mapping[str, Labels],
+        names: Sequence[str] = (),
     ) -> None:
         """Keeps what workers need.
 
@@ -85,9 +88,10 @@ class EmbedShard(beam.DoFn):
             filters: of the memory.
             processes: workers on each machine, which share its cores.
             labels: of each folder whose labels are names.
+            names: of the classes, if the filters look for them in captions.
         """
         self.encoders, self.embed, self._filters, self._processes = encoders, embed, filters, processes
-        self._labels = labels
+        self._labels, self._names = labels, tuple(names)
         self._shared = Shared()
 
     def start_bundle(self) -> None:
@@ -110,7 +114,7 @@ class EmbedShard(beam.DoFn):
         one_thread_a_call(self._threads())
         keep_freed_memory()
         opt_out = OptOut.load(self._filters.opt_out) if self._filters.opt_out else None
-        return Tools(EncoderSet(self.encoders), RowFilters(self._filters), opt_out, self._labels)
+        return Tools(EncoderSet(self.encoders), RowFilters(self._filters, self._names), opt_out, self._labels)
 
 
 def _jobs(folders: Sequence[Folder]) -> list[ShardJob]:

@@ -1,9 +1,10 @@
 """The input of the embed stage: a command makes a request of its config, and hands it on instead of the config."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from configs.base import Config, Embed, Encoders, Filters, Places, Protocol, Source
-from pipelines import storage
+from pipelines import mentions, storage
 from pipelines.errors import UserError
 from pipelines.filtering.row_filters import RowFilters
 
@@ -22,6 +23,7 @@ class Request:
         embed: batch size and limits.
         filters: of the memory; `opt_out` is a whole path.
         seed: of the selection.
+        names: of the classes, if the filters look for them in captions.
     """
 
     places: Places
@@ -31,6 +33,7 @@ class Request:
     embed: Embed
     filters: Filters
     seed: int
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Config) -> "Request":
@@ -55,6 +58,22 @@ class Request:
             filters,
             config.seed,
         )
+
+    def with_names(self, names: Sequence[str]) -> "Request":
+        """Returns the request with the names of the classes, if its filters look for them in captions.
+
+        Raises:
+            UserError: if they do, and there are no names.
+        """
+        if not (self.filters.concepts or self.filters.concepts_per_class):
+            return self
+        if not any(map(mentions.synonyms, names)):
+            field = "concepts" if self.filters.concepts else "concepts_per_class"
+            raise UserError(
+                f"--config.filters.{field}: looks for the names of classes in captions, and there are none; set "
+                "--config.class_names to a file with a name a line"
+            )
+        return dataclasses.replace(self, names=tuple(names))
 
     def folder(self, name: str) -> str:
         """Returns the output folder of the memory or of a split."""

@@ -45,13 +45,14 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
         class_names.check(encoders, request.encoders)
         named = classes.agree(request)
         compared = classes.check_class_names(request, named, names)
+        request = request.with_names(names or named.names)
         opened = folders.open_all(request, encoders, named, retry_rejects)
         pending = sum(len(folder.pending) for folder in opened)
         stage.worked = pending > 0
         if pending:
             from pipelines.embedding import job
 
-            job.run(opened, encoders, request.embed, request.filters, runner)
+            job.run(opened, encoders, request.embed, request.filters, runner, request.names)
         for folder in opened:
             conditions = request.filters.metadata if folder.is_memory else ()
             folders.check_rejects(folder, request.embed.max_rejects_share, conditions)
@@ -92,6 +93,7 @@ def foresee(request: Request) -> dict[str, str]:
     class_names.check(encoders, request.encoders)
     named = classes.agree(request)
     classes.check_class_names(request, named, names)
+    request = request.with_names(names or named.names)
     with tempfile.TemporaryDirectory(prefix="web-memory-") as scratch:
         found = folders.foresee(request, encoders, named, scratch)
     return {**found, "encoders": _encoders_line(encoders), "output": request.places.workdir}

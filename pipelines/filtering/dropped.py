@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 REMOVED = "removed"
-REASONS = (REMOVED, "opt_out", "leakage", "exact_duplicates", "near_duplicates")
+REASONS = (REMOVED, "opt_out", "leakage", "exact_duplicates", "near_duplicates", "concepts_per_class")
 """Why a row is left out; the first of several reasons counts. All but `removed` are fields of `Filters`."""
 
 DROPPED = pa.schema(

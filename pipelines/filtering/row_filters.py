@@ -4,11 +4,12 @@
 `selection`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.base import Filters
 from pipelines.filtering.conditions import Condition
+from pipelines.mentions import Names
 from pipelines.sources.sample import Filtered, Sample
 
 _SIZES = ("width", "height")
@@ -18,9 +19,15 @@ _MAX_SHOWN_CHARS = 200
 class RowFilters:
     """The filters of one source that look at a row alone."""
 
-    def __init__(self, filters: Filters) -> None:
-        """Parses the conditions; a `UserError` if one is wrong."""
+    def __init__(self, filters: Filters, names: Sequence[str] = ()) -> None:
+        """Parses the conditions; a `UserError` if one is wrong.
+
+        Args:
+            filters: of the memory.
+            names: of the classes, one of which a caption must name if the filters say so.
+        """
         self._filters = filters
+        self._names = Names(names) if filters.concepts else None
         self._conditions = [Condition.parse(text) for text in filters.metadata]
 
     def unwanted(self, sample: Sample) -> Filtered | None:
@@ -30,6 +37,8 @@ class RowFilters:
             return Filtered(sample.member, "min_caption_chars", str(len(caption)))
         if wanted.max_caption_chars and len(caption) > wanted.max_caption_chars:
             return Filtered(sample.member, "max_caption_chars", str(len(caption)))
+        if self._names and not self._names.find(caption):
+            return Filtered(sample.member, "concepts", caption[:_MAX_SHOWN_CHARS])
         if not self._conditions:
             return None
         known = {**sample.metadata, "caption": sample.caption, "label": sample.label, "url": sample.url}

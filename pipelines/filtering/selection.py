@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.base import Filters
-from pipelines import manifest, schemas, storage
+from pipelines import manifest, mentions, schemas, storage
 from pipelines.errors import UserError
 from pipelines.filtering.dropped import REASONS, REMOVED
 from pipelines.filtering.leakage import Rule
@@ -104,6 +104,8 @@ class SelectionJob:
         seed: of the pivots of `near_duplicates`.
         identity: everything that decides the selection.
         removed: file of the digests of removed images; empty for none.
+        concepts_per_class: most rows that a class keeps; 0 for any.
+        names: of the classes, if that is so.
     """
 
     memory: MemoryShards
@@ -115,6 +117,8 @@ class SelectionJob:
     seed: int
     identity: dict[str, Any]
     removed: str = ""
+    concepts_per_class: int = 0
+    names: tuple[str, ...] = ()
 
     @property
     def leakage(self) -> bool:
@@ -129,7 +133,7 @@ class SelectionJob:
     @property
     def is_idle(self) -> bool:
         """Whether no row can be dropped."""
-        return not (self.removed or self.opt_out or self.leakage or self.exact_duplicates or self.near_duplicates)
+        return not any(getattr(self, reason) for reason in REASONS)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -238,7 +242,12 @@ class Selection:
 
 
 def describe(
-    memory: MemoryShards, splits: Mapping[str, Embeddings], filters: Filters, seed: int, removed: str = ""
+    memory: MemoryShards,
+    splits: Mapping[str, Embeddings],
+    filters: Filters,
+    seed: int,
+    removed: str = "",
+    names: Sequence[str] = (),
 ) -> SelectionJob:
     """Returns the job that makes a selection, without doing any of it.
 
@@ -248,6 +257,7 @@ def describe(
         filters: `opt_out` is a whole path.
         seed: of the config.
         removed: file of the digests of removed images; empty for none.
+        names: of the classes, if the filters look for them in captions.
 
     Raises:
         UserError: if the opt-out list is missing, or a split has keys of another encoder.
@@ -265,6 +275,10 @@ def describe(
         "near_duplicates": filters.near_duplicates,
         "seed": seed if filters.near_duplicates else 0,
     }
+    if filters.concepts_per_class:
+        # Newer than the first selections, which stay as they are.
+        rules = [manifest.fingerprint(list(names)), mentions.RULES]
+        identity |= {"concepts_per_class": filters.concepts_per_class, "concepts": rules, "seed": seed}
     return SelectionJob(
         memory,
         {name: split.folder for name, split in guarded.items()},
@@ -275,6 +289,8 @@ def describe(
         seed,
         identity,
         removed,
+        filters.concepts_per_class,
+        tuple(names) if filters.concepts_per_class else (),
     )
 
 

@@ -1,5 +1,6 @@
 """Makes a selection as a Beam job.
 
+    memory shard --Kept--> what each class keeps of the rows that name it, if that is bounded
     memory shard --Screen--> removed rows, opt-outs and leaks; digests of the other rows by bucket, their keys by cell
     bucket --CompareImages--> exact duplicates
     cell   --CompareKeys----> near duplicates
@@ -28,8 +29,9 @@ from pipelines.filtering.leakage import Queries
 from pipelines.filtering.selection import Compared, MemoryShard, SelectionJob
 from pipelines.filtering.selection_files import SCREENED, Facts, Packed, WriteSelection, WriteShard, nearest
 from pipelines.filtering.similarity import NONE, unit
-from pipelines.filtering.unwanted import opt_out, removed_list
+from pipelines.filtering.unwanted import opt_out, removed_list, surplus
 from pipelines.filtering.unwanted.opt_out import OptOut
+from pipelines.filtering.unwanted.surplus import Surplus
 from pipelines.runner import Runner
 from pipelines.schemas import THUMBNAIL, content_keys, unit_keys
 
@@ -50,12 +52,14 @@ def run(job: SelectionJob, runner: Runner) -> None:
     drawn = _drawn(job)
 
     def build(pipeline: beam.Pipeline) -> None:
-        pivots = [AsList(pipeline | "Draw" >> Pivots(drawn, job))] if drawn else []
+        known = {"pivots": AsList(pipeline | "Draw" >> Pivots(drawn, job))} if drawn else {}
+        if job.concepts_per_class:
+            known["kept"] = AsList(pipeline | "Balance" >> Kept(job))
         screened = (
             pipeline
             | "Shards" >> beam.Create(shards)
             | "Spread" >> beam.Reshuffle()
-            | "Screen" >> beam.ParDo(Screen(job), *pivots)
+            | "Screen" >> beam.ParDo(Screen(job), **known)
         )
         drops = screened | "Drops" >> beam.ParDo(Only(_DROPS)).with_output_types(Packed)
         images = screened | "Images" >> beam.ParDo(Only(_IMAGES)).with_output_types(Pair)
@@ -113,6 +117,51 @@ class Pivots(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.ParDo(ReadPivots(self._job))
         )
+
+
+class Kept(beam.PTransform):
+    """Finds what each class keeps of the rows that name it, packed as one text of bytes (`surplus.merge`)."""
+
+    def __init__(self, job: SelectionJob) -> None:
+        """Keeps what workers need."""
+        super().__init__()
+        self._job = job
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        """Returns the one text of bytes."""
+        most = self._job.concepts_per_class
+        return (
+            pipeline
+            | "Captions" >> beam.Create(self._job.memory.shards)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.ParDo(ReadCaptions(self._job))
+            | "Merge" >> beam.CombinePerKey(functools.partial(surplus.merge, most=most))
+            | "Whole" >> beam.Values()
+        )
+
+
+class ReadCaptions(beam.DoFn):
+    """Finds what each class keeps of the rows of a shard."""
+
+    def __init__(self, job: SelectionJob) -> None:
+        """Keeps what workers need."""
+        self._job = job
+
+    def setup(self) -> None:
+        """Prepares the names."""
+        self._surplus = _surplus(self._job)
+
+    def process(self, shard: MemoryShard) -> Iterator[tuple[int, bytes]]:
+        """Yields the rows that classes keep, under the one key 0."""
+        kept = b""
+        for block in self._job.memory.blocks(shard, ["id", "caption"]):
+            ids, captions = block.column("id").to_numpy(), block.column("caption").to_pylist()
+            kept = surplus.merge([kept, self._surplus.kept(ids, captions)], self._job.concepts_per_class)
+        yield 0, kept
+
+
+def _surplus(job: SelectionJob) -> Surplus:
+    return Surplus(job.names, job.concepts_per_class, job.identity["seed"])
 
 
 class ReadPivots(beam.DoFn):
@@ -175,17 +224,27 @@ class Screen(beam.DoFn):
         self._columns = ["id", "content_key"]
         self._columns += ["url", "metadata"] if self._lists else []
         self._columns += ["key"] if job.leakage or job.near_duplicates else []
+        self._columns += ["caption"] if job.concepts_per_class else []
 
-    def process(self, shard: MemoryShard, pivots: Sequence[bytes] = ()) -> Iterator[Screened]:
+    def setup(self) -> None:
+        """Prepares the names of classes, if rows are dropped by them."""
+        self._surplus = _surplus(self._job) if self._job.concepts_per_class else None
+
+    def process(
+        self, shard: MemoryShard, pivots: Sequence[bytes] = (), kept: Sequence[bytes] = ()
+    ) -> Iterator[Screened]:
         """Yields drops (shard, packed), images (bucket, (ids, digests)), cells (cell, (ids, keys)), facts, entries."""
         job, found = self._job, _Screening()
         job.memory.check(shard)
         met = {*self._filtered(shard)}
         centres = duplicates.different(np.frombuffer(b"".join(pivots), np.float16).reshape(-1, job.memory.key.dim))
+        bounds = self._surplus.bounds(kept[0]) if self._surplus else np.empty(0, np.uint64)
         has_pixels = job.rule.pixels > 0 and job.memory.has_column(shard, THUMBNAIL)
         for block in job.memory.blocks(shard, [*self._columns, *([THUMBNAIL] if has_pixels else [])]):
             rows = self._rows(block, shard)
             drops = self._drops(rows, block, found, met)
+            if self._surplus:
+                drops = np.concatenate([drops, self._beyond(block, drops["id"], bounds)])
             found.drops.append(drops.tobytes())
             rows = rows.where(~np.isin(rows.ids, drops["id"]))
             if job.exact_duplicates:
@@ -239,6 +298,13 @@ class Screen(beam.DoFn):
         if self._job.leakage:
             found.append(self._leaks(rows.where(stays), screening))
         return np.concatenate(found)
+
+    def _beyond(self, block: pa.RecordBatch, gone: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        """Returns `RECORD`s of the rows of a block, without those that are gone, that no class keeps."""
+        assert self._surplus
+        ids, captions = block.column("id").to_numpy(), block.column("caption").to_pylist()
+        is_surplus = self._surplus.surplus(ids, captions, bounds) & ~np.isin(ids, gone)
+        return dropped.records(ids[is_surplus], "concepts_per_class")
 
     def _leaks(self, rows: _Rows, screening: _Screening) -> np.ndarray:
         queries = self._shared_queries.acquire(lambda: Queries.load(self._job.splits))

@@ -27,6 +27,7 @@ from pipelines.manifest.claims import (
     release,
     write_config,
 )
+from pipelines.manifest.concepts import Concepts
 from pipelines.manifest.finished import (
     Drops,
     complete,
@@ -49,6 +50,7 @@ from pipelines.manifest.readers import (
 __all__ = [
     "CLASSES",
     "COMPLETE_FILE",
+    "Concepts",
     "DROPPED",
     "Drops",
     "Embeddings",

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model import ablate, train
-from tests.world import World
+from tests.world import PLAIN_TRIALS, World
 
 _FLAGS = (
     "--config.train.heads=linear,mam",
@@ -20,6 +20,7 @@ _FLAGS = (
     "--config.train.batch_size=16",
     "--config.train.attention_dim=4",
     "--config.train.value_dim=8",
+    *(f"--config.{name}={value}" for name, value in PLAIN_TRIALS.items()),
     "--config.train.many_over=13",
 )
 

@@ -19,7 +19,7 @@ from model.training import run_files
 from pipelines import options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Neighbors
-from tests.world import SPLITS, World
+from tests.world import PLAIN_TRIALS, SPLITS, World
 
 _FLAGS = (
     "--config.train.heads=linear,mean_knn,mam",
@@ -173,6 +173,7 @@ def test_zero_shot_has_one_trial_and_is_a_line_to_beat(world, monkeypatch, capsy
     monkeypatch.setattr("model.reports.gallery.write", lambda path, *_: Image.new("RGB", (3, 2), "red").save(path))
     flags = (
         f"--config.class_names={world.name_classes()}",
+        *(f"--config.{name}={value}" for name, value in PLAIN_TRIALS.items()),
         "--config.train.heads=linear,mam,zero_shot",
         "--config.train.steps=4",
         "--config.train.batch_size=16",
@@ -235,16 +236,20 @@ def test_the_classes_that_the_other_convention_moves_are_told(world, capsys):
 
 def test_published_figures_stand_beside_ours_with_encoder_and_source(world, capsys):
     _write_runs(world)
-    assert evaluate.main(_argv(world, "--config.protocol.name=places_lt", "--published", "--markdown")) == 0
+    encoders = ("--config.encoders.key=a/key", "--config.encoders.value_text=b/text,large=c/large")
+    argv = _argv(world, "--config.protocol.name=places_lt", "--published", "--markdown", *encoders)
+    assert evaluate.main(argv) == 0
     printed = capsys.readouterr().out
     table = printed[printed.index("Test accuracy on places_lt") :]
-    assert "| 100.0 ± 0.0 | 100.0 ± 0.0 | - | - | this run |" in table
+    assert "| mean_knn | a/key; values b/text | 100.0 ± 0.0 | 100.0 ± 0.0 | - | - | this run |" in table
+    assert "| linear | a/key | " in table
     assert "| mam | ViT-B/16; values ViT-G/14, T5 | 49.9 | 50.9 | 49.9 | 47.5 | Iscen et al., CVPR 2023 |" in table
     assert "| LIFT | CLIP ViT-L/14, AdaptFormer | 53.7 | - | - | - |" in table
     _evaluate(world)
     assert "Iscen" not in capsys.readouterr().out
     assert evaluate.main(_argv(world, "--published")) == 2
-    assert "--config.protocol.name=; known are imagenet_lt, places_lt, inat18" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "nothing is published for this protocol (--config.protocol.name=), only for imagenet_lt, places_lt" in said
 
 
 def test_results_of_other_settings_do_not_replace_each_other(world, capsys):

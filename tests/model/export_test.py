@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from model import export
+from model import evaluate, export
 from model.recognizer import Recognizer
 from pipelines import storage
 from pipelines.errors import UserError
@@ -52,6 +52,16 @@ def test_has_no_pickle_and_says_what_it_is(bundle):
     assert not names & {".pkl", ".pickle", ".pt", ".bin"}
     card = (bundle / "MODEL_CARD.md").read_text()
     assert f"a memory of {ROWS} image-text pairs" in card and "| licence |" in card and "| mam | 1 |" in card
+
+
+def test_its_card_has_the_intervals_of_the_evaluation_that_has_most_of_its_heads(line, tmp_path):
+    workdir = shutil.copytree(line.workdir, tmp_path / "out")
+    argv = line.argv(f"--config.workdir={workdir}")
+    for heads in ("linear,mam,mean_knn", "mam"):
+        assert evaluate.main([*argv, f"--config.train.heads={heads}"]) == 0
+    assert export.main([*argv, f"--output={tmp_path / 'bundle'}", "--head=linear,mam"]) == 0
+    card = (tmp_path / "bundle/MODEL_CARD.md").read_text()
+    assert "| mam | linear |" in card and "mean_knn" not in card and "web-memory evaluate" not in card
 
 
 def test_every_file_is_checked(bundle, moved):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from index import reindex
 from model.recognizer import Recognizer
-from pipelines import schemas
+from pipelines import schemas, storage
 from pipelines.errors import UserError
 from tests.model.recognition.line import COLORS, HEADS, ROWS, Line, picture
 
@@ -186,3 +186,16 @@ def test_damaged_files_are_refused_or_do_no_harm(line, opened, tmp_path, pattern
         path.write_bytes(data)
     with Recognizer.open(str(tmp_path / "out"), head="mam", seeds="all") as recognizer:
         assert recognizer.predict(wanted) == right
+
+
+def test_heads_that_read_lists_by_name_do_not_predict(line, tmp_path):
+    shutil.copytree(line.workdir, tmp_path / "out", symlinks=True)
+    for head in ("mam", "linear"):
+        (path,) = (tmp_path / "out").glob(f"runs/*/{head}/recognition.json")
+        facts = schemas.read_json(str(path), {"lists": dict}, "")
+        assert facts["lists"]["by"] == "key"
+        storage.write_json(str(path), {**facts, "lists": {**facts["lists"], "by": "name"}})
+    with pytest.raises(UserError, match="neighbors.by=name, which are not looked up for new photographs; train on"):
+        Recognizer.open(str(tmp_path / "out"), head="mam")
+    with Recognizer.open(str(tmp_path / "out"), head="linear") as recognizer:
+        assert recognizer.predict(line.photographs()[:1])

@@ -23,9 +23,9 @@ from model.training import train_loop
 from model.training.trainer import Setting, Trainer
 from pipelines import options, schemas, storage
 from pipelines.errors import UserError
-from tests.world import SPLITS, World
+from tests.world import PLAIN_TRIALS, SPLITS, World
 
-_FLAGS = {
+_FLAGS = PLAIN_TRIALS | {
     "train.heads": "linear,mam",
     "train.values": "text",
     "train.steps": "24",
@@ -315,3 +315,19 @@ def test_a_checkpoint_of_another_shape_is_refused(world, change):
         run(config.train)
     with pytest.raises(UserError, match=r"/checkpoints: cannot be read \(.+\); remove .*/one"):
         run(dataclasses.replace(config.train, **change))
+
+
+def test_heads_that_read_names_and_rows_train_and_resume(looked_up, tmp_path):
+    world = looked_up.copy(tmp_path)
+    names = world.name_classes()
+    heads = ("lda", "knn_vote", "tip_adapter", "tip_adapter_f", "real_linear", "swat")
+    changes = {"train__heads": ",".join(heads), "train__steps": "12", "train__seeds": "0", "train__trials": "2"}
+    argv = _argv(world, **changes, **{"class_names": str(names), "train.folds": "2"})
+    assert train.main(argv) == 0
+    before = {path: path.read_bytes() for path in _runs(world).rglob("seed-0/predictions.parquet")}
+    assert {path.parts[-3] for path in before} == set(heads)
+    assert list(_runs(world).rglob("fold-1/result.json"))
+    for path in before:
+        (path.parent / "result.json").unlink()
+    assert train.main(argv) == 0
+    assert {path: path.read_bytes() for path in before} == before

@@ -520,3 +520,46 @@ def test_the_listing_of_another_split_is_refused(world, capsys):
     )
     listing.unlink()
     assert world.embed("out", **more) == 0 and world.parquet() == before
+
+
+def test_rows_whose_captions_name_no_class_are_filtered(world, capsys):
+    (world.root / "names.txt").write_text("dog\nblue cat, feline\nhorse\n")
+    named = {"class_names": "names.txt", "filters__concepts": "true"}
+    assert world.embed(**named) == 0
+    memory = Embeddings(f"{world.root}/out/memory")
+    captions = [row for shard in memory.shard_rows for row in memory.read(shard, ["caption"])["caption"].to_pylist()]
+    wanted = [_CAPTIONS[i % 4] for _ in range(2) for i in range(7) if _CAPTIONS[i % 4] != "green"]
+    assert captions == wanted and "concepts 4" in capsys.readouterr().out
+    # Other names are another memory.
+    (world.root / "names.txt").write_text("dog\nblue cat, feline\ngreen\n")
+    assert world.embed(**named) == 2
+    assert "belongs to another configuration" in capsys.readouterr().err
+    (world.root / "names.txt").write_text("(none)\n\n\n")
+    assert world.embed("other", **named) == 2
+    assert "--config.filters.concepts: looks for the names of classes in captions" in capsys.readouterr().err
+
+
+def test_a_class_keeps_so_many_rows_that_name_it_whatever_the_workers(world, capsys):
+    (world.root / "names.txt").write_text("dog\nblue cat, feline\nhorse\n")
+    named = {"class_names": "names.txt", "filters__concepts_per_class": 2}
+    assert world.embed(**named) == 0
+    memory = Embeddings(f"{world.root}/out/memory")
+    captions = [row for shard in memory.shard_rows for row in memory.read(shard, ["caption"])["caption"].to_pylist()]
+    assert sum("dog" in text for text in captions) == sum("cat" in text for text in captions) == 2
+    assert captions.count("green") == 4 and "concepts_per_class 6" in capsys.readouterr().out
+    assert world.embed("fnapi", "--runner=FnApiRunner", **named) == 0
+    assert world.parquet("fnapi") == world.parquet()
+    # The same memory, of which other rows are used; none is embedded again.
+    before = {name: digest for name, digest in world.parquet().items() if "_dropped" not in name}
+    assert world.embed(seed=3, class_names="names.txt", filters__concepts_per_class=1) == 0
+    assert {name: digest for name, digest in world.parquet().items() if "_dropped" not in name} == before
+    assert "embed: already done" in capsys.readouterr().out and Embeddings(f"{world.root}/out/memory").rows == 6
+
+
+@pytest.mark.slow
+def test_worker_processes_keep_the_same_rows_of_a_class(world):
+    (world.root / "names.txt").write_text("dog\nblue cat, feline\nhorse\n")
+    named = {"class_names": "names.txt", "filters__concepts": "true", "filters__concepts_per_class": 2}
+    assert world.embed("one", **named) == 0
+    assert world.embed("two", "--direct_num_workers=2", "--direct_running_mode=multi_processing", **named) == 0
+    assert world.parquet("two") == world.parquet("one") and Embeddings(f"{world.root}/two/memory").rows == 4

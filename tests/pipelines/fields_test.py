@@ -50,7 +50,7 @@ def _says(config: object, sentence: str) -> None:
         (Train(dropouts=(0.5, 1.0)), "--config.train.dropouts=0.5,1.0: must be at least 0 and less than 1"),
         (Train(seeds=(0, -1)), "--config.train.seeds=0,-1: must be at least 0"),
         (Train(vl_ltr_width=0.0), "--config.train.vl_ltr_width=0.0: must be above 0"),
-        (Train(attention_heads=3), "--config.train.attention_heads=3: must divide value_dim=256"),
+        (Train(attention_heads=3), "--config.train.attention_heads=3: must divide value_dim=1024"),
         (Train(heads=("rac",), values=("image",)), "--config.train.values=image: rac reads texts; add text"),
         (Train(ncr=Ncr(weight=1.5)), "--config.train.ncr.weight=1.5: must be 0 to 1"),
         (Train(ncr=Ncr(temperature=0.0)), "--config.train.ncr.temperature=0.0: must be above 0"),
@@ -60,7 +60,7 @@ def _says(config: object, sentence: str) -> None:
         (Train(curriculum=Curriculum(starts=(0.5, 0.4))), "curriculum.starts=0.5,0.4: must be two shares of the steps"),
         (Train(curriculum=Curriculum(weights=(1.0,))), "--config.train.curriculum.weights=1.0: must be three"),
         (Train(paco=Paco(alpha=0.0, beta=0.0)), "--config.train.paco.alpha=0.0: must be above 0 where beta is 0"),
-        (Train(loss="paco", paco=Paco(queue=9)), "--config.train.paco.queue=9: must be at least batch_size=256"),
+        (Train(loss="paco", paco=Paco(queue=9)), "--config.train.paco.queue=9: must be at least batch_size=128"),
     ],
 )
 def test_settings_of_training_are_checked(train, sentence):
@@ -117,7 +117,7 @@ def test_inner_sections_are_checked_by_their_whole_names(name):
 def test_a_section_is_checked_alone():
     with pytest.raises(UserError, match=r"^--config.train.paco.dim=0: must be at least 1$"):
         fields.check(Train(paco=Paco(dim=0)), "train.")
-    with pytest.raises(UserError, match=r"^--config.train.attention_heads=3: must divide value_dim=256$"):
+    with pytest.raises(UserError, match=r"^--config.train.attention_heads=3: must divide value_dim=1024$"):
         fields.check(Train(attention_heads=3), "train.")
 
 
@@ -172,7 +172,7 @@ def test_all_shipped_configs_pass():
 
 def test_help_of_one_group():
     text = fields.help_text(Config(), "neighbors")
-    assert "  --config.neighbors.k=32" in text and "Neighbours of each query" in text and "at least 1" in text
+    assert "  --config.neighbors.k=128" in text and "Neighbours of each query" in text and "at least 1" in text
     assert "index" not in text and max(map(len, text.splitlines())) <= 100
     assert "--config.train.ncr.weight=0.3" in fields.help_text(Config(), "train.ncr")
     assert "--config.workdir=out/run" in fields.help_text(Config(), "config")

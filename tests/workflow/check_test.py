@@ -113,6 +113,23 @@ def test_every_problem_is_a_sentence(world, capsys):
     assert errors[3] == "error: 3 problems stand in the way, see above" and not (world.root / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"protocol__test_rows": 4}, "names 3 images for test, 1 fewer than the 4 of the protocol"),
+        ({"protocol__train_val_rows": 13}, "names 12 images for train and val, 1 fewer than the 13 of the protocol"),
+        ({"protocol__classes": 2}, "has 3 classes, the protocol 2; get the published list"),
+        (
+            {"protocol__images_per_class": "1,3"},
+            "has 3 and 3 images in its smallest and its largest class, the protocol",
+        ),
+    ],
+)
+def test_lists_of_another_protocol_are_a_problem(world, capsys, flags, said):
+    assert world.check(**flags) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
 def test_images_that_cannot_be_read_are_a_problem_only_if_all_are(world, capsys):
     (world.root / "train/cat/0.png").write_bytes(b"\x89PNG no image")
     assert world.check() == 0
@@ -136,3 +153,11 @@ def test_a_full_disk_is_a_problem_before_any_work(world, capsys):
     assert world.check(index__searcher="exact") == 2
     err = capsys.readouterr().err
     assert f"--config.workdir={world.root}/out: the stages write about " in err and "make room" in err
+
+
+def test_a_filter_by_names_without_a_name_is_a_problem(world, capsys):
+    (world.root / "names.txt").write_text("(cat)\n(dog)\n(red)\n")
+    assert world.check(filters__concepts_per_class=3) == 0
+    assert world.check(filters__concepts_per_class=3, class_names="names.txt") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--config.filters.concepts_per_class: looks for the names of classes in captions, and there are none" in said

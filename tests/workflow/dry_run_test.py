@@ -100,7 +100,7 @@ def test_what_is_done_and_what_would_be(line, capsys):
     # One trial and two seeds of each head.
     assert said("train")["mam"] == "3 of 3 runs are done; nothing to train"
     (line.runs / "mam/seed-1/result.json").unlink()
-    assert said("train")["mam"] == "2 of 3 runs are done; would train 1 of 20 steps"
+    assert said("train")["mam"] == "2 of 3 runs are done; would train 1 of 20 steps in all"
     assert said("sweep")["mam"] == "1 of 1 runs are done; nothing to train"
     shutil.rmtree(line.workdir / "neighbors")
     assert said("neighbors")["done"] == "0 of 3 blocks of lists"
@@ -127,3 +127,13 @@ def test_a_value_goes_to_beam(line, capsys):
     assert "--dry_run: DirectRunner does not have it" in capsys.readouterr().err
     assert importlib.import_module("model.train").main(line.argv("--dry_run=true")) == 2
     assert "--dry_run=true: unknown flag; did you mean '--dry_run'?" in capsys.readouterr().err
+
+
+def test_run_looks_for_names_where_lists_go_by_them(line, capsys):
+    (line.workdir / "index/manifest.json").rename(line.workdir / "index/kept.json")
+    run = importlib.import_module("workflow.run")
+    assert run.main(line.argv("--dry_run", "--config.neighbors.by=name")) == 0
+    said = capsys.readouterr().out
+    assert "concepts, dry run: nothing was written" in said and "build, neighbors, train, report: would follow" in said
+    assert run.main(line.argv("--dry_run")) == 0
+    assert "concepts" not in capsys.readouterr().out

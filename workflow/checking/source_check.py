@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from configs.base import Embed, Source
 from pipelines import sources, storage
-from pipelines.embedding import classes, folders
+from pipelines.embedding import classes, expected
 from pipelines.embedding.classes import Classes
 from pipelines.embedding.names import class_names
 from pipelines.embedding.request import MEMORY, Request
@@ -86,6 +86,11 @@ def look(request: Request, predict: Source, scratch: str) -> tuple[list[Looked],
             _look(found[name], source, request, None if problems else named, f"{scratch}/{name}")
         except UserError as error:
             found[name].problems.append(str(error))
+    counted = {name: seen.rows for name, seen in found.items() if seen.rows and seen.is_exact}
+    try:
+        expected.check_train_and_val(counted, request)
+    except UserError as error:
+        problems.append(str(error))
     return list(found.values()), problems
 
 
@@ -95,6 +100,7 @@ def _agree(request: Request) -> tuple[Classes, list[str]]:
         names = class_names.read(request.places)
         named = classes.agree(request)
         classes.check_class_names(request, named, names)
+        request.with_names(names or named.names)
     except UserError as error:
         return Classes(None, {}), [str(error)]
     return named, []
@@ -121,7 +127,7 @@ def _look(seen: Looked, source: Source, request: Request, agreed: Classes | None
             seen.unreadable.append(why)
     seen.rows, seen.is_exact = rows(shards, seen.samples, embed)
     if seen.name not in (MEMORY, PREDICT) and seen.is_exact:
-        folders.check_rows(seen.name, source.path, seen.rows, request)
+        expected.check(seen.name, source.path, seen.rows, counts, request)
     if not seen.samples:
         why = f"such as {seen.unreadable[0]}" if seen.unreadable else "there is none"
         flag = f"--config.{seen.name if seen.name == MEMORY else f'{seen.name}_set'}"

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from model.measures import metrics
 from model.reports import charts, tables
 from model.reports.charts import Chart
 from model.reports.grid import Grid
 from model.reports.pages.inputs import Inputs
-from pipelines import schemas
-from pipelines.manifest import Embeddings
+from model.reports.pages.site import plain
+from pipelines import manifest, schemas, storage
+from pipelines.manifest import Concepts, Embeddings
 
 # Rows whose texts are counted, and whose keys are compared; a larger memory is sampled by whole shards.
 _MOST_TEXTS, _MOST_KEYS, _QUERIES = 200_000, 20_000, 1000
 _MOST_SOURCES, _PAIRS = 12, 6
+# Classes without a caption that are listed, and characters of each.
+_MOST_UNNAMED, _MOST_NAME_CHARS = 20, 60
 # Rows that were dropped for other reasons, such as a takedown, are not shown.
 _COPIES = ("leakage", "exact_duplicates", "near_duplicates")
 _ROW = ["id", "source_shard", "member", "caption"]
@@ -30,12 +34,14 @@ def gather(inputs: Inputs) -> dict[str, Any]:
     texts = _sample(memory, ["source_shard", "url", "caption"], _MOST_TEXTS)
     lengths = np.array([len(text.split()) for text in texts["caption"].to_pylist() if text], np.int64)
     alike, pairs = _alike(inputs)
+    names = concepts(inputs.config.places.concepts, memory.snapshot, inputs.groups)
     return {
         "rows": memory.rows,
         "counted": texts.num_rows,
         "sources": tables.table(_sources(texts)),
         "captions": tables.table(_lengths(lengths, texts.num_rows)),
         "lengths": _histogram(lengths) if len(lengths) else None,
+        "named": tables.table(names) if names else None,
         "alike": tables.table(alike) if alike else None,
         "pairs": pairs,
     }
@@ -47,6 +53,38 @@ def _sample(memory: Embeddings, columns: list[str], most: int) -> pa.Table:
     take = max(1, min(len(shards), len(shards) * most // max(memory.rows, 1)))
     chosen = sorted({shards[place * len(shards) // take] for place in range(take)})
     return pa.concat_tables([memory.read(shard, columns).select(columns) for shard in chosen])
+
+
+def concepts(folder: str, snapshot: str, groups: np.ndarray) -> Grid | None:
+    """Returns how many captions name the classes, by shot group; None if `web-memory concepts` has not counted them.
+
+    Args:
+        folder: of the concepts.
+        snapshot: of the memory; counts of another one are not shown.
+        groups: shot group of each class, `[C]`.
+    """
+    if not storage.exists(storage.join(folder, manifest.COMPLETE_FILE)):
+        return None
+    found = Concepts.open(folder)
+    table = found.classes().slice(0, len(groups))
+    if found.memory != snapshot or len(table) < len(groups):
+        return None
+    counts, lines = table["captions"].to_numpy(), list[tuple[str, ...]]()
+    for name, chosen in [("all", counts), *((name, counts[groups == name]) for name in metrics.GROUPS)]:
+        if len(chosen):
+            sizes = chosen.min(), np.median(chosen), chosen.max()
+            lines.append((name, f"{len(chosen):,}", f"{(chosen == 0).sum():,}", *(f"{size:,.0f}" for size in sizes)))
+    unnamed = [plain(table["name"][place].as_py(), _MOST_NAME_CHARS) for place in np.flatnonzero(counts == 0).tolist()]
+    shown = ", ".join(unnamed[:_MOST_UNNAMED]) + (", .." if len(unnamed) > _MOST_UNNAMED else "")
+    return Grid(
+        "How many captions name a class",
+        ("classes", "number", "named by none", "fewest captions", "median", "most captions"),
+        lines,
+        (
+            f"{found.named:,} of {found.captions:,} captions name a class by one of its synonyms",
+            *([f"no caption names: {shown}"] if unnamed else []),
+        ),
+    )
 
 
 def _sources(texts: pa.Table) -> Grid:

@@ -120,7 +120,9 @@ def test_classes_and_groups_are_counted(config):
 
 def test_the_other_convention_counts_the_bounds_to_the_outer_groups(config):
     oltr = dataclasses.replace(config, train=Train(shots="oltr"))
-    assert "has 3/1/4 many-" in _refused(oltr)
+    sentence = _refused(oltr)
+    assert "has 3/1/4 many-" in sentence and "these are its groups by --config.train.shots=decoupling" in sentence
+    assert "set --config.protocol.classes_per_group=3,1,4 for those of oltr" in sentence
     _check(dataclasses.replace(oltr, protocol=dataclasses.replace(_PROTOCOL, classes_per_group=(3, 1, 4))), _COUNTS)
 
 

@@ -9,8 +9,10 @@ from configs.base import Train
 from configs.schema import training
 from model.data.batch import Batch
 from model.heads import registry
+from model.heads.attention.mml import Prototypes
 from model.heads.lda import Classes
 from model.heads.linear import dropout, thin
+from model.heads.pairs.drawing import Retrieved
 from model.heads.texts.zero_shot import ClassNames
 from model.heads.votes.knn_vote import Voters
 from model.heads.votes.tip_adapter import Cache
@@ -37,6 +39,12 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     prepared["knn_vote"] = Voters(known.names, jnp.zeros(9, int))
     doubt = jnp.asarray(rng.random(7), jnp.float32)
     prepared["guarded"] = Trust(known.names, normal(d + 1, 7), normal(d + 1, 7), doubt, jnp.asarray(0.5))
+    prepared["mml"] = Prototypes(normal(7, d), normal(7, d))
+    prepared["real_linear"] = prepared["swat"] = Retrieved(
+        normal(9, d), jnp.arange(7), jnp.ones(7, int), jnp.ones(7, int), normal(d, 7), jnp.ones(())
+    )
+    # Texts in the space of the keys.
+    batch = batch._replace(values={"text": normal(b, k, d)}) if head == "mml" else batch
     return batch._replace(prepared=prepared.get(head))
 
 
@@ -61,12 +69,15 @@ def test_the_config_knows_the_same_heads():
 
 
 def test_an_unknown_head_is_refused():
-    with pytest.raises(UserError, match="no head 'mum'; did you mean 'mam'"):
-        registry.get("mum").build(Train(), 7, _batch())
+    with pytest.raises(UserError, match="no head 'maam'; did you mean 'mam'"):
+        registry.get("maam").build(Train(), 7, _batch())
 
 
 # Heads whose first logits are not those of a linear classifier.
-_OTHERS = ("mam_names", "guarded", "vl_ltr", "zero_shot", "lda", "knn_vote", "tip_adapter", "tip_adapter_f")
+_OTHERS = (
+    *("mam_names", "guarded", "vl_ltr", "zero_shot", "lda", "knn_vote", "tip_adapter", "tip_adapter_f", "mml"),
+    *("real_linear", "swat"),
+)
 
 
 @pytest.mark.parametrize("name", [name for name in registry.HEADS if name not in _OTHERS])

@@ -13,6 +13,7 @@ from pipelines.errors import UserError
 from tests.model.small_task import small_task
 
 _TRAIN = Train(
+    value_scale=0.0,
     heads=("linear", "mlp", "mean_knn", "mam", "rac", "zero_shot"),
     values=("text",),
     attention_dim=4,

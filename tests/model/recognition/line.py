@@ -10,6 +10,7 @@ from index import build, neighbors
 from model import train
 from pipelines import embed
 from tests.pipelines import tiny_encoders as tiny
+from tests.world import PLAIN_TRIALS
 
 COLORS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 40, 50)}
 ROWS = 12
@@ -68,8 +69,10 @@ class Line:
             "train.seeds": "0,1",
             "train.attention_dim": 4,
             "train.value_dim": 8,
+            **PLAIN_TRIALS,
             "train.similarity": "whitened",
             "train.value_scale": 1.0,
+            "train.space": "k=0,similarity=whitened,value_scale=1",
             **{f"{split}_set.format": "image_folder" for split in ("train", "val", "test")},
             **{f"{split}_set.path": split for split in ("train", "val", "test")},
             **flags,

@@ -22,6 +22,14 @@ def test_captions_and_conditions():
     assert filters.unwanted(Sample("x", b"", "four", None, metadata={"a": 1})) == missing
 
 
+def test_captions_that_name_a_class():
+    filters = RowFilters(Filters(concepts=True), ["dog, canine", "hot dog"])
+    assert filters.unwanted(Sample("x", b"", "Canines!", 2)) is None
+    assert filters.unwanted(Sample("x", b"", "dogma " * 90)) == Filtered("x", "concepts", ("dogma " * 90)[:200])
+    assert filters.unwanted(Sample("x", b"", None)) == Filtered("x", "concepts", "")
+    assert RowFilters(Filters(), ["dog"]).unwanted(Sample("x", b"", "a cat")) is None
+
+
 @pytest.mark.parametrize("condition", ["caption==a dog", "url!=http://b", "label<4", "label==3"])
 def test_a_rows_own_columns_can_be_asked_for(condition):
     filters = RowFilters(Filters(metadata=(condition,)))

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 
 from model.measures import metrics
-from model.reports.pages import classes, rows, training
+from model.reports.pages import classes, composition, rows, training
 from model.reports.runs import Run
-from pipelines import schemas
+from pipelines import concepts, schemas
 from pipelines.manifest import Embeddings
-from tests.world import World
+from tests.world import World, write_captions
 
 
 def test_classes_without_test_images_have_no_accuracy():
@@ -70,3 +70,27 @@ def test_rows_balance_and_kinds_of_rejects_have_examples(tmp_path):
     many, one = rows.rejects([account])
     assert (many.reason, many.count, one.reason, one.count) == ("CannotDecode", 5, "EmptyImage", 1)
     assert [row["member"] for row in many.examples] == ["1.jpg", "2.jpg", "3.jpg"]
+
+
+def test_counts_of_captions_by_shot_group(tmp_path):
+    write_captions(f"{tmp_path}/memory", [["a dog", "dogs", "cat", "cats and dogs", "x"]])
+    (tmp_path / "names.txt").write_text("dog\ncat\n\u202ebird, avis\nmouse\n")
+    (tmp_path / "config.py").write_text(
+        "from configs.base import Config\n"
+        "def get_config():\n"
+        f"    return Config(workdir={str(tmp_path)!r}, class_names={str(tmp_path / 'names.txt')!r})\n"
+    )
+    snapshot, groups = Embeddings(f"{tmp_path}/memory").snapshot, np.array(["many", "few", "few"])
+    assert composition.concepts(f"{tmp_path}/concepts", snapshot, groups) is None
+    assert concepts.main([f"--config={tmp_path}/config.py", "--runner=FnApiRunner"]) == 0
+    found = composition.concepts(f"{tmp_path}/concepts", snapshot, groups)
+    assert found and found.rows == [
+        ("all", "3", "1", "0", "2", "3"),
+        ("many", "1", "0", "3", "3", "3"),
+        ("few", "2", "1", "0", "1", "2"),
+    ]
+    assert found.notes[0].startswith("4 of 5 captions name a class")
+    assert found.notes[1].startswith("no caption names: ") and "\u202e" not in found.notes[1]
+    # Counts of another memory, or of fewer classes, are not shown.
+    assert composition.concepts(f"{tmp_path}/concepts", "another", groups) is None
+    assert composition.concepts(f"{tmp_path}/concepts", snapshot, np.repeat(groups, 2)) is None

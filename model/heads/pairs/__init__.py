@@ -1,0 +1,1 @@
+"""Heads that train on memory rows as well, as images of the class that their caption names."""
