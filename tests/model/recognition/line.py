@@ -14,7 +14,7 @@ from tests.world import PLAIN_TRIALS
 
 COLORS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 40, 50)}
 ROWS = 12
-HEADS = ("linear", "mam", "mam_names", "mean_knn")
+HEADS = ("linear", "guarded", "mam", "mam_names", "mean_knn")
 
 
 def picture(color: str, seed: int) -> bytes:
