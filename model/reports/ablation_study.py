@@ -30,7 +30,7 @@ def _is_varied(head: str) -> bool:
 
     `mlp` has the size of the attention, and the bank of `vl_ltr` comes from the lists.
     """
-    return head not in ("linear", "zero_shot")
+    return head not in ("linear", "lda", "zero_shot", "tip_adapter", "tip_adapter_f")
 
 
 def _folder(base: Base, vary: str, value: str, head: str, train: Train, chosen: Any) -> str:
