@@ -30,7 +30,7 @@ _ASKS = 50
 _HALVED = 40
 _ROUNDS = ((1.0, 1 / 8), (0.3, 1 / 3), (0.1, 1.0))
 # Trials beyond the ends of axes.
-_MOST_BEYOND = 6
+_MOST_BEYOND = 3
 
 Point = dict[str, Any]
 # The earlier points in order, each with its result on val, 0 to 1.
