@@ -142,8 +142,8 @@ def test_a_choice_at_the_end_of_an_axis_is_followed_beyond_it():
     train = _train(search="halving", trials=90, space=(), learning_rates=(1e-3, 3e-3, 9e-3), weight_decays=(1.0, 3.0))
 
     def value(point):
-        """Best at a learning rate of 81e-3, and at the larger weight decay of all that are tried, up to 9."""
-        return 1 - abs(math.log(point["learning_rate"] / 81e-3)) / 9 - abs(math.log(point["weight_decay"] / 9)) / 99
+        """Best at a learning rate of 27e-3, and at the larger weight decay of all that are tried, up to 9."""
+        return 1 - abs(math.log(point["learning_rate"] / 27e-3)) / 9 - abs(math.log(point["weight_decay"] / 9)) / 99
 
     beyond = [point for point in _all(train, value=value) if point["learning_rate"] > 9e-3]
     assert [point["learning_rate"] for point in beyond][:2] == [0.027, 0.081]
