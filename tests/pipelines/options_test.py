@@ -161,7 +161,7 @@ def test_a_full_disk_is_said_with_the_folder_of_the_outputs(error, capsys, tmp_p
     assert _raise(error) == 2
     assert capsys.readouterr().err == (
         f"error: out/here: no space is left on its disk, or on that of the temporary files ({tmp_path}); make room and "
-        "run the same comammnd again, it resumes\n"
+        "run the same command again, it resumes\n"
     )
 
 
