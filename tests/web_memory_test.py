@@ -36,13 +36,16 @@ def test_version(capsys):
         (["trian", "--config=x.py"], "error: trian: no such stage; did you mean 'train'?"),
         (["embed,biuld"], "error: biuld: no such stage; did you mean 'build'?"),
         (["train", "--config=configs/dmo.py"], "did you mean 'configs/demo.py'?"),
-        (["run", "--config=configs/demo.py", "--config.train.heads=mma"], "heads=mma: unknown; did you mean 'mam'?"),
+        (["run", "--config=configs/demo.py", "--config.train.heads=mamm"], "heads=mamm: unknown; did you mean 'mam'?"),
         (["embed", "--config=configs/demo.py", "--config.index.k=0"], "--config.index.k=0: must be at least 1"),
         (
             ["run", "--config=configs/demo.py", "--config.test_set.path="],
             "test_set.path=: is empty; neighbors and train",
         ),
-        (["run", "--config=configs/demo.py", "--config.train.k=99"], "train.k=99: is more than --config.neighbors.k="),
+        (
+            ["run", "--config=configs/demo.py", "--config.train.k=999"],
+            "train.k=999: is more than --config.neighbors.k=",
+        ),
         (
             ["run", "--config=configs/demo.py", "--config.train.values=text,image_large"],
             "image_large: no encoder of --config.encoders.value_image makes these values",

@@ -61,6 +61,7 @@ def get_config():
             values=("image",),
             attention_dim=4,
             value_dim=8,
+            value_scale=0.0,
             batch_size=16,
             steps=20,
             learning_rates=(0.003,),

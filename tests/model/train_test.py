@@ -272,7 +272,7 @@ def test_sigkill_then_the_same_command_gives_the_same_bytes(trained, world):
 
 def test_refusals_are_one_sentence(world, capsys):
     cases = [
-        ({"train__heads": "linear,mum"}, "unknown; did you mean 'mam'"),
+        ({"train__heads": "linear,mamm"}, "unknown; did you mean 'mam'"),
         ({"train__loss": "lac"}, "unknown; did you mean 'lace'"),
         ({"train__values": "image"}, "the memory has no 'image' values"),
         ({"train__start": "warm"}, "unknown; known are random, similarity"),
@@ -322,6 +322,7 @@ def test_heads_that_read_names_and_rows_train_and_resume(looked_up, tmp_path):
     names = world.name_classes()
     heads = ("lda", "knn_vote", "tip_adapter", "tip_adapter_f", "real_linear", "swat")
     changes = {"train__heads": ",".join(heads), "train__steps": "12", "train__seeds": "0", "train__trials": "2"}
+    changes |= {"train__search": "halving"}
     argv = _argv(world, **changes, **{"class_names": str(names), "train.folds": "2"})
     assert train.main(argv) == 0
     before = {path: path.read_bytes() for path in _runs(world).rglob("seed-0/predictions.parquet")}

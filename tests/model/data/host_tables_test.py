@@ -18,6 +18,7 @@ from tests.model.small_task import small_task
 _SETTING = Setting(0.01, 0.01, 0.1)
 _TRAIN = Train(
     values=("text",),
+    value_scale=0.0,
     steps=7,
     batch_size=16,
     checkpoint_every=5,
