@@ -123,7 +123,8 @@ def test_layers_and_kinds_share_the_scale(head, layers):
 def test_it_is_prepared_only_for_heads_and_scales_that_read_it():
     task = small_task()
     read = (Train(heads=("mam",), value_scale=1.0), Train(heads=("mean_knn",), space=("value_scale=0|2.5",)))
-    unread = (Train(heads=("mam",)), Train(heads=("linear", "rac"), value_scale=1.0))
+    nothing = Train(heads=("mam",), value_scale=0.0, space=("value_scale=0",))
+    unread = (nothing, Train(heads=("linear", "rac"), value_scale=1.0))
     for train in read:
         (name,) = train.heads
         assert list(preparation.prepare(task, train).prepared[name].predicted) == ["text"]

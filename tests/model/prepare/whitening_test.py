@@ -46,8 +46,8 @@ def test_scores_are_cosines_of_white_vectors(monkeypatch, chunk_rows, entries):
     scored = whitening.rescore(task)
     for name, split in task.splits.items():
         found = scored.splits[name]
-        np.testing.assert_allclose(found.scores, _wanted(task, split), atol=1e-5)
-        assert not found.scores[~split.mask].any()
+        np.testing.assert_allclose(found.whitened, _wanted(task, split), atol=1e-5)
+        assert not found.whitened[~split.mask].any()
         np.testing.assert_array_equal(found.neighbors, split.neighbors)
 
 
@@ -55,7 +55,7 @@ def test_what_all_vectors_share_does_not_count():
     task = small_task()
     moved = {name: dataclasses.replace(s, queries=2 * s.queries + 3) for name, s in task.splits.items()}
     other = dataclasses.replace(task, keys=2 * task.keys + 3, splits=moved)
-    scores, others = (whitening.rescore(x).splits["test"].scores for x in (task, other))
+    scores, others = (whitening.rescore(x).splits["test"].whitened for x in (task, other))
     np.testing.assert_allclose(others, scores, atol=1e-3)
 
 
@@ -64,14 +64,14 @@ def test_val_and_test_lists_have_no_part_in_it():
     test = task.splits["test"]
     other = dataclasses.replace(test, neighbors=np.full_like(test.neighbors, 7))
     changed = whitening.rescore(dataclasses.replace(task, splits={**task.splits, "test": other}))
-    np.testing.assert_array_equal(changed.splits["val"].scores, whitening.rescore(task).splits["val"].scores)
+    np.testing.assert_array_equal(changed.splits["val"].whitened, whitening.rescore(task).splits["val"].whitened)
 
 
 def test_the_configuration_says_which_similarity():
     task = small_task()
-    assert preparation.prepare(task, Train()) is task
-    scores = preparation.prepare(task, Train(similarity="whitened")).splits["val"].scores
-    np.testing.assert_array_equal(scores, whitening.rescore(task).splits["val"].scores)
+    assert preparation.prepare(task, Train(heads=("linear",))) is task
+    scores = preparation.prepare(task, Train(similarity="whitened")).splits["val"].whitened
+    np.testing.assert_array_equal(scores, whitening.rescore(task).splits["val"].whitened)
 
 
 @pytest.mark.parametrize("seen", [0, 1])
