@@ -73,8 +73,10 @@ class Search:
         return found
 
     def _possible(self, name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        # The whole list, k = 0, is among the values.
-        return tuple(v for v in values if v < self.longest) if name == "k" and self.longest else values
+        if name != "k" or not self.longest:
+            return values
+        # The whole list, k = 0, is among the values; it is what `train.k` leaves of it.
+        return tuple(k or self.train.k for k in values if k < self.longest)
 
     @property
     def size(self) -> int:
@@ -94,13 +96,14 @@ class Search:
                 f"--config.train.trials={train.trials}: a grid has {self.size} settings and tries all; "
                 "use --config.train.search=random for fewer"
             )
-        count = min(train.trials or (_HALVED if train.search == "halving" else self.size), self.size)
         if train.search != "halving":
-            return [train.steps] * count
-        return [step for held in self._rounds(count) for step in [held.steps] * held.settings]
+            return [train.steps] * min(train.trials or self.size, self.size)
+        return [step for held in self._rounds for step in [held.steps] * held.settings]
 
-    def _rounds(self, count: int) -> list["_Round"]:
-        """Returns the rounds of successive halving, from `count` settings down."""
+    @functools.cached_property
+    def _rounds(self) -> list["_Round"]:
+        """The rounds of successive halving."""
+        count = min(self.train.trials or _HALVED, self.size)
         if not self.trained:
             return [_Round(count, self.train.steps)]
         held = [
@@ -127,7 +130,7 @@ class Search:
         return self._points(seed, len(self.lengths))[len(done)]
 
     def _halved(self, seed: int, done: Done) -> Point:
-        first, rounds = 0, self._rounds(len(self._first_round))
+        first, rounds = 0, self._rounds
         for number, held in enumerate(rounds):
             if len(done) < first + held.settings:
                 place = len(done) - first
@@ -138,10 +141,6 @@ class Search:
                 return before[ranked[place]][0] | {"steps": held.steps}
             first += held.settings
         raise AssertionError("called with all rounds done")
-
-    @property
-    def _first_round(self) -> list[int]:
-        return self.lengths[: min(self.train.trials or _HALVED, self.size)]
 
     def _beyond(self, done: Done) -> Point | None:
         """Returns the best point, moved beyond an end of an axis on which it is; None if it is on no such end."""
@@ -169,7 +168,9 @@ class Search:
     def _points(self, seed: int, count: int) -> list[Point]:
         """Returns the grid, the last axis varying fastest, or `count` distinct draws from it."""
         if self.train.search == "grid":
-            return [self._filled(dict(zip(self.axes, each, strict=True))) for each in _product(self.axes)]
+            return [
+                self._filled(dict(zip(self.axes, each, strict=True))) for each in itertools.product(*self.axes.values())
+            ]
         shape = [len(values) for values in self.axes.values()]
         chosen = np.random.default_rng(seed).choice(math.prod(shape), count, replace=False)
         places = [np.unravel_index(number, shape) for number in chosen]
@@ -217,10 +218,6 @@ class _Round(NamedTuple):
 
     settings: int
     steps: int
-
-
-def _product(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    return itertools.product(*axes.values())
 
 
 def _asked(train: Train) -> dict[str, tuple[Any, ...]]:

@@ -34,7 +34,7 @@ def check(places: Places, train: Train) -> None:
     if "://" in places.runs:
         raise UserError(f"--config.workdir={places.workdir}: must be a local folder to train in")
     parallel.check(train.batch_size, "train.batch_size")
-    list(lengths(train))
+    lengths(train)
 
 
 def search(name: str, train: Train, longest: int = 0) -> Search:
@@ -76,7 +76,9 @@ def foresee(places: Places, seed: int, train: Train, seeds: bool = True) -> dict
     manifest.check_claim(folder, run_files.TRAIN, identity)
     found = {}
     for name in train.heads:
-        steps = {f"trial-{number}": steps for number, steps in enumerate(search(name, train, lists.k).lengths)}
+        steps = {
+            f"trial-{number}": steps for number, steps in enumerate(search(name, train, train.k or lists.k).lengths)
+        }
         steps |= {f"seed-{number}": train.steps for number in train.seeds} if seeds else {}
         left = [steps[run] for run in steps if not run_files.is_done(storage.join(folder, name, run))]
         would = f"would train {len(left):,} of {sum(left):,} steps in all" if left else "nothing to train"
@@ -150,10 +152,11 @@ class Trial:
 def best_of(trials: list[Trial]) -> Trial:
     """Returns the best of the trials with all steps, the first of ties; a `UserError` if all of them diverged."""
     longest = max(trial.steps for trial in trials)
-    sound = [trial for trial in trials if not trial.diverged and trial.steps == longest]
+    whole = [trial for trial in trials if trial.steps == longest]
+    sound = [trial for trial in whole if not trial.diverged]
     if not sound:
-        why = trials[0].result["diverged"]
-        raise UserError(f"all {len(trials)} trials of {trials[0].result['head']} diverged, the first: {why}")
+        first = whole[0].result
+        raise UserError(f"all {len(whole)} trials of {first['head']} diverged, the first: {first['diverged']}")
     return max(sound, key=lambda trial: trial.value)
 
 

@@ -4,6 +4,7 @@
 `tip_adapter_f` trains the keys of the cache.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -83,7 +84,6 @@ def check(task: Task, train: Train) -> None:
     name_start.check(task, "--config.train.heads: tip_adapter")
 
 
-_SPACE = {"tip.alpha": (0.3, 1.0, 3.0, 10.0), "tip.beta": (1.0, 3.0, 10.0, 30.0), "tip.balance": (0.0, 0.5, 1.0)}
 HEAD = Head(
     "tip_adapter",
     functools.partial(build, learns=False),
@@ -94,18 +94,13 @@ HEAD = Head(
     of_labels=True,
     check=check,
     trained=False,
-    space=_SPACE,
+    space={"tip.alpha": (0.3, 1.0, 3.0, 10.0), "tip.beta": (1.0, 3.0, 10.0, 30.0), "tip.balance": (0.0, 0.5, 1.0)},
     about="the names of the classes beside a cache of all training images; learns nothing",
 )
-FINE_TUNED = Head(
-    "tip_adapter_f",
-    functools.partial(build, learns=True),
-    needs_neighbors=False,
-    needs_text=False,
-    prepare=prepare,
-    prepared=Cache,
-    of_labels=True,
-    check=check,
-    space=_SPACE,
+FINE_TUNED = dataclasses.replace(
+    HEAD,
+    name="tip_adapter_f",
+    build=functools.partial(build, learns=True),
+    trained=True,
     about="as tip_adapter, but the vectors of the cached images are trained",
 )

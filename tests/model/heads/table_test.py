@@ -1,4 +1,4 @@
-"""All heads in one table on a small task; where an answer is known without training ours, it is computed anew."""
+"""All heads in one table on a small task; where an answer is known without training ours, it is computed again."""
 
 import numpy as np
 import pytest

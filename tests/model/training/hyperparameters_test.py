@@ -133,6 +133,11 @@ def test_a_head_that_is_not_trained_tries_its_own_axes_alone():
     assert _all(_train(search="grid"), trained=False) == [{"learning_rate": 1e-4, "weight_decay": 0.0, "dropout": 0.0}]
 
 
+def test_the_whole_list_is_what_train_k_leaves_of_it():
+    found = Search(_train(k=16), own={"k": (8, 32, 0)}, longest=16).axes
+    assert found["k"] == (8, 16)
+
+
 def test_what_a_user_names_replaces_the_axis_of_the_head():
     found = Search(_TRAIN, own={"similarity_scale": (1.0,), "layers": (1, 2)}).axes
     assert (found["similarity_scale"], found["layers"]) == ((10.0, 20.0, 40.0), (1, 2))

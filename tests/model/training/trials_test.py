@@ -127,6 +127,13 @@ def test_what_diverged_is_not_chosen(world):
         other.choose(other.trials())
 
 
+def test_whole_runs_that_all_diverged_are_said_even_where_short_ones_did_not(world):
+    world.reached = lambda setting, trainer: 0.5 if trainer.train.steps < 300 else -1
+    runs = world.runs(search="halving", steps=300)
+    with pytest.raises(UserError, match="trials of linear diverged, the first: the loss is nan"):
+        runs.choose(runs.trials())
+
+
 @pytest.mark.parametrize("kind", ["random", "optuna"])
 def test_interrupted_tuning_resumes_with_the_same_trials(world, kind):
     whole = world.runs(under="whole", search=kind, trials=6).trials()
