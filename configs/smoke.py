@@ -19,9 +19,6 @@ def get_config() -> DemoConfig:
         data="out/smoke-corpus",
         workdir="out/smoke",
         corpus=Corpus(memory_styles=("twemoji",), max_emoji=100),
-        # The memory has 100 rows, fewer than the lists of the demo.
-        index=dataclasses.replace(config.index, k=32),
-        neighbors=dataclasses.replace(config.neighbors, k=32),
         train=dataclasses.replace(
             config.train, heads=("linear", "mean_knn", "mam"), seeds=(0,), steps=50, trials=4, folds=1
         ),

@@ -38,11 +38,13 @@ def run(config: Config, runner: Runner) -> None:
             _, whole = manifest.read_lists(job.folder)
             title = "neighbors: already looked up"
         layout.remove_others(job)
-        recall = job.open_index().facts["recall"]
+        facts = job.open_index().facts
+        recall, indexed = facts["recall"], facts["rows"]
         beyond = f", not measured at {job.k}" if job.k > recall["k"] else ""
+        filled = f", of which {indexed:,} are filled: the memory has no more rows" if indexed < job.k else ""
         rows = {
             "queries": f"{whole['queries']:,} in {', '.join(job.queries)}",
-            "k": str(job.k) + ("" if job.by == KEY else f", by {job.by}: rows whose captions name a class"),
+            "k": str(job.k) + filled + ("" if job.by == KEY else f", by {job.by}: rows whose captions name a class"),
             "index recall": f"{recall['mean']:.4f} at {recall['k']}{beyond}",
             "mean top-1 score": f"{whole['mean_top_score']:.4f}",
             "memory rows": f"{whole['memory_rows']:,} named by some list",

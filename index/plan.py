@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from configs.base import Config
+from index.building import claim
 from index.engines import searcher
 from index.measure import estimate
-from index.store import limits
 from index.store.keys import read_places
 from pipelines import options
 from pipelines.errors import UserError
@@ -29,8 +29,7 @@ def run(config: Config) -> None:
         UserError: if the memory is missing, or no plan satisfies the config.
     """
     memory, index = Embeddings(config.places.memory), config.index
-    limits.at_most_rows("index.shards", index.shards, memory.rows)
-    limits.at_most_rows("index.k", index.k, memory.rows)
+    claim.check(index, memory)
     dim = memory.encoder("key").dim
     shards = estimate.choose_shards(index, memory.rows, dim)
     rows = math.ceil(memory.rows / shards)

@@ -72,4 +72,4 @@ def test_the_console_script_is_not_hidden_by_the_working_directory(python, tmp_p
     (script,) = python.parents[1].glob("lib/python*/site-packages/bin/web-memory")
     argv = [str(python), str(script), "train", "--help=neighbors"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and "--config.neighbors.k=32" in done.stdout, done.stderr
+    assert done.returncode == 0 and "--config.neighbors.k=128" in done.stdout, done.stderr

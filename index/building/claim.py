@@ -13,7 +13,7 @@ from index.building import partition_job
 from index.building.build_job import QUERIES_FILE, BuildJob
 from index.engines import searcher
 from index.measure import estimate, measurement
-from index.store import index_manifest, keys, limits, routing, shard_store
+from index.store import index_manifest, keys, routing, shard_store
 from index.store.reader import ROUTER_FILE
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError, command
@@ -83,8 +83,8 @@ def check(index: IndexConfig, memory: Embeddings) -> None:
     """Raises a `UserError` if a memory has too few rows for an index, or a searcher does not do what is asked."""
     if not memory.rows:
         raise UserError(f"{memory.folder}: has no rows to index; its source is empty or all rows were rejected")
-    limits.at_most_rows("index.shards", index.shards, memory.rows)
-    limits.at_most_rows("index.k", index.k, memory.rows)
+    if index.shards > memory.rows:
+        raise UserError(f"--config.index.shards={index.shards}: must be at most {memory.rows}, the rows of the memory")
     searcher.kind(index.searcher).plan(memory.rows, memory.encoder("key").dim, index)
 
 

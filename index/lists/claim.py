@@ -10,7 +10,7 @@ from configs.schema.search import KEY
 from index.lists import layout, patch
 from index.lists.layout import STAGE, Block, Group, NeighborJob
 from index.lists.naming import ByName
-from index.store import keys, limits
+from index.store import keys
 from index.store.reader import Index
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
@@ -35,7 +35,6 @@ class Inputs:
 def read_inputs(places: Places, wanted: Neighbors, sources: Collection[str]) -> Inputs:
     """Opens and checks the inputs of the lists, and writes nothing; arguments and errors as those of `claim_lists`."""
     memory, index = Embeddings(places.memory), Index.open(places.index)
-    limits.at_most_rows("neighbors.k", wanted.k, memory.rows)
     if index.memory_snapshot != memory.snapshot:
         raise UserError(
             f"{index.folder}: is an index of another memory than {memory.folder} is now; run web-memory reindex"

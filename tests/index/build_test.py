@@ -306,7 +306,6 @@ def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
         (["--direct_num_wrkers=2"], "unknown flag; did you mean '--direct_num_workers'?"),
         (["--config.index.searcher=scan"], "unknown; did you mean 'scann'"),
         (["--config.index.shards=401"], "index.shards=401: must be at most 400, the rows of the memory"),
-        (["--config.index.k=401"], "index.k=401: must be at most 400, the rows of the memory"),
         (["--config.index.k=0"], "index.k=0: must be at least 1"),
         (["--config.index.target_recall=1.5"], "target_recall=1.5: must be above 0 and at most 1"),
         (["--config.index.target_recall=0"], "target_recall=0.0: must be above 0 and at most 1"),

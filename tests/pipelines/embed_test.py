@@ -445,7 +445,7 @@ def test_a_source_that_is_missing_is_said_before_anything_is_done(world, capsys,
 
 
 def test_what_a_later_stage_will_lack_is_said_at_the_start(world, capsys):
-    assert world.embed() == 0
+    assert world.embed(train__values="text,image") == 0
     first, *rest = capsys.readouterr().out.split("note: ")[1:]
     assert first.split() == (
         "--config.train_set.path=: is empty; neighbors and train need the train, the val and the test set".split()
