@@ -18,6 +18,7 @@ def _run(marked: str) -> None:
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
 
 
+@pytest.mark.slow
 def test_kills_and_two_commands_at_once() -> None:
     _run("not slow")
 

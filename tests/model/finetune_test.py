@@ -24,8 +24,9 @@ from model import finetune, train
 from model.data import datasets, tables
 from model.data.input_pipeline import Images
 from model.reports import runs
-from model.training import query_encoder, run_files, train_loop, vit
+from model.training import preparation, query_encoder, run_files, train_loop, vit
 from model.training.finetune_trainer import FinetuneSetting, FinetuneTrainer
+from model.training.hyperparameters import with_fields
 from pipelines import embed, options, schemas, storage
 from pipelines.manifest import Neighbors
 from pipelines.sources.pictures import Pictures
@@ -63,7 +64,7 @@ def _trainer(world: pathlib.Path, **changes: object) -> FinetuneTrainer:
     """Returns the trainer of a world; tests with the same settings share what is compiled."""
     config = options.parse(_argv(world, **changes), "")[0]
     places = config.places
-    task = datasets.load(places, config.train)
+    task = preparation.prepare(datasets.load(places, config.train), config.train)
     folder, _ = run_files.identity(places, config.seed, config.train, task.fingerprint)
     encoder = query_encoder.load(config.encoders, config.finetune, places.queries("train"))
 
@@ -72,7 +73,7 @@ def _trainer(world: pathlib.Path, **changes: object) -> FinetuneTrainer:
         return Images(places.queries(split), read, limit, encoder.preprocess, augment)
 
     return FinetuneTrainer(
-        config.train,
+        with_fields(config.train, run_files.chosen(folder, config.finetune.head)["point"]),
         config.finetune,
         task,
         tables.load(task),

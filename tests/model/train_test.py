@@ -178,6 +178,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(world):
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.slow
 def test_a_memory_in_files_gives_the_same_results_and_resumes_to_the_same_bits(world, monkeypatch, capsys):
     argv = _argv(world, train__heads="mam,linear,vl_ltr", train__table="host", train__seeds="0")
     steps, calls = Trainer.steps, []

@@ -59,7 +59,7 @@ def test_the_first_and_last_row_of_each_record_batch(file):
     np.testing.assert_allclose(file[0].read(rows, 6), file[1][rows], atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("head", ["mam", "rac"])
 def test_losses_and_predictions_are_those_of_the_table_on_the_device(tmp_path, head, dtype):
     task, found = small_task(rows=37), []

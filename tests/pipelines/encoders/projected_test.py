@@ -27,6 +27,9 @@ else:
 np.save(out, vectors)
 """
 
+# Each of them makes a model of TensorFlow and loads it in another process.
+_slow = pytest.mark.slow
+
 
 def _layer(dim, seed=0):
     rng = np.random.default_rng(seed)
@@ -49,7 +52,7 @@ def _images(size, count=3):
     return list(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8))
 
 
-@pytest.mark.parametrize("is_unit", [True, False])
+@pytest.mark.parametrize("is_unit", [True, pytest.param(False, marks=_slow)])
 def test_an_image_tower_is_the_encoder_times_the_matrix(tmp_path, is_unit):
     base, tower = tmp_path / "base", tmp_path / "tower"
     weights = tiny_encoders.save_image_encoder(base)
@@ -111,8 +114,13 @@ def test_models_of_every_form_become_image_towers(tmp_path, kind, description):
     ("kind", "description", "expected"),
     [
         (made.Strings, {**made.TEXT, "output": 0}, [3, 3, 7]),
-        (made.TokenIds, made.TOKENS, [11, 7, 18]),
-        (made.Signatures, {**made.TOKENS, "signature": "tokens", "inputs": ["ids", "mask"]}, [11, 7, 18]),
+        pytest.param(made.TokenIds, made.TOKENS, [11, 7, 18], marks=_slow),
+        pytest.param(
+            made.Signatures,
+            {**made.TOKENS, "signature": "tokens", "inputs": ["ids", "mask"]},
+            [11, 7, 18],
+            marks=_slow,
+        ),
     ],
 )
 def test_models_of_every_form_become_text_towers(tmp_path, kind, description, expected):
