@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from configs.base import Config
-from index.building import claim
 from index.engines import searcher
 from index.measure import estimate
 from index.store.keys import read_places
@@ -28,6 +27,8 @@ def run(config: Config) -> None:
     Raises:
         UserError: if the memory is missing, or no plan satisfies the config.
     """
+    from index.building import claim
+
     memory, index = Embeddings(config.places.memory), config.index
     claim.check(index, memory)
     dim = memory.encoder("key").dim

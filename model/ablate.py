@@ -20,32 +20,34 @@ def run(config: Config, vary: str, sweep: bool, markdown: bool) -> None:
         UserError: if the flag or the configuration makes no sense, or an earlier stage has not run.
     """
     from model.data import protocol
-    from model.reports import ablation_study, ablations, plot
+    from model.reports import plot
+    from model.reports.ablations import study, variations
 
     plot.check()
-    name, values = ablations.parse(vary)
+    name, values = variations.parse(vary)
     places, train = config.places, config.train
     with Stage("ablate", "steps", places.workdir) as stage:
         stage.doing("reading vectors, compiling")
-        base = ablations.Base(places, train, config.seed, config.neighbors.exclude_same_image)
+        base = variations.Base(config)
         protocol.check(places, config.protocol, config.queries, train, base.task().class_counts)
-        found = ablation_study.run(base, name, values, sweep, stage)
+        found = study.run(base, name, values, sweep, stage)
     written = [storage.join(places.workdir, "ablations", f"{name}.{suffix}") for suffix in ("json", "svg")]
     storage.write_json(written[0], found)
-    ablation_study.draw(written[1], found)
+    study.draw(written[1], found)
     if markdown:
-        print(ablation_study.grid(found).markdown())
+        print(study.grid(found).markdown())
     else:
-        ablation_study.grid(found).show()
+        study.grid(found).show()
         say("wrote " + " and ".join(written))
 
 
 def foresee(config: Config, vary: str, sweep: bool, markdown: bool) -> dict[str, str]:
     """Says what would be varied; errors as those of `run` that need no training."""
-    from model.reports import ablations, plot
+    from model.reports import plot
+    from model.reports.ablations import variations
 
     plot.check()
-    name, values = ablations.parse(vary)
+    name, values = variations.parse(vary)
     manifest.Neighbors.open(config.places.neighbors)
     tried = ", with the trials of each" if sweep else ""
     return {

@@ -82,6 +82,8 @@ EXEMPT = {
         "pipelines.encoders.handles",
         "pipelines.encoders.loaded",
     },
+    # It embeds the captions that take the place of others.
+    "model.reports.ablations.false_captions": {"pipelines.encoders.handles", "pipelines.encoders.loaded"},
     "model.recognition.pictures": {"pipelines.images.decode", "pipelines.sources.pictures"},
     "model.recognition.predict_job": {
         "pipelines.embedding.folders",

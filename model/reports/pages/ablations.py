@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from model.reports import ablation_study, charts, tables
+from model.reports import charts, tables
+from model.reports.ablations import study
 from model.reports.charts import Axis, Chart
 from model.reports.pages.inputs import Inputs
 from pipelines import schemas, storage
@@ -25,7 +26,7 @@ def gather(inputs: Inputs) -> dict[str, Any]:
         for path in paths(inputs.config.workdir)
     ]
     studies = [
-        {"title": each["title"], "table": tables.table(ablation_study.grid(each)), "charts": _charts(inputs, each)}
+        {"title": each["title"], "table": tables.table(study.grid(each)), "charts": _charts(inputs, each)}
         for each in found
     ]
     return {"colors": inputs.colors, "studies": studies}

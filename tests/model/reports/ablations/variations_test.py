@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from configs.base import Config
-from model.reports import ablation_study, ablations
-from model.reports.ablations import VARY, Base
+from model.reports.ablations import study, variations
+from model.reports.ablations.variations import VARY, Base
 from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
 from tests.world import World
@@ -53,7 +53,7 @@ def config(world):
 
 
 def _base(config: Config) -> Base:
-    return Base(config.places, config.train, config.seed, config.neighbors.exclude_same_image)
+    return Base(config)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ def test_k_is_the_first_of_each_list(base):
             point.task.splits["test"].neighbors, base.task((), 7).splits["test"].neighbors[:, :k]
         )
     assert whole.splits["test"].neighbors.shape == (33, 7)
-    assert ablations.default_values("k", base) == ("1", "2", "4")
-    assert ablations.default_values("values", base) == ("text",)
-    assert ablations.default_values("layers", base) == ("1", "2", "3")
+    assert variations.default_values("k", base) == ("1", "2", "4")
+    assert variations.default_values("values", base) == ("text",)
+    assert variations.default_values("layers", base) == ("1", "2", "3")
 
 
 @pytest.mark.parametrize(
@@ -159,13 +159,13 @@ def test_poison_rewrites_the_rows_nearest_to_the_victim_to_name_the_target(confi
 def test_victims_are_drawn_each_with_the_most_similar_name_and_another(config, monkeypatch):
     base = _base(config)
     names = _named(base, monkeypatch)
-    first, *pairs = ablations.default_values("poison", base)
+    first, *pairs = variations.default_values("poison", base)
     assert first == "0" and 4 <= len(pairs) <= 8
     assert len({pair.split("-")[0] for pair in pairs}) == 4
     for pair in pairs:
         victim, target = map(int, pair.split("-"))
         assert victim != target and max(victim, target) < len(names)
-    assert ablations.default_values("poison", base) == (first, *pairs)
+    assert variations.default_values("poison", base) == (first, *pairs)
 
 
 def test_a_random_memory_is_searched_again(base):
@@ -194,7 +194,7 @@ def test_the_table_of_poison_shows_what_victim_and_others_gain():
 
     points = [point("0", [0.5, 0.5, None]), point("1-0", [0.75, 0.25, None], victim=1)]
     found = {"vary": "poison", "title": "poisoned class", "note": "", "points": points}
-    grid = ablation_study.grid(found)
+    grid = study.grid(found)
     assert "points gained (victim / other classes)" in grid.title
     assert [row[-1] for row in grid.rows] == ["50.0", "-25.0 / +25.00"]
 
@@ -217,6 +217,8 @@ def test_the_leakage_filter_off_lets_copies_in_but_not_a_querys_own_bytes(base):
         ("memory_size", "2", "must be a number from 0 to 1"),
         ("memory_size", "1/0", "must be a number, such as 2 or 1/2"),
         ("noise", "much", "must be a number"),
+        ("captions", "jnk", "no such captions; did you mean 'junk'?, file: and a text file"),
+        ("captions", "junk", "is not the encoder of the memory's text values"),
         ("memory", "nmed", "no such memory; did you mean 'named'?, url: and"),
         ("memory", "url:(", "is not a regular expression"),
         ("memory", "url:x", "this memory has no rows"),
@@ -253,10 +255,17 @@ def test_without_dropped_copies_there_is_no_filter_to_vary(tmp_path):
 )
 def test_a_flag_that_makes_no_sense_is_refused(text, sentence):
     with pytest.raises(UserError) as error:
-        ablations.parse(text)
+        variations.parse(text)
     assert sentence in str(error.value)
 
 
+def test_own_captions_change_nothing_and_lists_by_name_are_refused(base, config):
+    assert VARY["captions"].point(base, "own").task is base.task()
+    by_name = dataclasses.replace(config, neighbors=dataclasses.replace(config.neighbors, by="both"))
+    with pytest.raises(UserError, match="--config.neighbors.by=both: ablations search the memory by keys alone"):
+        _base(by_name)
+
+
 def test_flags_are_parsed():
-    assert ablations.parse("k") == ("k", ())
-    assert ablations.parse("memory=named, url:/f[0-9]") == ("memory", ("named", "url:/f[0-9]"))
+    assert variations.parse("k") == ("k", ())
+    assert variations.parse("memory=named, url:/f[0-9]") == ("memory", ("named", "url:/f[0-9]"))

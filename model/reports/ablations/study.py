@@ -1,6 +1,6 @@
 """Trains the heads at each value of an ablation, and shows the results as a table and as a plot.
 
-`ablations` knows what can be varied; `model.ablate` is the command.
+`variations` knows what can be varied; `model.ablate` is the command.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ import numpy as np
 
 from configs.base import Train
 from model.data import class_names, tables
-from model.reports import ablations, plot
-from model.reports.ablations import Base, Point
+from model.reports import plot
+from model.reports.ablations import variations
+from model.reports.ablations.variations import Base, Point
 from model.reports.grid import Grid
 from model.reports.result_tables import percent
 from model.reports.results import COLUMNS, spread
@@ -96,7 +97,7 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
 
     Args:
         base: the configuration that is varied.
-        vary: a name of `ablations.VARY`.
+        vary: a name of `variations.VARY`.
         values: to compare; empty for the default ones.
         sweep: whether each value gets trials of its own.
         stage: shows the progress.
@@ -108,11 +109,11 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
     Raises:
         UserError: if a value makes no sense, or an earlier stage has not run.
     """
-    train, variation = base.train, ablations.VARY[vary]
+    train, variation = base.train, variations.VARY[vary]
     trials.check(base.places, train)
     if train.table != "device":
         raise UserError(f"--config.train.table={train.table}: ablations change the memory; use device")
-    values = tuple(values) or ablations.default_values(vary, base)
+    values = tuple(values) or variations.default_values(vary, base)
     frozen = run_files.identity(base.places, base.seed, train, base.lists.fingerprint).folder
     chosen = {} if sweep else {head: run_files.chosen(frozen, head, _INSTEAD) for head in train.heads}
     steps = sum(trials.lengths(train)) if sweep else len(train.heads) * len(train.seeds) * train.steps

@@ -1,6 +1,6 @@
 """What an ablation can vary, by name, and how each value changes the configuration or the task.
 
-`ablation_study` trains and draws, `memories` makes other memories.
+`study` trains and draws, `memories` makes other memories.
 """
 
 import dataclasses
@@ -11,13 +11,15 @@ from fractions import Fraction
 
 import numpy as np
 
-from configs.base import Places, Train
+from configs.base import Config, Train
 from configs.schema import training
+from configs.schema.search import KEY
 from model.data import datasets, memories
 from model.data.datasets import Task
 from model.data.memories import Memory
 from model.data.vectors import chunks
 from model.measures import relevance
+from model.reports.ablations import false_captions
 from pipelines.errors import UserError, nearest
 from pipelines.manifest import Embeddings, Neighbors
 
@@ -48,6 +50,7 @@ class Base:
     """The configuration that an ablation varies; tasks and memories are loaded on demand, and the last are kept.
 
     Attributes:
+        config: all of it.
         places: of all inputs.
         train: the settings.
         seed: of random rows, and of the trials.
@@ -55,14 +58,20 @@ class Base:
         lists: the neighbour lists.
     """
 
-    def __init__(self, places: Places, train: Train, seed: int, exclude_same_image: bool) -> None:
+    def __init__(self, config: Config) -> None:
         """Loads the manifest of the neighbour lists only.
 
         Raises:
-            UserError: if there are no lists.
+            UserError: if there are no lists, or they are not those of the nearest keys.
         """
-        self.places, self.train, self.seed, self.exclude_same_image = places, train, seed, exclude_same_image
-        self.lists = Neighbors.open(places.neighbors)
+        self.config, self.places, self.train, self.seed = config, config.places, config.train, config.seed
+        self.exclude_same_image = config.neighbors.exclude_same_image
+        if config.neighbors.by != KEY:
+            raise UserError(
+                f"--config.neighbors.by={config.neighbors.by}: ablations search the memory by keys alone; give "
+                f"--config.neighbors.by={KEY} and a workdir with such lists"
+            )
+        self.lists = Neighbors.open(self.places.neighbors)
         self.task = functools.lru_cache(maxsize=1)(self._task)
         self.memory = functools.lru_cache(maxsize=2)(self._memory)
 
@@ -247,6 +256,22 @@ def _noise(base: Base, text: str) -> Point:
     return Point(base.train, dataclasses.replace(task, values={**task.values, "text": texts}), base.rows)
 
 
+def _captions(base: Base, text: str) -> Point:
+    """Gives all rows other captions."""
+    task = base.task()
+    if text == "own":
+        return Point(base.train, task, base.rows)
+    if text != false_captions.JUNK and not text.startswith(false_captions.FILE):
+        known = ("own", false_captions.JUNK)
+        raise UserError(f"--vary=captions={text}: no such captions; {nearest(text, known)}, file: and a text file")
+    if "text" not in task.values:
+        raise UserError("--vary=captions: replaces captions; set --config.train.values=text")
+    lines = false_captions.draw(text, len(task.memory_ids), base.seed)
+    info = base.lists.encoders[false_captions.COLUMN]
+    texts = false_captions.embed(lines, base.config.encoders, base.config.embed, info)
+    return Point(base.train, dataclasses.replace(task, values={**task.values, "text": texts}), base.rows)
+
+
 def _leakage_filter(base: Base, text: str) -> Point:
     if text not in ("on", "off", "none"):
         raise UserError(f"--vary=leakage={text}: no such value; {nearest(text, ('on', 'off', 'none'))}")
@@ -310,6 +335,13 @@ VARY: dict[str, Variation] = {
         _noise,
         "linear",
         "Rows exchange their texts; keys and lists stay the same.",
+    ),
+    "captions": Variation(
+        "captions",
+        ("own", false_captions.JUNK),
+        _captions,
+        note="junk: names of files and what shops write; file:..: lines of a text file, such as captions in another "
+        "language. Keys and lists stay the same.",
     ),
     "poison": Variation(
         "poisoned class",

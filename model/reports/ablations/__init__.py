@@ -1,0 +1,1 @@
+"""Ablations: what can be varied, and the runs of each value."""
