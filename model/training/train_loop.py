@@ -46,7 +46,7 @@ class _Log:
 
 def _hyperparameters(trainer: Trainer, of: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the table of hyperparameters says of a run: what it is, and the value on each axis of the trials."""
-    axes = [entry.partition("=")[0] for entry in trainer.train.space]
+    axes = dict.fromkeys([*trainer.kind.space, *(entry.partition("=")[0] for entry in trainer.train.space)])
     chosen = {axis: functools.reduce(getattr, axis.split("."), trainer.train) for axis in axes}
     return {"head": of["head"], "split": of["split"], "seed": of["seed"], **of["setting"], **chosen}
 
