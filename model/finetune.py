@@ -18,7 +18,7 @@ from pipelines.errors import UserError, nearest
 from pipelines.progress import Stage, duration, summary
 
 if TYPE_CHECKING:
-    from model.data.input_pipeline import Augment
+    from model.data.input_pipeline import Augment, Window
     from model.training.finetune_trainer import FinetuneSetting
 
 
@@ -54,7 +54,7 @@ def run(config: Config) -> None:
         parallel.check(settings.batch_size, "finetune.batch_size")
         encoder = query_encoder.load(config.encoders, settings, places.queries("train"))
 
-        def images(split: str, augment: "Augment | None") -> Images:
+        def images(split: str, augment: "Augment | Window | None") -> Images:
             return Images(
                 places.queries(split), read[split], config.embed.max_image_pixels, encoder.preprocess, augment
             )

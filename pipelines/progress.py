@@ -238,7 +238,8 @@ class Stage:
             _bar = Progress(*columns, TextColumn("{task.fields[rate]}"))
             self._task = _bar.add_task(self._name, total=1.0, rate="")
             _bar.start()
-        threading.Thread(target=self._tick, daemon=True).start()
+        self._ticking = threading.Thread(target=self._tick, daemon=True)
+        self._ticking.start()
         return self
 
     def __exit__(
@@ -247,6 +248,7 @@ class Stage:
         """Removes the bar; notes the seconds if the stage went well and was not done before."""
         global _bar
         self._ended.set()
+        self._ticking.join()
         with self._showing:
             if _bar:
                 _bar.stop()

@@ -327,6 +327,12 @@ class Finetune:
     stochastic_depth: float = option(
         0.0, "Share of the images whose residual branches the encoder's last block skips [I].", at_least=0, below=1
     )
+    adapter_dim: int = option(
+        0,
+        "Width of an adapter in each block of the encoder, which is then all of it that is trained (AdaptFormer, as "
+        "LIFT has it; set `encoder_ratios` to 1); 0 to train the whole encoder.",
+        at_least=0,
+    )
     min_area: float = option(
         0.3,
         "Smallest share of a picture that a random crop keeps; 1 for the encoder's own crop [I].",
@@ -342,6 +348,13 @@ class Finetune:
     image_size: int = option(
         0,
         "Side of the input in pixels, to which position embeddings are interpolated; 0 for the encoder's own.",
+        at_least=0,
+    )
+    test_margin: int = option(
+        0,
+        "Pixels by which val and test pictures are larger than the input: predictions are then the mean over five "
+        "windows, the corners and the middle (LIFT's test-time ensemble, with 24); 0 for the picture as it was "
+        "embedded.",
         at_least=0,
     )
     dtype: str = option("float32", "Type of the encoder's matrix products.", choices=DTYPES)

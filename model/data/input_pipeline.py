@@ -46,6 +46,31 @@ class Augment:
     flip: bool
 
 
+# The corners and the middle.
+WINDOWS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A part of a picture of the encoder's size, where the whole is larger by a margin: LIFT's test-time ensemble.
+
+    Attributes:
+        number: 0 to 3 for the corners, 4 for the middle.
+        margin: pixels by which each side is larger, at least 1.
+    """
+
+    number: int
+    margin: int
+
+    def of(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns the part `[S, S, 3]` of pixels `[S + margin, S + margin, 3]`."""
+        middle = self.margin // 2
+        corners = ((0, 0), (0, self.margin), (self.margin, 0), (self.margin, self.margin))
+        top, left = (*corners, (middle, middle))[self.number]
+        size = len(pixels) - self.margin
+        return pixels[top : top + size, left : left + size]
+
+
 # The encoded image of a row, by the container and the member that it was read from.
 Read = Callable[[str, str], bytes]
 
@@ -54,7 +79,7 @@ class Images:
     """The pictures of one split by row."""
 
     def __init__(
-        self, folder: str, read: Read, max_pixels: int, preprocess: ImagePreprocess, augment: Augment | None
+        self, folder: str, read: Read, max_pixels: int, preprocess: ImagePreprocess, augment: Augment | Window | None
     ) -> None:
         """Reads where each row came from.
 
@@ -63,7 +88,7 @@ class Images:
             read: reads its images again.
             max_pixels: largest image that is decoded.
             preprocess: the input of the encoder.
-            augment: how pictures are augmented; None gives the pixels that were embedded.
+            augment: how pictures are augmented, or the window that is seen; None gives the pixels that were embedded.
         """
         self._read, self._max_pixels = read, max_pixels
         self._preprocess, self._augment = preprocess, augment
@@ -90,7 +115,9 @@ class Images:
             )
         augment = self._augment
         wanted = self._preprocess
-        if augment and augment.min_area < 1:
+        if isinstance(augment, Window):
+            wanted = dataclasses.replace(wanted, size=wanted.size + augment.margin)
+        elif augment and augment.min_area < 1:
             # A JPEG may be decoded at the smallest scale that is large enough for the smallest crop.
             wanted = dataclasses.replace(wanted, size=math.ceil(wanted.size / math.sqrt(augment.min_area)))
         try:
@@ -99,6 +126,8 @@ class Images:
             raise UserError(f"{container}, {member}: {error} (row {row}); run web-memory embed again") from error
         if not augment:
             return prepare(picture, self._preprocess)
+        if isinstance(augment, Window):
+            return augment.of(prepare(picture, wanted))
         crops = augment.min_area < 1
         pixels = (
             random_crop(picture, self._preprocess.size, augment, rng) if crops else prepare(picture, self._preprocess)

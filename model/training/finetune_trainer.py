@@ -20,7 +20,7 @@ from model import objectives
 from model.data import input_pipeline, parallel
 from model.data.batch import offset, standardize
 from model.data.datasets import Task
-from model.data.input_pipeline import Augment, Draws, Images
+from model.data.input_pipeline import WINDOWS, Augment, Draws, Images, Window
 from model.data.tables import Tables
 from model.training import run_files, vit
 from model.training.checkpoints import Checkpoints
@@ -31,7 +31,7 @@ from pipelines.images.decode import ImagePreprocess
 _SMALLEST_SQUARE = 1e-24
 
 # The pictures of a split, augmented or as they were embedded.
-OpenImages = Callable[[str, Augment | None], Images]
+OpenImages = Callable[[str, Augment | Window | None], Images]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,12 @@ class Encoder:
     def standardized(self, params: Any, images: jax.Array, rng: jax.Array | None) -> dict[str, jax.Array]:
         """Returns `queries` `[B, D]` and `offsets` `[B]` of a batch, of uint8 images `[B, S, S, 3]`.
 
-        A training step passes its key as `rng`.
+        A training step passes its key as `rng`. If the model has adapters, they alone have gradients.
         """
+        if self.model.adapter_dim:
+            params = jax.tree_util.tree_map_with_path(
+                lambda path, leaf: leaf if vit.is_of_adapter(path) else jax.lax.stop_gradient(leaf), params
+            )
         vectors = self.model.apply({"params": params}, vit.scale_pixels(images), rng)
         if self.normalized:
             # The square root has no gradient at 0.
@@ -141,18 +145,32 @@ class FinetuneTrainer(Trainer):
     def optimizer(
         self, learning_rate: jax.Array, weight_decay: jax.Array, ratio: jax.Array
     ) -> optax.GradientTransformation:
-        """Returns the optimiser of head and objective, at the learning rate, and of the encoder, at `ratio` of it."""
+        """Returns the optimiser of head and objective, at the learning rate, and of the encoder, at `ratio` of it.
+
+        Of an encoder with adapters, all else stays as it is.
+        """
         steps = self._settings.steps
+
+        def part(path: Any, _: jax.Array) -> str:
+            if path[0].key != "encoder":
+                return "head"
+            return "encoder" if not self.encoder.model.adapter_dim or vit.is_of_adapter(path) else "frozen"
+
         rates = optax.multi_transform(
-            {"head": self._rate(learning_rate, steps), "encoder": self._rate(ratio * learning_rate, steps)},
-            lambda params: {name: "encoder" if name == "encoder" else "head" for name in params},
+            {
+                "head": self._rate(learning_rate, steps),
+                "encoder": self._rate(ratio * learning_rate, steps),
+                "frozen": optax.set_to_zero(),
+            },
+            lambda params: jax.tree_util.tree_map_with_path(part, params),
         )
         return self._adam(weight_decay, rates)
 
     def start(self, seed: int) -> State:
         """Returns the state before the first step: the frozen run of this seed, and the frozen encoder."""
         frozen = restore_frozen(self._frozen(seed), self._settings.head, seed, super().start(seed))
-        params = {**frozen.params, "encoder": jax.tree.map(jnp.array, self.encoder.params)}
+        encoder = vit.with_adapters(self.encoder.model, self.encoder.params, seed)
+        params = {**frozen.params, "encoder": jax.tree.map(jnp.array, encoder)}
         optimizer = self.optimizer(*[jnp.zeros(())] * 3)
         state = State(params, optimizer.init(params), frozen.objective, jnp.zeros((), jnp.int32))
         return parallel.replicate(state)
@@ -239,8 +257,17 @@ class FinetuneTrainer(Trainer):
         return self.objective.scores(params["objective"], output), output.weights
 
     def predict(self, params: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """See `Trainer.predict`; the encoder in `params` makes the queries."""
-        settings, images = self._settings, self.images(split, None)
+        """See `Trainer.predict`; the encoder in `params` makes the queries.
+
+        With `finetune.test_margin`, scores and weights are the means over five windows of each picture.
+        """
+        margin = self._settings.test_margin
+        views: list[Window | None] = [Window(number, margin) for number in range(WINDOWS)] if margin else [None]
+        found = [self._predict_view(params, split, view) for view in views]
+        return np.mean([scores for scores, _ in found], axis=0), np.mean([weights for _, weights in found], axis=0)
+
+    def _predict_view(self, params: Any, split: str, view: Window | None) -> tuple[np.ndarray, np.ndarray]:
+        settings, images = self._settings, self.images(split, view)
         scores, weights = [], []
         with input_pipeline.evaluation(images, settings.batch_size, settings.workers) as stream:
             for batch in stream:

@@ -98,7 +98,9 @@ def load(wanted: Encoders, settings: Finetune, folder: str) -> Encoder:
             f"{spec.info.fingerprint}); name it as --config.finetune.encoder"
         )
     model, params = read(path, jnp.dtype(settings.dtype))
-    model = model.copy(stochastic_depth=settings.stochastic_depth, remat=settings.remat)
+    model = model.copy(
+        stochastic_depth=settings.stochastic_depth, remat=settings.remat, adapter_dim=settings.adapter_dim
+    )
     preprocess = ImagePreprocess(**spec.description["preprocess"])
     if settings.image_size:
         if settings.image_size < model.config.patch:

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Params = dict[str, Any]
+# The name of an adapter in the parameters of its block.
+ADAPTER = "adapter"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,27 @@ class MlpBlock(nn.Module):
         return nn.Dense(width, dtype=self.dtype, name="Dense_1", **inits)(nn.gelu(x, approximate=True))
 
 
+class Adapter(nn.Module):
+    """The bottleneck of AdaptFormer (Chen et al., NeurIPS 2022) beside an MLP, as LIFT has it: `[B, N, D]` to the same.
+
+    Its last layer starts at zero, so that a model with adapters starts as the one without.
+
+    Attributes:
+        dim: width of the bottleneck.
+        dtype: of the matrix products.
+    """
+
+    dim: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the adapter."""
+        y = nn.Dense(self.dim, dtype=self.dtype, name="down")(_layer_norm("norm")(x))
+        y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name="up")(nn.relu(y))
+        return self.param("scale", nn.initializers.ones, ()) * y
+
+
 def _attention(config: VitConfig, dtype: Any) -> nn.Module:
     return nn.MultiHeadDotProductAttention(
         num_heads=config.heads,
@@ -89,11 +112,13 @@ class EncoderBlock(nn.Module):
         config: of the model.
         dtype: of the matrix products.
         drop_rate: fraction of the images whose residual branches are dropped in training.
+        adapter_dim: width of the adapter beside the MLP; 0 for none.
     """
 
     config: VitConfig
     dtype: Any
     drop_rate: float = 0.0
+    adapter_dim: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -103,6 +128,8 @@ class EncoderBlock(nn.Module):
         x = x + _drop_branch(_attention(self.config, self.dtype)(y, y), self.drop_rate, rngs[0])
         y = _layer_norm("LayerNorm_1")(x)
         y = MlpBlock(self.config.mlp_dim, self.dtype, name="MlpBlock_0")(y)
+        if self.adapter_dim:
+            y = y + Adapter(self.adapter_dim, self.dtype, name=ADAPTER)(x)
         return x + _drop_branch(y, self.drop_rate, rngs[1])
 
 
@@ -113,6 +140,7 @@ class Encoder(nn.Module):
     dtype: Any
     stochastic_depth: float = 0.0
     remat: bool = False
+    adapter_dim: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -121,7 +149,7 @@ class Encoder(nn.Module):
         for index in range(self.config.depth):
             rate = self.stochastic_depth * index / max(self.config.depth - 1, 1)
             own = None if rng is None else jax.random.fold_in(rng, index)
-            x = block(self.config, self.dtype, rate, name=f"encoderblock_{index}")(x, own)
+            x = block(self.config, self.dtype, rate, self.adapter_dim, name=f"encoderblock_{index}")(x, own)
         return _layer_norm("encoder_norm")(x)
 
 
@@ -149,12 +177,14 @@ class Vit(nn.Module):
             from 0 in the first (Huang et al. 2016; Steiner et al. 2022, section 3.3).
         remat: whether the activations within a block are recomputed for its gradients instead of kept, which takes a
             third more time and a fraction of the memory.
+        adapter_dim: width of an adapter in each block, which `with_adapters` adds to the parameters; 0 for none.
     """
 
     config: VitConfig
     dtype: Any = jnp.float32
     stochastic_depth: float = 0.0
     remat: bool = False
+    adapter_dim: int = 0
 
     @nn.compact
     def __call__(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -184,7 +214,7 @@ class Vit(nn.Module):
         if c.pool == "cls":
             cls = self.param("cls", nn.initializers.zeros, (1, 1, c.width))
             x = jnp.concatenate([jnp.tile(cls, (len(x), 1, 1)), x], axis=1)
-        x = Encoder(c, self.dtype, self.stochastic_depth, self.remat, name="Transformer")(x, rng)
+        x = Encoder(c, self.dtype, self.stochastic_depth, self.remat, self.adapter_dim, name="Transformer")(x, rng)
         match c.pool:
             case "cls":
                 x = x[:, 0]
@@ -214,3 +244,21 @@ def resize_grid(vit: Vit, params: Params, grid: int) -> tuple[Vit, Params]:
     resized = jax.image.resize(positions, (grid, grid, width), "bilinear", antialias=False)
     config = dataclasses.replace(vit.config, grid=grid)
     return vit.copy(config=config), {**params, "pos_embedding": np.asarray(resized).reshape(1, grid**2, width)}
+
+
+def with_adapters(vit: Vit, params: Params, seed: int) -> Params:
+    """Returns the parameters with those of new adapters, or as they are if the model has none."""
+    if not vit.adapter_dim:
+        return params
+    adapter, token = Adapter(vit.adapter_dim, vit.dtype), jnp.zeros((1, 1, vit.config.width))
+    blocks = dict(params["Transformer"])
+    for index in range(vit.config.depth):
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        name = f"encoderblock_{index}"
+        blocks[name] = {**blocks[name], ADAPTER: adapter.init(key, token)["params"]}
+    return {**params, "Transformer": blocks}
+
+
+def is_of_adapter(path: Any) -> bool:
+    """Whether a parameter is one of an adapter, by its path in the tree."""
+    return any(getattr(key, "key", None) == ADAPTER for key in path)

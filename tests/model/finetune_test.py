@@ -22,7 +22,7 @@ from configs.base import Config
 from index import build, neighbors
 from model import finetune, train
 from model.data import datasets, tables
-from model.data.input_pipeline import Images
+from model.data.input_pipeline import Images, Window
 from model.reports import runs
 from model.training import preparation, query_encoder, run_files, train_loop, vit
 from model.training.finetune_trainer import FinetuneSetting, FinetuneTrainer
@@ -161,6 +161,37 @@ def test_one_step_of_adam_moves_each_entry_by_its_rate(trained):
         changes = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)), before[part], state.params[part])
         largest = max(float(leaf.max()) for leaf in jax.tree.leaves(changes))
         np.testing.assert_allclose(largest, rate, rtol=2e-2)
+
+
+def test_adapters_start_as_nothing_and_alone_are_trained(trained):
+    plain = _trainer(trained)
+    trainer = _trainer(trained, finetune__adapter_dim=4)
+    state = trainer.start(0)
+    before = jax.tree.map(np.asarray, state.params)
+    whole = {**before, "encoder": jax.tree.map(np.asarray, plain.start(0).params["encoder"])}
+    np.testing.assert_array_equal(trainer.predict(before, "test")[0], plain.predict(whole, "test")[0])
+    # The weights below the last layer of an adapter have no gradient as long as that is zero.
+    state, _ = trainer.steps(state, 0, 3, FinetuneSetting(0.003, 0.1, 0.0, 1.0))
+    trainer.close()
+    moved = jax.tree_util.tree_map_with_path(
+        lambda path, a, b: (vit.is_of_adapter(path), bool((a != np.asarray(b)).any())), before, state.params
+    )
+    encoder = jax.tree.leaves(moved["encoder"], is_leaf=lambda leaf: isinstance(leaf, tuple))
+    assert {of for of, has_moved in encoder if has_moved} == {True}
+    assert sum(of for of, _ in encoder) == 7 * photos.VIT.depth and sum(m for _, m in encoder) > 5 * photos.VIT.depth
+    assert _moved(before["head"], state.params["head"]) > 0
+
+
+def test_predictions_of_windows_are_averaged(trained):
+    trainer, one = _trainer(trained, finetune__test_margin=6), copy.copy(_trainer(trained))
+    params, found = trainer.start(0).params, []
+    for number in range(5):
+        one.images = lambda split, _, number=number: trainer.images(split, Window(number, 6))
+        found.append(one.predict(params, "test"))
+    scores, weights = trainer.predict(params, "test")
+    np.testing.assert_allclose(scores, np.mean([each[0] for each in found], axis=0), atol=1e-5)
+    np.testing.assert_allclose(weights, np.mean([each[1] for each in found], axis=0), atol=1e-5)
+    assert np.abs(found[0][0] - found[3][0]).max() > 1e-3
 
 
 @pytest.mark.slow

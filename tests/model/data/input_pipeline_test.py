@@ -1,5 +1,6 @@
 """Pixels by row: what was embedded where nothing is varied, known crops where it is, the same whatever the workers."""
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -12,7 +13,7 @@ from PIL import Image
 
 from configs.base import Config, Embed, Source
 from model.data import input_pipeline, sampling
-from model.data.input_pipeline import Augment, Draws, Images
+from model.data.input_pipeline import Augment, Draws, Images, Window
 from pipelines.errors import UserError
 from pipelines.images.decode import ImagePreprocess, decode, prepare
 from pipelines.sources.pictures import Pictures
@@ -47,7 +48,7 @@ def config(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return Config(workdir="out", train_set=Source(format="image_list"), embed=Embed(max_image_pixels=1 << 20))
 
 
-def _images(config: Config, augment: Augment | None, preprocess: ImagePreprocess = PREPROCESS) -> Images:
+def _images(config: Config, augment: Augment | Window | None, preprocess: ImagePreprocess = PREPROCESS) -> Images:
     read = Pictures(config.train_set, config.data, config.embed).read
     return Images(config.places.queries("train"), read, config.embed.max_image_pixels, preprocess, augment)
 
@@ -135,6 +136,14 @@ def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_windows_are_the_corners_and_the_middle_of_a_larger_picture(config):
+    size, rng = PREPROCESS.size, np.random.default_rng(0)
+    whole = _images(config, None, dataclasses.replace(PREPROCESS, size=size + 6)).load(2, rng)
+    for number, (top, left) in enumerate([(0, 0), (0, 6), (6, 0), (6, 6), (3, 3)]):
+        found = _images(config, Window(number, 6)).load(2, rng)
+        np.testing.assert_array_equal(found, whole[top : top + size, left : left + size])
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

@@ -204,6 +204,18 @@ def test_stochastic_depth_leaves_out_branches_by_image_and_by_depth(tmp_path):
     )
 
 
+def test_an_adapter_is_what_numpy_says():
+    rng = np.random.default_rng(0)
+    x, shapes = rng.normal(size=(2, 5, 8)), {"down": (8, 3), "up": (3, 8)}
+    params = {name: {"kernel": rng.normal(size=s), "bias": rng.normal(size=s[1])} for name, s in shapes.items()}
+    params |= {"norm": {"scale": rng.normal(size=8), "bias": rng.normal(size=8)}, "scale": np.array(0.7)}
+    found = vit.Adapter(3, jnp.float32).apply({"params": jax.tree.map(jnp.float32, params)}, jnp.float32(x))
+    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    y = y * params["norm"]["scale"] + params["norm"]["bias"]
+    y = np.maximum(y @ params["down"]["kernel"] + params["down"]["bias"], 0)
+    np.testing.assert_allclose(found, 0.7 * (y @ params["up"]["kernel"] + params["up"]["bias"]), rtol=1e-4, atol=1e-4)
+
+
 def test_positions_are_interpolated_to_another_grid(tmp_path):
     _, model, params = _load(vit_files.LAYOUTS["augreg"], tmp_path / "x.npz")
     assert vit.resize_grid(model, params, 3) == (model, params)
