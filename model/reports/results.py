@@ -21,7 +21,8 @@ from pipelines import manifest, storage
 from pipelines.manifest import Embeddings, Neighbors
 from pipelines.progress import read_note
 
-REFERENCES = ("linear", "mlp", "mean_knn", "zero_shot")
+# The methods that others are compared with: those without a memory, the mean, and the strongest rivals.
+REFERENCES = ("linear", "mlp", "mean_knn", "zero_shot", "knn_vote", "real_linear")
 COLUMNS = (*metrics.GROUPS, "all")
 
 
