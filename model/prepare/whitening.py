@@ -33,9 +33,9 @@ def solve(gram: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
     dim, count = len(gram) - 1, gram[-1, -1]
     mean = gram[-1, :-1] / count
     covariance = gram[:-1, :-1] / count - np.outer(mean, mean)
-    # If all rows are the same, their covariance is rounding errors.
-    errors = _ROUNDING * np.trace(gram[:-1, :-1]) / count
-    covariance[np.diag_indices(dim)] += ridge * np.trace(covariance) / dim + errors
+    # If all rows are the same, their covariance is rounding errors, of either sign; if they are zero, it is zero.
+    errors = _ROUNDING * np.trace(gram[:-1, :-1]) / count + max(0.0, -np.linalg.eigvalsh(covariance)[0])
+    covariance[np.diag_indices(dim)] += ridge * max(0.0, np.trace(covariance)) / dim + errors + _SMALLEST
     return mean, np.linalg.inv(np.linalg.cholesky(covariance)).T
 
 

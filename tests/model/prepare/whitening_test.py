@@ -83,3 +83,20 @@ def test_lists_of_one_row_stay(seen):
     }
     task = dataclasses.replace(task, splits=short)
     assert whitening.rescore(task) is task
+
+
+def test_rows_that_are_all_the_same_are_near_their_mean_whatever_the_rounding():
+    rng = np.random.default_rng(0)
+    row = np.append(rng.normal(size=12), 1.0)
+    gram = 5000 * np.outer(row, row)
+    errors = rng.normal(size=gram.shape) * 1e-5 * np.abs(gram)
+    mean, matrix = whitening.solve(gram + errors + errors.T, 1.0)
+    np.testing.assert_allclose(mean, row[:-1], rtol=1e-3)
+    assert np.isfinite(matrix).all() and np.abs((row[:-1] - mean) @ matrix).max() < 1
+
+
+def test_rows_of_zeros_have_a_whitening_that_leaves_them():
+    gram = np.zeros((4, 4))
+    gram[-1, -1] = 247
+    mean, matrix = whitening.solve(gram, 0.1)
+    assert np.isfinite(matrix).all() and not mean.any()
