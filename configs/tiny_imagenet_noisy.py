@@ -24,5 +24,4 @@ def get_config() -> Config:
         workdir="out/tiny_imagenet_noisy",
         train_set=dataclasses.replace(config.train_set, path="tiny_imagenet_lt/TinyImageNet_LT_train_noisy40.txt"),
         protocol=dataclasses.replace(config.protocol, classes_per_group=(28, 121, 51)),
-        train=dataclasses.replace(config.train, loss="cross_entropy"),
     )
