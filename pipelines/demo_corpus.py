@@ -12,6 +12,12 @@ from pipelines import options, storage
 from pipelines.errors import UserError
 from pipelines.progress import Stage, duration, summary
 
+# Name, what it does before its first count, and unit of each step of `corpus.build`.
+_STEPS = {
+    "fetch": ("packages", "fetching packages", "packages"),
+    "render": ("", "rendering drawings", "images"),
+}
+
 
 def run(config: Config) -> None:
     """Makes the corpus in `config.data`, unless it is there already.
@@ -24,9 +30,13 @@ def run(config: Config) -> None:
     config = _checked(config)
     with Stage("corpus", "items", config.workdir) as stage:
         stage.worked = False
+        begun = ""
 
-        def on_progress(_: str, done: int, total: int) -> None:
-            stage.worked = True
+        def on_progress(step: str, done: int, total: int) -> None:
+            nonlocal begun
+            if step != begun:
+                stage.step(*_STEPS[step])
+                begun, stage.worked = step, True
             stage.update(done / total, done)
 
         made = corpus.build(

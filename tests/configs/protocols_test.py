@@ -180,7 +180,7 @@ def test_the_config_is_sound_and_every_method_can_be_named(name):
         assert config.train.heads == (head,)
         # As much as 13 whole runs.
         assert sum(trials.search(head, config.train).lengths) < 13.1 * config.train.steps
-    assert config.train.loss == ("lace" if name.endswith(("_lt", "inat18")) else "cross_entropy")
+    assert config.train.loss == ("lace" if name.endswith(("_lt", "_noisy", "inat18")) else "cross_entropy")
     assert config.index.k == config.neighbors.k
 
 

@@ -80,11 +80,13 @@ def test_any_json_lines(objects):
         lines = [json.dumps({"url": None, **fields, "path": "x.jpg"}) for fields in objects]
         (root / "t.jsonl").write_text("\n".join(lines))
         source = Source(format="table", path="t.jsonl")
-        found = [
-            item
-            for shard in sources.plan(source, folder, _EMBED, f"{folder}/listings")
-            for item in sources.read(shard, _EMBED)
-        ]
+        try:
+            shards = sources.plan(source, folder, _EMBED, f"{folder}/listings")
+            found = [item for shard in shards for item in sources.read(shard, _EMBED)]
+        except UserError as error:
+            # A dictionary of all texts finds `URL` beside `url`, too.
+            assert "may each be the" in str(error)
+            return
         _check(found, len(objects))
 
 

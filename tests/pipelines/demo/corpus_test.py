@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import pathlib
 import re
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from configs.base import Corpus
+from configs.base import Corpus, DemoConfig
+from pipelines import demo_corpus
 from pipelines.demo import classes, corpus, styles
 from pipelines.demo.npm_packages import Package
 from pipelines.demo.styles import STYLES, Emoji, Style
@@ -297,6 +299,22 @@ def test_progress_is_counted(tmp_path: pathlib.Path, cache: pathlib.Path) -> Non
     calls: list[tuple[str, int, int]] = []
     _build(tmp_path / "out", cache, on_progress=lambda *call: calls.append(call))
     assert calls == [("fetch", i, 4) for i in range(5)] + [("render", i, 85) for i in range(86)]
+
+
+def test_packages_and_drawings_are_counted_one_after_the_other(
+    tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("WEB_MEMORY_CACHE", str(cache))
+    # Each look at the clock is a minute later, so that every count is shown.
+    monkeypatch.setattr("time.monotonic", itertools.count(0, 60).__next__)
+    wanted = Corpus(MEMORY, "noto", image_size=32, pairs_per_shard=20)
+    demo_corpus.run(DemoConfig(data=str(tmp_path / "out"), workdir=str(tmp_path / "work"), corpus=wanted))
+    shown = capsys.readouterr().err
+    assert re.findall(r"corpus, packages: *(\d+)%  (\d) packages", shown)[-4:] == [
+        ("25", "1"), ("50", "2"), ("75", "3"), ("100", "4")
+    ]  # fmt: skip
+    shares = [int(share) for share in re.findall(r"corpus: *(\d+)%  \d+ images", shown)]
+    assert len(shares) >= 85 and shares == sorted(shares) and shares[0] < 3
 
 
 def test_a_cut_takes_whole_classes_of_usable_size(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
