@@ -32,11 +32,10 @@ import numpy as np
 import pyarrow as pa
 
 from configs.base import Train
-from model.data.batch import Batch, Output, standardize
+from model.data.batch import Batch, Output, masked_softmax, standardize
 from model.data.datasets import Split, Task
 from model.data.tables import Tables, load, standardized
 from model.data.vectors import Column, Vectors
-from model.heads.attention.memory_attention import masked_softmax
 from model.heads.attention.pooling import SLICE_QUERIES
 from model.training.trainer import Setting, State, Trainer
 from pipelines import manifest, schemas, storage

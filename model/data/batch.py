@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 # Added to variances and squared lengths before their root.
 EPSILON = 1e-6
+# Smallest divisor of a softmax, so that an empty list has weights of 0.
+_SMALLEST_SUM = 1e-6
 
 
 class Rows(NamedTuple):
@@ -100,6 +102,18 @@ def directions(batch: Batch) -> jax.Array:
         raise ValueError("standardized queries alone do not tell the direction of a key")
     keys = batch.queries + batch.offsets[:, None]
     return keys / jnp.maximum(jnp.linalg.norm(keys, axis=-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+
+
+def softmax(logits: jax.Array, axis: int = -1) -> jax.Array:
+    """Softmax over an axis of `logits`, zero where they are -inf; all zero where all are."""
+    largest = jnp.max(logits, axis=axis, keepdims=True)
+    exponents = jnp.exp(logits - jnp.where(jnp.isfinite(largest), largest, 0))
+    return exponents / jnp.maximum(exponents.sum(axis, keepdims=True), _SMALLEST_SUM)
+
+
+def masked_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Softmax over the last axis of `logits`, zero where `mask` is false; all zero where the mask is empty."""
+    return softmax(jnp.where(mask, logits, -jnp.inf))
 
 
 def unit(x: jax.Array, epsilon: float = EPSILON) -> jax.Array:

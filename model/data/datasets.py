@@ -49,6 +49,10 @@ class Split:
         """The memory rows that some list names, ascending, each once."""
         return np.unique(self.neighbors[self.mask])
 
+    def scored(self, train: Train) -> np.ndarray:
+        """Returns the scores that heads read by `train.similarity`, `[N, K]`; plain ones where there are no others."""
+        return self.whitened if train.similarity == "whitened" and self.whitened is not None else self.scores
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:

@@ -37,7 +37,7 @@ class Guarded(nn.Module):
             return Output(temper(self, scores), y, jnp.zeros(batch.mask.shape))
         named, seen = trust.said(batch.keys, batch.values["text"], known.names, known.judge, self.names)
         shares = named * trust.believed(seen, known.doubt)
-        votes, weights = trust.votes(shares, batch.mask)
+        votes, weights = trust.votes(shares, batch.scores, batch.mask, known.scale)
         logits = temper(self, scores + known.vote * jnp.log(votes + self.names.smoothing))
         speaks = weights * jnp.einsum("bkc,bc->bk", shares, jax.nn.softmax(logits))
         return Output(logits, y, speaks / jnp.maximum(speaks.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny))
@@ -50,7 +50,7 @@ def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
 
 def prepare(task: Task, train: Train) -> Trust:
     """Measures how far the memory is to be believed."""
-    return trust.make(task, train.names, train.k)
+    return trust.make(task, train)
 
 
 def check(task: Task, train: Train) -> None:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.base import Names
-from model.data.batch import standardize
+from configs.base import Names, Train
+from model.data.batch import masked_softmax, standardize
 from model.data.datasets import Split, Task
 from model.data.tables import standardize_rows
 from model.prepare import class_means
@@ -28,9 +28,10 @@ _ROUNDS = 50
 # Rows of each class that are wrong as often as those of all classes.
 _ROWS_LIKE_ALL = 10.0
 _FACTORS = np.geomspace(0.01, 10, 61)
-_VOTES = tuple(0.15 * step for step in range(8))
-# Standard errors by which a memory must be better on val, and its votes, which a few rows near one image can sway.
-_MARGIN, _VOTE_MARGIN = 1.0, 2.0
+_SCALES = (5.0, 10.0, 20.0, 40.0, 80.0)
+_WEIGHTS = np.arange(1, 11) * 0.15
+# Standard errors by which what the memory adds must be better on val.
+_MARGIN = 2.0
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -44,6 +45,7 @@ class Trust(NamedTuple):
         doubt: share of the captions naming each class that do not show it, float32 `[C]`; 1 where the memory is left
             aside.
         vote: weight of the neighbours' votes, float32 `[]`; 0 where they add nothing.
+        scale: factor of the scores before the softmax over the neighbours that vote, float32 `[]`.
     """
 
     names: np.ndarray
@@ -51,6 +53,7 @@ class Trust(NamedTuple):
     judge: np.ndarray
     doubt: np.ndarray
     vote: np.ndarray
+    scale: np.ndarray
 
 
 def believed(plausible: jax.Array, doubt: jax.Array) -> jax.Array:
@@ -81,15 +84,16 @@ def said(
     return named, jax.nn.softmax(keys @ judge[:-1] + judge[-1])
 
 
-def votes(shares: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns what lists vote for, `[B, C]`, and the weights of the votes `[B, K]`: 1 / (rank + 2), scaled to sum 1.
+def votes(shares: jax.Array, scores: jax.Array, mask: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns what lists vote for, `[B, C]`, and the weights of the votes `[B, K]`: the softmax of scaled scores.
 
     Args:
-        shares: of the classes by each neighbour, the nearest first, `[B, K, C]`.
-        mask: false where a list is padded, `[B, K]`.
+        shares: of the classes by each neighbour, `[B, K, C]`.
+        scores: of the neighbours, `[B, K]`.
+        mask: false where a list is padded, `[B, K]`; an empty list has no votes.
+        scale: `[]`.
     """
-    weights = jnp.where(mask, 1 / (jnp.arange(mask.shape[1]) + 2.0), 0)
-    weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), _SMALLEST)
+    weights = masked_softmax(scale * scores, mask)
     return jnp.einsum("bk,bkc->bc", weights, shares), weights
 
 
@@ -127,18 +131,19 @@ def _right(plausible: Any, doubt: Any, classes: int) -> Any:
 def _calibrated(classifier: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns a classifier times the factor with which its probabilities of some rows are best."""
     scores = _scores(rows, classifier)
-    losses = [_loss(factor * scores, labels) for factor in _FACTORS]
-    return (_FACTORS[int(np.argmin(losses))] * classifier).astype(np.float32)
+    means = [_judged(factor * scores, labels)[0].mean() for factor in _FACTORS]
+    return (_FACTORS[int(np.argmax(means))] * classifier).astype(np.float32)
 
 
 def _scores(rows: np.ndarray, classifier: np.ndarray) -> np.ndarray:
     return rows @ classifier[:-1].astype(np.float64) + classifier[-1]
 
 
-def _loss(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean negative log-likelihood."""
-    scores = scores - scores.max(1, keepdims=True)
-    return float((np.log(np.exp(scores).sum(1)) - scores[np.arange(len(labels)), labels]).mean())
+def _judged(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the log-likelihood of each label, and whether it is predicted, both `[n]`."""
+    shifted = scores - scores.max(1, keepdims=True)
+    likelihoods = shifted[np.arange(len(labels)), labels] - np.log(np.exp(shifted).sum(1))
+    return likelihoods, scores.argmax(1) == labels
 
 
 def _labelled(split: Split, classes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -182,54 +187,86 @@ class _Memory:
         blocks = self._blocks()
         return class_means.add((keys, named * np.asarray(believed(seen, doubt))) for keys, named, seen in blocks)
 
-    def votes(self, split: Split, k: int, doubt: np.ndarray) -> np.ndarray:
-        """Returns what the lists of a split vote for, float32 `[N, C]`, by their first `k` (0: all) neighbours."""
-        near, mask, found = split.neighbors[:, : k or None], split.mask[:, : k or None], []
+    def votes(self, split: Split, train: Train, doubt: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tries each scale and weight of the votes.
+
+        Args:
+            split: its lists vote.
+            train: `k`, `similarity` and `names.smoothing`.
+            doubt: as in `Trust`.
+            scores: of the classes without votes, `[N, C]`.
+
+        Returns:
+            Log-likelihoods of the labels, and whether the prediction is right, both `[_SCALES, _WEIGHTS, N]`.
+        """
+        near, mask, similar = (a[:, : train.k or None] for a in (split.neighbors, split.mask, split.scored(train)))
+        found = np.empty((2, len(_SCALES), len(_WEIGHTS), len(near)))
         for begin in range(0, len(near), _BLOCK_QUERIES):
             part = slice(begin, begin + _BLOCK_QUERIES)
             rows, back = np.unique(near[part], return_inverse=True)
             _, named, seen = self.said(rows)
-            shares = named * np.asarray(believed(seen, doubt))
-            found.append(np.asarray(votes(shares[back.reshape(near[part].shape)], mask[part])[0]))
-        return np.concatenate(found)
+            shares = (named * np.asarray(believed(seen, doubt)))[back.reshape(near[part].shape)]
+            for i, scale in enumerate(_SCALES):
+                logs = np.log(np.asarray(votes(shares, similar[part], mask[part], scale)[0]) + train.names.smoothing)
+                for j, weight in enumerate(_WEIGHTS):
+                    found[:, i, j, part] = _judged(scores[part] + weight * logs, split.labels[part])
+        return found[0], found[1] > 0
 
 
 _said = jax.jit(said, static_argnums=4)
 
 
-def make(task: Task, settings: Names, k: int = 0) -> Trust:
+class _Choice(NamedTuple):
+    """What is believed; the log-likelihoods of the labels of val then, and whether they are predicted, both `[N]`."""
+
+    trust: Trust
+    likelihoods: np.ndarray
+    right: np.ndarray
+
+
+def _is_higher(ours: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the mean of the first figures is higher, beyond chance; both `[N]`, of the same images."""
+    gain = ours.astype(np.float64) - others
+    return bool(gain.mean() > _MARGIN * gain.std() / np.sqrt(len(gain)))
+
+
+def make(task: Task, train: Train) -> Trust:
     """Measures how far the memory of a task is to be believed.
 
-    Labels of train make the classifiers. Those of val choose three numbers, the factors of both classifiers and the
-    weight of the votes, and whether votes and memory are used at all: only if that is right more often, beyond chance.
-    Test is not read.
+    Labels of train make the classifiers. Those of val choose four numbers, the factors of both classifiers and scale
+    and weight of the votes, and whether the memory's means and its votes are used at all: only if they make these
+    labels likelier, beyond chance. Test is not read.
 
     Args:
-        task: with text values and embedded class names.
-        settings: `temperature`, `threshold`, `smoothing` and `ridge`.
-        k: neighbours that vote; 0 for all.
+        task: with text values and embedded class names, and with whitened scores if these are to be read.
+        train: `k`, `similarity`, and `temperature`, `threshold`, `smoothing` and `ridge` of `names`.
     """
-    train, val, names = task.splits["train"], task.splits["val"], task.name_vectors["text"]
+    images, val, names = task.splits["train"], task.splits["val"], task.name_vectors["text"]
     seen = standardize_rows(val.queries)
-    labels = class_means.add(_labelled(train, len(names)))
+    labels = class_means.add(_labelled(images, len(names)))
     judge = _calibrated(class_means.classifier(labels, None, _RIDGE), seen, val.labels)
-    alone = Trust(names, judge, judge, np.ones(len(names), np.float32), np.zeros((), np.float32))
-    if not len(train.retrieved):
+    doubt, nothing = np.ones(len(names), np.float32), np.zeros((), np.float32)
+    alone = Trust(names, judge, judge, doubt, vote=nothing, scale=nothing)
+    if not len(images.retrieved):
         return alone
-    memory = _Memory(task, judge, settings)
+    memory = _Memory(task, judge, train.names)
     doubt = memory.doubts()
-    both = _calibrated(class_means.classifier(labels, memory.sums(doubt), settings.ridge), seen, val.labels)
-    plain, scores = _scores(seen, judge), _scores(seen, both)
-    logs = np.log(memory.votes(val, k, doubt) + settings.smoothing)
-    vote = min(_VOTES, key=lambda weight: _loss(scores + weight * logs, val.labels))
-    if not _is_better(scores + vote * logs, scores, val.labels, _VOTE_MARGIN):
-        vote = 0.0
-    if not _is_better(scores + vote * logs, plain, val.labels, _MARGIN):
-        return alone
-    return Trust(names, both, judge, doubt, np.asarray(vote, np.float32))
+    both = _calibrated(class_means.classifier(labels, memory.sums(doubt), train.names.ridge), seen, val.labels)
+    one, other = (
+        _Choice(trust, *_judged(_scores(seen, trust.classifier), val.labels))
+        for trust in (alone, alone._replace(classifier=both, doubt=doubt))
+    )
+    means = other if _is_higher(other.likelihoods, one.likelihoods) else one
+    votes = _with_votes(means.trust._replace(doubt=doubt), memory, val, train)
+    # A few rows near one image can sway its votes, so that these must be right more often, too.
+    better = _is_higher(votes.likelihoods, means.likelihoods) and _is_higher(votes.right, means.right)
+    return (votes if better else means).trust
 
 
-def _is_better(scores: np.ndarray, others: np.ndarray, labels: np.ndarray, margin: float) -> bool:
-    """Whether the first scores are right more often than the others, by more than `margin` standard errors."""
-    gain = (scores.argmax(1) == labels).astype(np.float64) - (others.argmax(1) == labels)
-    return bool(gain.mean() > margin * gain.std() / np.sqrt(len(gain)))
+def _with_votes(known: Trust, memory: _Memory, val: Split, train: Train) -> _Choice:
+    """Adds the neighbours' votes, with the scale and weight that make the labels likeliest."""
+    scores = _scores(standardize_rows(val.queries), known.classifier)
+    likelihoods, right = memory.votes(val, train, known.doubt, scores)
+    best = np.unravel_index(likelihoods.mean(-1).argmax(), likelihoods.shape[:-1])
+    scale, vote = (np.array(number, np.float32) for number in (_SCALES[best[0]], _WEIGHTS[best[1]]))
+    return _Choice(known._replace(vote=vote, scale=scale), likelihoods[best], right[best])

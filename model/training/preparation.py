@@ -25,6 +25,9 @@ def prepare(task: Task, train: Train) -> Task:
         UserError: if a head cannot learn this task, or there are no names to start at.
     """
     heads = [registry.get(name) for name in train.heads]
+    whitened = any(settings.similarity == "whitened" for settings in _settings(train))
+    if whitened and any(head.needs_neighbors for head in heads):
+        task = whitening.rescore(task)
     made: dict[Any, Any] = {}
     prepared = {}
     for head in heads:
@@ -38,8 +41,7 @@ def prepare(task: Task, train: Train) -> Task:
     if any(settings.start_at_names for settings in _settings(train)):
         name_start.check(task, "--config.train.start_at_names=true")
         task = dataclasses.replace(task, classifier=name_start.classifier(task))
-    whitened = any(settings.similarity == "whitened" for settings in _settings(train))
-    return whitening.rescore(task) if whitened and any(head.needs_neighbors for head in heads) else task
+    return task
 
 
 def again(task: Task, train: Train, name: str) -> Any:

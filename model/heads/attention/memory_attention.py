@@ -14,17 +14,12 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from model.data.batch import Rows, standardize
-from model.heads.attention.pooling import attend, product, softmax
+from model.heads.attention.pooling import attend, product
 
 _SMALL_INIT = 1e-2
 # The logarithm of the scale learns so many times as fast as other parameters, so that where it ends hardly depends on
 # where it starts: it is one number that all images teach.
 _SCALE_GAIN = 30.0
-
-
-def masked_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax over the last axis of `logits`, zero where `mask` is false; all zero where the mask is empty."""
-    return softmax(jnp.where(mask, logits, -jnp.inf))
 
 
 def _fitted(wanted: jax.Array, project: jax.Array) -> tuple[Initializer, Initializer]:

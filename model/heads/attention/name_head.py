@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.base import Names, Train
-from model.data.batch import Batch, Output, standardize
+from model.data.batch import Batch, Output, masked_softmax, standardize
 from model.data.datasets import Task
-from model.heads.attention.memory_attention import masked_softmax
 from model.heads.base import Head, NewClasses
 from model.heads.linear import dropout, learned, thin
 from model.prepare import name_prior

@@ -11,21 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from model.data import parallel
-from model.data.batch import Rows
+from model.data.batch import Rows, softmax
 
 # The neighbours of this many queries fit into the cache of a core (k 100, d 768, float32: 1.2 MB of keys at a time).
 SLICE_QUERIES = 4
-# Smallest divisor of a softmax, so that an empty list has weights of 0.
-_SMALLEST_SUM = 1e-6
 
 _Values = dict[str, Any]
-
-
-def softmax(logits: jax.Array, axis: int = -1) -> jax.Array:
-    """Softmax over an axis of `logits`, zero where they are -inf; all zero where all are."""
-    largest = jnp.max(logits, axis=axis, keepdims=True)
-    exponents = jnp.exp(logits - jnp.where(jnp.isfinite(largest), largest, 0))
-    return exponents / jnp.maximum(exponents.sum(axis, keepdims=True), _SMALLEST_SUM)
 
 
 def _for_each_query(function: Any, tables: Any, queries: Any) -> Any:

@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from configs.base import Train
-from model.data.batch import Batch, Output, standardize, unit
-from model.heads.attention.memory_attention import masked_softmax
+from model.data.batch import Batch, Output, masked_softmax, standardize, unit
 from model.heads.base import Head
 from model.heads.linear import Linear, dropout, learned, thin
 

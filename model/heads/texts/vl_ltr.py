@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from configs.base import Train
-from model.data.batch import EPSILON, Batch, Output, standardize
+from model.data.batch import EPSILON, Batch, Output, masked_softmax, standardize
 from model.data.datasets import Task
-from model.heads.attention.memory_attention import masked_softmax
 from model.heads.base import Head
 from model.heads.linear import dropout, learned
 from model.prepare import class_bank

@@ -38,7 +38,9 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     prepared["lda"] = Classes(normal(d), normal(d, d), jnp.ones(d), normal(7, d), normal(7))
     prepared["knn_vote"] = Voters(known.names, jnp.zeros(9, int))
     doubt = jnp.asarray(rng.random(7), jnp.float32)
-    prepared["guarded"] = Trust(known.names, normal(d + 1, 7), normal(d + 1, 7), doubt, jnp.asarray(0.5))
+    prepared["guarded"] = Trust(
+        known.names, normal(d + 1, 7), normal(d + 1, 7), doubt, jnp.asarray(0.5), jnp.asarray(9.0)
+    )
     prepared["mml"] = Prototypes(normal(7, d), normal(7, d))
     prepared["real_linear"] = prepared["swat"] = Retrieved(
         normal(9, d), jnp.arange(7), jnp.ones(7, int), jnp.ones(7, int), normal(d, 7), jnp.ones(())

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.data.batch import Rows, standardize
-from model.heads.attention.memory_attention import MemoryAttention, masked_softmax
+from model.data.batch import Rows, masked_softmax, standardize
+from model.heads.attention.memory_attention import MemoryAttention
 from model.heads.attention.pooling import attend
 
 
