@@ -2,7 +2,8 @@
 
 Each head has the setting that `model.train` chose with this configuration, or, with `--sweep`, the best of the same
 trials at each value. Figures are of test and choose nothing; to choose a value, read those of val. If the command is
-interrupted, run it again: it resumes. Writes `ablations/{name}.json` and `.svg` below the workdir.
+interrupted, run it again: it resumes. Writes a table and a plot of these values, heads and seeds below the workdir, and
+as `ablations/{name}.json` and `.svg` the last of each name.
 """
 
 import sys
@@ -31,9 +32,12 @@ def run(config: Config, vary: str, sweep: bool, markdown: bool) -> None:
         base = variations.Base(config)
         protocol.check(places, config.protocol, config.queries, train, base.task().class_counts)
         found = study.run(base, name, values, sweep, stage)
-    written = [storage.join(places.workdir, "ablations", f"{name}.{suffix}") for suffix in ("json", "svg")]
-    storage.write_json(written[0], found)
-    study.draw(written[1], found)
+    written = []
+    # The figures of other settings stay; the second name has the last.
+    for stem in (f"{name}-{study.fingerprint(base, found)[:8]}", name):
+        written = [storage.join(places.workdir, "ablations", f"{stem}.{suffix}") for suffix in ("json", "svg")]
+        storage.write_json(written[0], found)
+        study.draw(written[1], found)
     if markdown:
         print(study.grid(found).markdown())
     else:

@@ -130,7 +130,8 @@ def read_index(path: str, remedy: str = "remove it and run web-memory build agai
     contents = {name: part for name, part in facts.items() if name not in _NOT_FACTS} if type(facts) is dict else {}
     if not contents or facts.get("fingerprint") != fingerprint(contents):
         raise UserError(f"{path}: is damaged; {remedy}")
-    if where := schemas.misshapen(facts, {"schema_version": int, "config_hash": str, "metric": str, "shards": [dict]}):
+    shape = {"schema_version": int, "config_hash": str, "metric": str, "shards": [dict]}
+    if where := schemas.misshapen(facts, {**shape, "recall": {"k": int, "mean": float}}):
         raise UserError(f"{path}: is not a manifest of this version ({where}); {remedy}")
     return dict(facts)
 

@@ -62,6 +62,8 @@ def test_every_value_is_trained_once_with_the_chosen_setting(world, capsys):
             assert run["all"] == result["accuracy"]["all"] and run["val"] == result["val_accuracy"]["all"]
     assert "neighbours k" in printed and "ablations/k.svg" in printed
     assert (world.folder / "ablations/k.svg").read_text().count("mam") > 0
+    (own,) = world.folder.glob("ablations/k-*.json")
+    assert own.read_bytes() == (world.folder / "ablations/k.json").read_bytes()
     # One run of linear, two of mam, for each seed; none of them is repeated, nor are checkpoints kept.
     results = sorted(world.folder.glob("ablations/runs/*/*/*/result.json"))
     assert len(results) == 6 and not list(world.folder.glob("ablations/runs/*/*/*/checkpoints"))

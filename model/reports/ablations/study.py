@@ -135,6 +135,18 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
     return {"vary": vary, **about, "sweep": sweep, "points": points}
 
 
+def fingerprint(base: Base, found: dict[str, Any]) -> str:
+    """Returns that of what decided the contents of a JSON file."""
+    decides = {
+        "runs": run_files.identity(base.places, base.seed, base.train, base.lists.fingerprint).folder,
+        "heads": base.train.heads,
+        "seeds": base.train.seeds,
+        "values": [point["value"] for point in found["points"]],
+        "sweep": found["sweep"],
+    }
+    return manifest.fingerprint(decides)
+
+
 def grid(found: dict[str, Any]) -> Grid:
     """Returns the table of an ablation: overall and few-shot accuracy of each head at each value.
 

@@ -6,7 +6,7 @@ from index.store import index_manifest
 from pipelines import manifest
 from pipelines.errors import UserError
 
-FACTS = {"version": 3, "shards": [{"rows": 4}], "recall": {"mean": 0.5}}
+FACTS = {"version": 3, "shards": [{"rows": 4}], "recall": {"k": 5, "mean": 0.5}}
 
 
 @pytest.fixture
