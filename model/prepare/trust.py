@@ -1,8 +1,8 @@
 """How far a memory is to be believed, measured with labels: row by row, class by class, and as a whole.
 
 A caption is believed as far as it fits its own image, in the eyes of a classifier that has seen labelled images alone
-(`believed`); a class as far as its rows follow its labelled images (`class_means`); the whole if it is right more often
-on val, beyond chance. Ours, not the paper's (docs/method.md).
+(`believed`); a class as far as its rows follow its labelled images (`class_means`); the whole if it makes the labels of
+val likelier, beyond chance. Ours, not the paper's (docs/method.md).
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Trust(NamedTuple):
         doubt: share of the captions naming each class that do not show it, float32 `[C]`; 1 where the memory is left
             aside.
         vote: weight of the neighbours' votes, float32 `[]`; 0 where they add nothing.
-        scale: factor of the scores before the softmax over the neighbours that vote, float32 `[]`.
+        scale: factor of the scores before the softmax over the neighbours, float32 `[]`.
     """
 
     names: np.ndarray
@@ -260,7 +260,8 @@ def make(task: Task, train: Train) -> Trust:
     votes = _with_votes(means.trust._replace(doubt=doubt), memory, val, train)
     # A few rows near one image can sway its votes, so that these must be right more often, too.
     better = _is_higher(votes.likelihoods, means.likelihoods) and _is_higher(votes.right, means.right)
-    return (votes if better else means).trust
+    # Neighbours without a vote are shown in the same order.
+    return votes.trust if better else means.trust._replace(scale=votes.trust.scale)
 
 
 def _with_votes(known: Trust, memory: _Memory, val: Split, train: Train) -> _Choice:
