@@ -118,12 +118,18 @@ class Recognizer:
         """
         return self._session.pixels([image])[0]
 
-    def search(self, *, text: str = "", image: "Picture | None" = None, k: int = 12) -> list[Neighbor]:
+    def search(self, *, text: str = "", image: "Picture | None" = None, k: int = 12, where: str = "") -> list[Neighbor]:
         """Returns the memory rows nearest to a text or an image, the nearest first.
 
+        Args:
+            text: to search for, or
+            image: to search for.
+            k: rows; there are fewer only if the filter lets fewer pass.
+            where: a filter, such as `similarity>=0.3 and LICENSE=cc0` (docs/filters.md); empty for none.
+
         Raises:
-            UserError: if not one of the two is given, the image cannot be read, or no text encoder shares the space of
-                the keys.
+            UserError: if not one of the two is given, the image cannot be read, the filter is wrong, or no text encoder
+                shares the space of the keys.
         """
         from model.recognition.engine import neighbor
         from pipelines.errors import UserError
@@ -132,7 +138,8 @@ class Recognizer:
             raise UserError("search: give a text or an image")
         session, state = self._session, self._session.state()
         queries = session.text_query(text) if text else session.image_query(image)
-        hits = state.index.search(queries, max(min(k, state.index.rows), 0))
+        allowed = state.filters.allowed(where)[0] if where else None
+        hits = state.index.search(queries, max(min(k, state.index.rows), 0), allowed=allowed)
         ids = hits.ids[0][hits.ids[0] >= 0]
         places = state.memory.places(ids)
         rows = zip(ids.tolist(), places.tolist(), hits.scores[0].tolist(), strict=False)

@@ -65,7 +65,12 @@ EXEMPT = {
     "index.searching.rows": {"pipelines.sources.pictures"},
     # docs/adr/0026: a prediction embeds, searches and runs a head.
     "model.predict": {"pipelines.sources.patterns"},
-    "model.recognition.source": {"index", "index.store.indexed_memory", "pipelines.encoders.handles"},
+    "model.recognition.source": {
+        "index",
+        "index.searching.matching",
+        "index.store.indexed_memory",
+        "pipelines.encoders.handles",
+    },
     "model.recognition.engine": {"index"},
     "model.recognition.bundle": {"pipelines.encoders.handles"},
     "model.recognition.card": {"index"},

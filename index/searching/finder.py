@@ -14,9 +14,9 @@ import dataclasses
 from configs.base import Config
 from index.searching import matching, queries, rows
 from index.searching import where as filters
+from index.searching.matching import Filters
 from index.searching.page import Tile
 from index.searching.queries import Query, QueryEncoders
-from index.store.filtered import Allowed
 from index.store.indexed_memory import IndexedMemory, Published, open_memory
 from index.store.reader import Index
 from pipelines.errors import UserError
@@ -24,8 +24,6 @@ from pipelines.manifest import Embeddings
 from pipelines.sources import pictures
 
 KINDS = ("image", "text", "id", "vector")
-# Filters whose rows are remembered, for each version.
-_MOST_FILTERS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +46,7 @@ class _Version:
 
     def __init__(self, index: Index, memory: Embeddings | IndexedMemory) -> None:
         self.index, self.memory = index, memory
-        self._allowed: dict[str, tuple[Allowed, int]] = {"": (Allowed(), index.rows)}
-
-    def allowed(self, where: str) -> tuple[Allowed, int]:
-        """Returns the rows that a filter lets pass, and their number."""
-        if where not in self._allowed:
-            ids = matching.ids(self.memory, filters.parse(where, "--where"))
-            if len(self._allowed) > _MOST_FILTERS:
-                del self._allowed[list(self._allowed)[1]]
-            self._allowed[where] = Allowed(ids), len(ids)
-        return self._allowed[where]
+        self.filters = Filters(matching.tables_of(memory), memory.folder, index.rows, "--where")
 
 
 class Finder:
@@ -90,7 +79,7 @@ class Finder:
 
         def work(version: _Version) -> Found:
             query = self._query(kind, asked, version)
-            allowed, number = version.allowed(where)
+            allowed, number = version.filters.allowed(where)
             ids, scores = rows.find(version.index, query, k, allowed)
             found = zip(rows.read(version.memory, ids), scores.tolist(), strict=True)
             tiles = [rows.tile(row, score, self._load if with_pictures else None) for row, score in found]

@@ -2,7 +2,8 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 
 from index.searching import where
 from index.searching.where import METADATA, FieldTest, Filter
+from index.store.filtered import Allowed
 from index.store.indexed_memory import IndexedMemory
 from pipelines.errors import UserError, nearest, one_line
 from pipelines.manifest import Embeddings
@@ -18,8 +20,13 @@ from pipelines.sources.sample import is_missing
 
 # Names of fields that an error may show, and their characters.
 _MOST_NAMES, _MOST_CHARS = 50, 80
+# Filters whose rows are remembered.
+_MOST_FILTERS = 8
 # Values of a field whose answers are kept: most occur again and again.
 _KEPT_ANSWERS = 1 << 14
+
+# Yields columns of the rows of a memory.
+Tables = Callable[[list[str]], Iterable[pa.Table]]
 
 
 def ids(memory: Embeddings | IndexedMemory, wanted: "str | Filter | pc.Expression") -> np.ndarray:
@@ -36,9 +43,17 @@ def ids(memory: Embeddings | IndexedMemory, wanted: "str | Filter | pc.Expressio
     if isinstance(wanted, pc.Expression):
         wanted = Filter(str(wanted), "where", wanted, where.COLUMNS, {})
     found = where.parse(wanted) if isinstance(wanted, str) else wanted
+    return _ids(tables_of(memory), memory.folder, found)
+
+
+def tables_of(memory: Embeddings | IndexedMemory) -> Tables:
+    """Returns what reads columns of a memory, shard by shard."""
+    return lambda columns: (memory.read(shard, columns) for shard in memory.shard_rows)
+
+
+def _ids(tables: Tables, folder: str, found: Filter) -> np.ndarray:
     answers, parts = _Answers(found.tests), [np.empty(0, np.int64)]
-    for shard in memory.shard_rows:
-        table = memory.read(shard, list(dict.fromkeys(["id", *found.columns])))
+    for table in tables(list(dict.fromkeys(["id", *found.columns]))):
         for name, column in answers.of(table).items():
             table = table.append_column(name, column)
         try:
@@ -46,8 +61,38 @@ def ids(memory: Embeddings | IndexedMemory, wanted: "str | Filter | pc.Expressio
         except pa.ArrowException as error:
             reason = one_line(error)[:200]
             raise UserError(f"{found.flag}: {found.text[:200]!a}: {reason}; {where.known_columns()}") from error
-    answers.check(memory.folder, found.flag)
+    answers.check(folder, found.flag)
     return np.sort(np.concatenate(parts))
+
+
+class Filters:
+    """The rows that filters let pass in one version of a memory; those of the last few filters are kept.
+
+    Any number of threads may ask.
+    """
+
+    def __init__(self, tables: Tables, folder: str, rows: int, flag: str) -> None:
+        """Reads nothing yet.
+
+        Args:
+            tables: yields columns of the rows, which may be more than can be found.
+            folder: of the memory, for errors.
+            rows: that can be found.
+            flag: how errors name a filter.
+        """
+        self._tables, self._folder, self._flag = tables, folder, flag
+        self._allowed: dict[str, tuple[Allowed, int]] = {"": (Allowed(), rows)}
+        self._lock = threading.Lock()
+
+    def allowed(self, text: str) -> tuple[Allowed, int]:
+        """Returns the rows that a filter lets pass, and their number; errors as `ids`."""
+        with self._lock:
+            if text not in self._allowed:
+                found = _ids(self._tables, self._folder, where.parse(text, self._flag))
+                if len(self._allowed) > _MOST_FILTERS:
+                    del self._allowed[list(self._allowed)[1]]
+                self._allowed[text] = Allowed(found), len(found)
+            return self._allowed[text]
 
 
 class _Answers:

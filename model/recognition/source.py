@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from configs.base import Places
 from index import Index
+from index.searching.matching import Filters, Tables
 from index.store import indexed_memory
 from model.recognition import bundle, memory, trained
 from model.recognition.memory import Memory
@@ -28,11 +29,13 @@ class State:
     Attributes:
         index: opened, with its shards loaded.
         memory: the rows.
+        filters: tell which rows a search may find.
         etag: of the manifest that it was read from, before it was read; a later one means another version.
     """
 
     index: Index
     memory: Memory
+    filters: Filters
     etag: str
 
 
@@ -126,7 +129,7 @@ class Source:
             for number, shard in enumerate(index.shards):
                 if shard.rows:
                     index.lookup(number)
-            return State(index, loaded, etag)
+            return State(index, loaded, Filters(self._filtered(index), "the memory", index.rows, "where"), etag)
 
         return self.in_published(of, work)
 
@@ -148,6 +151,20 @@ class Source:
             return work(index)
 
         return indexed_memory.in_published(self.index, checked)
+
+    def _filtered(self, index: Index) -> Tables:
+        """Returns what reads the columns that a filter names; a copied memory has few."""
+
+        def read(columns: list[str]) -> Iterator[pa.Table]:
+            missing = [column for column in columns if column not in memory.columns(())]
+            if missing and self._bundle and self._bundle.copied:
+                raise UserError(
+                    f"where: the bundle has captions and URLs of its memory, and no {missing[0]}; export it with "
+                    "--reference"
+                )
+            yield from self.tables(index, columns)
+
+        return read
 
     def tables(self, index: Index, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yields columns of the rows that an index can find."""

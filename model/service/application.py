@@ -105,13 +105,13 @@ class _Service:
         """Answers with the memory rows nearest to a text or a photograph."""
         if asking.is_json(request):
             asked = await asking.text(request, self.limits)
-            found = await self.batcher.search(text=asked["text"], k=asking.rows(asked, self.limits))
+            found = await self.batcher.search(text=asked["text"], **asking.rows(asked, self.limits))
         else:
             images, given = await asking.photographs(request, self.limits)
             if len(images) > 1:
                 raise refusal(422, "search for one photograph at a time")
-            k = asking.rows(given, self.limits)
-            found = await self.batcher.search(image=await self._read(images[0]), k=k)
+            rows = asking.rows(given, self.limits)
+            found = await self.batcher.search(image=await self._read(images[0]), **rows)
         return JSONResponse({"neighbors": [dataclasses.asdict(neighbor) for neighbor in found]})
 
     async def _read(self, image: bytes) -> Any:

@@ -50,7 +50,7 @@ def _check_end(header: str, form: bytes) -> None:
 
 
 async def text(request: Request, limits: Limits) -> dict[str, Any]:
-    """Returns the parameters of a search by text: `text`, and perhaps `k`.
+    """Returns the parameters of a search by text: `text`, and perhaps `k` and `where`.
 
     Raises:
         HTTPException: 400 or 422, if the body is no such JSON.
@@ -63,8 +63,11 @@ async def text(request: Request, limits: Limits) -> dict[str, Any]:
         raise refusal(422, 'send an object such as {"text": "a red bird", "k": 12}')
     if len(asked["text"]) > limits.text_chars:
         raise refusal(422, f"text: has more than {limits.text_chars:,} characters")
+    if request.query_params:
+        raise refusal(422, "a search by text takes its parameters from the JSON, none from the address")
     # A half of a surrogate pair, which JSON can spell and nothing can encode.
-    return asked | {"text": asked["text"].encode("utf-8", "replace").decode()}
+    texts = {name: value for name, value in asked.items() if isinstance(value, str)}
+    return asked | {name: value.encode("utf-8", "replace").decode() for name, value in texts.items()}
 
 
 def is_json(request: Request) -> bool:
@@ -82,10 +85,13 @@ def wanted(given: Mapping[str, str], heads: Sequence[str], limits: Limits) -> Wa
     return Wanted(head, number(given, "top", 5, limits.rows), influence in ("true", "1"))
 
 
-def rows(given: Mapping[str, Any], limits: Limits) -> int:
-    """Returns the number of memory rows that a search asks for; errors as `number`."""
-    _known(given, ("text", "k"))
-    return number(given, "k", 12, limits.rows)
+def rows(given: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """Returns which memory rows a search asks for: `k` and `where`; errors as `number`."""
+    _known(given, ("text", "k", "where"))
+    where = given.get("where", "")
+    if not isinstance(where, str) or len(where) > limits.text_chars:
+        raise refusal(422, f"where: must be a filter of at most {limits.text_chars:,} characters")
+    return {"k": number(given, "k", 12, limits.rows), "where": where.strip()}
 
 
 def number(given: Mapping[str, Any], name: str, default: int, most: int) -> int:

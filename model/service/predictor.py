@@ -24,5 +24,9 @@ class Predictor(Protocol):
     def predict(self, images: list[Any], *, head: str, top: int, influence: bool) -> list[Prediction]:
         """Returns a prediction for each photograph; a `UserError` if one cannot be used."""
 
-    def search(self, *, text: str = "", image: Any = None, k: int = 12) -> list[Neighbor]:
-        """Returns the memory rows nearest to a text or a photograph; a `UserError` if that cannot be searched for."""
+    def search(self, *, text: str = "", image: Any = None, k: int = 12, where: str = "") -> list[Neighbor]:
+        """Returns the memory rows nearest to a text or a photograph, of those that a filter lets pass.
+
+        Raises:
+            UserError: if that cannot be searched for, or the filter is wrong.
+        """

@@ -64,6 +64,15 @@ def test_its_card_has_the_intervals_of_the_evaluation_that_has_most_of_its_heads
     assert "| mam | linear |" in card and "mean_knn" not in card and "web-memory evaluate" not in card
 
 
+def test_a_search_of_a_copied_memory_is_filtered_by_what_it_holds(moved, line):
+    (photograph,) = line.photographs()[:1]
+    with Recognizer.open(str(moved)) as opened:
+        near = opened.search(image=photograph, k=3, where="url!=http://host/0002 and caption!=''")
+        assert len(near) == 3 and "http://host/0002" not in [row.url for row in near]
+        with pytest.raises(UserError, match="where: the bundle has captions and URLs of its memory, and no metadata"):
+            opened.search(image=photograph, where="LICENSE=cc0")
+
+
 def test_every_file_is_checked(bundle, moved):
     files = [path for path in sorted(moved.rglob("*")) if path.is_file()]
     assert len(files) > 25

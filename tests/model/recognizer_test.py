@@ -107,6 +107,11 @@ def test_searches_by_an_image(opened, line):
     near = opened.search(image=picture("red", 2), k=3)
     assert near[0].score == pytest.approx(1, abs=1e-5) and near[0].url == "http://host/0002"
     assert [n.caption for n in near] == ["a red dog"] * 3
+    assert [n.url for n in opened.search(image=picture("red", 2), k=3, where="url=http://host/0005")] == [
+        "http://host/0005"
+    ]
+    with pytest.raises(UserError, match="where: "):
+        opened.search(image=picture("red", 2), where="nothing=1")
     with pytest.raises(UserError, match="no text encoder shares the space"):
         opened.search(text="a red dog")
     with pytest.raises(UserError, match="give a text or an image"):

@@ -161,10 +161,11 @@ function show(files) {
   predict();
 }
 
-function search(body, headers, title) {
+function search(ask, title) {
+  const where = byId("where").value.trim();
   answer(async () => {
-    const found = await post("/search", body, headers);
-    const list = group("", title, found.neighbors, 0);
+    const found = await ask(where);
+    const list = group("", where ? `${title}, where ${where}` : title, found.neighbors, 0);
     return [[element("article", "card wide", list)], `${found.neighbors.length} rows of the memory`];
   }, "Searching …");
 }
@@ -180,12 +181,15 @@ byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = byId("text").value.trim();
   if (!text) return say("Type a text to search for.", true);
-  search(JSON.stringify({ text }), { "Content-Type": "application/json" }, `Nearest to “${text}”`);
+  const ask = (where) => post("/search", JSON.stringify({ text, where }), { "Content-Type": "application/json" });
+  search(ask, `Nearest to “${text}”`);
 });
 byId("like").addEventListener("change", (event) => {
   const [file] = event.target.files;
-  if (file) search(file, { "Content-Type": "application/octet-stream" }, `Nearest to ${file.name}`);
   event.target.value = "";
+  if (!file) return;
+  const address = (where) => `/search?${new URLSearchParams({ where })}`;
+  search((where) => post(address(where), file, { "Content-Type": "application/octet-stream" }), `Nearest to ${file.name}`);
 });
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {

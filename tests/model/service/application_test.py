@@ -76,6 +76,10 @@ def test_a_search(client):
         for n in range(2)
     ]
     assert len(client.post("/search", json={"text": "red"}).json()["neighbors"]) == 12
+    only = {"text": "red", "where": " NSFW=UNLIKELY ", "k": 1}
+    assert client.post("/search", json=only).json()["neighbors"][0]["caption"] == f"red where NSFW=UNLIKELY {HOSTILE}"
+    found = client.post("/search?where=a%3Db", content=b"abc", headers=IMAGE).json()["neighbors"]
+    assert found[0]["caption"] == f"abc where a=b {HOSTILE}"
     by_image = client.post("/search?k=1", content=b"abc", headers=IMAGE).json()["neighbors"]
     assert [n["caption"] for n in by_image] == [f"abc {HOSTILE}"]
     assert client.post("/search", files={"image": b"xyz"}, data={"k": "1"}).json()["neighbors"][0]["score"] == 1 / 3
@@ -138,7 +142,14 @@ def test_a_wrong_parameter(client, query, sentence):
         (b'{"text": 3}', 422, 'send an object such as {"text": "a red bird", "k": 12}'),
         (b'{"text": "x", "k": true}', 422, "k: must be a whole number from 1 to 100"),
         (b'{"text": "x", "k": 1.0}', 422, "k: must be a whole number from 1 to 100"),
-        (b'{"text": "x", "n": 1}', 422, "'n': unknown parameter; known are k, text"),
+        (b'{"text": "x", "n": 1}', 422, "'n': unknown parameter; known are k, text, where"),
+        (b'{"text": "x", "where": 1}', 422, "where: must be a filter of at most 1,000 characters"),
+        (
+            json.dumps({"text": "x", "where": "x" * 1001}).encode(),
+            422,
+            "where: must be a filter of at most 1,000 characters",
+        ),
+        (b'{"text": "x", "where": "wrong"}', 422, "where: 'wrong': is no filter"),
         (json.dumps({"text": "x" * 1001}).encode(), 422, "text: has more than 1,000 characters"),
         (b'{"text": "space"}', 422, "no text encoder shares the space"),
     ],
@@ -146,6 +157,11 @@ def test_a_wrong_parameter(client, query, sentence):
 def test_a_wrong_search(client, body, status, sentence):
     answer = client.post("/search", content=body, headers={"content-type": "application/json; charset=utf-8"})
     assert refused(answer, status) == sentence
+
+
+def test_a_search_by_text_has_its_parameters_in_one_place(client):
+    sentence = "a search by text takes its parameters from the JSON, none from the address"
+    assert refused(client.post("/search?k=3", json={"text": "red"}), 422) == sentence
 
 
 def test_a_wrong_address_method_or_kind_of_body(client):

@@ -102,11 +102,20 @@ def test_the_memory_is_searched_by_text_and_by_photograph(page):
     assert page.locator("article li").count() == 12 and _faults(page) == []
     page.set_input_files("#like", _photograph("like.png"))
     page.wait_for_selector("text=Nearest to like.png")
+    page.fill("#where", "similarity>=0.3")
+    page.press("#text", "Enter")
+    page.wait_for_selector("text=where similarity>=0.3")
+    assert "</b>”, where similarity>=0.3" in page.inner_text("article h3")
+    page.set_input_files("#like", _photograph("like.png"))
+    page.wait_for_selector("text=Nearest to like.png, where similarity>=0.3")
+    page.fill("#where", "wrong")
+    page.press("#text", "Enter")
+    page.wait_for_selector("text='wrong': is no filter")
 
 
 def test_everything_is_reached_by_the_keyboard(page):
     seen = []
-    for _ in range(7):
+    for _ in range(8):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
         outline = "getComputedStyle(document.activeElement).outlineStyle"
@@ -114,7 +123,7 @@ def test_everything_is_reached_by_the_keyboard(page):
         assert "none" not in (page.evaluate(outline), page.evaluate(label)) or page.evaluate(
             f"[{outline}, {label}].some((style) => style !== 'none')"
         )
-    assert seen == ["Skip to the results", "files", "head", "influence", "text", "Search", "like"]
+    assert seen == ["Skip to the results", "files", "head", "influence", "text", "Search", "where", "like"]
     page.focus("#files")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")

@@ -40,12 +40,13 @@ class Fake:
         finally:
             self.lock.release()
 
-    def search(self, *, text="", image=None, k=12):
+    def search(self, *, text="", image=None, k=12, where=""):
+        if where == "wrong":
+            raise UserError("where: 'wrong': is no filter")
         if text == "space":
             raise UserError("no text encoder shares the space")
-        return [
-            Neighbor(place, f"{text or image.decode('latin-1')} {HOSTILE}", "", 1 / (place + 3)) for place in range(k)
-        ]
+        asked = f"{text or image.decode('latin-1')}{f' where {where}' if where else ''}"
+        return [Neighbor(place, f"{asked} {HOSTILE}", "", 1 / (place + 3)) for place in range(k)]
 
 
 def prediction(image: bytes, head: str, top: int = 5, influence: bool = False) -> Prediction:
