@@ -43,7 +43,8 @@ class Search:
 
     Attributes:
         train: the training configuration.
-        own: the axes of the head, see `Head.space`; `train.space` replaces those that it names.
+        own: the axes of the head, see `Head.space`; `train.space` replaces those that it names, and a field that the
+            configuration sets to another value than the default has that value and no axis; `k` is a limit.
         trained: whether steps train the head; if not, there are no axes of `SETTING`.
         longest: length of the neighbour lists; 0 if it is not known yet.
     """
@@ -66,7 +67,8 @@ class Search:
                 f"--config.train.space=k={'|'.join(map(str, asked['k']))}: the lists hold {self.longest} neighbours; "
                 "use fewer, or run web-memory neighbors with more"
             )
-        found = {name: self._possible(name, values) for name, values in self.own.items()} | asked
+        own = {name: values for name, values in self.own.items() if name == "k" or _is_default(self.train, name)}
+        found = {name: self._possible(name, values) for name, values in own.items()} | asked
         if self.trained:
             settings = (self.train.learning_rates, self.train.weight_decays, self.train.dropouts)
             found |= {name: tuple(dict.fromkeys(values)) for name, values in zip(SETTING, settings, strict=True)}
@@ -211,6 +213,12 @@ class Search:
             yield self._filled({name: self.axes[name][place] for name, place in asked.items()})
         # It keeps proposing known points: any other point tells more.
         yield from self._points(seed, self.size)
+
+
+def _is_default(train: Train, name: str) -> bool:
+    """Tells whether a field, such as `vote.pruning`, has the default value."""
+    ours, default = (functools.reduce(getattr, name.split("."), of) for of in (train, Train()))
+    return bool(ours == default)
 
 
 class _Round(NamedTuple):

@@ -86,7 +86,7 @@ class KnnVote(nn.Module):
             if batch.memory_rows is None:
                 raise UserError(
                     f"knn_vote with train.vote.pruning={self.vote.pruning} knows the rows of the memory that it was "
-                    "trained with alone, on the device; train it with --config.train.vote.pruning=none"
+                    "trained with alone, on the device; train it with --config.train.space=vote.pruning=none"
                 )
             wrong = known.wrong[batch.memory_rows]
             soft = jnp.minimum(1.0, _SOFT / (1 + wrong)) if self.vote.pruning == "soft" else soft

@@ -1,11 +1,12 @@
 """Which settings are tried: how many, which, and whether the same ones again."""
 
+import dataclasses
 import itertools
 import math
 
 import pytest
 
-from configs.base import Train
+from configs.base import Train, Vote
 from model.training import hyperparameters
 from model.training.hyperparameters import Search
 from pipelines.errors import UserError
@@ -131,6 +132,15 @@ def test_a_head_that_is_not_trained_tries_its_own_axes_alone():
     expected = [{"k": k, "similarity": name, **rest} for k in (8, 0) for name in ("cosine", "whitened")]
     assert sorted(map(str, points)) == sorted(map(str, expected))
     assert _all(_train(search="grid"), trained=False) == [{"learning_rate": 1e-4, "weight_decay": 0.0, "dropout": 0.0}]
+
+
+def test_a_field_that_is_set_is_not_tried_but_by_name():
+    own = {"similarity": ("cosine", "whitened"), "vote.pruning": ("none", "hard"), "value_scale": (1.0, 2.0)}
+    train = dataclasses.replace(_train(similarity="cosine"), vote=Vote(pruning="soft"))
+    assert set(own) - set(Search(train, own=own).axes) == {"similarity", "vote.pruning"}
+    asked = dataclasses.replace(train, space=("similarity=whitened", "value_scale=3"))
+    found = Search(asked, own=own).axes
+    assert found["similarity"] == ("whitened",) and found["value_scale"] == (3.0,) and "vote.pruning" not in found
 
 
 def test_the_whole_list_is_what_train_k_leaves_of_it():

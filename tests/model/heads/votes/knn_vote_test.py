@@ -104,5 +104,5 @@ def test_pruning_is_refused_where_the_rows_are_not_known():
     batch = tables.load(preparation.prepare(_task(), train))["val"].gather(jnp.arange(3), "knn_vote")
     batch = batch._replace(memory_rows=None)
     head = registry.get("knn_vote").build(train, 4, batch)
-    with pytest.raises(UserError, match="train it with --config.train.vote.pruning=none"):
+    with pytest.raises(UserError, match="train it with --config.train.space=vote.pruning=none"):
         registry.init(head, batch, 0)
