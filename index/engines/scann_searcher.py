@@ -81,7 +81,8 @@ class ScannSearcher:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and scores as `Searcher.search`; equal calls give equal results, on any number of threads."""
         length = k + more
-        rows, scores = np.empty((len(queries), length), np.int64), np.empty((len(queries), length), np.float32)
+        rows = np.full((len(queries), length), -1, np.int64)
+        scores = np.full((len(queries), length), -np.inf, np.float32)
         if not len(queries) or not length:
             return rows, scores
         queries = np.ascontiguousarray(queries, np.float32)
@@ -97,17 +98,20 @@ class ScannSearcher:
             step = self.kept.batch_queries(number) if self.reorders else len(places)
             for begin in range(0, len(places), step):
                 part = places[begin : begin + step]
-                rows[part], scores[part] = self._find(queries[part], length, number, min(scanned, self.leaves))
-        return rows, scores
+                found = self._find(queries[part], length, number, min(scanned, self.leaves))
+                width = found[0].shape[1]
+                rows[part, :width], scores[part, :width] = found
+        # In one call, since a part may have a handful of queries.
+        return top_k(rows, scores, length)
 
     def _find(self, queries: np.ndarray, length: int, candidates: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns rows and scores `[Q, length]` of the best of some candidates in the nearest leaves."""
+        """Returns rows and scores `[Q, at most length]` of the best of some candidates in the nearest leaves."""
         wanted = candidates if self.reorders else min(length, candidates)
         places, scores = self._scan(queries, wanted, candidates, leaves)
-        if self.reorders:
-            scores = self.kept.scores(queries, places, self.threads)
         rows = places if self.rows_at is None else np.where(places < 0, np.int64(-1), self.rows_at[places])
-        return top_k(rows, scores, length)
+        if not self.reorders:
+            return rows, scores
+        return top_k(rows, self.kept.scores(queries, places, self.threads), length)
 
     def _scan(self, queries: np.ndarray, wanted: int, candidates: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns places int64 and scores float32 `[Q, wanted]` of ScaNN, the best of some candidates; -1 pads."""

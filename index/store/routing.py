@@ -138,7 +138,12 @@ class Router:
 
 def _nearest(scores: np.ndarray, leaves: int) -> np.ndarray:
     """Returns the places of the `leaves` highest scores of each row of `[q, l]`, in descending order."""
-    places = np.argpartition(-scores, leaves - 1, axis=1)[:, :leaves]
+    # A partition of values takes half the time of one of places.
+    is_near = scores >= np.partition(scores, -leaves, axis=1)[:, -leaves, None]
+    if np.count_nonzero(is_near) == len(scores) * leaves:
+        places = np.nonzero(is_near)[1].reshape(len(scores), leaves)
+    else:
+        places = np.argpartition(-scores, leaves - 1, axis=1)[:, :leaves]
     order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1)
     return np.take_along_axis(places, order, 1)
 
