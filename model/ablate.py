@@ -32,12 +32,13 @@ def run(config: Config, vary: str, sweep: bool, markdown: bool) -> None:
         base = variations.Base(config)
         protocol.check(places, config.protocol, config.queries, train, base.task().class_counts)
         found = study.run(base, name, values, sweep, stage)
-    written = []
-    # The figures of other settings stay; the second name has the last.
-    for stem in (f"{name}-{study.fingerprint(base, found)[:8]}", name):
-        written = [storage.join(places.workdir, "ablations", f"{stem}.{suffix}") for suffix in ("json", "svg")]
-        storage.write_json(written[0], found)
-        study.draw(written[1], found)
+    own, written = f"{name}-{study.fingerprint(base, found)[:8]}", []
+    for suffix, write in (("json", storage.write_json), ("svg", study.draw)):
+        path, last = (storage.join(places.workdir, "ablations", f"{stem}.{suffix}") for stem in (own, name))
+        write(path, found)
+        # The figures of other settings stay; this name has the last.
+        storage.copy(path, last)
+        written.append(last)
     if markdown:
         print(study.grid(found).markdown())
     else:

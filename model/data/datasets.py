@@ -49,9 +49,15 @@ class Split:
         """The memory rows that some list names, ascending, each once."""
         return np.unique(self.neighbors[self.mask])
 
-    def scored(self, train: Train) -> np.ndarray:
-        """Returns the scores that heads read by `train.similarity`, `[N, K]`; plain ones where there are no others."""
-        return self.whitened if train.similarity == "whitened" and self.whitened is not None else self.scores
+
+def similarities(of: Any, similarity: str) -> Any:
+    """Returns the `scores` or the `whitened` scores of a split, or of its tables, `[N, K]`.
+
+    Args:
+        of: the split; of a task with a single row of memory it has no white ones.
+        similarity: one of `train.similarity`.
+    """
+    return of.whitened if similarity == "whitened" and of.whitened is not None else of.scores
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from model.data import parallel
 from model.data.batch import Batch, Rows, offset, standardize
-from model.data.datasets import Task
+from model.data.datasets import Task, similarities
 from model.data.vectors import Vectors, chunks, in_blocks
 
 # Bytes of alignment of arrays that XLA uses without a copy.
@@ -61,12 +61,12 @@ class Tables(NamedTuple):
             rows: `[B]`.
             head: its name.
             k: neighbours, the first of each list; 0 for all.
-            similarity: which scores, one of `train.similarity`; a task of a single row of memory has no white ones.
+            similarity: which scores, see `similarities`.
         """
         first = slice(k or None)
         near = self.neighbors[rows] if self.for_batch is None else parallel.split(self.neighbors)
         near = near[:, first]
-        scores = self.whitened if similarity == "whitened" and self.whitened is not None else self.scores
+        scores = similarities(self, similarity)
         keys = Rows(self.keys, near)
         values = {kind: Rows(value, near) for kind, value in self.values.items()}
         batch = Batch(

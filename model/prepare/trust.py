@@ -14,7 +14,7 @@ import numpy as np
 
 from configs.base import Names, Train
 from model.data.batch import masked_softmax, standardize
-from model.data.datasets import Split, Task
+from model.data.datasets import Split, Task, similarities
 from model.data.tables import standardize_rows
 from model.prepare import class_means
 from model.prepare.class_means import Sums
@@ -199,7 +199,10 @@ class _Memory:
         Returns:
             Log-likelihoods of the labels, and whether the prediction is right, both `[_SCALES, _WEIGHTS, N]`.
         """
-        near, mask, similar = (a[:, : train.k or None] for a in (split.neighbors, split.mask, split.scored(train)))
+        near, mask, similar = (
+            array[:, : train.k or None]
+            for array in (split.neighbors, split.mask, similarities(split, train.similarity))
+        )
         found = np.empty((2, len(_SCALES), len(_WEIGHTS), len(near)))
         for begin in range(0, len(near), _BLOCK_QUERIES):
             part = slice(begin, begin + _BLOCK_QUERIES)
@@ -257,17 +260,16 @@ def make(task: Task, train: Train) -> Trust:
         for trust in (alone, alone._replace(classifier=both, doubt=doubt))
     )
     means = other if _is_higher(other.likelihoods, one.likelihoods) else one
-    votes = _with_votes(means.trust._replace(doubt=doubt), memory, val, train)
+    votes = _with_votes(means.trust._replace(doubt=doubt), memory, val, seen, train)
     # A few rows near one image can sway its votes, so that these must be right more often, too.
     better = _is_higher(votes.likelihoods, means.likelihoods) and _is_higher(votes.right, means.right)
     # Neighbours without a vote are shown in the same order.
     return votes.trust if better else means.trust._replace(scale=votes.trust.scale)
 
 
-def _with_votes(known: Trust, memory: _Memory, val: Split, train: Train) -> _Choice:
+def _with_votes(known: Trust, memory: _Memory, val: Split, seen: np.ndarray, train: Train) -> _Choice:
     """Adds the neighbours' votes, with the scale and weight that make the labels likeliest."""
-    scores = _scores(standardize_rows(val.queries), known.classifier)
-    likelihoods, right = memory.votes(val, train, known.doubt, scores)
+    likelihoods, right = memory.votes(val, train, known.doubt, _scores(seen, known.classifier))
     best = np.unravel_index(likelihoods.mean(-1).argmax(), likelihoods.shape[:-1])
     scale, vote = (np.array(number, np.float32) for number in (_SCALES[best[0]], _WEIGHTS[best[1]]))
     return _Choice(known._replace(vote=vote, scale=scale), likelihoods[best], right[best])

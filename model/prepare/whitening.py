@@ -33,10 +33,15 @@ def solve(gram: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
     dim, count = len(gram) - 1, gram[-1, -1]
     mean = gram[-1, :-1] / count
     covariance = gram[:-1, :-1] / count - np.outer(mean, mean)
-    # If all rows are the same, their covariance is rounding errors, of either sign; if they are zero, it is zero.
-    errors = _ROUNDING * np.trace(gram[:-1, :-1]) / count + max(0.0, -np.linalg.eigvalsh(covariance)[0])
+    errors = _ROUNDING * np.trace(gram[:-1, :-1]) / count
     covariance[np.diag_indices(dim)] += ridge * max(0.0, np.trace(covariance)) / dim + errors + _SMALLEST
-    return mean, np.linalg.inv(np.linalg.cholesky(covariance)).T
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        # If all rows are the same, their covariance is rounding errors, of either sign.
+        covariance[np.diag_indices(dim)] += errors + _SMALLEST - np.linalg.eigvalsh(covariance)[0]
+        factor = np.linalg.cholesky(covariance)
+    return mean, np.linalg.inv(factor).T
 
 
 def affine(mean: np.ndarray, whitening: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from model.recognition import memory
 from pipelines import schemas, storage
 from pipelines.errors import UserError
 from pipelines.schemas import EncoderInfo
@@ -138,7 +139,13 @@ class Bundle:
         return dataclasses.replace(spec, info=info)
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yields columns of the rows of the copied memory."""
+        """Yields columns of the rows of the copied memory; a `UserError` if it has not all of them."""
+        missing = [name for name in columns if name not in memory.columns(()) and not name.startswith("value_")]
+        if missing:
+            raise UserError(
+                f"where: the bundle has captions and URLs of its memory, and no {missing[0]}; export it with "
+                "--reference"
+            )
         for name in sorted(self.facts["files"]):
             if name.startswith(f"{MEMORY}/"):
                 yield schemas.read(storage.join(self._path, name), columns)

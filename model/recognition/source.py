@@ -1,6 +1,7 @@
 """Where a recogniser comes from: a workdir with a trained run, or a bundle; both open into the same form."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 
 from configs.base import Places
 from index import Index
-from index.searching.matching import Filters, Tables
+from index.searching.matching import Filters
 from index.store import indexed_memory
 from model.recognition import bundle, memory, trained
 from model.recognition.memory import Memory
@@ -129,7 +130,8 @@ class Source:
             for number, shard in enumerate(index.shards):
                 if shard.rows:
                     index.lookup(number)
-            return State(index, loaded, Filters(self._filtered(index), "the memory", index.rows, "where"), etag)
+            filters = Filters(functools.partial(self.tables, index), "the memory", index.rows, "where")
+            return State(index, loaded, filters, etag)
 
         return self.in_published(of, work)
 
@@ -151,20 +153,6 @@ class Source:
             return work(index)
 
         return indexed_memory.in_published(self.index, checked)
-
-    def _filtered(self, index: Index) -> Tables:
-        """Returns what reads the columns that a filter names; a copied memory has few."""
-
-        def read(columns: list[str]) -> Iterator[pa.Table]:
-            missing = [column for column in columns if column not in memory.columns(())]
-            if missing and self._bundle and self._bundle.copied:
-                raise UserError(
-                    f"where: the bundle has captions and URLs of its memory, and no {missing[0]}; export it with "
-                    "--reference"
-                )
-            yield from self.tables(index, columns)
-
-        return read
 
     def tables(self, index: Index, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yields columns of the rows that an index can find."""

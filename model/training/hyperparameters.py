@@ -215,10 +215,14 @@ class Search:
         yield from self._points(seed, self.size)
 
 
+def field(train: Train, name: str) -> Any:
+    """Returns the value of a field, such as `vote.pruning`."""
+    return functools.reduce(getattr, name.split("."), train)
+
+
 def _is_default(train: Train, name: str) -> bool:
     """Tells whether a field, such as `vote.pruning`, has the default value."""
-    ours, default = (functools.reduce(getattr, name.split("."), of) for of in (train, Train()))
-    return bool(ours == default)
+    return bool(field(train, name) == field(Train(), name))
 
 
 class _Round(NamedTuple):
@@ -236,9 +240,8 @@ def _asked(train: Train) -> dict[str, tuple[Any, ...]]:
         flag = f"--config.train.space={entry}"
         if name.split(".")[0] in _NOT_IN_SPACE or name in found:
             raise UserError(f"{flag}: {name} cannot be an axis; name another field of train, each once")
-        path = name.split(".")
-        trains = [fields.override(train, path, text, flag) for text in texts.split("|")]
-        values = tuple(functools.reduce(getattr, path, changed) for changed in trains)
+        trains = [fields.override(train, name.split("."), text, flag) for text in texts.split("|")]
+        values = tuple(field(changed, name) for changed in trains)
         if not texts or len(set(values)) < len(values):
             raise UserError(f"{flag}: must be a field and different values, such as similarity_scale=10|20|40")
         found[name] = values

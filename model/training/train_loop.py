@@ -5,7 +5,6 @@ depend only on seed and step. `trials` chooses settings and seeds.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 import time
@@ -19,7 +18,7 @@ from model.data.datasets import Split
 from model.data.sampling import batch_rows
 from model.measures import metrics, new_classes
 from model.measures.events import Events
-from model.training import divergence, run_files
+from model.training import divergence, hyperparameters, run_files
 from model.training.checkpoints import Checkpoints
 from model.training.divergence import Diverged
 from model.training.trainer import Setting, State, Trainer
@@ -47,7 +46,7 @@ class _Log:
 def _hyperparameters(trainer: Trainer, of: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the table of hyperparameters says of a run: what it is, and the value on each axis of the trials."""
     axes = dict.fromkeys([*trainer.kind.space, *(entry.partition("=")[0] for entry in trainer.train.space)])
-    chosen = {axis: functools.reduce(getattr, axis.split("."), trainer.train) for axis in axes}
+    chosen = {axis: hyperparameters.field(trainer.train, axis) for axis in axes}
     return {"head": of["head"], "split": of["split"], "seed": of["seed"], **of["setting"], **chosen}
 
 

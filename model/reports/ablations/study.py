@@ -138,7 +138,7 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
 def fingerprint(base: Base, found: dict[str, Any]) -> str:
     """Returns that of what decided the contents of a JSON file."""
     decides = {
-        "runs": run_files.identity(base.places, base.seed, base.train, base.lists.fingerprint).folder,
+        "runs": run_files.config_hash(run_files.identity(base.places, base.seed, base.train, base.lists.fingerprint)),
         "heads": base.train.heads,
         "seeds": base.train.seeds,
         "values": [point["value"] for point in found["points"]],
