@@ -14,7 +14,7 @@ SWAT holds no image out. Our settings are chosen on a quarter of the shots of ea
 class, which are held out from the few-shot list; nothing else that has a label is looked at before the test.
 
 Hardware, time and our own figures: none. The images could not be had where this was written, so only the lists and the
-settings are tested.
+settings are tested. What others published is in configs/figures.py, and `web-memory evaluate .. --published` shows it.
 """
 
 import dataclasses
@@ -71,6 +71,7 @@ def get_config(dataset: str = "semi-aves", shots: int = 16, seed: int = 1) -> Co
         test_set=dataclasses.replace(few, path=f"few_shot/{dataset}/test.txt"),
         class_names=f"few_shot/{dataset}/classnames.txt",
         protocol=Protocol(
+            name=f"few_shot/{dataset}/{shots}",
             train_rows=images - held_out,
             val_rows=held_out,
             test_rows=test_rows,

@@ -17,9 +17,10 @@ _COLUMNS = ("encoder", "all", *metrics.GROUPS, "source")
 def check(config: Config) -> None:
     """Raises a `UserError` if there are no published figures for the protocol of a config."""
     if config.protocol.name not in FIGURES:
+        known = dict.fromkeys(name.partition("/")[0] for name in FIGURES)
         raise UserError(
             f"--published: nothing is published for this protocol (--config.protocol.name={config.protocol.name}), "
-            f"only for {', '.join(FIGURES)}; leave --published out"
+            f"only for those of {', '.join(f'configs/{name}.py' for name in known)}; leave --published out"
         )
 
 

@@ -33,12 +33,12 @@ def test_published_counts_of_the_few_shot_sets():
     }
     for name, (num_classes, images, held_out, test) in counts.items():
         sizes = (11 if name == "semi-aves" else 12, 12)
-        expected = Protocol(images - held_out, held_out, test, images, num_classes, images_per_class=sizes)
+        rows = (images - held_out, held_out, test, images)
+        expected = Protocol(*rows, num_classes, images_per_class=sizes, name=f"few_shot/{name}/16")
         assert _config(f"dataset={name}").protocol == expected
         few = _config(f"dataset={name},shots=4,seed=3")
-        assert few.protocol == Protocol(
-            3 * num_classes, num_classes, test, 4 * num_classes, num_classes, images_per_class=(3, 3)
-        )
+        rows = (3 * num_classes, num_classes, test, 4 * num_classes)
+        assert few.protocol == Protocol(*rows, num_classes, images_per_class=(3, 3), name=f"few_shot/{name}/4")
         assert few.train_set.path == f"few_shot/{name}/fewshot4_seed3.txt" == few.val_set.path
     assert len({_config(f"dataset={name},seed={seed}").workdir for name in counts for seed in (1, 2)}) == 18
 

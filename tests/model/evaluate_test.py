@@ -249,7 +249,10 @@ def test_published_figures_stand_beside_ours_with_encoder_and_source(world, caps
     assert "Iscen" not in capsys.readouterr().out
     assert evaluate.main(_argv(world, "--published")) == 2
     said = capsys.readouterr().err
-    assert "nothing is published for this protocol (--config.protocol.name=), only for imagenet_lt, places_lt" in said
+    assert (
+        "nothing is published for this protocol (--config.protocol.name=), only for those of configs/imagenet_lt.py"
+        in said
+    )
 
 
 def test_results_of_other_settings_do_not_replace_each_other(world, capsys):
