@@ -11,14 +11,60 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from configs.base import Config
+from configs.base import Config, Index
 from index.engines import searcher
+from index.engines.planner import Plan
 from index.measure import estimate
 from index.store.keys import read_places
 from pipelines import options
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.progress import duration, summary
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What an index will take.
+
+    Attributes:
+        shards: of the index.
+        rows: of a shard, at most.
+        plan: of a shard.
+        size: of a shard.
+        build_secs: of a shard, without its tuning and measuring.
+        queries_per_sec: through one shard, on all cores.
+    """
+
+    shards: int
+    rows: int
+    plan: Plan
+    size: estimate.Size
+    build_secs: float
+    queries_per_sec: float
+
+
+def expect(memory: Embeddings, index: Index, seed: int) -> Expected:
+    """Builds and searches small shards, and says what that means for the whole.
+
+    Raises:
+        UserError: if no plan satisfies the config.
+    """
+    dim = memory.encoder("key").dim
+    shards = estimate.choose_shards(index, memory.rows, dim)
+    rows = math.ceil(memory.rows / shards)
+    plan = searcher.kind(index.searcher).plan(rows, dim, index)
+    if plan.leaves and shards > 1 and index.sharding == "routed":
+        plan = dataclasses.replace(plan, leaves=estimate.region_leaves(index, memory.rows, dim, shards) // shards)
+    calibration = estimate.calibrate(*_sample(memory, seed), index)
+    if plan.leaves and calibration.recall < index.target_recall:
+        raise UserError(
+            f"--config.index.target_recall={index.target_recall}: {index.reorder} keys reach {calibration.recall:.3f} "
+            f"even if everything is searched; ask for {math.floor(1000 * calibration.recall) / 1000:g}"
+            + (" or set --config.index.reorder=float32" if index.reorder != "float32" else "")
+        )
+    secs = estimate.build_secs(calibration, plan, rows, dim)
+    rate = estimate.queries_per_sec(calibration, rows)
+    return Expected(shards, rows, plan, estimate.size(plan, rows, dim), secs, rate)
 
 
 def run(config: Config) -> None:
@@ -31,36 +77,23 @@ def run(config: Config) -> None:
 
     memory, index = Embeddings(config.places.memory), config.index
     claim.check(index, memory)
-    dim = memory.encoder("key").dim
-    shards = estimate.choose_shards(index, memory.rows, dim)
-    rows = math.ceil(memory.rows / shards)
-    plan = searcher.kind(index.searcher).plan(rows, dim, index)
-    if plan.leaves and shards > 1 and index.sharding == "routed":
-        plan = dataclasses.replace(plan, leaves=estimate.region_leaves(index, memory.rows, dim, shards) // shards)
-    size = estimate.size(plan, rows, dim)
-    calibration = estimate.calibrate(*_sample(memory, config.seed), index)
-    if plan.leaves and calibration.recall < index.target_recall:
-        raise UserError(
-            f"--config.index.target_recall={index.target_recall}: {index.reorder} keys reach {calibration.recall:.3f} "
-            f"even if everything is searched; ask for {math.floor(1000 * calibration.recall) / 1000:g}"
-            + (" or set --config.index.reorder=float32" if index.reorder != "float32" else "")
-        )
-    secs = estimate.build_secs(calibration, plan, rows, dim)
-    rate = estimate.queries_per_sec(calibration, rows)
+    expected = expect(memory, index, config.seed)
+    dim, plan, size = memory.encoder("key").dim, expected.plan, expected.size
     summary(
         f"index plan: {memory.rows:,} rows, {dim} dimensions",
         {
             "searcher": f"{index.searcher}, recall@{index.k} {index.target_recall:g}",
-            "shards": f"{shards}, of {rows:,} rows",
+            "shards": f"{expected.shards}, of {expected.rows:,} rows",
             "leaves": f"{plan.leaves:,}, trained on {plan.sample_rows:,} rows"
             if plan.leaves
             else "none, every key is scanned",
             "codes": f"{plan.pca_dims or dim} dimensions, {plan.dims_per_block} a code" if plan.leaves else "none",
             "re-ranked in": f"{plan.reorder}, from {plan.reorder_on}",
-            "disk": f"{_bytes(shards * size.disk_bytes)} in all",
-            "memory": f"{_bytes(size.peak_bytes)} to build a shard, {_bytes(size.steady_bytes)} to search it",
-            "build": f"about {duration(secs)} a shard",
-            "search": f"about {rate:,.0f} queries/s through one shard, on all cores",
+            "disk": f"{_bytes(expected.shards * size.disk_bytes)} in all",
+            "memory": f"{_bytes(size.peak_bytes)} to build a shard, {_bytes(size.steady_bytes)} to search it, "
+            f"beside {_bytes(estimate.PROGRAM_BYTES)} of the program",
+            "build": f"about {duration(expected.build_secs)} a shard",
+            "search": f"about {expected.queries_per_sec:,.0f} queries/s through one shard, on all cores",
         },
     )
 

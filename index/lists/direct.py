@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from index.lists import background
 from index.lists.layout import Block, Group
-from index.lists.step import BATCH_ROWS, Step, by_memory_shard, distinct
+from index.lists.step import BATCH_ROWS, Step, by_memory_shard, distinct, union
 from index.store import keys
 from index.store.lookup import Lookup
 
@@ -40,7 +40,7 @@ class LookUp(Step):
                 self._lookup = self._lookup or self._load(0)
                 found = self._find(self._lookup, group.split, batch.vectors, pa.concat_tables(batch.rows))
                 behind.do(self._write, batch, found, named)
-        yield from by_memory_shard(distinct(np.concatenate(named)))
+        yield from by_memory_shard(union(named))
 
     def _batches(self, group: Group) -> Iterator[QueryBatch]:
         blocks: list[Block] = []

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from index.lists.background import Behind
 from index.lists.layout import MEMORY, NeighborJob
-from index.lists.step import distinct
+from index.lists.step import union
 from pipelines import schemas, storage
 from pipelines.errors import UserError
 
@@ -39,7 +39,7 @@ class GatherRows(beam.DoFn):
         """Begins to write the named rows of a memory shard, ascending by id."""
         shard, lists = item
         if shard not in self._names or not self._job.is_done(storage.join(MEMORY, self._names[shard])):
-            wanted = distinct(np.concatenate([np.frombuffer(ids, np.int64) for ids in lists]))
+            wanted = union([np.frombuffer(ids, np.int64) for ids in lists])
             self._behind.do(self.gather, shard, wanted)
 
     def finish_bundle(self) -> None:

@@ -1,6 +1,6 @@
 """What the steps of the neighbours job share: the index and its shards, queries as vectors, and the files of blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -96,12 +96,19 @@ class Step(beam.DoFn):
 
 
 def distinct(ids: np.ndarray) -> np.ndarray:
-    """Returns the distinct ids, ascending, of int64 ids of any shape.
+    """Returns the distinct ids, ascending, of int64 ids of any shape; `np.unique` takes many times as long."""
+    return _without_repeats(np.sort(ids, axis=None))
 
-    Sorting takes a tenth of the time of `np.unique`; if the ids are a few ascending runs, a hundredth.
-    """
-    ids = np.sort(ids, axis=None, kind="stable")
-    return ids[np.flatnonzero(np.diff(ids, prepend=ids[:1] - 1))]
+
+def union(lists: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the distinct ids, ascending, of lists of ascending int64 ids, which a stable sort only merges."""
+    return _without_repeats(np.sort(np.concatenate(lists), kind="stable"))
+
+
+def _without_repeats(ids: np.ndarray) -> np.ndarray:
+    is_first = np.ones(len(ids), bool)
+    np.not_equal(ids[1:], ids[:-1], out=is_first[1:])
+    return ids[is_first]
 
 
 def by_memory_shard(named: np.ndarray) -> Iterator[tuple[int, bytes]]:

@@ -1,14 +1,16 @@
 """Estimates the cost of a planned shard: bytes from its plan, seconds from a small build on this machine.
 
-A calibration builds and searches two samples of the memory with the same planner. Build time is scaled by counted work,
-search time by the power of the rows that the two samples show: how neighbours crowd together as rows grow differs from
-data to data.
+A calibration builds and searches two samples of the memory with the same planner. Build time is scaled by counted work.
+A part of the time of a query grows with the rows, a part does not; the two samples tell how large both are, since how
+neighbours crowd together differs from data to data.
 Bytes are counted from the formats of `scann_coder` and `tiles`, and do not depend on the machine.
 """
 
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,15 +18,20 @@ from configs.base import Index
 from index.engines import partitions, planner, searcher
 from index.engines.exact import ExactSearcher
 from index.engines.planner import Parameters, Plan
-from index.engines.searcher import ArrayKeys
+from index.engines.searcher import ArrayKeys, Searcher
 from index.measure.recall import recall_at_k
 from index.store import routing
 from pipelines.errors import UserError
 
 # Of the larger sample, and how many times as large it is as the other.
 CALIBRATION_ROWS, _TIMES = 60_000, 4
-CALIBRATION_QUERIES = 400
-_REPEATS = 3
+CALIBRATION_QUERIES = 1000
+# Of the rows, by which the growing part of a query's time grows: from 60k to 1M rows of 128 numbers.
+_QUERY_POWER = 0.75
+# Searches of each sample, which tell how the time grows.
+_TURNS = 12
+# What the program takes beside the shard that it builds, measured with builds of 30k to 1M rows (docs/measurements).
+PROGRAM_BYTES = 700_000_000
 _KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 # Id and content key of a row.
 _ROW_BYTES = 8 + 32
@@ -43,7 +50,7 @@ class Size:
 
     Attributes:
         disk_bytes: of its files, without the lists of its measuring queries.
-        peak_bytes: peak anonymous memory while it is built and loaded.
+        peak_bytes: peak anonymous memory while it is built and loaded, beside `PROGRAM_BYTES`.
         steady_bytes: memory of the loaded shard.
     """
 
@@ -59,13 +66,15 @@ class Calibration:
     Attributes:
         build_secs: for one unit of work.
         query_secs: of a query, on all cores.
-        query_power: of the rows, by which that grows.
+        growing: share of that which grows with the rows, to the power `query_power`; the rest does not.
+        query_power: see there.
         recall: recall of the tuned search, or of full search if nothing reached the target.
         rows: of the small shard.
     """
 
     build_secs: float
     query_secs: float
+    growing: float
     query_power: float
     recall: float
     rows: int
@@ -172,16 +181,25 @@ def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibrati
     engine = searcher.kind(config.searcher)
     # The first build of a process loads libraries, which takes seconds; that is not part of the shard's cost.
     engine.build(ArrayKeys(keys[:1]), engine.plan(1, keys.shape[1], config))
-    _, smaller_secs, _ = _small_shard(keys[::_TIMES], queries, config)
-    build_secs, query_secs, recall = _small_shard(keys, queries, config)
-    power = math.log(query_secs / smaller_secs) / math.log(max(len(keys) / len(keys[::_TIMES]), 2))
-    if not engine.plan(len(keys), keys.shape[1], config).leaves:
-        power = 1.0
-    return Calibration(build_secs, query_secs, min(1.0, max(0.0, power)), recall, len(keys))
+    samples = [_small_shard(sample, queries, config) for sample in (keys[::_TIMES], keys)]
+    smaller_secs, query_secs = _search_secs([small.searcher for small in samples], queries, min(config.k, len(keys)))
+    growing, power = 1.0, 1.0
+    if engine.plan(len(keys), keys.shape[1], config).leaves:
+        power = _QUERY_POWER
+        share = (1 - smaller_secs / query_secs) / (1 - (len(keys[::_TIMES]) / len(keys)) ** power)
+        growing = min(1.0, max(0.0, share))
+    return Calibration(samples[-1].build_secs, query_secs, growing, power, samples[-1].recall, len(keys))
 
 
-def _small_shard(keys: np.ndarray, queries: np.ndarray, config: Index) -> tuple[float, float, float]:
-    """Returns the seconds of a unit of work of the build, those of a query, and the recall of the tuned search."""
+class _Small(NamedTuple):
+    """A small shard, the seconds of a unit of work of its build, and the recall of the tuned search."""
+
+    searcher: Searcher
+    build_secs: float
+    recall: float
+
+
+def _small_shard(keys: np.ndarray, queries: np.ndarray, config: Index) -> _Small:
     (rows, dim), k = keys.shape, min(config.k, len(keys))
     engine = searcher.kind(config.searcher)
     plan = engine.plan(rows, dim, config)
@@ -196,12 +214,19 @@ def _small_shard(keys: np.ndarray, queries: np.ndarray, config: Index) -> tuple[
     tuned = planner.full_search(plan, rows, k)
     if plan.leaves:
         tuned = planner.frontier(measure, plan, rows, k, [config.target_recall])[config.target_recall]
-    chosen, secs = built.with_parameters(tuned), []
-    for _ in range(_REPEATS):
-        begin = time.perf_counter()
-        chosen.search(queries, k)
-        secs.append(time.perf_counter() - begin)
-    return build_secs / work(plan, rows, dim), min(secs) / len(queries), float(measure(tuned).mean())
+    return _Small(built.with_parameters(tuned), build_secs / work(plan, rows, dim), float(measure(tuned).mean()))
+
+
+def _search_secs(searchers: Sequence[Searcher], queries: np.ndarray, k: int) -> list[float]:
+    """Returns the seconds of a query, of each searcher; they take turns, so that both meet the same load."""
+    secs = np.empty((_TURNS, len(searchers)))
+    for turn in secs:
+        for number, each in enumerate(searchers):
+            begin = time.perf_counter()
+            each.search(queries, k)
+            turn[number] = time.perf_counter() - begin
+    # The first searches are slowed by page faults.
+    return (np.median(secs[1:], axis=0) / len(queries)).tolist()
 
 
 def build_secs(calibration: Calibration, plan: Plan, rows: int, dim: int) -> float:
@@ -211,4 +236,5 @@ def build_secs(calibration: Calibration, plan: Plan, rows: int, dim: int) -> flo
 
 def queries_per_sec(calibration: Calibration, rows: int) -> float:
     """Returns the expected queries/s of one shard at the target recall, on all cores."""
-    return 1 / (calibration.query_secs * (rows / calibration.rows) ** calibration.query_power)
+    times = (rows / calibration.rows) ** calibration.query_power
+    return 1 / (calibration.query_secs * (1 + calibration.growing * (times - 1)))

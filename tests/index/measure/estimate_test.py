@@ -63,12 +63,12 @@ def test_calibration_scales_what_it_measured(monkeypatch):
     keys, queries, config = unit(4000, 16), unit(100, 16, seed=1), Index(k=10, target_recall=0.9)
     calibration = estimate.calibrate(keys, queries, config)
     plan = planner.plan_shard(4000, 16)
-    assert calibration.recall >= 0.9 and 0 <= calibration.query_power <= 1
+    assert calibration.recall >= 0.9 and 0 <= calibration.growing <= 1
     same = estimate.build_secs(calibration, plan, 4000, 16)
     assert 0 < same < estimate.build_secs(calibration, planner.plan_shard(40_000, 16), 40_000, 16) / 5
-    grown = dataclasses.replace(calibration, query_power=0.5)
+    grown = dataclasses.replace(calibration, growing=0.25, query_power=0.5)
     rates = [estimate.queries_per_sec(grown, rows) for rows in (4000, 40_000, 400_000)]
-    np.testing.assert_allclose(rates, rates[0] / np.sqrt([1, 10, 100]))
+    np.testing.assert_allclose(rates, rates[0] / (0.75 + 0.25 * np.sqrt([1, 10, 100])))
     assert rates[0] == pytest.approx(1 / calibration.query_secs)
 
 
