@@ -174,10 +174,11 @@ def _costs(found: list[Point], raw_bytes: int) -> str:
 def section(result: dict[str, Any], plot: str) -> str:
     """Returns the Markdown of one result, whose plot is in a file beside the page."""
     found = points(result)
-    about = {
-        f"{library['machine']}, {'shared with other programs' if library['is_shared'] else 'quiet'}, {library['date']}"
-        for library in result["libraries"]
-    }
+    days: dict[str, set[str]] = {}
+    for library in result["libraries"]:
+        where = f"{library['machine']}, {'shared with other programs' if library['is_shared'] else 'quiet'}"
+        days.setdefault(where, set()).add(library["date"])
+    about = [f"{where}, {' and '.join(sorted(dates))}" for where, dates in sorted(days.items())]
     failed = [
         f"{build['name']}: {build['error'].replace('|', '/')}"
         for library in result["libraries"]
@@ -186,7 +187,7 @@ def section(result: dict[str, Any], plot: str) -> str:
     ]
     parts = [
         f"## {result['data']}: {result['rows']:,} x {result['dim']}",
-        f"{'; '.join(sorted(about))}. {result['queries']:,} reported queries.",
+        f"{'; '.join(about)}. {result['queries']:,} reported queries.",
         f"![queries per second against recall@100]({plot})",
         "\n".join(f"- {sentence}" for sentence in verdicts(found)),
         _rates(found),
