@@ -27,9 +27,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import index_costs, index_data, index_rivals, index_steps
 from benchmarks.index_data import Vectors
+from index.engines import scann_coder
 from pipelines import storage
 
 _PARTS = ("speed", "limit", "growth")
+_VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2"}
 # Rows and width of each mixture, and whether its queries lie across a gap.
 _MIXTURES = {
     "d128": (1_000_000, 128, False),
@@ -85,9 +87,12 @@ def _speed(folder: pathlib.Path, arguments: argparse.Namespace) -> dict[str, Any
 
 
 def _processor() -> str:
+    """Returns its name, and its widest vectors, by which libraries differ more than by their methods."""
     with open("/proc/cpuinfo") as file:
         names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    flags = scann_coder.processor_flags() or set()
+    widest = next((f" with {name}" for name, flag in _VECTORS.items() if flag in flags), "")
+    return (names[0] if names else platform.processor()) + widest
 
 
 def main() -> int:

@@ -289,6 +289,7 @@ def test_processor_without_avx(tmp_path, monkeypatch):
 def test_kernels_are_switched_on_where_the_processor_has_them_and_find_the_same(engine, tmp_path, monkeypatch):
     binding = ctypes.CDLL(scann_coder.library().scann_pybind.__file__)
     switches = [ctypes.c_bool.in_dll(binding, name) for name in scann_coder.SWITCHES]
+    as_here = [switch.value for switch in switches]
     needed = list(itertools.accumulate(scann_coder.SWITCHES.values(), set.union))
     tuned, queries, found = engine.with_parameters(Parameters(8, 20, K)), unit(200, dim=33, seed=1), []
     here = scann_coder.processor_flags() or set()
@@ -303,9 +304,13 @@ def test_kernels_are_switched_on_where_the_processor_has_them_and_find_the_same(
         assert [switch.value for switch in switches] == [True] * number + [False] * (len(switches) - number)
         if not number or flags <= here:
             found.append(tuned.search(queries, K))
+    # A kernel that this processor lacks would end the process in the next search.
     scann_coder.turn_on.cache_clear()
     monkeypatch.undo()
+    for switch in switches:
+        switch.value = False
     scann_coder.library()
+    assert [switch.value for switch in switches] == as_here
     for (rows, scores), (others, other_scores) in itertools.combinations(found, 2):
         assert (rows == others).mean() > 0.999
         assert np.abs(scores - other_scores).max() < 5e-7
