@@ -3,9 +3,8 @@
     python -m benchmarks.index_plan 100000 300000 1000000 [--dim=128]
 
 For each number of rows a memory of the mixture in `index_data` is written as embeddings, planned, built and loaded,
-each in a process of its own: 10 million rows of 128 numbers take 12 GB of disk and half an hour of two cores. Seconds
-are those of the build, without tuning and the import of ScaNN, the rate is that of the build's own measuring queries,
-and the peak is that of the whole process. The last line is one JSON object.
+each in a process of its own. Seconds are those of the build, without tuning and the import of ScaNN, the rate is that
+of the build's own measuring queries, and the peak is that of the whole process. The last line is one JSON object.
 """
 
 import argparse

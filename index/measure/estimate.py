@@ -66,8 +66,8 @@ class Calibration:
     Attributes:
         build_secs: for one unit of work.
         query_secs: of a query, on all cores.
-        growing: share of that which grows with the rows, to the power `query_power`; the rest does not.
-        query_power: see there.
+        growing: share of that which grows with the rows; the rest does not.
+        query_power: of the rows, by which that share grows.
         recall: recall of the tuned search, or of full search if nothing reached the target.
         rows: of the small shard.
     """

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from index import neighbors
-from index.lists import claim, direct, neighbor_job, step
+from index.lists import claim, direct, neighbor_job
 from index.lists.layout import NeighborJob
 from index.store import index_manifest
 from index.store.lookup import Lookup
@@ -500,15 +500,3 @@ def test_blocks_of_one_shard_that_are_there_are_not_searched_again(world: World,
     monkeypatch.undo()
     assert world.neighbors() == 0
     assert snapshot(folder) == whole
-
-
-def test_ids_that_differ():
-    ids = np.array([[schemas.make_id(2, 5), -1], [3, schemas.make_id(2, 5)], [schemas.make_id(2, 1), 3]], np.int64)
-    np.testing.assert_array_equal(step.distinct(ids), np.unique(ids))
-    assert len(step.distinct(np.empty(0, np.int64))) == 0
-    lists = [np.unique(part) for part in np.array_split(ids.ravel(), 3)] + [np.empty(0, np.int64)]
-    np.testing.assert_array_equal(step.union(lists), np.unique(ids))
-    assert len(step.union([np.empty(0, np.int64)])) == 0
-    dealt = {shard: np.frombuffer(data, np.int64) for shard, data in step.by_memory_shard(np.unique(ids))}
-    assert {shard: found.tolist() for shard, found in dealt.items()} == {0: [3], 2: [(2 << 40) | 1, (2 << 40) | 5]}
-    assert list(step.by_memory_shard(np.array([-1]))) == []
