@@ -51,8 +51,8 @@ class Batch(NamedTuple):
         value_rows: the same for each kind of `values`. Code that replaces keys or values must set both to None.
         classifier: where a linear classifier of standardized queries starts, `[D, C]`; None for a random start.
         offsets: what standardizing took from the queries, `[B]`: `queries + offsets` has the direction of the keys.
-        memory_rows: the neighbours' rows in the memory that heads are trained with, int32 `[B, K]`; None where rows are
-            read for each batch, or are of another memory.
+        memory_rows: the neighbours' rows in the memory that the head was trained with, int32 `[B, K]`; -1 for a row
+            that was not in it. None only for a head that does not read them (`Head.of_rows`).
     """
 
     queries: jax.Array

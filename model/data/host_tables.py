@@ -190,19 +190,20 @@ class HostTables:
         begin, near = time.perf_counter(), self._neighbors[rows]
         unique, places = np.unique(near, return_inverse=True)
         # One size, so that there is one compilation: that of a batch whose lists share no row.
-        batch = self._batch(unique, places.reshape(near.shape), min(near.size, len(self._keys)))
+        batch = self._batch(near, unique, places.reshape(near.shape), min(near.size, len(self._keys)))
         self._meter.rows += len(unique)
         self._meter.size_bytes += len(unique) * sum(file.row_bytes for file in (self._keys, *self._values.values()))
         self._meter.read_secs += time.perf_counter() - begin
         return batch
 
     def _read_nothing(self, rows: np.ndarray) -> Tables:
-        return self._batch(np.zeros(1, np.int64), np.zeros((len(rows), self._neighbors.shape[1])), 1)
+        near = np.zeros((len(rows), self._neighbors.shape[1]), np.int32)
+        return self._batch(near, np.zeros(1, np.int64), near, 1)
 
-    def _batch(self, unique: np.ndarray, places: np.ndarray, size: int) -> Tables:
+    def _batch(self, near: np.ndarray, unique: np.ndarray, places: np.ndarray, size: int) -> Tables:
         keys = self._keys.read(unique, size)
         values = {kind: file.read(unique, size) for kind, file in self._values.items()}
-        read = {"neighbors": places.astype(np.int32), "keys": keys, "values": values}
+        read = {"neighbors": places.astype(np.int32), "memory_rows": near, "keys": keys, "values": values}
         return self._own._replace(**parallel.replicate(read), for_batch=())
 
     def parts(self, rows: np.ndarray, count: int, memory: bool) -> Iterator[tuple[Tables, np.ndarray, int]]:

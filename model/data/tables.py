@@ -38,6 +38,7 @@ class Tables(NamedTuple):
         prepared: by head, the arrays that its `prepare` made.
         classifier: as in `Batch`.
         offsets: as in `Batch`, `[N]`.
+        memory_rows: as in `Batch`, `[B, K]`; None unless the tables are for one batch.
         for_batch: () if the tables are for one batch, else None: jit sees the structure, not a bool.
     """
 
@@ -52,6 +53,7 @@ class Tables(NamedTuple):
     classifier: jax.Array | None = None
     offsets: jax.Array | None = None
     whitened: jax.Array | None = None
+    memory_rows: jax.Array | None = None
     for_batch: tuple[()] | None = None
 
     def gather(self, rows: jax.Array, head: str = "", k: int = 0, similarity: str = "cosine") -> Batch:
@@ -66,6 +68,7 @@ class Tables(NamedTuple):
         first = slice(k or None)
         near = self.neighbors[rows] if self.for_batch is None else parallel.split(self.neighbors)
         near = near[:, first]
+        own = near if self.memory_rows is None else parallel.split(self.memory_rows)[:, first]
         scores = similarities(self, similarity)
         keys = Rows(self.keys, near)
         values = {kind: Rows(value, near) for kind, value in self.values.items()}
@@ -79,7 +82,7 @@ class Tables(NamedTuple):
             prepared=self.prepared.get(head),
             classifier=self.classifier,
             offsets=None if self.offsets is None else self.offsets[rows],
-            memory_rows=near if self.for_batch is None else None,
+            memory_rows=own,
         )
         # An accelerator gathers once for all layers; a CPU's cache is too small for that.
         return batch._replace(key_rows=keys, value_rows=values) if jax.default_backend() == "cpu" else batch

@@ -49,6 +49,7 @@ class Head:
             share the result.
         of_labels: whether that result depends on the labels of the training images, so that it is made again for each
             division of train and val.
+        of_rows: whether that result has an entry for each row of the memory, so that it reads `batch.memory_rows`.
         prepared: the type of that result, so that it can be kept with the head.
         names_kind: of a head that takes classes that were not trained, which of `Task.name_vectors` it reads.
         unlabelled: of such a head, its parameters to those with which a class scores as if no image of it were known.
@@ -72,6 +73,7 @@ class Head:
     prepare: Callable[[Task, Train], Any] | None = None
     prepared: type | None = None
     of_labels: bool = False
+    of_rows: bool = False
     names_kind: str = ""
     unlabelled: Callable[[Any], Any] | None = None
     extend: Callable[[Any, Any, NewClasses], tuple[Any, Any]] | None = None

@@ -87,9 +87,10 @@ class Engine:
         )
         self._params = [parallel.replicate(params) for params in trained.params.values()]
         dim, classes = self._dims[KEY], len(trained.classes)
-        nothing = np.zeros((1, trained.k))
+        nothing = np.zeros((1, trained.k), np.int32)
         rows = {column: np.zeros((1, width), np.float32) for column, width in self._dims.items()}
-        empty = self._tables(np.zeros((1, dim), np.float32), nothing.astype(np.int32), nothing, nothing > 0, rows)
+        lists = {"neighbors": nothing, "memory_rows": nothing, "scores": nothing.astype(np.float32)}
+        empty = self._tables(np.zeros((1, dim), np.float32), {**lists, "mask": nothing > 0}, rows)
         head = registry.get(trained.head).build(
             trained.train, classes, empty.gather(jnp.zeros(1, jnp.int32), trained.head)
         )
@@ -224,6 +225,8 @@ class Engine:
         read = lists.places if trained.reads_memory else np.zeros_like(lists.places)
         unique, back = np.unique(read, return_inverse=True)
         places[:count] = back.reshape(count, k)
+        memory_rows = np.full((size, k), -1, np.int32)
+        memory_rows[:count] = _rows_of(trained.memory_ids, lists.ids)
         # Few sizes, each of which is compiled.
         room = next(rows * k for rows in (min(_FEW, size), -(-size // 4), size) if rows * k >= len(unique))
         rows = {}
@@ -231,21 +234,17 @@ class Engine:
             rows[column] = np.zeros((room, dim), jnp.dtype(trained.train.dtype))
             if len(memory.ids):
                 rows[column][: len(unique)] = tables.standardize_rows(memory.read(column, unique), trained.train.dtype)
-        return self._tables(queries, places, scores, mask, rows)
+        lists_of = {"neighbors": places, "memory_rows": memory_rows, "scores": scores, "mask": mask}
+        return self._tables(queries, lists_of, rows)
 
-    def _tables(
-        self, queries: np.ndarray, places: np.ndarray, scores: np.ndarray, mask: np.ndarray, rows: dict[str, np.ndarray]
-    ) -> Tables:
+    def _tables(self, queries: np.ndarray, lists: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> Tables:
         arrays = {
             "queries": tables.standardize_rows(queries),
             "offsets": tables.offset_rows(queries),
             "labels": np.zeros(len(queries), np.int32),
-            "neighbors": places,
-            "scores": scores.astype(np.float32),
-            "mask": mask,
         }
         return Tables(
-            **parallel.replicate(arrays),
+            **parallel.replicate({**arrays, **lists}),
             keys=parallel.replicate(rows.pop(KEY)),
             values=parallel.replicate({name.removeprefix("value_"): matrix for name, matrix in rows.items()}),
             prepared=self._prepared,
@@ -287,6 +286,14 @@ def neighbor(
 ) -> Neighbor:
     """Returns a row of the memory, by its id and place there, as people see it."""
     return Neighbor(id_, memory.captions[place].as_py(), memory.urls[place].as_py(), score, weight, influence)
+
+
+def _rows_of(known: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
+    """Returns where ids are among those that a head knows, in ascending order; -1 for one that it does not know."""
+    if known is None or not len(known):
+        return np.full(ids.shape, -1, np.int32)
+    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[places] == ids, places, -1).astype(np.int32)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

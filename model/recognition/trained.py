@@ -56,6 +56,7 @@ class Trained:
         excludes_same_image: whether memory rows with the photograph's own bytes are left out.
         whitening: of keys, float32 `[D + 1, D]`, if scores are whitened cosines.
         prepared: what the head's `prepare` made; None for nothing.
+        memory_ids: of the memory rows that this has an entry for, int64 `[M]`, ascending; None if it has none.
         params: of each seed.
         results: contents of `result.json` of each seed.
         facts: contents of `recognition.json`.
@@ -72,6 +73,7 @@ class Trained:
     excludes_same_image: bool
     whitening: np.ndarray | None
     prepared: Any
+    memory_ids: np.ndarray | None
     params: dict[int, Any]
     results: dict[int, dict[str, Any]]
     facts: dict[str, Any]
@@ -100,6 +102,8 @@ def keep(folder: str, head: str, point: Mapping[str, Any], task: Task, config: C
     lists = Neighbors.open(config.places.neighbors)
     config_hash = manifest.fingerprint(manifest.read_identity(folder))
     arrays = {"prepared": task.prepared[head]} if head in task.prepared else {}
+    if registry.get(head).of_rows:
+        arrays["memory_ids"] = task.memory_ids
     train = hyperparameters.with_fields(config.train, dict(point))
     if train.similarity == "whitened" and task.whitening is not None:
         arrays["whitening"] = task.whitening
@@ -186,6 +190,8 @@ def load(folder: str, head: str, seeds: str | int = "best") -> Trained:
             "photographs; train on lists made with --config.neighbors.by=key"
         )
     arrays = array_files.read(storage.join(folder, head, PREPARED), facts["prepared_sha256"], _AGAIN)
+    if registry.get(head).of_rows and "memory_ids" not in arrays:
+        raise UserError(f"{path}: does not say which rows of the memory the head knows; {_AGAIN}")
     results = _chosen_seeds(_results(folder, head, facts["config_hash"]), seeds, storage.join(folder, head))
     return Trained(
         head=head,
@@ -199,6 +205,7 @@ def load(folder: str, head: str, seeds: str | int = "best") -> Trained:
         excludes_same_image=facts["lists"]["exclude_same_image"],
         whitening=arrays.get("whitening"),
         prepared=_typed(registry.get(head).prepared, arrays.get("prepared"), path),
+        memory_ids=arrays.get("memory_ids"),
         params={seed: _parameters(folder, head, seed, result) for seed, result in results.items()},
         results=results,
         facts=facts,

@@ -83,12 +83,8 @@ class KnnVote(nn.Module):
         """Returns weights `[B, K]`, relative to each other."""
         kept, soft = batch.mask, jnp.ones(())
         if self.vote.pruning != "none":
-            if batch.memory_rows is None:
-                raise UserError(
-                    f"knn_vote with train.vote.pruning={self.vote.pruning} knows the rows of the memory that it was "
-                    "trained with alone, on the device; train it with --config.train.space=vote.pruning=none"
-                )
-            wrong = known.wrong[batch.memory_rows]
+            # A row that no training image had in its list has not been wrong.
+            wrong = jnp.where(batch.memory_rows < 0, 0, known.wrong[batch.memory_rows])
             soft = jnp.minimum(1.0, _SOFT / (1 + wrong)) if self.vote.pruning == "soft" else soft
             sound = kept & (wrong < self.vote.most_wrong) if self.vote.pruning == "hard" else kept
             # A list without any sound row votes as a whole.
@@ -143,6 +139,7 @@ HEAD = Head(
     prepare=prepare,
     prepared=Voters,
     of_labels=True,
+    of_rows=True,
     check=check,
     trained=False,
     space={

@@ -14,7 +14,9 @@ from tests.world import PLAIN_TRIALS
 
 COLORS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 40, 50)}
 ROWS = 12
-HEADS = ("linear", "guarded", "mam", "mam_names", "mean_knn")
+HEADS = ("linear", "guarded", "knn_vote", "mam", "mam_names", "mean_knn")
+# One setting of each axis of knn_vote.
+_VOTE = "vote.pruning=soft,vote.most_wrong=8,vote.weights=rank,vote.temperature=0.07,vote.one_class=true"
 
 
 def picture(color: str, seed: int) -> bytes:
@@ -72,7 +74,7 @@ class Line:
             **PLAIN_TRIALS,
             "train.similarity": "whitened",
             "train.value_scale": 1.0,
-            "train.space": "k=0,similarity=whitened,value_scale=1",
+            "train.space": f"k=0,similarity=whitened,value_scale=1,{_VOTE}",
             **{f"{split}_set.format": "image_folder" for split in ("train", "val", "test")},
             **{f"{split}_set.path": split for split in ("train", "val", "test")},
             **flags,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.base import Names, Train, Vote
-from model.data import tables
+from model.data import host_tables, tables
 from model.heads import registry
 from model.training import preparation
 from pipelines.errors import UserError
@@ -99,10 +99,32 @@ def test_a_memory_without_classes_is_refused():
         preparation.prepare(small_task(), Train(heads=("knn_vote",)))
 
 
-def test_pruning_is_refused_where_the_rows_are_not_known():
-    train = Train(heads=("knn_vote",), vote=Vote(pruning="soft"))
-    batch = tables.load(preparation.prepare(_task(), train))["val"].gather(jnp.arange(3), "knn_vote")
-    batch = batch._replace(memory_rows=None)
-    head = registry.get("knn_vote").build(train, 4, batch)
-    with pytest.raises(UserError, match="train it with --config.train.space=vote.pruning=none"):
-        registry.init(head, batch, 0)
+@pytest.mark.parametrize("pruning", ["hard", "soft"])
+def test_a_row_that_was_not_in_the_memory_has_not_been_wrong(pruning):
+    task = _task()
+    train = Train(heads=("knn_vote",), vote=Vote(pruning=pruning, most_wrong=1), similarity="cosine")
+    known = preparation.prepare(task, train)
+    batch = tables.load(known)["val"].gather(jnp.arange(7), "knn_vote")
+    assert known.prepared["knn_vote"].wrong[batch.memory_rows].any()
+    found = [
+        registry.get("knn_vote").build(settings, 4, batch).apply({"params": {"factor": jnp.zeros(())}}, asked, 0.0, None)
+        for settings, asked in (
+            (train, batch._replace(memory_rows=jnp.full(batch.mask.shape, -1))),
+            (Train(vote=Vote()), batch),
+        )
+    ]
+    np.testing.assert_array_equal(*(output.logits for output in found))
+
+
+@pytest.mark.parametrize("pruning", ["none", "hard", "soft"])
+def test_a_memory_in_files_has_the_same_votes(tmp_path, pruning):
+    train = Train(heads=("knn_vote",), vote=Vote(pruning=pruning, most_wrong=4), similarity="cosine")
+    known = preparation.prepare(_task(), train)
+    rows = np.arange(300, dtype=np.int32)[None]
+    batches = [
+        next(iter(source["val"].parts(rows, 1, True)))[0].gather(rows[0], "knn_vote")
+        for source in (tables.load(known), host_tables.load(known, "float32", str(tmp_path)))
+    ]
+    head = registry.get("knn_vote").build(train, 4, batches[0])
+    parameters = {"params": registry.init(head, batches[0], 0)}
+    np.testing.assert_array_equal(*(head.apply(parameters, batch, 0.0, None).logits for batch in batches))
