@@ -20,6 +20,6 @@ def get_config() -> DemoConfig:
         workdir="out/smoke",
         corpus=Corpus(memory_styles=("twemoji",), max_emoji=100),
         train=dataclasses.replace(
-            config.train, heads=("linear", "mean_knn", "mam"), seeds=(0,), steps=50, trials=4, folds=1
+            config.train, heads=("linear", "mean_knn", "mam"), seeds=(0,), steps=50, search="random", trials=2, folds=1
         ),
     )

@@ -2,8 +2,13 @@
 
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from tests.model.recognition.line import Line
 
 # Tests compile the same small programs again and again, in many processes.
 _CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
@@ -17,3 +22,12 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("random")
 hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory: pytest.TempPathFactory) -> "Line":
+    """Returns a line from images to trained heads that tests read, and copy before they write."""
+    # Not before the settings above, which its imports read.
+    from tests.model.recognition.line import Line
+
+    return Line(tmp_path_factory.mktemp("recognition")).run()

@@ -249,6 +249,7 @@ def test_help_and_plain_errors_load_nothing_heavy():
     assert not loaded & {*HEAVY, "jax"}
 
 
+@pytest.mark.slow
 def test_every_package_lives_in_one_process():
     """ScaNN, TensorFlow and JAX bring symbols of their own that must not clash."""
     loaded = _loaded("\n".join(f"import {name}" for name in ["scann.scann_ops.py.scann_ops_pybind", *MODULES]))

@@ -291,6 +291,7 @@ def test_more_index_shards_than_memory_shards_are_read_for_the_regions(tmp_path,
     assert manifest(world)["rows"] == 400 and len(manifest(world)["shards"]) == 40
 
 
+@pytest.mark.slow
 def test_workers_in_processes_write_the_same_bytes(world: World, tmp_path):
     other = World(tmp_path / "other").write()
     assert world.build() == 0

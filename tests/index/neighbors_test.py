@@ -21,6 +21,7 @@ from index.store.reader import Index
 from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
+from tests import slow
 from tests.world import KEY, REPOSITORY, SPLITS, TEXT, World, brute_force, snapshot, unit, write_embeddings
 
 K = 7
@@ -64,7 +65,7 @@ def test_lists_equal_brute_force(indexed: World, capsys):
     assert "163 in train, val, test" in output and "not measured at 7" in output
 
 
-@pytest.mark.parametrize("sharding", ["hash", "routed"])
+@pytest.mark.parametrize("sharding", slow.after(1, ["routed", "hash"]))
 def test_lists_longer_than_the_memory_hold_all_its_rows(world: World, capsys, sharding):
     assert world.build(f"--config.index.sharding={sharding}", "--config.index.k=450") == 0
     assert "recall@450" in capsys.readouterr().out
@@ -271,7 +272,7 @@ def test_own_set_leaves_out_the_query_and_keeps_its_copies(tmp_path):
     assert set(lists(world).split("val")["num_valid"].to_pylist()) == {70}
 
 
-@pytest.mark.parametrize("group_rows", [1 << 18, 40])
+@pytest.mark.parametrize("group_rows", slow.after(1, [40, 1 << 18]))
 def test_queries_that_scan_every_leaf_find_what_brute_force_finds(world: World, monkeypatch, group_rows):
     monkeypatch.setattr(claim, "GROUP_ROWS", group_rows)
     assert world.build("--config.index.sharding=routed", "--config.index.shards=5") == 0
@@ -363,6 +364,7 @@ def test_parts_that_are_there_are_not_searched_again(indexed: World, monkeypatch
     assert lists(indexed).split("val").num_rows == SPLITS["val"]
 
 
+@pytest.mark.slow
 def test_killed_job_goes_on_and_ends_with_the_same_bytes(indexed: World, tmp_path):
     again = World(tmp_path / "again").write()
     assert again.build(HASH) == 0
@@ -382,6 +384,7 @@ def test_killed_job_goes_on_and_ends_with_the_same_bytes(indexed: World, tmp_pat
     assert snapshot(folder) == snapshot(indexed.folder / "neighbors")
 
 
+@pytest.mark.slow
 def test_workers_in_processes_write_the_same_bytes(indexed: World, tmp_path):
     other = World(tmp_path / "other").write()
     assert other.build(HASH) == 0 and indexed.neighbors() == 0

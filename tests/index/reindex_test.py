@@ -21,6 +21,7 @@ from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 from pipelines.upkeep import compaction, proof
+from tests import slow
 from tests.index.vector_line import BEAM, DIM, Line
 from tests.world import REPOSITORY, unit
 
@@ -112,7 +113,7 @@ def test_compaction_leaves_no_byte_of_what_was_removed(line, capsys):
     line.check(gone)
 
 
-@pytest.mark.parametrize("trace", ["raw", "float16", "bfloat16", "table", "key"])
+@pytest.mark.parametrize("trace", slow.after(2, ["raw", "table", "float16", "bfloat16", "key"]))
 def test_the_proof_finds_what_is_left(line, trace, capsys):
     url = line.rows["0000"][3][1]
     key = line.stored(url)
@@ -342,7 +343,7 @@ def test_killed_at_random_points(tmp_path):
     assert killed
 
 
-@pytest.mark.parametrize("name", ["reindex", "embed"])
+@pytest.mark.parametrize("name", slow.after(1, ["reindex", "embed"]))
 def test_a_published_compaction_is_finished_by_whoever_comes_next(line, name):
     url = line.rows["0000"][3][1]
     stored = line.stored(url)

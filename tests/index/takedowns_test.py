@@ -12,6 +12,7 @@ import pytest
 from configs.base import Encoders, Filters
 from index import Index, build, neighbors, search
 from pipelines import embed, generation
+from tests import slow
 from tests.index.vector_line import BEAM, DIM, Line
 from tests.world import unit
 
@@ -55,7 +56,7 @@ def argv(line: Line, *flags: str) -> list[str]:
     return [f"--config={line.config_file}", *BEAM, *flags]
 
 
-@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("swapped", slow.after(1, [True, False]))
 def test_urls_are_found_in_all_their_forms(tmp_path, capsys, swapped):
     line = Line(tmp_path)
     ours, theirs = zip(*(pair[::-1] if swapped else pair for pair in FORMS), strict=True)
@@ -110,7 +111,9 @@ def lose(line: Line, how: str) -> None:
             copy.write_bytes(b"")
 
 
-@pytest.mark.parametrize("how", ["deleted", "emptied", "cut", "an entry deleted", "both deleted", "both emptied"])
+@pytest.mark.parametrize(
+    "how", slow.after(2, ["both deleted", "an entry deleted", "deleted", "emptied", "cut", "both emptied"])
+)
 @pytest.mark.parametrize("name", ["reindex", "embed"])
 def test_a_list_that_lost_entries_brings_no_image_back(line, capsys, how, name):
     gone = {line.rows["0000"][place][1] for place in (3, 5)}
@@ -219,7 +222,9 @@ def test_what_the_proof_leaves_out_is_named(line, capsys):
     assert "still have removed rows" not in words(capsys)
 
 
-@pytest.mark.parametrize("how", ["deleted", "[]", "null", "{}", '{"generation": "gen-0123456789abcdef"}', "\0"])
+@pytest.mark.parametrize(
+    "how", slow.after(1, ["deleted", "[]", "null", "{}", '{"generation": "gen-0123456789abcdef"}', "\0"])
+)
 @pytest.mark.parametrize("compacted", [False, True])
 def test_a_lost_pointer_brings_no_generation_back(line, capsys, how, compacted):
     gone, other = {line.rows["0000"][3][1]}, Encoders("precomputed:two", (), ())

@@ -68,6 +68,7 @@ def test_finished_towers_are_left_alone_even_when_the_memory_grows(world, capsys
     assert _files(world / "align") == before
 
 
+@pytest.mark.slow
 def test_lost_towers_come_back_byte_for_byte(world):
     before = _files(world / "align/towers")
     storage.remove(f"{world}/align/towers")
@@ -107,6 +108,7 @@ def test_a_config_without_towers_is_refused(capsys):
     )
 
 
+@pytest.mark.slow
 def test_run_trains_the_towers_first_and_then_embeds_with_them(world, tmp_path):
     """Without labelled splits the line ends, in one sentence, where they are missing: after align, embed and build."""
     flags = [f"--config={world}/config.py", f"--config.workdir={tmp_path}/out", "--runner=FnApiRunner"]

@@ -4,7 +4,6 @@ import pathlib
 
 import pytest
 
-from tests.model.recognition.line import Line
 from tests.world import World
 
 
@@ -20,9 +19,3 @@ def looked_up(tmp_path_factory: pytest.TempPathFactory) -> World:
 def world(looked_up: World, tmp_path: pathlib.Path) -> World:
     """Returns the looked-up world with an empty folder of runs, at a place of its own."""
     return looked_up.copy(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
-    """Returns a line from images to trained heads that tests read, and copy before they write."""
-    return Line(tmp_path_factory.mktemp("recognition")).run()

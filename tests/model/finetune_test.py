@@ -109,6 +109,7 @@ def _load_runs(config: Config) -> runs.Runs:
 SETTING = FinetuneSetting(0.003, 0.1, 0.0, 0.1)
 
 
+@pytest.mark.slow
 def test_the_encoder_starts_where_the_embeddings_are(trained):
     trainer = _trainer(trained)
     params = trainer.start(0).params
@@ -163,6 +164,7 @@ def test_one_step_of_adam_moves_each_entry_by_its_rate(trained):
         np.testing.assert_allclose(largest, rate, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_adapters_start_as_nothing_and_alone_are_trained(trained):
     plain = _trainer(trained)
     trainer = _trainer(trained, finetune__adapter_dim=4)
@@ -363,6 +365,7 @@ def test_another_image_size_remat_and_bfloat16_train_too(trained):
     assert np.isfinite(loss).all() and {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_a_step_of_b16_has_the_shapes_of_the_published_model(trained):
     """Nothing is computed: 86 million parameters and their moments are shapes only."""
     trainer = copy.copy(_trainer(trained))

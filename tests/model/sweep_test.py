@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 
 from model import sweep, train
 from model.data import tables
@@ -78,6 +79,7 @@ def test_trials_are_run_without_test_and_training_continues_from_them(looked_up,
     assert _bytes(other) == swept
 
 
+@pytest.mark.slow
 def test_another_budget_is_another_folder(world):
     assert sweep.main(_argv(world, train__heads="linear", train__trials="1")) == 0
     assert sweep.main(_argv(world, train__heads="linear", train__trials="2")) == 0

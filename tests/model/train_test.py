@@ -137,6 +137,7 @@ def test_the_summary_ends_with_figures_of_test(trained, capsys):
         assert line.split()[-1] == "-" if head == "linear" else f"{means['mam'] - means['linear']:+.1f} [" in line
 
 
+@pytest.mark.slow
 def test_more_seeds_join_the_others_and_other_settings_get_a_folder_of_their_own(world):
     train.main(_argv(world, train__heads="linear"))
     before = _bytes(world)
@@ -318,6 +319,7 @@ def test_a_checkpoint_of_another_shape_is_refused(world, change):
         run(dataclasses.replace(config.train, **change))
 
 
+@pytest.mark.slow
 def test_heads_that_read_names_and_rows_train_and_resume(looked_up, tmp_path):
     world = looked_up.copy(tmp_path)
     names = world.name_classes()

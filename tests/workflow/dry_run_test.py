@@ -29,11 +29,6 @@ _REFUSED = {
 _ALWAYS = ("init", "encoders", "leaks", "search", "plan", "embed", "reindex", "run", "check")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return Line(tmp_path_factory.mktemp("line"), **{"finetune.head": "mam"}).run()
-
-
 class _Copy(Line):
     """The line with a workdir of its own, over the same images and encoders."""
 
@@ -47,8 +42,8 @@ class _Copy(Line):
 
 
 @pytest.fixture
-def line(made, tmp_path):
-    return _Copy(made, tmp_path / "out")
+def line(line, tmp_path):
+    return _Copy(line, tmp_path / "out")
 
 
 def _dry(line: Line, name: str) -> int:

@@ -78,6 +78,7 @@ class Measured:
 
 @settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 3000))
+@pytest.mark.slow
 def test_each_level_gets_the_cheapest_of_the_whole_grid(leaves, reorder):
     rows, k, plan, levels = 10_000, 10, Plan(100, 10_000, 4096, 2), (0.5, 0.8, 0.95, 1.0)
     measured = Measured(leaves, reorder)

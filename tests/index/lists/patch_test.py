@@ -19,6 +19,7 @@ from index.store.records import ShardRecord
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
+from tests import slow
 from tests.world import SPLITS, World, brute_force, snapshot, unit, write_embeddings
 
 K = 7
@@ -149,8 +150,8 @@ def with_copies(folder: pathlib.Path, seed: int, rows: int = 240) -> Living:
 @pytest.mark.parametrize(
     ("seed", "sharding", "shards"),
     [
-        (0, "hash", 2),
         (1, "routed", 4),
+        pytest.param(0, "hash", 2, marks=pytest.mark.slow),
         *(pytest.param(s, "routed", 1 + s, marks=pytest.mark.slow) for s in range(2, 8)),
     ],
 )
@@ -197,7 +198,9 @@ def test_unchanged_lists_are_searched_in_new_shards_only(tmp_path, monkeypatch):
     check_brute_force(world)
 
 
-@pytest.mark.parametrize("step", ["Route.process", "SearchShard.search", "MergeGroup.write_block", "GatherRows.gather"])
+@pytest.mark.parametrize(
+    "step", slow.after(1, ["MergeGroup.write_block", "Route.process", "SearchShard.search", "GatherRows.gather"])
+)
 def test_stopped_patch_leaves_the_lists_before(tmp_path, monkeypatch, step):
     world = with_copies(tmp_path, 3)
     assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
@@ -223,6 +226,7 @@ def test_stopped_patch_leaves_the_lists_before(tmp_path, monkeypatch, step):
     check_brute_force(world)
 
 
+@pytest.mark.slow
 def test_stopped_between_the_two_last_files(tmp_path, monkeypatch):
     world = with_copies(tmp_path, 4)
     assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
@@ -242,6 +246,7 @@ def test_stopped_between_the_two_last_files(tmp_path, monkeypatch):
     assert world.neighbors() == 0 and snapshot(folder) == world.anew()
 
 
+@pytest.mark.slow
 def test_two_updates_and_a_stopped_patch_between(tmp_path, monkeypatch):
     world = with_copies(tmp_path, 5)
     assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
@@ -282,6 +287,7 @@ def test_only_a_successor_is_patched(tmp_path):
     assert not is_successor({**new, "search": {**new["search"], "level": new["search"]["level"] + 0.1}}, old)
 
 
+@pytest.mark.slow
 def test_another_point_of_the_curve_is_looked_up_anew(tmp_path):
     world = with_copies(tmp_path, 7)
     assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0

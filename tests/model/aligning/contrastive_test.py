@@ -65,6 +65,7 @@ def test_same_seed_same_bytes():
     assert one.image.matrix.tobytes() != other.image.matrix.tobytes()
 
 
+@pytest.mark.slow
 def test_an_entry_that_never_changes_and_a_batch_larger_than_the_pairs_do_no_harm():
     train = PARTS.train.take(slice(0, 50))
     train.images[:, 0] = 3
@@ -72,6 +73,7 @@ def test_an_entry_that_never_changes_and_a_batch_larger_than_the_pairs_do_no_har
     assert np.isfinite(space.image.matrix).all() and np.isfinite(space.text.bias).all()
 
 
+@pytest.mark.slow
 def test_a_vector_that_dropout_empties_does_no_harm():
     parts = Parts(
         *(dataclasses.replace(part, texts=part.texts[:, :2]) for part in (PARTS.train, PARTS.val, PARTS.held_out))

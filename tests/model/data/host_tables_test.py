@@ -13,6 +13,7 @@ from model.data import host_tables, tables, vectors
 from model.data.host_tables import Meter, RowFile
 from model.training.trainer import Setting, Trainer
 from pipelines.errors import UserError
+from tests import slow
 from tests.model.small_task import small_task
 
 _SETTING = Setting(0.01, 0.01, 0.1)
@@ -60,7 +61,7 @@ def test_the_first_and_last_row_of_each_record_batch(file):
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("head", ["mam", "rac"])
+@pytest.mark.parametrize("head", slow.after(1, ["mam", "rac"]))
 def test_losses_and_predictions_are_those_of_the_table_on_the_device(tmp_path, head, dtype):
     task, found = small_task(rows=37), []
     for data in (tables.load(task, dtype), host_tables.load(task, dtype, str(tmp_path))):

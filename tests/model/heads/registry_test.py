@@ -20,6 +20,7 @@ from model.prepare.class_bank import Bank
 from model.prepare.name_prior import NamePrior
 from model.prepare.trust import Trust
 from pipelines.errors import UserError
+from tests import slow
 
 # Values start at nothing, for which nothing is prepared.
 _TRAIN = Train(attention_dim=8, value_dim=256, value_scale=0.0, neighbor_dropout=0.0)
@@ -139,7 +140,8 @@ def test_random_k_keeps_the_first_of_each_list_as_many_as_it_draws():
 
 # Training does not let `guarded` read neighbours.
 @pytest.mark.parametrize(
-    "name", [name for name, head in registry.HEADS.items() if head.needs_neighbors and name != "guarded"]
+    "name",
+    slow.after(2, [name for name, head in registry.HEADS.items() if head.needs_neighbors and name != "guarded"]),
 )
 def test_random_k_acts_while_training_only(name):
     batch = _batch(name, b=50)

@@ -10,6 +10,7 @@ from model.data import tables
 from model.training import preparation
 from model.training.trainer import Trainer
 from pipelines.errors import UserError
+from tests import slow
 from tests.model.small_task import small_task
 
 _TRAIN = Train(
@@ -46,7 +47,7 @@ def _scores(head: str, task, train: Train, split: str = "test") -> np.ndarray:
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp", "mean_knn", "mam", "rac"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "lace"])
+@pytest.mark.parametrize("loss", slow.after(1, ["lace", "cross_entropy"]))
 def test_before_the_first_step_predictions_are_those_of_zero_shot(head, loss):
     task, train = _task(), dataclasses.replace(_TRAIN, loss=loss)
     queries, names = task.splits["test"].queries.astype(np.float64), task.name_vectors["key"].astype(np.float64)

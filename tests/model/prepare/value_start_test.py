@@ -11,6 +11,7 @@ from model.heads import registry
 from model.heads.attention.memory_attention import MemoryAttention
 from model.prepare import value_start
 from model.training import preparation
+from tests import slow
 from tests.model.small_task import small_task
 
 _ROWS = np.sort(np.random.default_rng(7).permutation(400)[:250])
@@ -98,7 +99,7 @@ def test_attention_starts_at_the_key_that_the_mean_value_predicts(num_heads, val
 
 
 @pytest.mark.parametrize("head", ["mam", "mean_knn"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", slow.after(1, [2, 1]))
 def test_layers_and_kinds_share_the_scale(head, layers):
     task = small_task()
     task = dataclasses.replace(task, values={**task.values, "image": task.keys[:, ::-1].copy()})

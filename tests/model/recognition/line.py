@@ -74,6 +74,7 @@ class Line:
             **PLAIN_TRIALS,
             "train.similarity": "whitened",
             "train.value_scale": 1.0,
+            "finetune.head": "mam",
             "train.space": f"k=0,similarity=whitened,value_scale=1,{_VOTE}",
             **{f"{split}_set.format": "image_folder" for split in ("train", "val", "test")},
             **{f"{split}_set.path": split for split in ("train", "val", "test")},

@@ -56,6 +56,7 @@ def test_all_settings_seeds_and_lengths_share_one_compilation(trained):
     assert trainer.compilations == {"start": 1, "steps": 1, "predict": 1}
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32_with_float32_parameters(trained):
     trainer, losses = _losses("bfloat16")
     assert trainer.data["train"].keys.dtype == "bfloat16"

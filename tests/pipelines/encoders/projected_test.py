@@ -10,6 +10,7 @@ import pytest
 from pipelines import storage
 from pipelines.encoders import handles, projected
 from pipelines.errors import UserError
+from tests import slow
 from tests.pipelines import tiny_encoders
 from tests.pipelines.encoders import made
 
@@ -28,7 +29,6 @@ np.save(out, vectors)
 """
 
 # Each of them makes a model of TensorFlow and loads it in another process.
-_slow = pytest.mark.slow
 
 
 def _layer(dim, seed=0):
@@ -52,7 +52,8 @@ def _images(size, count=3):
     return list(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8))
 
 
-@pytest.mark.parametrize("is_unit", [True, pytest.param(False, marks=_slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_unit", [True, False])
 def test_an_image_tower_is_the_encoder_times_the_matrix(tmp_path, is_unit):
     base, tower = tmp_path / "base", tmp_path / "tower"
     weights = tiny_encoders.save_image_encoder(base)
@@ -68,6 +69,7 @@ def test_an_image_tower_is_the_encoder_times_the_matrix(tmp_path, is_unit):
     assert (described.space, described.info.dim, described.kind) == ("shared", WIDTH, "image")
 
 
+@pytest.mark.slow
 def test_a_text_tower_takes_the_tokenizer_along(tmp_path):
     base, tower = tmp_path / "base", tmp_path / "tower"
     words = tiny_encoders.save_text_encoder(base)
@@ -82,21 +84,24 @@ def test_a_text_tower_takes_the_tokenizer_along(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "description"),
-    [
-        (made.Plain, made.IMAGE),
-        (made.Signatures, {**made.IMAGE, "signature": "one"}),
-        (
-            made.Signatures,
-            {
-                **made.IMAGE,
-                "signature": "scaled",
-                "output": "mean",
-                "preprocess": {"size": made.SIZE, "value_range": [0, 255]},
-            },
-        ),
-        (made.Tuple, {**made.IMAGE, "output": 0}),
-        (made.Named, {**made.IMAGE, "inputs": ["picture"]}),
-    ],
+    slow.after(
+        1,
+        [
+            (made.Plain, made.IMAGE),
+            (made.Signatures, {**made.IMAGE, "signature": "one"}),
+            (
+                made.Signatures,
+                {
+                    **made.IMAGE,
+                    "signature": "scaled",
+                    "output": "mean",
+                    "preprocess": {"size": made.SIZE, "value_range": [0, 255]},
+                },
+            ),
+            (made.Tuple, {**made.IMAGE, "output": 0}),
+            (made.Named, {**made.IMAGE, "inputs": ["picture"]}),
+        ],
+    ),
 )
 def test_models_of_every_form_become_image_towers(tmp_path, kind, description):
     base, tower = tmp_path / "base", tmp_path / "tower"
@@ -110,17 +115,13 @@ def test_models_of_every_form_become_image_towers(tmp_path, kind, description):
     np.testing.assert_allclose(found, made.mean(made.images()) @ matrix + bias, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "description", "expected"),
     [
         (made.Strings, {**made.TEXT, "output": 0}, [3, 3, 7]),
-        pytest.param(made.TokenIds, made.TOKENS, [11, 7, 18], marks=_slow),
-        pytest.param(
-            made.Signatures,
-            {**made.TOKENS, "signature": "tokens", "inputs": ["ids", "mask"]},
-            [11, 7, 18],
-            marks=_slow,
-        ),
+        (made.TokenIds, made.TOKENS, [11, 7, 18]),
+        (made.Signatures, {**made.TOKENS, "signature": "tokens", "inputs": ["ids", "mask"]}, [11, 7, 18]),
     ],
 )
 def test_models_of_every_form_become_text_towers(tmp_path, kind, description, expected):
@@ -135,6 +136,7 @@ def test_models_of_every_form_become_text_towers(tmp_path, kind, description, ex
     np.testing.assert_allclose(found, vectors @ matrix + bias, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(tmp_path):
     tiny_encoders.save_image_encoder(tmp_path / "base")
     spec = handles.resolve(str(tmp_path / "base"), "float32")

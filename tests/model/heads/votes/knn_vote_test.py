@@ -99,6 +99,11 @@ def test_a_memory_without_classes_is_refused():
         preparation.prepare(small_task(), Train(heads=("knn_vote",)))
 
 
+def _logits(train, batch):
+    head = registry.get("knn_vote").build(train, 4, batch)
+    return head.apply({"params": registry.init(head, batch, 0)}, batch, 0.0, None).logits
+
+
 @pytest.mark.parametrize("pruning", ["hard", "soft"])
 def test_a_row_that_was_not_in_the_memory_has_not_been_wrong(pruning):
     task = _task()
@@ -107,7 +112,9 @@ def test_a_row_that_was_not_in_the_memory_has_not_been_wrong(pruning):
     batch = tables.load(known)["val"].gather(jnp.arange(7), "knn_vote")
     assert known.prepared["knn_vote"].wrong[batch.memory_rows].any()
     found = [
-        registry.get("knn_vote").build(settings, 4, batch).apply({"params": {"factor": jnp.zeros(())}}, asked, 0.0, None)
+        registry.get("knn_vote")
+        .build(settings, 4, batch)
+        .apply({"params": {"factor": jnp.zeros(())}}, asked, 0.0, None)
         for settings, asked in (
             (train, batch._replace(memory_rows=jnp.full(batch.mask.shape, -1))),
             (Train(vote=Vote()), batch),
@@ -125,6 +132,4 @@ def test_a_memory_in_files_has_the_same_votes(tmp_path, pruning):
         next(iter(source["val"].parts(rows, 1, True)))[0].gather(rows[0], "knn_vote")
         for source in (tables.load(known), host_tables.load(known, "float32", str(tmp_path)))
     ]
-    head = registry.get("knn_vote").build(train, 4, batches[0])
-    parameters = {"params": registry.init(head, batches[0], 0)}
-    np.testing.assert_array_equal(*(head.apply(parameters, batch, 0.0, None).logits for batch in batches))
+    np.testing.assert_array_equal(*(_logits(train, batch) for batch in batches))

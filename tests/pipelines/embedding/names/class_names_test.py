@@ -103,7 +103,10 @@ def test_names_in_the_space_of_the_keys_are_the_mean_over_prompts(named, shared,
     assert both[0].equals(both[1])
 
 
-@pytest.mark.parametrize("beam", [(), ("--direct_num_workers=2", "--direct_running_mode=multi_processing")])
+@pytest.mark.parametrize(
+    "beam",
+    [(), pytest.param(("--direct_num_workers=2", "--direct_running_mode=multi_processing"), marks=pytest.mark.slow)],
+)
 def test_the_synonym_that_most_captions_mention_is_embedded(named, shared, capsys, beam):
     """The fourteen captions are `a red dog` and `blue cat` four times, `green` four and `a a dog unknown` two times."""
     folder, word = shared

@@ -59,6 +59,7 @@ def test_an_onnx_file(capsys, tmp_path):
     assert f"bytes {size} " in printed
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_transformers(capsys, tmp_path):
     name = next(name for name in folders.NAMES if "size" in folders.oracle(name))
     found = folders.write(name, tmp_path / "hub")
@@ -67,6 +68,7 @@ def test_a_checkpoint_of_transformers(capsys, tmp_path):
     assert re.search(r"[0-9a-f]{64}( file:)? model.safetensors", printed)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer(capsys, tmp_path):
     path = tmp_path / "augreg.npz"
     vit_files.write(path, vit_files.LAYOUTS["augreg"], vit_files.TINY)

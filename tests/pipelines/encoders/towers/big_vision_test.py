@@ -87,6 +87,7 @@ def test_image_towers_of_every_layout_are_those_of_numpy(layout, path, tmp_path)
     npz_files.agrees(embed(images), vit_files.reference(file, vit_files.LAYOUTS[layout], images))
 
 
+@pytest.mark.slow
 def test_another_process_embeds_the_same(siglip, path, tmp_path):
     tower = big_vision.read(_save(path, siglip), "image")
     tf.saved_model.save(graph.module(tower), str(tmp_path / "saved"))

@@ -1,7 +1,10 @@
 """Exported towers in a fresh process against the outputs of transformers (`make_oracles`)."""
 
+import functools
+import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -29,6 +32,8 @@ _MODULES = {
     "unit": ("Pooling", "Normalize"),
     "dense": ("Pooling", "Dense", "Normalize"),
 }
+# Cases that every run of the tests takes: one of each kind of tower, and of what is behind it.
+_USUAL = ("clip-image", "clip-text", "siglip-image", "dinov2-image", "bert-mean", "bert-dense", "t5-mean")
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -52,12 +57,22 @@ def _expected(oracle: dict, kind: str, modules: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory) -> dict[str, np.ndarray]:
-    """What each exported tower returns in another process."""
+def outputs(tmp_path_factory) -> Callable[[str], np.ndarray]:
+    """Returns what an exported tower returns in another process; usual cases and the others are exported together."""
+
+    @functools.cache
+    def exported(usual: bool) -> dict[str, np.ndarray]:
+        return _outputs(tmp_path_factory.mktemp("towers"), [case for case in _cases() if (case in _USUAL) == usual])
+
+    return lambda case: exported(case in _USUAL)[case]
+
+
+def _outputs(root: pathlib.Path, cases: list[str]) -> dict[str, np.ndarray]:
     import tensorflow as tf
 
-    root, places = tmp_path_factory.mktemp("towers"), {}
-    for case, (name, kind, modules) in _cases().items():
+    places = {}
+    for case in cases:
+        name, kind, modules = _cases()[case]
         source = root / "sources" / case
         oracle = folders.write(name, source, _MODULES.get(modules, ()), "first" if modules == "first" else "mean")
         tower = models.read(source, kind, preprocessing.read(source) if kind == "image" else None)
@@ -74,9 +89,11 @@ def outputs(tmp_path_factory) -> dict[str, np.ndarray]:
     return {case: np.load(place / "output.npy") for case, place in places.items()}
 
 
-@pytest.mark.parametrize("case", _cases())
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in _USUAL else pytest.mark.slow) for case in _cases()]
+)
 def test_an_exported_tower_gives_the_vectors_of_transformers(outputs, case):
     name, kind, modules = _cases()[case]
-    expected, found = _expected(folders.oracle(name), kind, modules), outputs[case]
+    expected, found = _expected(folders.oracle(name), kind, modules), outputs(case)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert (np.sum(_unit(found) * _unit(expected), axis=1) > 0.99999).all()

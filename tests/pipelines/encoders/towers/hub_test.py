@@ -78,6 +78,7 @@ def server(tmp_path, monkeypatch):
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_pinned_to_its_commit_and_taken_without_its_pickles(server):
     spec = resolve("hf:org/model#image", "float32")
     assert spec.model == f"hf:org/model@{_COMMIT}#image"

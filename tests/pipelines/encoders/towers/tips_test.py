@@ -339,6 +339,7 @@ def _resolve(folder, kind, is_run=False):
     return resolve(f"{folder}/tips_v2_x_{dict(KINDS)[kind]}.npz#{kind}", "float32", normalize=False, is_run=is_run)
 
 
+@pytest.mark.slow
 def test_both_files_share_a_space_and_have_the_vectors_of_numpy(pair):
     image, text = (_resolve(pair, kind, is_run=True) for kind, _ in KINDS)
     assert image.space and image.space == text.space and image.info.dim == text.info.dim == IMAGE.width

@@ -295,6 +295,7 @@ def test_a_folder_of_clip_retrieval_is_a_path(tmp_path):
         _plan(tmp_path, "empty")
 
 
+@pytest.mark.slow
 def test_a_damaged_npz_is_one_reject_and_its_bombs_stay_small(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", X=np.zeros((1 << 20, 64), np.float32))
     data = (tmp_path / "a.npz").read_bytes()
