@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from index import reindex
+from model.data import array_files
+from model.recognition import trained
 from model.recognizer import Recognizer
 from pipelines import schemas, storage
 from pipelines.errors import UserError
@@ -156,6 +158,19 @@ def test_takes_classes_that_were_not_trained(line):
                 recognizer.with_classes(names)
     with Recognizer.open(str(line.workdir), head="mam") as recognizer, pytest.raises(UserError, match="mam_names"):
         recognizer.with_classes(["cat"])
+
+
+def test_a_head_of_rows_that_does_not_say_which_is_refused(line, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(line.runs, runs)
+    facts = storage.read_json(str(runs / "knn_vote/recognition.json"))
+    path = str(runs / "knn_vote/prepared.safetensors")
+    arrays = array_files.read(path, facts["prepared_sha256"], "")
+    assert len(arrays.pop("memory_ids")) == ROWS
+    changed = {**facts, "prepared_sha256": array_files.write(path, arrays, {})}
+    storage.write_json(str(runs / "knn_vote/recognition.json"), changed)
+    with pytest.raises(UserError, match="which rows of the memory the head knows; remove it and run web-memory train"):
+        trained.load(str(runs), "knn_vote")
 
 
 _READ = (
