@@ -83,6 +83,8 @@ class KnnVote(nn.Module):
         """Returns weights `[B, K]`, relative to each other."""
         kept, soft = batch.mask, jnp.ones(())
         if self.vote.pruning != "none":
+            if batch.memory_rows is None:
+                raise ValueError("pruning needs to know which rows of the memory the neighbours are")
             # A row that no training image had in its list has not been wrong.
             wrong = jnp.where(batch.memory_rows < 0, 0, known.wrong[batch.memory_rows])
             soft = jnp.minimum(1.0, _SOFT / (1 + wrong)) if self.vote.pruning == "soft" else soft
