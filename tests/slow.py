@@ -11,12 +11,9 @@ def after(count: int, cases: Iterable[Any]) -> list[Any]:
 
     Args:
         count: cases that every run of the tests takes.
-        cases: arguments, a tuple for several, or what `pytest.param` returns.
+        cases: an argument of the test, or a tuple of several.
     """
-
-    def slow(case: Any) -> Any:
-        if isinstance(case, type(pytest.param())):
-            return pytest.param(*case.values, marks=[*case.marks, pytest.mark.slow], id=case.id)
-        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
-
-    return [slow(case) if number >= count else case for number, case in enumerate(cases)]
+    several = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [
+        pytest.param(*case, marks=pytest.mark.slow if number >= count else ()) for number, case in enumerate(several)
+    ]

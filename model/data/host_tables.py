@@ -204,7 +204,7 @@ class HostTables:
         keys = self._keys.read(unique, size)
         values = {kind: file.read(unique, size) for kind, file in self._values.items()}
         read = {"neighbors": places.astype(np.int32), "memory_rows": near, "keys": keys, "values": values}
-        return self._own._replace(**parallel.replicate(read), for_batch=())
+        return self._own._replace(**parallel.replicate(read))
 
     def parts(self, rows: np.ndarray, count: int, memory: bool) -> Iterator[tuple[Tables, np.ndarray, int]]:
         """Yields one batch at a time, see `Source`."""

@@ -38,8 +38,7 @@ class Tables(NamedTuple):
         prepared: by head, the arrays that its `prepare` made.
         classifier: as in `Batch`.
         offsets: as in `Batch`, `[N]`.
-        memory_rows: as in `Batch`, `[B, K]`; None unless the tables are for one batch.
-        for_batch: () if the tables are for one batch, else None: jit sees the structure, not a bool.
+        memory_rows: as in `Batch`, `[B, K]`, of tables for one batch; None of others, whose neighbours are these rows.
     """
 
     queries: jax.Array
@@ -54,7 +53,6 @@ class Tables(NamedTuple):
     offsets: jax.Array | None = None
     whitened: jax.Array | None = None
     memory_rows: jax.Array | None = None
-    for_batch: tuple[()] | None = None
 
     def gather(self, rows: jax.Array, head: str = "", k: int = 0, similarity: str = "cosine") -> Batch:
         """Returns the queries of some rows with their neighbours, and with what is prepared for a head.
@@ -66,9 +64,10 @@ class Tables(NamedTuple):
             similarity: which scores, see `similarities`.
         """
         first = slice(k or None)
-        near = self.neighbors[rows] if self.for_batch is None else parallel.split(self.neighbors)
-        near = near[:, first]
-        own = near if self.memory_rows is None else parallel.split(self.memory_rows)[:, first]
+        if self.memory_rows is None:
+            near = own = self.neighbors[rows, first]
+        else:
+            near, own = (parallel.split(part)[:, first] for part in (self.neighbors, self.memory_rows))
         scores = similarities(self, similarity)
         keys = Rows(self.keys, near)
         values = {kind: Rows(value, near) for kind, value in self.values.items()}

@@ -248,7 +248,6 @@ class Engine:
             keys=parallel.replicate(rows.pop(KEY)),
             values=parallel.replicate({name.removeprefix("value_"): matrix for name, matrix in rows.items()}),
             prepared=self._prepared,
-            for_batch=(),
         )
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from index import neighbors
-from index.lists import claim, direct, neighbor_job
+from index.lists import claim, neighbor_job
 from index.lists.layout import NeighborJob
 from index.store import index_manifest
 from index.store.lookup import Lookup
@@ -447,59 +447,3 @@ def test_wrong_commands(world: World, capsys):
     assert not (world.folder / "neighbors").exists()
     assert world.neighbors() == 0 and world.neighbors("--config.neighbors.k=8") == 2
     assert "belongs to another configuration, k was 7 and is now 8" in capsys.readouterr().err
-
-
-def test_one_shard_needs_no_parts_and_ends_with_the_same_bytes(world: World, monkeypatch):
-    assert world.build("--config.index.shards=1") == 0
-    job, folder = planned(world), world.folder / "neighbors"
-    assert job.is_direct
-    with monkeypatch.context() as patch:
-        patch.setattr(direct, "BATCH_ROWS", 20)
-        assert world.neighbors() == 0
-    whole = snapshot(folder)
-    for split in SPLITS:
-        right, _ = brute_force(world.queries[split], world.keys, K)
-        found = schemas.to_matrix(lists(world).split(split)["neighbor_ids"])
-        np.testing.assert_array_equal(found, world.ids[right])
-    # By way of parts, and all at once.
-    shutil.rmtree(folder)
-    claim_lists = claim.claim_lists
-    with monkeypatch.context() as patch:
-        patch.setattr(claim, "claim_lists", lambda *args: dataclasses.replace(claim_lists(*args), is_direct=False))
-        assert world.neighbors() == 0
-    assert snapshot(folder) == whole
-    shutil.rmtree(folder)
-    assert world.neighbors() == 0
-    assert snapshot(folder) == whole
-
-
-def test_blocks_of_one_shard_that_are_there_are_not_searched_again(world: World, monkeypatch, capsys):
-    assert world.build("--config.index.shards=1") == 0 and world.neighbors() == 0
-    folder, whole, searched = world.folder / "neighbors", snapshot(world.folder / "neighbors"), []
-    search = Lookup.search
-    monkeypatch.setattr(
-        Lookup, "search", lambda self, q, *rest, **part: searched.append(len(q)) or search(self, q, *rest, **part)
-    )
-    (folder / "complete.json").unlink()
-    (home(world) / "_done" / "val-00001.json").unlink()
-    (home(world) / "memory" / "00001.parquet").unlink()
-    assert world.neighbors() == 0
-    assert snapshot(folder) == whole
-    # val has two shards of 30, and so blocks of 16 and 14.
-    assert searched == [14]
-    write = direct.LookUp.write_block
-
-    def stopped(self, block, *rest):
-        if block.name == "val-00002":
-            raise UserError("stopped here")
-        write(self, block, *rest)
-
-    shutil.rmtree(folder)
-    monkeypatch.setattr(direct.LookUp, "write_block", stopped)
-    monkeypatch.setattr(direct, "BATCH_ROWS", 1)
-    capsys.readouterr()
-    assert world.neighbors() == 2 and capsys.readouterr().err == "error: stopped here\n"
-    assert (home(world) / "_done" / "val-00000.json").exists() and not (folder / "complete.json").exists()
-    monkeypatch.undo()
-    assert world.neighbors() == 0
-    assert snapshot(folder) == whole

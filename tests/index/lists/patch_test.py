@@ -149,11 +149,7 @@ def with_copies(folder: pathlib.Path, seed: int, rows: int = 240) -> Living:
 
 @pytest.mark.parametrize(
     ("seed", "sharding", "shards"),
-    [
-        (1, "routed", 4),
-        pytest.param(0, "hash", 2, marks=pytest.mark.slow),
-        *(pytest.param(s, "routed", 1 + s, marks=pytest.mark.slow) for s in range(2, 8)),
-    ],
+    slow.after(1, [(1, "routed", 4), (0, "hash", 2), *((seed, "routed", 1 + seed) for seed in range(2, 8))]),
 )
 def test_patched_lists_are_those_of_an_empty_folder(tmp_path, monkeypatch, seed, sharding, shards):
     monkeypatch.setattr(claim, "GROUP_ROWS", 32)

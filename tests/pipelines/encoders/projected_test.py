@@ -28,8 +28,6 @@ else:
 np.save(out, vectors)
 """
 
-# Each of them makes a model of TensorFlow and loads it in another process.
-
 
 def _layer(dim, seed=0):
     rng = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ from pipelines.encoders.handles import EncoderSpec, resolve
 from pipelines.encoders.loaded import ImageEncoder, TextEncoder
 from pipelines.encoders.towers import checkpoints
 from pipelines.errors import UserError
+from tests import slow
 from tests.pipelines import vit_files
 from tests.pipelines.encoders.towers import arrays, folders, npz_files
 from tests.pipelines.encoders.towers.npz_files import Shape
@@ -196,9 +197,7 @@ _BAD = {
 _BUILT = ("lying", "whole numbers", "misshapen", "other patches", "missing", "extra")
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow if case in _BUILT else ()) for case in _BAD]
-)
+@pytest.mark.parametrize("case", slow.after(len(_BAD) - len(_BUILT), sorted(_BAD, key=lambda case: case in _BUILT)))
 def test_a_folder_that_lacks_something_is_refused_in_a_sentence(clip, tmp_path, case):
     change, kind, sentence = _BAD[case]
     shutil.copytree(clip, tmp_path / "bad")

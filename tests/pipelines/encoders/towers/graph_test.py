@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.encoders.towers import graph
 from pipelines.encoders.towers.hugging_face import models, preprocessing
+from tests import slow
 from tests.pipelines.encoders.towers import arrays, folders
 from tests.world import REPOSITORY
 
@@ -89,9 +90,7 @@ def _outputs(root: pathlib.Path, cases: list[str]) -> dict[str, np.ndarray]:
     return {case: np.load(place / "output.npy") for case, place in places.items()}
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=() if case in _USUAL else pytest.mark.slow) for case in _cases()]
-)
+@pytest.mark.parametrize("case", slow.after(len(_USUAL), sorted(_cases(), key=lambda case: case not in _USUAL)))
 def test_an_exported_tower_gives_the_vectors_of_transformers(outputs, case):
     name, kind, modules = _cases()[case]
     expected, found = _expected(folders.oracle(name), kind, modules), outputs(case)
