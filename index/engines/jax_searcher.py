@@ -75,7 +75,10 @@ class JaxSearcher:
         step = max(1, min(BLOCK_QUERIES, BLOCK_PAIRS // max(1, int(visits.max(initial=0)))))
         for begin in range(0, len(queries) if length else 0, step):
             block = slice(begin, begin + step)
-            rows[block], scores[block] = leaf_major.search(self.tiles, queries[block], visits[block], length)
+            if visits[block].min() == len(self.tiles.centres):
+                rows[block], scores[block] = leaf_major.search_all(self.tiles, queries[block], length)
+            else:
+                rows[block], scores[block] = leaf_major.search(self.tiles, queries[block], visits[block], length)
         return rows, scores
 
     def search_rows(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,8 @@ scores are those of the kept keys, so nothing is re-ranked.
 2. The nearest of them: all scores are stored, a row of a tile per query, and the k-th best of them is a bound.
 3. The others: only scores that reach the bound are taken.
 4. The k best of both.
+
+Queries that visit every leaf skip none of its rows, so they are compared with many tiles in one product.
 """
 
 import contextlib
@@ -30,6 +32,12 @@ _STORED_ROWS = 4096
 # Most queries in a product; between the powers of two, half of the padding is spared by one more shape.
 _MOST_IN_PRODUCT = 2048
 _SHAPES = np.array(sorted(2**power * factor // 2 for power in range(4, 12) for factor in (2, 3))[:-1])
+# Rows and queries of a product if every leaf is visited: its scores stay in the cache until they are gone through.
+_ALL_ROWS, _ALL_QUERIES = 4096, 512
+# Buckets of the scores that a first bound is found from, over the length of the lists.
+_BUCKETS = 5
+# Rows found for a list, over its length, from which the best of them make a new bound.
+_CROWDED = 2
 # Products that may run while the scores of an earlier one are gone through.
 _AHEAD = 2
 _ALIGNMENT = 64
@@ -88,6 +96,67 @@ def search(tiles: Tiles, queries: np.ndarray, leaves: np.ndarray, k: int) -> tup
         parts = _reaching(tiles, asked, _visits(tiles, visited, counts * ~near), bound)
         query, packed = (np.concatenate(each) for each in zip((query, packed), *parts, strict=True))
     return _unpacked(_best(query, packed, len(queries), k))
+
+
+def search_all(tiles: Tiles, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the `k` best of all rows; arguments and result as of `search`."""
+    _keep_freed_memory()
+    asked, rows = queries.astype(tiles.keys.dtype), tiles.rows.reshape(-1)
+    bound = np.full(len(asked), -np.inf, np.float32)
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    reached = np.empty(_ALL_QUERIES * _ALL_ROWS, bool)
+    for part, block, scores in _all_products(tiles, asked):
+        if not np.isfinite(bound[part]).all():
+            bound[part] = _low_bound(np.where(rows[block] >= 0, scores, np.float32(-np.inf)), k)
+        is_near = np.greater_equal(scores, bound[part, None], out=reached[: scores.size].reshape(scores.shape))
+        query, place = np.divmod(np.flatnonzero(is_near), scores.shape[1])
+        found = rows[block][place]
+        is_row = found >= 0
+        query, place = query[is_row], place[is_row]
+        parts.append(((part.start + query).astype(np.int32), _packed(scores[query, place], found[is_row])))
+        if sum(len(query) for query, _ in parts) > _CROWDED * k * len(asked):
+            lists = _joined(parts, len(asked), k)
+            bound = np.maximum(bound, _unpacked(lists[:, -1])[1])
+            query, place = np.nonzero(lists != _PADDING)
+            parts = [(query.astype(np.int32), lists[query, place])]
+    return _unpacked(_joined(parts, len(asked), k))
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]], queries: int, k: int) -> np.ndarray:
+    """Returns what `_best` does of several pairs of its arguments."""
+    query, packed = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return _best(query, packed, queries, k)
+
+
+def _all_products(tiles: Tiles, asked: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Yields a slice of the queries, a slice of the places of all tiles, and their scores, float32."""
+    running: deque[tuple[slice, slice, jax.Array]] = deque()
+    keys = tiles.keys.reshape(-1, tiles.keys.shape[-1])
+
+    def finished() -> tuple[slice, slice, np.ndarray]:
+        part, block, scores = running.popleft()
+        return part, block, np.asarray(scores)[: part.stop - part.start]
+
+    for low in range(0, len(keys), _ALL_ROWS):
+        block = slice(low, min(low + _ALL_ROWS, len(keys)))
+        for begin in range(0, len(asked), _ALL_QUERIES):
+            part = slice(begin, min(begin + _ALL_QUERIES, len(asked)))
+            running.append((part, block, products(_padded(asked[part], _shape(part.stop - begin)), keys[block])))
+            if len(running) > _AHEAD:
+                yield finished()
+    while running:
+        yield finished()
+
+
+def _low_bound(scores: np.ndarray, k: int) -> np.ndarray:
+    """Returns scores that at least `k` of each row of `[q, n]` reach, and not many more; -inf if there are fewer."""
+    width = max(1, scores.shape[1] // (_BUCKETS * k))
+    buckets = scores.shape[1] // width
+    if buckets < k:
+        return np.full(len(scores), -np.inf, np.float32)
+    # `k` buckets reach the k-th largest maximum. A bucket is spread over the row, so that maxima are of whole vectors.
+    maxima = scores[:, : width * buckets].reshape(-1, width, buckets).max(axis=1)
+    return np.partition(maxima, -k, axis=1)[:, -k]
 
 
 def _shape(number: int) -> int:

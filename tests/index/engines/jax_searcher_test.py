@@ -74,6 +74,23 @@ def test_bounds_of_near_leaves_lose_nothing_in_far_ones(monkeypatch, keys):
     np.testing.assert_allclose(cut[1], whole[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("k", [1, 10, 900, ROWS + 5])
+def test_all_leaves_are_searched_in_products_of_any_size(monkeypatch, keys, k):
+    from index.engines import leaf_major
+
+    # Half of the queries are far from all keys, so that empty places of tiles, whose scores are 0, are nearer.
+    queries = np.concatenate([unit(45, dim=DIM, seed=3), -np.abs(keys[:45])]).astype(np.float32)
+    shifted = np.abs(keys)
+    engine = jax_searcher.build(ArrayKeys(shifted), PLAN)
+    monkeypatch.setattr(leaf_major, "_ALL_ROWS", 256)
+    monkeypatch.setattr(leaf_major, "_ALL_QUERIES", 32)
+    rows, scores = engine.search(queries, k)
+    right, right_scores = brute_force(queries, shifted, min(k, ROWS))
+    assert (rows[:, :ROWS] == right).mean() > 0.999
+    np.testing.assert_allclose(scores[:, :ROWS], right_scores, atol=1e-6)
+    assert (rows[:, ROWS:] == -1).all() and (scores[:, ROWS:] == -np.inf).all()
+
+
 def test_blocks_do_not_show(monkeypatch, engine):
     queries = unit(200, dim=DIM, seed=4)
     whole = engine.search(queries, K)
