@@ -295,7 +295,7 @@ def _worded(error: Exception, runner: str, workdir: str) -> BaseException:
     if found := re.search(r"(?:^|\n)(?:pipelines\.errors\.)?UserError: (.+?)(?: \[while running|\n|$)", text):
         sentence = found.group(1)
         return UserError(f"{place}{sentence}" if sentence == worker_process.KILLED else sentence)
-    if found := re.search(r"(?:^|\n)(?:\w*Error): (\[Errno \d+\] .+?)(?: \[while running|\n|$)", text):
+    if found := re.search(r"(?:^|\n)(?:RuntimeError: )?\w*Error: (\[Errno \d+\] .+?)(?: \[while running|\n|$)", text):
         return UserError(f"{place}{found.group(1)}; fix that and run the same command again, it resumes")
     if found := re.search(r"Unable to fetch remote .*? at (\S+?):? ", text):
         flag = next((flag for name, flag in _PARTS.items() if name in runner.lower()), "")

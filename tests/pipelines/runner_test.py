@@ -168,6 +168,21 @@ def test_failures_of_a_service_are_worded(tmp_path, error, sentence):
         Runner().run(build, lambda: (0.5, 1))
 
 
+def _open(path: str) -> None:
+    with open(path):
+        pass
+
+
+@pytest.mark.parametrize("runner", ["DirectRunner", "FnApiRunner"])
+def test_a_file_that_a_worker_cannot_open_is_a_sentence(tmp_path, runner):
+    def build(pipeline):
+        _ = pipeline | beam.Create([str(tmp_path)]) | beam.Map(_open)
+
+    sentence = rf"^\[Errno 21\] Is a directory: '{tmp_path}'; fix that and run the same command again, it resumes$"
+    with pytest.raises(UserError, match=sentence):
+        Runner([f"--runner={runner}"]).run(build, lambda: (0.5, 1))
+
+
 @pytest.mark.parametrize("endpoint", ["localhost:1", "nonsense", "localhost:x", "localhost:99999", "no.such.host:8099"])
 def test_a_job_service_that_is_not_there_is_worded(tmp_path, endpoint):
     with pytest.raises(UserError, match=rf"^--job_endpoint: no job service answers there \({endpoint}: .*\)$"):
