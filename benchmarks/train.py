@@ -53,6 +53,10 @@ def train_config(args: argparse.Namespace, steps: int = 1) -> Train:
         attention_heads=args.heads,
         attention_dim=args.dim // args.heads,
         value_dim=args.dim,
+        # Random images have no classes that values could start at.
+        value_scale=0.0,
+        # What is compared with the definition of a layer drops no neighbour.
+        neighbor_dropout=0.0,
         feed_forward=args.feed_forward or 2 * args.dim,
         batch_size=args.batch,
         steps=1000,
@@ -122,7 +126,7 @@ class Ready(NamedTuple):
     labels: jax.Array
     batch: Batch
 
-    def gather(self, rows: jax.Array, head: str = "") -> Batch:
+    def gather(self, rows: jax.Array, head: str = "", k: int = 0, similarity: str = "cosine") -> Batch:
         """Returns the batch, or its first queries."""
         return jax.tree.map(lambda x: x[: len(rows)], self.batch)
 
