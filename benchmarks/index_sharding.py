@@ -1,11 +1,13 @@
 """The cost of shards: an index of eight, in regions or by hash, against one shard of the same rows, at the same recall.
 
-    python -m benchmarks.index_sharding [--rows=1000000] [--dim=128] [--queries=2000] [--shards=8] [--folder=DIR]
+    python -m benchmarks.index_sharding [--rows=1000000] [--dim=128] [--queries=2000] [--asked=16384] [--shards=8]
+        [--folder=DIR]
 
-Each index is built by `index.build` and tuned by its own curve on queries of its own. All of them then search other
-queries in turn, on one thread, at the points of the curve around recall@100 0.95. Queries/s at exactly that recall are
-interpolated between two points, by logarithm against recall. Ratios are medians of the repeats. A folder that is named
-is kept, and a later run resumes in it. The last line is one JSON object.
+Each index is built by `index.build` and tuned by its own curve on `--queries` of its own. All of them then search
+`--asked` others in turn, as many at once as the neighbours job does by default, on one thread, at the points of the
+curve around recall@100 0.95. Queries/s at exactly that recall are interpolated between two points, by logarithm against
+recall. Ratios are medians of the repeats. A folder that is named is kept, and a later run resumes in it. The last line
+is one JSON object.
 """
 
 import argparse
@@ -54,11 +56,11 @@ class _Point:
 
 
 def build_all(
-    folder: str, rows: int, dim: int, queries: int, shards: int
+    folder: str, rows: int, dim: int, queries: int, asked: int, shards: int
 ) -> tuple[dict[str, str], np.ndarray, np.ndarray]:
     """Builds what is missing; returns the folder of each index, the keys, and queries that none was tuned on."""
-    keys, asked = clustered(rows, 2 * queries, dim)
-    for path, vectors in (("memory", keys), ("val", asked[:queries])):
+    keys, drawn = clustered(rows, queries + asked, dim)
+    for path, vectors in (("memory", keys), ("val", drawn[:queries])):
         if not storage.exists(f"{folder}/{path}/{manifest.COMPLETE_FILE}"):
             write_embeddings(f"{folder}/{path}", vectors)
     folders = {}
@@ -78,7 +80,7 @@ def build_all(
         config = Config(workdir=str(workdir), index=index)
         build.run(config, Runner(["--runner=FnApiRunner"]))
         folders[name] = config.places.index
-    return folders, keys, asked[queries:]
+    return folders, keys, drawn[queries:]
 
 
 def points(folder: str, queries: np.ndarray, exact: tuple[np.ndarray, np.ndarray]) -> list[_Point]:
@@ -148,12 +150,12 @@ def _described(around: Sequence[_Point], queries: np.ndarray) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    for name, number in (("rows", 1_000_000), ("dim", 128), ("queries", 2000), ("shards", 8)):
+    for name, number in (("rows", 1_000_000), ("dim", 128), ("queries", 2000), ("asked", 16_384), ("shards", 8)):
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--folder", default="")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="web-memory-") as temporary:
-        built = build_all(args.folder or temporary, args.rows, args.dim, args.queries, args.shards)
+        built = build_all(args.folder or temporary, args.rows, args.dim, args.queries, args.asked, args.shards)
         print(json.dumps({"rows": args.rows, "shards": args.shards, **measure(*built)}))
     return 0
 

@@ -16,6 +16,12 @@ RESCORE_BYTES = 64 << 20
 _CROWDED = 8
 # Entries of lists that wait to be merged, over those of the merged lists.
 _MOST_WAITING = 8
+# Entries that lists are ordered and merged by at a time, so that they stay in the cache of a core.
+_CACHED_ENTRIES = 1 << 17
+# Length of a list, over that of its result, from which its best entries are found before they are ordered.
+_LONG = 2
+# Buckets that a bound is found from, over the number of entries that must reach it.
+_BUCKETS = 5
 # Scores float32 `[c]` of the pairs (queries[query], keys[key]), from queries, keys, query and key.
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -31,9 +37,21 @@ def top_k(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
     Returns:
         ids `[Q, k]` int64 padded with -1, and scores `[Q, k]` float32 padded with -inf.
     """
+    ordered, values = np.empty((len(ids), k), np.int64), np.empty((len(ids), k), np.float32)
+    step = max(1, _CACHED_ENTRIES // max(1, ids.shape[1]))
+    for begin in range(0, len(ids), step):
+        part = slice(begin, begin + step)
+        ordered[part], values[part] = _top_k(ids[part], scores[part], k)
+    return ordered, values
+
+
+def _top_k(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     padding = (ids < 0) | ~np.isfinite(scores)
     ids = np.where(padding, np.int64(-1), ids)
     scores = np.where(padding, np.float32(-np.inf), scores)
+    if k and ids.shape[1] > _LONG * k:
+        places, scores = _near_best(scores, k)
+        ids = np.where(np.isfinite(scores), np.take_along_axis(ids, places, 1), np.int64(-1))
     if (short := k - ids.shape[1]) > 0:
         ids = np.pad(ids, ((0, 0), (0, short)), constant_values=-1)
         scores = np.pad(scores, ((0, 0), (0, short)), constant_values=-np.inf)
@@ -51,6 +69,44 @@ def top_k(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
         order = np.lexsort((ids[tied], -scores[tied]), axis=-1)
         ids[tied] = np.take_along_axis(ids[tied], order, 1)
     return ids[:, :k], scores[:, :k]
+
+
+def low_bound(scores: np.ndarray, k: int) -> np.ndarray:
+    """Returns numbers that at least `k` scores of each row of `[q, n]` reach, and not many more; -inf if n is less."""
+    width = max(1, scores.shape[1] // (_BUCKETS * k))
+    buckets = scores.shape[1] // width
+    if buckets < k:
+        return np.full(len(scores), -np.inf, np.float32)
+    if width > 1:
+        # The `k` largest maxima of buckets are reached. A bucket is spread over the row, so that whole vectors are
+        # compared.
+        scores = scores[:, : width * buckets].reshape(-1, width, buckets).max(axis=1)
+    return np.partition(scores, buckets - k, axis=1)[:, buckets - k]
+
+
+def _near_best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the places and scores `[q, c]` of those of `[q, n]` that may be among the `k` highest, all ties included.
+
+    They are ascending by place; places 0 with scores of -inf pad. No score of -inf is among them.
+    """
+    bound = np.maximum(low_bound(scores, k), np.finfo(np.float32).min)
+    found = np.flatnonzero(scores >= bound[:, None])
+    row, place = np.divmod(found, scores.shape[1])
+    counts = np.bincount(row, minlength=len(scores))
+    at = np.arange(len(found)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = len(scores), int(counts.max(initial=0))
+    places, values = np.zeros(shape, np.int64), np.full(shape, -np.inf, np.float32)
+    places[row, at], values[row, at] = place, scores.reshape(-1)[found]
+    return places, values
+
+
+def largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Returns the places of the `k` highest of each row of finite scores `[q, n]`, descending, int64 `[q, k]`.
+
+    Of equal scores the first comes first.
+    """
+    places, values = _near_best(scores, k)
+    return np.take_along_axis(places, np.argsort(-values, axis=1, kind="stable")[:, :k], 1)
 
 
 def merge(lists: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +135,11 @@ class BestLists:
 
     def add(self, ids: np.ndarray, scores: np.ndarray, places: np.ndarray | None = None) -> None:
         """Takes lists `[q, m]` of the queries at some places, none of which is named twice."""
-        self._waiting.append((ids, scores, np.arange(len(self._ids)) if places is None else places))
+        places = np.arange(len(self._ids)) if places is None else places
+        if (np.diff(places) < 0).any():
+            order = np.argsort(places)
+            ids, scores, places = ids[order], scores[order], places[order]
+        self._waiting.append((ids, scores, places))
         if sum(each[0].size for each in self._waiting) > _MOST_WAITING * self._ids.size:
             self._merge()
 
@@ -99,22 +159,34 @@ class BestLists:
         """Puts the lists of each query side by side and orders them."""
         if not self._waiting:
             return
-        lists = [(self._ids, self._scores, np.arange(len(self._ids))), *self._waiting]
+        waiting, self._waiting = self._waiting, []
+        entries = sum(ids.size for ids, _, _ in waiting) + self._ids.size
+        step = max(1, _CACHED_ENTRIES * len(self._ids) // max(1, entries))
+        for begin in range(0, len(self._ids), step):
+            part = slice(begin, begin + step)
+            lists = [(self._ids[part], self._scores[part], np.arange(len(self._ids[part])))]
+            for ids, scores, places in waiting:
+                some = slice(*np.searchsorted(places, [begin, begin + step]))
+                lists.append((ids[some], scores[some], places[some] - begin))
+            self._ids[part], self._scores[part] = self._merged(lists)
+
+    def _merged(self, lists: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the best of lists, the first of which has all queries, and each the places of its queries."""
+        queries, k = lists[0][0].shape
         lengths = [((ids >= 0) * np.arange(1, ids.shape[1] + 1)).max(axis=1, initial=0) for ids, _, _ in lists]
-        ends, begins = np.zeros(len(self._ids), np.int64), []
+        ends, begins = np.zeros(queries, np.int64), []
         for (_, _, places), length in zip(lists, lengths, strict=True):
             begins.append(ends[places])
             ends[places] += length
         longest = max(int(length.max(initial=0)) for length in lengths)
-        shape = len(self._ids), int(ends.max(initial=0)) + longest
+        shape = queries, int(ends.max(initial=0)) + longest
         wide_ids, wide_scores = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
         for (ids, scores, places), length, begin in zip(lists, lengths, begins, strict=True):
             # The padding of a list is overwritten by the next.
             width = int(length.max(initial=0))
             at = places[:, None], begin[:, None] + np.arange(width)
             wide_ids[at], wide_scores[at] = ids[:, :width], scores[:, :width]
-        self._ids, self._scores = top_k(wide_ids, wide_scores, self._ids.shape[1])
-        self._waiting = []
+        return top_k(wide_ids, wide_scores, k)
 
 
 def dot_products(queries: np.ndarray, keys: np.ndarray, query: np.ndarray, key: np.ndarray) -> np.ndarray:

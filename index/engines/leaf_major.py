@@ -24,6 +24,7 @@ import numpy as np
 
 from index.engines.products import products
 from index.engines.tiles import Tiles, numbered
+from pipelines.nearest_neighbors import largest, low_bound
 
 # Queries whose scores of all centres are made at a time, and whose stored scores are gone through at a time.
 _CENTRE_QUERIES, _STORE_QUERIES = 512, 256
@@ -34,8 +35,6 @@ _MOST_IN_PRODUCT = 2048
 _SHAPES = np.array(sorted(2**power * factor // 2 for power in range(4, 12) for factor in (2, 3))[:-1])
 # Rows and queries of a product if every leaf is visited: its scores stay in the cache until they are gone through.
 _ALL_ROWS, _ALL_QUERIES = 4096, 512
-# Buckets of the scores that a first bound is found from, over the length of the lists.
-_BUCKETS = 5
 # Rows found for a list, over its length, from which the best of them make a new bound.
 _CROWDED = 2
 # Products that may run while the scores of an earlier one are gone through.
@@ -107,7 +106,7 @@ def search_all(tiles: Tiles, queries: np.ndarray, k: int) -> tuple[np.ndarray, n
     reached = np.empty(_ALL_QUERIES * _ALL_ROWS, bool)
     for part, block, scores in _all_products(tiles, asked):
         if not np.isfinite(bound[part]).all():
-            bound[part] = _low_bound(np.where(rows[block] >= 0, scores, np.float32(-np.inf)), k)
+            bound[part] = low_bound(np.where(rows[block] >= 0, scores, np.float32(-np.inf)), k)
         is_near = np.greater_equal(scores, bound[part, None], out=reached[: scores.size].reshape(scores.shape))
         query, place = np.divmod(np.flatnonzero(is_near), scores.shape[1])
         found = rows[block][place]
@@ -148,17 +147,6 @@ def _all_products(tiles: Tiles, asked: np.ndarray) -> Iterator[tuple[slice, slic
         yield finished()
 
 
-def _low_bound(scores: np.ndarray, k: int) -> np.ndarray:
-    """Returns scores that at least `k` of each row of `[q, n]` reach, and not many more; -inf if there are fewer."""
-    width = max(1, scores.shape[1] // (_BUCKETS * k))
-    buckets = scores.shape[1] // width
-    if buckets < k:
-        return np.full(len(scores), -np.inf, np.float32)
-    # `k` buckets reach the k-th largest maximum. A bucket is spread over the row, so that maxima are of whole vectors.
-    maxima = scores[:, : width * buckets].reshape(-1, width, buckets).max(axis=1)
-    return np.partition(maxima, -k, axis=1)[:, -k]
-
-
 def _shape(number: int) -> int:
     """Returns the least of a few sizes that a number of at most `_MOST_IN_PRODUCT` fits in."""
     return int(_SHAPES[np.searchsorted(_SHAPES, number)])
@@ -175,15 +163,7 @@ def _nearest_leaves(tiles: Tiles, asked: np.ndarray, most: int) -> np.ndarray:
     for begin in range(0, len(asked), _CENTRE_QUERIES):
         block = asked[begin : begin + _CENTRE_QUERIES]
         scores = np.asarray(products(_padded(block, _CENTRE_QUERIES), centres))[: len(block)]
-        last = np.partition(scores, -most, axis=1)[:, -most, None]
-        is_near = scores >= last
-        for row in np.flatnonzero(is_near.sum(axis=1) > most):
-            # Of those that tie for the last place the first are visited.
-            tied = np.flatnonzero(scores[row] == last[row])
-            is_near[row, tied[len(tied) - (is_near[row].sum() - most) :]] = False
-        places = np.flatnonzero(is_near).reshape(-1, most)
-        order = np.argsort(-scores.reshape(-1)[places], axis=1, kind="stable")
-        nearest[begin : begin + _CENTRE_QUERIES] = np.take_along_axis(places % scores.shape[1], order, axis=1)
+        nearest[begin : begin + _CENTRE_QUERIES] = largest(scores, most)
     return nearest
 
 

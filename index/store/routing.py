@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from index.engines import partitions
 from pipelines import schemas
-from pipelines.nearest_neighbors import search
+from pipelines.nearest_neighbors import largest, search
 
 # Fewest leaves of a shard, so that shards can be balanced; also those of shards that are searched without leaves.
 MIN_LEAVES_PER_SHARD = 16
@@ -109,7 +109,7 @@ class Router:
         weights = np.diff(np.interp(np.arange(leaves + 1) / growth, np.arange(len(covered)), covered))
         weights /= weights.sum()
         for begin in range(0, len(queries), _BLOCK_ROWS):
-            ranked = _nearest(queries[begin : begin + _BLOCK_ROWS] @ self.centres.T, leaves)
+            ranked = largest(queries[begin : begin + _BLOCK_ROWS] @ self.centres.T, leaves)
             visit = (np.arange(len(ranked))[:, None] * self.shards + self.owners[ranked]).ravel()
             many, block = len(ranked) * self.shards, slice(begin, begin + len(ranked))
             counts[block] = np.bincount(visit, minlength=many).reshape(-1, self.shards)
@@ -134,18 +134,6 @@ class Router:
     def from_table(cls, table: pa.Table, shards: int) -> "Router":
         """Reads what `to_table` made."""
         return cls(schemas.to_matrix(table["centre"]), table["shard"].to_numpy(), table["share"].to_numpy(), shards)
-
-
-def _nearest(scores: np.ndarray, leaves: int) -> np.ndarray:
-    """Returns the places of the `leaves` highest scores of each row of `[q, l]`, in descending order."""
-    # A partition of values takes half the time of one of places.
-    is_near = scores >= np.partition(scores, -leaves, axis=1)[:, -leaves, None]
-    if np.count_nonzero(is_near) == len(scores) * leaves:
-        places = np.nonzero(is_near)[1].reshape(len(scores), leaves)
-    else:
-        places = np.argpartition(-scores, leaves - 1, axis=1)[:, :leaves]
-    order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1)
-    return np.take_along_axis(places, order, 1)
 
 
 def without_regions(shards: int, dim: int) -> Router:
@@ -181,7 +169,7 @@ def _shares(sample: np.ndarray, leaf: np.ndarray, centres: np.ndarray, queries: 
     # A query may itself be a row of the sample.
     counted = (found >= 0) & (scores < _SAME)
     counted[counted.all(axis=1), -1] = False
-    ranked = _nearest(queries @ centres.T, len(centres))
+    ranked = largest(queries @ centres.T, len(centres))
     rank = np.empty_like(ranked)
     np.put_along_axis(rank, ranked, np.arange(len(centres))[None], 1)
     ranks = np.take_along_axis(rank, leaf[np.maximum(found, 0)], 1)[counted]

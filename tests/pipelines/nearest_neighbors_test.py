@@ -68,6 +68,49 @@ def test_top_k_orders_each_query_by_itself():
     assert scores.tolist() == [[3, 3], [6, 5]]
 
 
+@pytest.mark.parametrize(("number", "k"), [(700, 3), (700, 690), (40, 40), (41, 20), (1, 1)])
+@pytest.mark.parametrize("values", [4, 1 << 20])
+def test_largest_are_the_first_of_a_stable_sort(number, k, values):
+    scores = np.random.default_rng(k).integers(values, size=(30, number)).astype(np.float32) - 2
+    right = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(nearest_neighbors.largest(scores, k), right)
+    assert ((scores >= nearest_neighbors.low_bound(scores, k)[:, None]).sum(axis=1) >= k).all()
+
+
+def test_no_bound_is_above_the_scores_of_a_short_row():
+    assert nearest_neighbors.low_bound(np.ones((3, 4), np.float32), 5).tolist() == [-np.inf] * 3
+
+
+def test_lists_do_not_depend_on_how_many_are_merged_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    lists = []
+    for first in range(0, 600, 60):
+        places = rng.permutation(50)[: rng.integers(1, 50)]
+        ids = np.sort(first + rng.permuted(np.tile(np.arange(60), (len(places), 1)), axis=1)[:, :40], axis=1)
+        # Seven scores, so that there are ties.
+        scores = -np.sort(-rng.integers(7, size=ids.shape).astype(np.float32), axis=1)
+        lists.append((ids, scores, places))
+
+    def merged() -> tuple[np.ndarray, np.ndarray]:
+        best = nearest_neighbors.BestLists(50, 12)
+        for each in lists:
+            best.add(*each)
+        return best.ids, best.scores
+
+    whole = merged()
+    monkeypatch.setattr(nearest_neighbors, "_CACHED_ENTRIES", 500)
+    for mine, other in zip(merged(), whole, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    for query in range(50):
+        pairs = [
+            (int(id_), float(score))
+            for ids, scores, places in lists
+            for row in np.flatnonzero(places == query)
+            for id_, score in zip(ids[row], scores[row], strict=True)
+        ]
+        assert (whole[0][query].tolist(), whole[1][query].tolist()) == expected(pairs, 12)
+
+
 def test_leave_out_fills_up_from_behind():
     ids, scores = np.array([[9, 8, 7]]), np.array([[3, 2, 1]], np.float32)
     assert nearest_neighbors.leave_out(ids, scores, ids == 9, 2)[0].tolist() == [[8, 7]]
