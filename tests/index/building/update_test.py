@@ -337,7 +337,9 @@ def test_patched_lists_of_scann_are_those_of_an_empty_folder(tmp_path, monkeypat
     )
     neighbors.run(line.config, Runner(BEAM))
     searched, search, folder = [], Lookup.search, tmp_path / "neighbors"
-    monkeypatch.setattr(Lookup, "search", lambda self, q, *rest: searched.append(len(q)) or search(self, q, *rest))
+    monkeypatch.setattr(
+        Lookup, "search", lambda self, q, *rest, **part: searched.append(len(q)) or search(self, q, *rest, **part)
+    )
     for step in range(2):
         line.memory.put(3 + step, 150)
         line.memory.dropped |= set(np.random.default_rng(step).choice(line.memory.ids(step), 40, False).tolist())
