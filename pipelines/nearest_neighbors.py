@@ -46,6 +46,7 @@ def top_k(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
 
 
 def _top_k(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Does what `top_k` does, for lists that stay in the cache."""
     padding = (ids < 0) | ~np.isfinite(scores)
     ids = np.where(padding, np.int64(-1), ids)
     scores = np.where(padding, np.float32(-np.inf), scores)
