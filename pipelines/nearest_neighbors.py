@@ -88,23 +88,23 @@ def low_bound(scores: np.ndarray, k: int) -> np.ndarray:
 def _near_best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the places and scores `[q, c]` of those of `[q, n]` that may be among the `k` highest, all ties included.
 
-    They are ascending by place; places 0 with scores of -inf pad. No score of -inf is among them.
+    They are ascending by place, at least `k`; places 0 with scores of -inf pad, also for scores that are not finite.
     """
     bound = np.maximum(low_bound(scores, k), np.finfo(np.float32).min)
     found = np.flatnonzero(scores >= bound[:, None])
     row, place = np.divmod(found, scores.shape[1])
     counts = np.bincount(row, minlength=len(scores))
     at = np.arange(len(found)) - np.repeat(np.cumsum(counts) - counts, counts)
-    shape = len(scores), int(counts.max(initial=0))
+    shape = len(scores), max(k, int(counts.max(initial=0)))
     places, values = np.zeros(shape, np.int64), np.full(shape, -np.inf, np.float32)
     places[row, at], values[row, at] = place, scores.reshape(-1)[found]
     return places, values
 
 
 def largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Returns the places of the `k` highest of each row of finite scores `[q, n]`, descending, int64 `[q, k]`.
+    """Returns the places of the `k` highest of each row of scores `[q, n]`, descending, int64 `[q, k]`.
 
-    Of equal scores the first comes first.
+    Of equal scores the first comes first. A row with NaN has any places.
     """
     places, values = _near_best(scores, k)
     return np.take_along_axis(places, np.argsort(-values, axis=1, kind="stable")[:, :k], 1)

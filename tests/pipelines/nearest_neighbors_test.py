@@ -77,6 +77,14 @@ def test_largest_are_the_first_of_a_stable_sort(number, k, values):
     assert ((scores >= nearest_neighbors.low_bound(scores, k)[:, None]).sum(axis=1) >= k).all()
 
 
+def test_a_row_of_nan_has_some_places_and_changes_no_other():
+    scores = np.random.default_rng(0).random((3, 50)).astype(np.float32)
+    right = np.argsort(-scores, axis=1)[:, :4]
+    scores[1] = np.nan
+    np.testing.assert_array_equal(nearest_neighbors.largest(scores, 4)[[0, 2]], right[[0, 2]])
+    assert nearest_neighbors.largest(scores[1:2], 4).shape == (1, 4)
+
+
 def test_no_bound_is_above_the_scores_of_a_short_row():
     assert nearest_neighbors.low_bound(np.ones((3, 4), np.float32), 5).tolist() == [-np.inf] * 3
 
