@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-import ml_dtypes
 import numpy as np
 
 from benchmarks.index_data import K, clustered
@@ -37,8 +36,7 @@ def measure(keys: np.ndarray, queries: np.ndarray, reorder: str) -> dict[str, fl
     """Returns the core-seconds of products and search, their ratio, and the share of entries of NumPy's lists."""
     plan = jax_searcher.plan(*keys.shape, Index(leaves=1, reorder=reorder))
     engine = jax_searcher.build(ArrayKeys(keys), plan)
-    kept = np.float32 if reorder == "float32" else ml_dtypes.bfloat16
-    rows, asked = keys.astype(kept), queries.astype(kept)
+    rows, asked = (vectors.astype(engine.tiles.keys.dtype) for vectors in (keys, queries))
 
     def bare() -> None:
         for first in range(0, len(rows), _ROWS):

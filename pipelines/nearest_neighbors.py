@@ -72,6 +72,11 @@ def _top_k(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.
     return ids[:, :k], scores[:, :k]
 
 
+def numbered(sizes: np.ndarray) -> np.ndarray:
+    """Returns the numbers from 0 of the members of groups that follow each other, int64 `[sum of sizes]`."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
 def low_bound(scores: np.ndarray, k: int) -> np.ndarray:
     """Returns numbers that at least `k` scores of each row of `[q, n]` reach, and not many more; -inf if n is less."""
     width = max(1, scores.shape[1] // (_BUCKETS * k))
@@ -82,7 +87,7 @@ def low_bound(scores: np.ndarray, k: int) -> np.ndarray:
         # The `k` largest maxima of buckets are reached. A bucket is spread over the row, so that whole vectors are
         # compared.
         scores = scores[:, : width * buckets].reshape(-1, width, buckets).max(axis=1)
-    return np.partition(scores, buckets - k, axis=1)[:, buckets - k]
+    return _kth(scores, k)
 
 
 def _near_best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +99,7 @@ def _near_best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     found = np.flatnonzero(scores >= bound[:, None])
     row, place = np.divmod(found, scores.shape[1])
     counts = np.bincount(row, minlength=len(scores))
-    at = np.arange(len(found)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = numbered(counts)
     shape = len(scores), max(k, int(counts.max(initial=0)))
     places, values = np.zeros(shape, np.int64), np.full(shape, -np.inf, np.float32)
     places[row, at], values[row, at] = place, scores.reshape(-1)[found]

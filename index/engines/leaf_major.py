@@ -17,14 +17,14 @@ import ctypes
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 
 from index.engines.products import products
-from index.engines.tiles import Tiles, numbered
-from pipelines.nearest_neighbors import largest, low_bound
+from index.engines.tiles import Tiles
+from pipelines.nearest_neighbors import largest, low_bound, numbered
 
 # Queries whose scores of all centres are made at a time, and whose stored scores are gone through at a time.
 _CENTRE_QUERIES, _STORE_QUERIES = 512, 256
@@ -91,10 +91,10 @@ def search(tiles: Tiles, queries: np.ndarray, leaves: np.ndarray, k: int) -> tup
     near = np.cumsum(counts, axis=1) <= -(-max(_STORED_ROWS, k) // tiles.rows.shape[1])
     near[:, 0] = True
     bound, query, packed = _nearest(tiles, asked, _visits(tiles, visited, counts * near), len(queries), k)
+    parts = [(query, packed)]
     if (counts * ~near).any():
-        parts = _reaching(tiles, asked, _visits(tiles, visited, counts * ~near), bound)
-        query, packed = (np.concatenate(each) for each in zip((query, packed), *parts, strict=True))
-    return _unpacked(_best(query, packed, len(queries), k))
+        parts += _reaching(tiles, asked, _visits(tiles, visited, counts * ~near), bound)
+    return _unpacked(_best(parts, len(queries), k))
 
 
 def search_all(tiles: Tiles, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,17 +114,11 @@ def search_all(tiles: Tiles, queries: np.ndarray, k: int) -> tuple[np.ndarray, n
         query, place = query[is_row], place[is_row]
         parts.append(((part.start + query).astype(np.int32), _packed(scores[query, place], found[is_row])))
         if sum(len(query) for query, _ in parts) > _CROWDED * k * len(asked):
-            lists = _joined(parts, len(asked), k)
+            lists = _best(parts, len(asked), k)
             bound = np.maximum(bound, _unpacked(lists[:, -1])[1])
             query, place = np.nonzero(lists != _PADDING)
             parts = [(query.astype(np.int32), lists[query, place])]
-    return _unpacked(_joined(parts, len(asked), k))
-
-
-def _joined(parts: list[tuple[np.ndarray, np.ndarray]], queries: int, k: int) -> np.ndarray:
-    """Returns what `_best` does of several pairs of its arguments."""
-    query, packed = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return _best(query, packed, queries, k)
+    return _unpacked(_best(parts, len(asked), k))
 
 
 def _all_products(tiles: Tiles, asked: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
@@ -277,8 +271,15 @@ def _unpacked(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.where(is_padding, np.float32(-np.inf), bits.view(np.float32))
 
 
-def _best(query: np.ndarray, packed: np.ndarray, queries: int, k: int) -> np.ndarray:
-    """Returns the `k` least of the numbers that each query has, ascending and padded, uint64 `[queries, k]`."""
+def _best(parts: Sequence[tuple[np.ndarray, np.ndarray]], queries: int, k: int) -> np.ndarray:
+    """Returns the `k` least of the numbers that each query has, ascending and padded, uint64 `[queries, k]`.
+
+    Args:
+        parts: queries int32 `[p]` and their numbers uint64 `[p]`, as `_packed` makes them.
+        queries: how many there are.
+        k: length of the lists.
+    """
+    query, packed = (np.concatenate(each) for each in zip(*parts, strict=True))
     order = _by(query, queries)
     query, packed = query[order], packed[order]
     counts = np.bincount(query, minlength=queries)

@@ -19,6 +19,7 @@ from index.engines import partitions
 from index.engines.kept_keys import KeptKeys
 from index.engines.planner import Plan
 from index.engines.searcher import Keys
+from pipelines.nearest_neighbors import numbered
 
 _KEYS, _ROWS, _FIRST, _CENTRES = "tile_keys.npy", "tile_rows.npy", "first_tiles.npy", "centres.npy"
 
@@ -98,11 +99,6 @@ def _lay_out(leaves: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     places = np.empty(len(order), np.int64)
     places[order] = (first[leaf] + tile) * plan.tile_rows + rank - begins
     return first, places
-
-
-def numbered(sizes: np.ndarray) -> np.ndarray:
-    """Returns the numbers from 0 of the members of groups that follow each other, int64 `[sum of sizes]`."""
-    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 def load(folder: str) -> Tiles:

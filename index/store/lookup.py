@@ -10,7 +10,7 @@ import numpy as np
 
 from index.store.filtered import Allowed, Among, Asked
 from index.store.shard_store import Shard
-from pipelines.nearest_neighbors import leave_out
+from pipelines.nearest_neighbors import leave_out, numbered
 
 # Entries of the lists of all queries that are searched at a time; an entry takes some 100 bytes.
 LIST_ENTRIES = 1 << 21
@@ -133,7 +133,7 @@ class Lookup:
         _, first, inverse = np.unique(images[hits], return_index=True, return_inverse=True)
         begins, lengths = begins[hits[first]], (ends - begins)[hits[first]]
         image = np.repeat(np.arange(len(first)), lengths)
-        rows = order[np.arange(len(image)) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)]
+        rows = order[np.repeat(begins, lengths) + numbered(lengths)]
         same = self._shard.content_keys[rows] == images[hits[first]][image]
         own[hits] = np.bincount(image[same], minlength=len(first))[inverse]
         live[hits] = np.bincount(image[same & wanted[rows]], minlength=len(first))[inverse]
