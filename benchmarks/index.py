@@ -2,7 +2,7 @@
 
     python benchmarks/index.py --cache=out/bench --data=d128 --rows=20000 --libraries=scann,faiss_ivf,lorann  # minutes
     python benchmarks/index.py --cache=out/bench                                # many hours: all data, all libraries
-    python benchmarks/index.py --cache=out/bench --embeddings=WORKDIR/memory [--queries_from=WORKDIR/val]
+    python benchmarks/index.py --cache=out/bench --embeddings=WORKDIR/memory [--queries_column=value_text]
     python -m benchmarks.index_page out/bench/results docs/measurements         # plots and tables of what was found
 
 Parts: `speed` (all libraries of `index_rivals`, by the protocol of `index_tuning`), `limit` (exact search against the
@@ -62,7 +62,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _vectors(name: str, arguments: argparse.Namespace) -> Vectors:
     if arguments.embeddings:
-        return index_data.embedded(arguments.embeddings, arguments.queries, arguments.queries_from)
+        return index_data.embedded(
+            arguments.embeddings, arguments.queries, arguments.queries_from, arguments.queries_column
+        )
     rows, dim, gap = _MIXTURES[name]
     return index_data.generated(arguments.rows or rows, dim, arguments.queries, gap)
 
@@ -115,7 +117,8 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=0, help="rows of the mixture; 1M of 128, else 200k")
     parser.add_argument("--queries", type=int, default=10_000, help="reported queries; 2000 others tune (10000)")
     parser.add_argument("--embeddings", default="", help="folder that pipelines.embed wrote, instead of the mixtures")
-    parser.add_argument("--queries_from", default="", help="another such folder, whose keys are the queries")
+    parser.add_argument("--queries_from", default="", help="another such folder, whose vectors are the queries")
+    parser.add_argument("--queries_column", default="key", help="which of its vectors, such as value_text (key)")
     parser.add_argument("--cache", default="out/bench", help="folder that keeps what was built and found")
     parser.add_argument("--shared", action="store_true", help="note that other programs ran on the machine")
     arguments = parser.parse_args()

@@ -19,7 +19,8 @@ CLIP's space. Each query belongs to a row and has a mean cosine of 0.3 with it, 
 - before that a query is a part of its row and, at a right angle to it, noise of the rows' own covariance: it says some
   of what the picture shows, and much else.
 
-A folder of embeddings can also be searched by the keys of another one (`embedded`).
+A folder of embeddings can also be searched by the keys of another one, or by another column of its own, such as the
+texts of a two-tower model (`embedded`).
 """
 
 import dataclasses
@@ -30,9 +31,9 @@ from typing import NamedTuple
 import numpy as np
 
 from index.engines.exact import ExactSearcher
-from index.store.keys import of_memory
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
+from pipelines.schemas import unit_keys
 
 K = 100
 TUNING_QUERIES = 2000
@@ -165,30 +166,41 @@ def generated(rows: int, dim: int, queries: int, gap: bool = False) -> Vectors:
     return Vectors(f"{'gap' if gap else 'd'}{dim}", keys, asked[:tuning], asked[tuning:])
 
 
-def embedded(folder: str, queries: int, queries_from: str = "", seed: int = 0) -> Vectors:
-    """Returns the keys of an embedded folder, and queries drawn from it, which are then no rows, or from another.
+def embedded(folder: str, queries: int, queries_from: str = "", queries_column: str = "key", seed: int = 0) -> Vectors:
+    """Returns the keys of an embedded folder, and queries drawn from it, which are then no rows, or from other vectors.
+
+    Args:
+        folder: of the embeddings.
+        queries: that are reported.
+        queries_from: another such folder, whose vectors are the queries; empty for the same.
+        queries_column: which of its vectors, such as `value_text`.
+        seed: of the draw.
 
     Raises:
-        UserError: if a folder is unfinished, has too few rows, or keys of another width.
+        UserError: if a folder is unfinished, has too few rows, no such vectors, or some of another width than the keys.
     """
-    tuning = min(queries, TUNING_QUERIES)
-    keys = _keys(folder)
-    asked = _keys(queries_from) if queries_from else keys
-    if len(asked) < queries + tuning + (0 if queries_from else 2 * K):
-        raise UserError(
-            f"{queries_from or folder}: has {len(asked)} rows, too few for {queries} queries; lower --queries"
-        )
+    tuning, is_own = min(queries, TUNING_QUERIES), not queries_from and queries_column == "key"
+    source = queries_from or folder
+    keys = _vectors(folder, "key")
+    asked = keys if is_own else _vectors(source, queries_column)
+    if len(asked) < queries + tuning + (2 * K if is_own else 0):
+        raise UserError(f"{source}: has {len(asked)} rows, too few for {queries} queries; lower --queries")
     if asked.shape[1] != keys.shape[1]:
-        raise UserError(f"{queries_from}: has keys of {asked.shape[1]} numbers, {folder} of {keys.shape[1]}")
+        raise UserError(
+            f"{source}: has {queries_column} of {asked.shape[1]} numbers, and {folder} keys of {keys.shape[1]}"
+        )
     drawn = np.random.default_rng(seed).permutation(len(asked))
-    name = pathlib.Path(folder).name + (f"-by-{pathlib.Path(queries_from).name}" if queries_from else "")
-    rows = keys if queries_from else keys[np.sort(drawn[queries + tuning :])]
-    return Vectors(name, rows, asked[drawn[:tuning]], asked[drawn[tuning : tuning + queries]])
+    by = "" if is_own else f"-by-{queries_column if source == folder else pathlib.Path(source).name}"
+    rows = keys[np.sort(drawn[queries + tuning :])] if is_own else keys
+    return Vectors(pathlib.Path(folder).name + by, rows, asked[drawn[:tuning]], asked[drawn[tuning : tuning + queries]])
 
 
-def _keys(folder: str) -> np.ndarray:
+def _vectors(folder: str, column: str) -> np.ndarray:
+    """Returns a column of vectors, scaled to unit length, float32 `[n, d]`."""
     embeddings = Embeddings(folder)
-    return of_memory(embeddings).take(np.arange(embeddings.rows))
+    info = embeddings.encoder(column)
+    shards = list(embeddings.shard_rows)
+    return np.concatenate([unit_keys(embeddings.read(shard, [column])[column], info, folder) for shard in shards])
 
 
 _TRUTH = ("tuning_ids", "tuning_scores", "reported_ids", "reported_scores")

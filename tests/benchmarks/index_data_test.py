@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from benchmarks import index_data
+from benchmarks.index_jobs import write_embeddings
+from pipelines.errors import UserError
 
 
 def test_the_mixture_is_seeded_and_of_unit_length():
@@ -49,3 +52,19 @@ def test_truth_is_that_of_the_products_and_is_kept(tmp_path):
     assert index_data.keep(vectors, tmp_path) == folder
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == written
     assert index_data.keep(index_data.generated(600, 16, 20, gap=True), tmp_path) != folder
+
+
+def test_queries_of_a_folder_are_no_rows_and_those_of_another_leave_all_rows(tmp_path):
+    keys = index_data.clustered(500, 0, 16)[0]
+    write_embeddings(f"{tmp_path}/memory", keys[:400])
+    write_embeddings(f"{tmp_path}/other", keys[400:])
+    drawn = index_data.embedded(f"{tmp_path}/memory", 50)
+    together = np.concatenate([drawn.rows, drawn.tuning, drawn.reported])
+    assert len(drawn.rows) == 300
+    np.testing.assert_allclose(np.sort(together, axis=0), np.sort(keys[:400], axis=0), rtol=1e-6)
+    crossed = index_data.embedded(f"{tmp_path}/memory", 50, f"{tmp_path}/other")
+    np.testing.assert_allclose(crossed.rows, keys[:400], rtol=1e-6)
+    asked = np.concatenate([crossed.tuning, crossed.reported])
+    np.testing.assert_allclose(np.sort(asked, axis=0), np.sort(keys[400:], axis=0), rtol=1e-6)
+    with pytest.raises(UserError, match="has no 'value_text' vectors; it has key"):
+        index_data.embedded(f"{tmp_path}/memory", 50, queries_column="value_text")
