@@ -12,6 +12,7 @@ import json
 import math
 import pathlib
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -171,6 +172,11 @@ def _costs(found: list[Point], raw_bytes: int) -> str:
     return _table(head, rows)
 
 
+def _item(text: str) -> str:
+    """Returns an item of a list, in lines that are not longer than those of other pages."""
+    return textwrap.fill(text, 120, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+
+
 def section(result: dict[str, Any], plot: str) -> str:
     """Returns the Markdown of one result, whose plot is in a file beside the page."""
     found = points(result)
@@ -179,12 +185,9 @@ def section(result: dict[str, Any], plot: str) -> str:
         where = f"{library['machine']}, {'shared with other programs' if library['is_shared'] else 'quiet'}"
         days.setdefault(where, set()).add(library["date"])
     about = [f"{where}, {' and '.join(sorted(dates))}" for where, dates in sorted(days.items())]
-    failed = [
-        f"{build['name']}: {build['error'].replace('|', '/')}"
-        for library in result["libraries"]
-        for build in library["builds"]
-        if "error" in build
-    ]
+    failed: dict[str, list[str]] = {}
+    for build in (build for library in result["libraries"] for build in library["builds"] if "error" in build):
+        failed.setdefault(build["error"].replace("|", "/"), []).append(build["name"])
     parts = [
         f"## {result['data']}: {result['rows']:,} x {result['dim']}",
         f"{'; '.join(about)}. {result['queries']:,} reported queries.",
@@ -192,7 +195,7 @@ def section(result: dict[str, Any], plot: str) -> str:
         "\n".join(f"- {sentence}" for sentence in verdicts(found)),
         _rates(found),
         _costs(found, 4 * result["rows"] * result["dim"]),
-        "\n".join(f"- Not measured: {failure}" for failure in failed),
+        "\n".join(_item(f"Not measured: {', '.join(names)}: {error}") for error, names in failed.items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
