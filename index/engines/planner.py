@@ -21,8 +21,8 @@ _MIN_QUANTIZER_ROWS = 64
 # recall@100 0.95. The power keeps the time to compare a query to the centres below that of the scan.
 _LEAVES_POWER = 0.6
 # Of a small shard a query scans a third, and with fewer leaves fewer are compared and set up: of 8,982 photographs as
-# 1,280-d keys, 140 leaves answered 1.03 and 1.17 times as many queries as 236 at recall@100 0.95 and 0.99, and of 4,000,
-# 62 leaves 1.06 and 1.11 times as many as 145. Of 8,000 to 20,000 rows of the mixture it was 0.81 to 0.97 times.
+# 1,280-d keys, 140 leaves answered 1.03 and 1.17 times as many queries as 236 at recall@100 0.95 and 0.99, and of
+# 4,000, 62 leaves 1.06 and 1.11 times as many as 145. Of 8,000 to 20,000 rows of the mixture it was 0.81 to 0.97 times.
 _MIN_ROWS_PER_LEAF = 64
 _MIN_SAMPLE_ROWS = 50_000
 # With 32 rows a leaf the centres fit the sample rather than the keys: of 1M x 128 keys, 15% more had to be scanned.
