@@ -5,7 +5,7 @@
 or stage by stage: `web-memory STAGE --config=configs/demo.py` with demo_corpus, embed, build, neighbors, train, report.
 
 Hardware: 2 cores of an AMD EPYC, 24 GiB, no accelerator. Test accuracy in percent over 5 seeds, all (few-shot): linear
-49.3 (37.7), mlp 49.9 (38.2), mean_knn 48.9 (33.8), mam 59.6 (48.4), mam_names 62.6 (57.4).
+49.3 (37.7), mlp 49.0 (36.9), mean_knn 47.8 (33.9), mam 57.2 (44.4), mam_names 62.0 (56.9).
 """
 
 from configs.base import DemoConfig, Index, Source, Train
