@@ -196,11 +196,13 @@ def embedded(folder: str, queries: int, queries_from: str = "", queries_column: 
 
 
 def _vectors(folder: str, column: str) -> np.ndarray:
-    """Returns a column of vectors, scaled to unit length, float32 `[n, d]`."""
+    """Returns a column of vectors, whose files are checked, scaled to unit length, float32 `[n, d]`."""
     embeddings = Embeddings(folder)
-    info = embeddings.encoder(column)
-    shards = list(embeddings.shard_rows)
-    return np.concatenate([unit_keys(embeddings.read(shard, [column])[column], info, folder) for shard in shards])
+    info, parts = embeddings.encoder(column), []
+    for shard in embeddings.shard_rows:
+        parts.append(unit_keys(embeddings.read(shard, [column])[column], info, folder))
+        embeddings.check(shard)
+    return np.concatenate(parts)
 
 
 _TRUTH = ("tuning_ids", "tuning_scores", "reported_ids", "reported_scores")

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +26,8 @@ import numpy as np
 from index.engines.products import products
 from index.engines.tiles import Tiles
 from pipelines.nearest_neighbors import largest, low_bound, numbered
+
+T = TypeVar("T")
 
 # Queries whose scores of all centres are made at a time, and whose stored scores are gone through at a time.
 _CENTRE_QUERIES, _STORE_QUERIES = 512, 256
@@ -123,22 +126,17 @@ def search_all(tiles: Tiles, queries: np.ndarray, k: int) -> tuple[np.ndarray, n
 
 def _all_products(tiles: Tiles, asked: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
     """Yields a slice of the queries, a slice of the places of all tiles, and their scores, float32."""
-    running: deque[tuple[slice, slice, jax.Array]] = deque()
     keys = tiles.keys.reshape(-1, tiles.keys.shape[-1])
 
-    def finished() -> tuple[slice, slice, np.ndarray]:
-        part, block, scores = running.popleft()
-        return part, block, np.asarray(scores)[: part.stop - part.start]
+    def begun() -> Iterator[tuple[slice, slice, jax.Array]]:
+        for low in range(0, len(keys), _ALL_ROWS):
+            block = slice(low, min(low + _ALL_ROWS, len(keys)))
+            for begin in range(0, len(asked), _ALL_QUERIES):
+                part = slice(begin, min(begin + _ALL_QUERIES, len(asked)))
+                yield part, block, products(_padded(asked[part], _shape(part.stop - begin)), keys[block])
 
-    for low in range(0, len(keys), _ALL_ROWS):
-        block = slice(low, min(low + _ALL_ROWS, len(keys)))
-        for begin in range(0, len(asked), _ALL_QUERIES):
-            part = slice(begin, min(begin + _ALL_QUERIES, len(asked)))
-            running.append((part, block, products(_padded(asked[part], _shape(part.stop - begin)), keys[block])))
-            if len(running) > _AHEAD:
-                yield finished()
-    while running:
-        yield finished()
+    for part, block, scores in _behind(begun()):
+        yield part, block, np.asarray(scores)[: part.stop - part.start]
 
 
 def _shape(number: int) -> int:
@@ -185,26 +183,31 @@ def _by(numbers: np.ndarray, end: int) -> np.ndarray:
 
 def _products(tiles: Tiles, asked: np.ndarray, visits: _Visits) -> Iterator[tuple[int, slice, np.ndarray]]:
     """Yields a tile, a slice of the pairs, and their scores of the tile's rows, float32 `[pairs, filled]`."""
-    running: deque[tuple[int, slice, jax.Array]] = deque()
     bits = asked.view(np.uint16 if asked.itemsize == 2 else np.uint32)
     buffers = _aligned((_AHEAD + 1, _MOST_IN_PRODUCT, asked.shape[1]), bits.dtype)
 
-    def finished() -> tuple[int, slice, np.ndarray]:
-        tile, pairs, scores = running.popleft()
-        return tile, pairs, np.asarray(scores)[: pairs.stop - pairs.start, : tiles.filled[tile]]
+    def begun() -> Iterator[tuple[int, slice, jax.Array]]:
+        ends, number = visits.ends.tolist(), 0
+        for tile, begin in enumerate([0, *ends[:-1]]):
+            for low in range(begin, ends[tile], _MOST_IN_PRODUCT):
+                pairs = slice(low, min(low + _MOST_IN_PRODUCT, ends[tile]))
+                chosen = buffers[number % len(buffers), : _shape(pairs.stop - low)]
+                bits.take(visits.query[pairs], axis=0, out=chosen[: pairs.stop - low], mode="clip")
+                yield tile, pairs, products(chosen.view(asked.dtype), tiles.keys[tile])
+                number += 1
 
-    ends, number = visits.ends.tolist(), 0
-    for tile, begin in enumerate([0, *ends[:-1]]):
-        for low in range(begin, ends[tile], _MOST_IN_PRODUCT):
-            pairs = slice(low, min(low + _MOST_IN_PRODUCT, ends[tile]))
-            chosen = buffers[number % len(buffers), : _shape(pairs.stop - low)]
-            bits.take(visits.query[pairs], axis=0, out=chosen[: pairs.stop - low], mode="clip")
-            running.append((tile, pairs, products(chosen.view(asked.dtype), tiles.keys[tile])))
-            number += 1
-            if len(running) > _AHEAD:
-                yield finished()
-    while running:
-        yield finished()
+    for tile, pairs, scores in _behind(begun()):
+        yield tile, pairs, np.asarray(scores)[: pairs.stop - pairs.start, : tiles.filled[tile]]
+
+
+def _behind(begun: Iterator[T]) -> Iterator[T]:
+    """Yields products that JAX has begun, each when `_AHEAD` more of them run; a product begins when it is drawn."""
+    running: deque[T] = deque()
+    for product in begun:
+        running.append(product)
+        if len(running) > _AHEAD:
+            yield running.popleft()
+    yield from running
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
