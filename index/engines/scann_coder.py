@@ -256,6 +256,9 @@ def _write_config(sample: np.ndarray, plan: Plan, path: str) -> None:
     kind = {name: getattr(scann.scann_builder.ReorderType, name.upper()) for name in _KEYS}[plan.reorder]
     text = builder.reorder(min(_NUM_NEIGHBORS, len(sample)), quantize=kind).create_config()
     config = text_format.Parse(text, ScannConfig())
+    # One list of candidates for all leaves of a query. The builder has one for each leaf from 513 dimensions on, since
+    # the sums of more than 256 codes may overflow 16 bits; `blocks` makes at most 90.
+    config.hash.asymmetric_hash.use_global_topn = True
     coded = config.hash.asymmetric_hash.projection
     coded.Clear()
     coded.projection_type, coded.input_dim = coded.VARIABLE_CHUNK, sample.shape[1]

@@ -102,6 +102,19 @@ def test_saved_searcher_can_be_moved_and_named_relatively(engine, keys, tmp_path
         np.testing.assert_array_equal(found, right)
 
 
+@pytest.mark.parametrize("dim", [33, 512, 600, 1280])
+def test_leaves_share_a_list_of_candidates_at_any_width(dim, tmp_path):
+    keys, queries = unit(500, dim=dim), unit(20, dim=dim, seed=1)
+    plan = scann_searcher.plan(len(keys), dim, Index(leaves=20, reorder="float32"))
+    scann_searcher.build(ArrayKeys(keys), plan).save(str(tmp_path))
+    from scann.proto.scann_pb2 import ScannConfig
+
+    config = ScannConfig.FromString((tmp_path / "scann_config.pb").read_bytes())
+    assert config.hash.asymmetric_hash.use_global_topn
+    found = scann_searcher.load(str(tmp_path), plan).search(queries, K)[0]
+    assert (found == brute_force(queries, keys, K)[0]).mean() > 0.999
+
+
 def test_two_builds_give_the_same_bytes(engine, keys, tmp_path):
     again = scann_searcher.build(ArrayKeys(keys), PLAN)
     contents = []
