@@ -71,9 +71,7 @@ class Ours(Rival):
 
     def search(self, queries: np.ndarray, k: int, setting: Setting, threads: int) -> np.ndarray:
         """Returns rows int64 `[Q, k]`."""
-        found = self._index.with_parameters(Parameters(setting.effort, setting.factor, k))
-        if hasattr(found, "with_threads"):
-            found = found.with_threads(threads)
+        found = self._index.with_parameters(Parameters(setting.effort, setting.factor, k)).with_threads(threads)
         return found.search(queries, k)[0]
 
     def tune(

@@ -29,6 +29,10 @@ class ExactSearcher:
         """Returns itself, since it has no parameters."""
         return self
 
+    def with_threads(self, threads: int) -> "ExactSearcher":
+        """Returns itself: its threads are those of NumPy's products."""
+        return self
+
     def save(self, folder: str) -> None:
         """Writes the keys."""
         np.save(os.path.join(folder, _FILE), self._keys)

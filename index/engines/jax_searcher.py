@@ -49,6 +49,10 @@ class JaxSearcher:
         """Returns a searcher over the same keys with other parameters."""
         return dataclasses.replace(self, parameters=parameters)
 
+    def with_threads(self, threads: int) -> "JaxSearcher":
+        """Returns itself: its threads are those of JAX."""
+        return self
+
     def save(self, folder: str) -> None:
         """Copies the files; the folder can be moved."""
         copy_files(self.files, folder)

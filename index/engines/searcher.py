@@ -120,6 +120,9 @@ class Searcher(Protocol):
     def with_parameters(self, parameters: Parameters) -> "Searcher":
         """Returns a searcher over the same keys with other search-time parameters."""
 
+    def with_threads(self, threads: int) -> "Searcher":
+        """Returns a searcher over the same keys with 1 thread of its own, or with 0 for one per core."""
+
     def save(self, folder: str) -> None:
         """Writes the searcher into an existing local folder."""
 

@@ -9,7 +9,6 @@ Bytes are counted from the formats of `scann_coder` and `tiles`, and do not depe
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -182,11 +181,12 @@ def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibrati
     # The first build of a process loads libraries, which takes seconds; that is not part of the shard's cost.
     engine.build(ArrayKeys(keys[:1]), engine.plan(1, keys.shape[1], config))
     samples = [_small_shard(sample, queries, config) for sample in (keys[::_TIMES], keys)]
-    smaller_secs, query_secs = _search_secs([small.searcher for small in samples], queries, min(config.k, len(keys)))
+    smaller, larger = (small.searcher for small in samples)
+    query_secs, shorter = _search_secs(larger, smaller, queries, min(config.k, len(keys)))
     growing, power = 1.0, 1.0
     if engine.plan(len(keys), keys.shape[1], config).leaves:
         power = _QUERY_POWER
-        share = (1 - smaller_secs / query_secs) / (1 - (len(keys[::_TIMES]) / len(keys)) ** power)
+        share = (1 - shorter) / (1 - (len(keys[::_TIMES]) / len(keys)) ** power)
         growing = min(1.0, max(0.0, share))
     return Calibration(samples[-1].build_secs, query_secs, growing, power, samples[-1].recall, len(keys))
 
@@ -217,16 +217,25 @@ def _small_shard(keys: np.ndarray, queries: np.ndarray, config: Index) -> _Small
     return _Small(built.with_parameters(tuned), build_secs / work(plan, rows, dim), float(measure(tuned).mean()))
 
 
-def _search_secs(searchers: Sequence[Searcher], queries: np.ndarray, k: int) -> list[float]:
-    """Returns the seconds of a query, of each searcher; they take turns, so that both meet the same load."""
-    secs = np.empty((_TURNS, len(searchers)))
-    for turn in secs:
-        for number, each in enumerate(searchers):
-            begin = time.perf_counter()
+def _search_secs(searcher: Searcher, smaller: Searcher, queries: np.ndarray, k: int) -> tuple[float, float]:
+    """Returns the seconds of a query on all cores, and the time in a smaller shard over that in the first.
+
+    That ratio is of processor time of one thread, in turns. By the clock, on two cores that others share, it moved from
+    0.5 to 0.9 between runs of the same shards; this one moves by 0.06.
+    """
+    one_thread = [each.with_threads(1) for each in (smaller, searcher)]
+    wall, ratios = [], []
+    for _ in range(_TURNS):
+        begin = time.perf_counter()
+        searcher.search(queries, k)
+        wall.append(time.perf_counter() - begin)
+        marks = [time.process_time()]
+        for each in one_thread:
             each.search(queries, k)
-            turn[number] = time.perf_counter() - begin
+            marks.append(time.process_time())
+        ratios.append((marks[1] - marks[0]) / max(marks[2] - marks[1], 1e-9))
     # The first searches are slowed by page faults.
-    return (np.median(secs[1:], axis=0) / len(queries)).tolist()
+    return float(np.median(wall[1:])) / len(queries), float(np.median(ratios[1:]))
 
 
 def build_secs(calibration: Calibration, plan: Plan, rows: int, dim: int) -> float:

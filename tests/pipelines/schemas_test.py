@@ -21,8 +21,21 @@ def test_columns_become_arrays():
     whole = EncoderInfo("e", 2, True, "float16")
     np.testing.assert_array_equal(schemas.unit_keys(column, whole, "x"), [[3, 4], [0, 2]])
     digests = [bytes(range(32)), bytes(32), b"\0" + b"\xff" * 31]
-    column = schemas.content_keys(pa.array(digests, pa.binary(32)))
-    assert column.dtype == "S32" and column.tobytes() == b"".join(digests)
+    digested = pa.array(digests, pa.binary(32))
+    for column, right in (
+        (digested, digests),
+        (digested[1:], digests[1:]),
+        (pa.chunked_array([digested[:1], digested[1:1], digested[1:]]), digests),
+        (pa.chunked_array([], pa.binary(32)), []),
+    ):
+        found = schemas.content_keys(column)
+        assert found.dtype == "S32" and found.tobytes() == b"".join(right)
+
+
+@pytest.mark.parametrize("column", [pa.array([bytes(32), None], pa.binary(32)), pa.array(["a"])])
+def test_wrong_digests_are_refused(column):
+    with pytest.raises(UserError, match="a column of digests is of type .*its file is damaged"):
+        schemas.content_keys(column)
 
 
 def test_wrong_keys_are_named():
