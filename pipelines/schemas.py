@@ -23,7 +23,7 @@ from pipelines.errors import UserError, one_line
 SCHEMA_VERSION = 3
 ROW_BITS = 40
 # Of a content key.
-_DIGEST = pa.binary(32)
+DIGEST = pa.binary(32)
 ROW_GROUP_ROWS = 4096
 # Values that the writer takes at a time: with 1,024, its default, a table of vectors took a fifth longer.
 _WRITE_BATCH_VALUES = 1 << 17
@@ -96,7 +96,7 @@ def embeddings(dims: Mapping[str, int], dtype: str = "float32", thumbnails: bool
     return pa.schema(
         [
             pa.field("id", pa.int64(), nullable=False),
-            pa.field("content_key", _DIGEST, nullable=False),
+            pa.field("content_key", DIGEST, nullable=False),
             pa.field("source_shard", pa.string(), nullable=False),
             pa.field("member", pa.string(), nullable=False),
             pa.field("url", pa.string()),
@@ -204,7 +204,7 @@ def content_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     Raises:
         UserError: if the column is something else.
     """
-    if column.type != _DIGEST or column.null_count:
+    if column.type != DIGEST or column.null_count:
         raise UserError(
             f"a column of digests is of type {column.type}, {column.null_count} of them missing: its file is damaged; "
             "remove it and run its stage again"
@@ -212,6 +212,11 @@ def content_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     parts = [np.frombuffer(chunk.buffers()[1], "S32")[chunk.offset :][: len(chunk)] for chunk in chunks if len(chunk)]
     return np.concatenate(parts) if parts else np.empty(0, "S32")
+
+
+def digests(images: np.ndarray) -> pa.Array:
+    """Returns the column of some digests, `S32` `[n]` or uint8 `[n, 32]`: the opposite of `content_keys`."""
+    return pa.FixedSizeBinaryArray.from_buffers(DIGEST, len(images), [None, pa.py_buffer(images.tobytes())])
 
 
 def thumbnails(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -179,7 +179,7 @@ def _content_keys(names: np.ndarray) -> pa.Array:
     """Returns what stands for the digests of images: rows of an array have none, and no two may be the same."""
     digests = np.full((len(names), 32), 255, np.uint8)
     digests[:, 24:] = np.ascontiguousarray(names, ">i8").view(np.uint8).reshape(-1, 8)
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(names), [None, pa.py_buffer(digests.tobytes())])
+    return schemas.digests(digests)
 
 
 def _unit(vectors: np.ndarray, info: EncoderInfo) -> np.ndarray:

@@ -188,12 +188,11 @@ def _tombstones(index: Index, removed: dict[int, np.ndarray]) -> pa.Table:
     for number, rows in removed.items():
         record = index.shards[number]
         ids, images = shard_store.read_names(index.folder, record)
-        digests = images[rows].tobytes()
         columns = [
             pa.array([record.path] * len(rows), pa.string()),
             pa.array(rows),
             pa.array(ids[rows]),
-            pa.array([digests[i : i + 32] for i in range(0, len(digests), 32)], pa.binary(32)),
+            schemas.digests(images[rows]),
         ]
         tables.append(pa.Table.from_arrays(columns, schema=TOMBSTONES))
     return pa.concat_tables(tables).combine_chunks()

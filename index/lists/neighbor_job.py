@@ -67,7 +67,7 @@ def _dealt_schema(dim: int) -> pa.Schema:
         [
             pa.field("place", pa.int32(), nullable=False),
             pa.field("id", pa.int64(), nullable=False),
-            pa.field("content_key", pa.binary(32), nullable=False),
+            pa.field("content_key", schemas.DIGEST, nullable=False),
             pa.field("key", pa.list_(pa.float32(), dim), nullable=False),
             pa.field("leaves", pa.int32(), nullable=False),
             pa.field("share", pa.float32(), nullable=False),

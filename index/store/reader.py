@@ -50,7 +50,7 @@ TOMBSTONES = pa.schema(
         pa.field("shard", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
         pa.field("id", pa.int64(), nullable=False),
-        pa.field("content_key", pa.binary(32), nullable=False),
+        pa.field("content_key", schemas.DIGEST, nullable=False),
     ]
 )
 

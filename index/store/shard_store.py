@@ -45,7 +45,7 @@ _REMEDY = f"{_AGAIN}, which builds the missing files"
 _ROWS_FILE, _EXACT_FILE, _FOUND_FILE = "rows.parquet", "exact.parquet", "found.parquet"
 _MARKER = {"shard": schemas.shape_of(ShardRecord), "secs": {str: [float]}}
 _ROWS_SCHEMA = pa.schema(
-    [pa.field("id", pa.int64(), nullable=False), pa.field("content_key", pa.binary(32), nullable=False)]
+    [pa.field("id", pa.int64(), nullable=False), pa.field("content_key", schemas.DIGEST, nullable=False)]
 )
 
 
@@ -102,8 +102,7 @@ def marker_path(build: str, name: str) -> str:
 
 def write_contents(local: str, ids: np.ndarray, images: np.ndarray, lists: ShardLists, build_hash: str) -> None:
     """Writes a shard's rows and lists into a local folder, beside its searcher."""
-    digests = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(ids), [None, pa.py_buffer(images.tobytes())])
-    rows = pa.Table.from_arrays([pa.array(ids), digests], schema=_ROWS_SCHEMA)
+    rows = pa.Table.from_arrays([pa.array(ids), schemas.digests(images)], schema=_ROWS_SCHEMA)
     tables = {_ROWS_FILE: rows, _EXACT_FILE: lists.exact_table(), _FOUND_FILE: lists.found_table()}
     for file, table in tables.items():
         schemas.write(os.path.join(local, file), table, {"config_hash": build_hash})

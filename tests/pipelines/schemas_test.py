@@ -30,6 +30,7 @@ def test_columns_become_arrays():
     ):
         found = schemas.content_keys(column)
         assert found.dtype == "S32" and found.tobytes() == b"".join(right)
+        assert schemas.digests(found).to_pylist() == right
 
 
 @pytest.mark.parametrize("column", [pa.array([bytes(32), None], pa.binary(32)), pa.array(["a"])])
