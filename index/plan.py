@@ -55,7 +55,8 @@ def expect(memory: Embeddings, index: Index, seed: int) -> Expected:
     plan = searcher.kind(index.searcher).plan(rows, dim, index)
     if plan.leaves and shards > 1 and index.sharding == "routed":
         plan = dataclasses.replace(plan, leaves=estimate.region_leaves(index, memory.rows, dim, shards) // shards)
-    calibration = estimate.calibrate(*_sample(memory, seed), index)
+    keys, queries = _sample(memory, seed)
+    calibration = estimate.calibrate(keys, queries, index)
     if plan.leaves and calibration.recall < index.target_recall:
         raise UserError(
             f"--config.index.target_recall={index.target_recall}: {index.reorder} keys reach {calibration.recall:.3f} "
@@ -63,7 +64,7 @@ def expect(memory: Embeddings, index: Index, seed: int) -> Expected:
             + (" or set --config.index.reorder=float32" if index.reorder != "float32" else "")
         )
     secs = estimate.build_secs(calibration, plan, rows, dim)
-    rate = estimate.queries_per_sec(calibration, rows)
+    rate = estimate.queries_per_sec(calibration, estimate.times_scanned(keys, queries, plan, rows, index))
     return Expected(shards, rows, plan, estimate.size(plan, rows, dim), secs, rate)
 
 

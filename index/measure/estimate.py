@@ -1,8 +1,9 @@
 """Estimates the cost of a planned shard: bytes from its plan, seconds from a small build on this machine.
 
 A calibration builds and searches two samples of the memory with the same planner. Build time is scaled by counted work.
-A part of the time of a query grows with the rows, a part does not; the two samples tell how large both are, since how
-neighbours crowd together differs from data to data.
+A part of the time of a query grows with the rows that it scans, a part does not; the two samples tell how large both
+are. How many rows it scans in the whole is counted on the sample, since how neighbours crowd together differs from data
+to data.
 Bytes are counted from the formats of `scann_coder` and `tiles`, and do not depend on the machine.
 """
 
@@ -20,15 +21,16 @@ from index.engines.planner import Parameters, Plan
 from index.engines.searcher import ArrayKeys, Searcher
 from index.measure.recall import recall_at_k
 from index.store import routing
+from pipelines import nearest_neighbors
 from pipelines.errors import UserError
 
 # Of the larger sample, and how many times as large it is as the other.
 CALIBRATION_ROWS, _TIMES = 60_000, 4
 CALIBRATION_QUERIES = 1000
-# Of the rows, by which the growing part of a query's time grows: from 60k to 1M rows of 128 numbers.
-_QUERY_POWER = 0.75
 # Searches of each sample, which tell how the time grows.
 _TURNS = 12
+# The sample is divided into as many leaves as the whole will have, but not into shorter ones.
+_MIN_LEAF_ROWS = 3
 # What the program takes beside the shard that it builds, measured with builds of 30k to 1M rows (docs/measurements).
 PROGRAM_BYTES = 700_000_000
 _KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -65,18 +67,14 @@ class Calibration:
     Attributes:
         build_secs: for one unit of work.
         query_secs: of a query, on all cores.
-        growing: share of that which grows with the rows; the rest does not.
-        query_power: of the rows, by which that share grows.
+        growing: share of that which grows with the rows that it scans; the rest does not.
         recall: recall of the tuned search, or of full search if nothing reached the target.
-        rows: of the small shard.
     """
 
     build_secs: float
     query_secs: float
     growing: float
-    query_power: float
     recall: float
-    rows: int
 
 
 def size(plan: Plan, rows: int, dim: int) -> Size:
@@ -181,22 +179,21 @@ def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibrati
     # The first build of a process loads libraries, which takes seconds; that is not part of the shard's cost.
     engine.build(ArrayKeys(keys[:1]), engine.plan(1, keys.shape[1], config))
     samples = [_small_shard(sample, queries, config) for sample in (keys[::_TIMES], keys)]
-    smaller, larger = (small.searcher for small in samples)
-    query_secs, shorter = _search_secs(larger, smaller, queries, min(config.k, len(keys)))
-    growing, power = 1.0, 1.0
-    if engine.plan(len(keys), keys.shape[1], config).leaves:
-        power = _QUERY_POWER
-        share = (1 - shorter) / (1 - (len(keys[::_TIMES]) / len(keys)) ** power)
-        growing = min(1.0, max(0.0, share))
-    return Calibration(samples[-1].build_secs, query_secs, growing, power, samples[-1].recall, len(keys))
+    smaller, larger = samples
+    query_secs, shorter = _search_secs(larger.searcher, smaller.searcher, queries, min(config.k, len(keys)))
+    growing = 1.0
+    if engine.plan(len(keys), keys.shape[1], config).leaves and smaller.scanned < larger.scanned:
+        growing = min(1.0, max(0.0, (1 - shorter) / (1 - smaller.scanned / larger.scanned)))
+    return Calibration(larger.build_secs, query_secs, growing, larger.recall)
 
 
 class _Small(NamedTuple):
-    """A small shard, the seconds of a unit of work of its build, and the recall of the tuned search."""
+    """A small shard, the seconds of a unit of work of its build, and recall and scanned rows of the tuned search."""
 
     searcher: Searcher
     build_secs: float
     recall: float
+    scanned: float
 
 
 def _small_shard(keys: np.ndarray, queries: np.ndarray, config: Index) -> _Small:
@@ -214,7 +211,10 @@ def _small_shard(keys: np.ndarray, queries: np.ndarray, config: Index) -> _Small
     tuned = planner.full_search(plan, rows, k)
     if plan.leaves:
         tuned = planner.frontier(measure, plan, rows, k, [config.target_recall])[config.target_recall]
-    return _Small(built.with_parameters(tuned), build_secs / work(plan, rows, dim), float(measure(tuned).mean()))
+    scanned = rows * tuned.leaves_to_search / plan.leaves if plan.leaves else rows
+    return _Small(
+        built.with_parameters(tuned), build_secs / work(plan, rows, dim), float(measure(tuned).mean()), scanned
+    )
 
 
 def _search_secs(searcher: Searcher, smaller: Searcher, queries: np.ndarray, k: int) -> tuple[float, float]:
@@ -243,7 +243,47 @@ def build_secs(calibration: Calibration, plan: Plan, rows: int, dim: int) -> flo
     return calibration.build_secs * work(plan, rows, dim)
 
 
-def queries_per_sec(calibration: Calibration, rows: int) -> float:
-    """Returns the expected queries/s of one shard at the target recall, on all cores."""
-    times = (rows / calibration.rows) ** calibration.query_power
+def queries_per_sec(calibration: Calibration, times: float) -> float:
+    """Returns the expected queries/s of one shard at the target recall, on all cores.
+
+    Args:
+        calibration: of a small shard.
+        times: `times_scanned` of the shard.
+    """
     return 1 / (calibration.query_secs * (1 + calibration.growing * (times - 1)))
+
+
+def times_scanned(keys: np.ndarray, queries: np.ndarray, plan: Plan, rows: int, config: Index) -> float:
+    """Returns how many times as many rows a query scans in a planned shard as in the small one that `keys` are.
+
+    Args:
+        keys: sample of the shard, float32 `[n, d]`.
+        queries: others, float32 `[Q, d]`.
+        plan: of the shard.
+        rows: of the shard.
+        config: of the index.
+    """
+    small = searcher.kind(config.searcher).plan(len(keys), keys.shape[1], config)
+    if not plan.leaves or not small.leaves or rows <= len(keys):
+        return rows / len(keys)
+    return _scanned(keys, queries, plan, rows, config) / _scanned(keys, queries, small, len(keys), config)
+
+
+def _scanned(keys: np.ndarray, queries: np.ndarray, plan: Plan, rows: int, config: Index) -> float:
+    """Returns how many rows of a planned shard a query scans to visit the leaves of its neighbours.
+
+    The sample stands for the shard: it is divided into as many leaves, and of the `k` neighbours of a query it has as
+    many as its share of the rows.
+    """
+    k = max(1, round(min(config.k, rows) * len(keys) / rows))
+    nearest, _ = nearest_neighbors.search(queries, keys, k)
+    if plan.pca_dims:
+        axes = partitions.principal_axes(keys, plan.pca_dims)
+        keys, queries = keys @ axes.T, queries @ axes.T
+    leaves = max(1, min(plan.leaves, len(keys) // _MIN_LEAF_ROWS))
+    centres = partitions.fit(keys, leaves, plan.iterations)
+    order = np.argsort(-(queries @ centres.T), axis=1)
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(leaves)[None], axis=1)
+    visited = np.take_along_axis(rank, partitions.nearest(keys, centres)[nearest], axis=1) + 1
+    return rows * float(np.quantile(visited, config.target_recall)) / leaves

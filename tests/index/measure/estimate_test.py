@@ -6,11 +6,11 @@ import pytest
 
 from configs.base import Index
 from configs.schema.search import PRECISIONS
-from index.engines import planner, scann_coder, tiles
+from index.engines import partitions, planner, scann_coder, tiles
 from index.engines.planner import NO_TREE
 from index.engines.searcher import ArrayKeys
 from index.measure import estimate
-from tests.world import unit
+from tests.world import brute_force, unit
 
 
 def _bytes_on_disk(folder, rows):
@@ -66,15 +66,35 @@ def test_calibration_scales_what_it_measured(monkeypatch):
     assert calibration.recall >= 0.9 and 0 <= calibration.growing <= 1
     same = estimate.build_secs(calibration, plan, 4000, 16)
     assert 0 < same < estimate.build_secs(calibration, planner.plan_shard(40_000, 16), 40_000, 16) / 5
-    grown = dataclasses.replace(calibration, growing=0.25, query_power=0.5)
-    rates = [estimate.queries_per_sec(grown, rows) for rows in (4000, 40_000, 400_000)]
-    np.testing.assert_allclose(rates, rates[0] / (0.75 + 0.25 * np.sqrt([1, 10, 100])))
+    grown = dataclasses.replace(calibration, growing=0.25)
+    rates = [estimate.queries_per_sec(grown, times) for times in (1, 3, 10)]
+    np.testing.assert_allclose(rates, rates[0] / (0.75 + 0.25 * np.array([1, 3, 10])))
     assert rates[0] == pytest.approx(1 / calibration.query_secs)
+
+
+def test_a_sample_tells_how_many_rows_a_query_scans_in_the_whole():
+    keys, queries, config = unit(40_000, 16, clusters=400), unit(300, 16, seed=1, clusters=400), Index(k=40)
+    sample = keys[np.sort(np.random.default_rng(0).permutation(len(keys))[:5000])]
+
+    def scanned(rows: np.ndarray, k: int) -> float:
+        plan = planner.plan_shard(len(rows), 16)
+        centres = partitions.fit(rows, plan.leaves, plan.iterations)
+        nearest, _ = brute_force(queries, rows, k)
+        leaf = (rows @ centres.T).argmax(axis=1)
+        scores = queries @ centres.T
+        nearer = (scores[:, None, :] > np.take_along_axis(scores, leaf[nearest], 1)[:, :, None]).sum(axis=2)
+        return len(rows) * (np.quantile(nearer, config.target_recall) + 1) / plan.leaves
+
+    whole = planner.plan_shard(len(keys), 16)
+    times = estimate.times_scanned(sample, queries, whole, len(keys), config)
+    assert times == pytest.approx(scanned(keys, 40) / scanned(sample, 40), rel=0.2) and times < 5
+    assert estimate.times_scanned(sample, queries, planner.plan_shard(5000, 16), 5000, config) == 1
+    assert estimate.times_scanned(sample, queries, whole, len(keys), Index(searcher="exact")) == 8
 
 
 def test_exact_search_reaches_everything():
     calibration = estimate.calibrate(unit(500), unit(20, seed=1), Index(searcher="exact", k=10))
     assert calibration.recall == 1
-    few, many = (estimate.queries_per_sec(calibration, n) for n in (500, 5000))
+    few, many = (estimate.queries_per_sec(calibration, times) for times in (1, 10))
     assert few / many == pytest.approx(10)
     assert np.isfinite(estimate.build_secs(calibration, NO_TREE, 5000, 12))
