@@ -15,8 +15,13 @@ _CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-# They run for less time than they compile; without optimization a third less.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# They run for less time than they compile: no optimization, no slow passes of LLVM, no emitters of MLIR, and one module
+# for each program.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 
 # The same examples in every run, however slow the machine; `--hypothesis-profile=random` looks for others.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
