@@ -1,10 +1,13 @@
 """A small world with known answers, for tests of all packages: embedding folders, and commands that run on them."""
 
+import copy
 import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -222,6 +225,14 @@ class World:
         for name in {"queries", "neighbors", "index", "memory"} - set(without):
             (folder / name).symlink_to(self.folder / name)
         return copy
+
+    def twin(self, folder: pathlib.Path) -> Self:
+        """Returns a world with copies of all files, in a folder of its own, that may be changed."""
+        twin = copy.deepcopy(self)
+        twin.folder, twin.config_file = folder, folder / "config.py"
+        shutil.copytree(self.folder, folder)
+        twin.config_file.write_text(self.config_file.read_text().replace(repr(str(self.folder)), repr(str(folder))))
+        return twin
 
     def name_classes(self) -> pathlib.Path:
         """Writes names of five classes and their embeddings, also as keys, and returns the file of the names."""

@@ -24,25 +24,38 @@ from index.store.reader import Index
 from pipelines import schemas
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
+from tests import slow
 from tests.world import KEY, REPOSITORY, World, snapshot, unit, without_rates
 
 SCANN = ["--config.index.searcher=scann", "--config.index.leaves=12"]
+
+
+@pytest.fixture(scope="module")
+def pristine_built(pristine: World, tmp_path_factory) -> World:
+    """A world with an index of three regions."""
+    world = pristine.twin(tmp_path_factory.mktemp("built") / "world")
+    assert world.build() == 0
+    return world
+
+
+@pytest.fixture
+def built(pristine_built: World, tmp_path) -> World:
+    return pristine_built.twin(tmp_path / "world")
 
 
 def manifest(world: World) -> dict:
     return json.loads((world.index / "manifest.json").read_text())
 
 
-def test_what_the_manifest_says(world: World):
-    assert world.build() == 0
-    index, facts = Index.open(str(world.index)), manifest(world)
-    memory = Embeddings(f"{world.folder}/memory")
+def test_what_the_manifest_says(pristine_built: World):
+    index, facts = Index.open(str(pristine_built.index)), manifest(pristine_built)
+    memory = Embeddings(f"{pristine_built.folder}/memory")
     assert (index.key_encoder, index.memory_snapshot, index.version) == (KEY, memory.snapshot, 1)
     assert (facts["rows"], facts["base"], facts["regions"], facts["sharding"]) == (400, 1, 3, "routed")
     assert sum(shard["rows"] for shard in facts["shards"]) == 400
     assert set(facts["files"]) == {"builds/00001/queries.parquet", "builds/00001/router.parquet"}
     assert facts["memory"] == {"snapshot": memory.snapshot, "rows": 400, "shards": memory.shard_facts}
-    assert not list(world.index.rglob("_parts"))
+    assert not list(pristine_built.index.rglob("_parts"))
 
 
 def test_exact_index_has_recall_one_on_half_of_val(world: World, capsys):
@@ -69,7 +82,7 @@ def test_scann_is_tuned_to_the_target_and_its_recall_is_measured(tmp_path, capsy
     assert "target 0.8 reached" in output and "tuned on 500 others" in output and " a shard" in output
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", slow.after(1, [3, 1]))
 def test_jax_is_tuned_to_the_target_and_finds_what_exact_search_finds(shards, tmp_path):
     world = World(tmp_path, rows=3000)
     world.queries["val"] = unit(1000, seed=8)
@@ -271,24 +284,24 @@ def test_build_that_fails_at_any_write_goes_on(world: World, monkeypatch):
     assert allowed - 1 == 26
 
 
-def test_memory_that_changed_is_left_to_reindexing(world: World, capsys):
-    assert world.build() == 0
-    before = snapshot(world.index)
-    other = World(world.folder.parent / "other")
+def test_memory_that_changed_is_left_to_reindexing(built: World, capsys):
+    before = snapshot(built.index)
+    other = World(built.folder.parent / "other")
     other.keys = unit(400, seed=77)
     other.write()
-    shutil.rmtree(world.folder / "memory")
-    shutil.copytree(other.folder / "memory", world.folder / "memory")
-    assert world.build() == 2
-    assert f"memory: has changed since {world.index} was built; run web-memory reindex" in capsys.readouterr().err
-    assert snapshot(world.index) == before
+    shutil.rmtree(built.folder / "memory")
+    shutil.copytree(other.folder / "memory", built.folder / "memory")
+    assert built.build() == 2
+    assert f"memory: has changed since {built.index} was built; run web-memory reindex" in capsys.readouterr().err
+    assert snapshot(built.index) == before
 
 
 def test_more_index_shards_than_memory_shards_are_read_for_the_regions(tmp_path, monkeypatch):
-    world = World(tmp_path).write(shards=100)
-    monkeypatch.setattr(claim, "SAMPLED_SHARDS", 4)
-    assert world.build("--config.index.shards=40", "--config.index.k=1") == 0
-    assert manifest(world)["rows"] == 400 and len(manifest(world)["shards"]) == 40
+    world = World(tmp_path, rows=80).write(shards=20)
+    monkeypatch.setattr(claim, "SAMPLED_SHARDS", 2)
+    # Two shards of the memory have not rows enough for ten regions.
+    assert world.build("--config.index.shards=10", "--config.index.k=1") == 0
+    assert manifest(world)["rows"] == 80 and len(manifest(world)["shards"]) == 10
 
 
 @pytest.mark.slow
@@ -335,14 +348,13 @@ def test_queries_of_another_encoder(world: World, capsys):
     assert "is an index from another encoder than the queries in" in capsys.readouterr().err
 
 
-def test_other_config_in_the_same_folder(world: World, capsys):
-    assert world.build() == 0
-    before = snapshot(world.index)
-    assert world.build("--config.index.k=6") == 2
+def test_other_config_in_the_same_folder(built: World, capsys):
+    before = snapshot(built.index)
+    assert built.build("--config.index.k=6") == 2
     assert "belongs to another configuration, k was 5 and is now 6" in capsys.readouterr().err
-    assert world.build("--config.index.searcher=scann", "--config.index.reorder_on=disk") == 2
+    assert built.build("--config.index.searcher=scann", "--config.index.reorder_on=disk") == 2
     assert "reorder_on was 'memory' and is now 'disk'" in capsys.readouterr().err
-    assert snapshot(world.index) == before
+    assert snapshot(built.index) == before
 
 
 def test_memory_that_is_not_finished(world: World, capsys):
@@ -371,7 +383,7 @@ def test_memory_without_the_column(world: World, capsys):
     assert "00001.parquet: is damaged or of another run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [[], SCANN], ids=["exact", "scann"])
+@pytest.mark.parametrize("flags", [[], pytest.param(SCANN, marks=pytest.mark.slow)], ids=["exact", "scann"])
 def test_object_store(world: World, flags):
     memory = fsspec.filesystem("memory")
     root = f"/bucket-{'scann' if flags else 'exact'}"

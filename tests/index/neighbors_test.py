@@ -29,12 +29,6 @@ HASH = "--config.index.sharding=hash"
 PARTS = "versions/*/_parts/*/lists-*.parquet"
 
 
-@pytest.fixture
-def indexed(world: World) -> World:
-    assert world.build(HASH) == 0
-    return world
-
-
 def home(world: World) -> pathlib.Path:
     """Returns the folder of the only version of the lists."""
     (folder,) = (world.folder / "neighbors" / "versions").iterdir()
@@ -106,15 +100,14 @@ def test_dropped_rows_are_in_no_list(world: World):
     np.testing.assert_array_equal(schemas.to_matrix(named["key"]), world.keys[places])
 
 
-def test_named_rows_are_gathered_once_with_all_their_columns(indexed: World):
-    assert indexed.neighbors() == 0
-    opened = lists(indexed)
+def test_named_rows_are_gathered_once_with_all_their_columns(pristine_listed: World):
+    opened = lists(pristine_listed)
     named = np.unique(np.concatenate([schemas.to_matrix(opened.split(s)["neighbor_ids"]).ravel() for s in SPLITS]))
-    places = np.searchsorted(indexed.ids, named)
+    places = np.searchsorted(pristine_listed.ids, named)
     table = opened.memory(["id", "caption", "key", "value_text"])
     np.testing.assert_array_equal(table["id"].to_numpy(), named)
     assert table["caption"].to_pylist() == [f"row {place}" for place in places]
-    np.testing.assert_array_equal(schemas.to_matrix(table["key"]), indexed.keys[places])
+    np.testing.assert_array_equal(schemas.to_matrix(table["key"]), pristine_listed.keys[places])
     np.testing.assert_array_equal(schemas.to_matrix(table["value_text"])[:, 0], places)
     whole = schemas.embeddings({"key": KEY.dim, "value_text": TEXT.dim}).names
     assert opened.memory(whole).num_rows == len(named) < 400
@@ -162,12 +155,11 @@ def test_lists_do_not_depend_on_shards_blocks_or_ties(tmp_path):
     np.testing.assert_array_equal(tied, world.ids[[100, *range(150, 156)]])
 
 
-def test_scann_lists_agree_with_exact_ones(indexed: World, tmp_path):
-    other = World(tmp_path / "scann").write()
-    assert other.build(HASH, "--config.index.searcher=scann", "--config.index.leaves=8") == 0
-    assert indexed.neighbors() == 0 and other.neighbors() == 0
+def test_scann_lists_agree_with_exact_ones(pristine_listed: World, world: World):
+    assert world.build(HASH, "--config.index.searcher=scann", "--config.index.leaves=8") == 0
+    assert world.neighbors() == 0
     for split in SPLITS:
-        right, found = (schemas.to_matrix(lists(w).split(split)["neighbor_ids"]) for w in (indexed, other))
+        right, found = (schemas.to_matrix(lists(w).split(split)["neighbor_ids"]) for w in (pristine_listed, world))
         assert np.mean([len(set(a) & set(b)) / K for a, b in zip(right, found, strict=True)]) > 0.9
 
 
@@ -187,10 +179,10 @@ def planned(world: World) -> NeighborJob:
     return claim.claim_lists(config.places, config.neighbors, ())
 
 
-def test_folder_with_glob_characters(indexed: World, tmp_path):
+def test_folder_with_glob_characters(pristine_listed: World, tmp_path):
     odd = World(tmp_path / "odd[1]").write()
-    assert odd.build(HASH) == 0 and odd.neighbors() == 0 and indexed.neighbors() == 0
-    assert columns(odd) == columns(indexed)
+    assert odd.build(HASH) == 0 and odd.neighbors() == 0
+    assert columns(odd) == columns(pristine_listed)
     assert lists(odd).memory(["id"]).num_rows > 0
     job, folder = planned(odd), home(odd)
     assert neighbor_job.progress(job) == (1, 163) and not (folder / "_parts").exists()
@@ -310,34 +302,33 @@ def test_only_queries_that_visit_a_shard_are_searched_in_it(world: World, monkey
     assert sum(searched) == visits < 5 * sum(SPLITS.values())
 
 
-def test_resumed_job_does_only_what_is_missing(indexed: World, capsys, monkeypatch):
-    folder = indexed.folder / "neighbors"
-    assert indexed.neighbors() == 0
-    whole, noted = snapshot(folder), (indexed.folder / "stages" / "neighbors.json").read_text()
+def test_resumed_job_does_only_what_is_missing(listed: World, capsys, monkeypatch):
+    folder = listed.folder / "neighbors"
+    whole, noted = snapshot(folder), (listed.folder / "stages" / "neighbors.json").read_text()
     capsys.readouterr()
-    assert indexed.neighbors() == 0
+    assert listed.neighbors() == 0
     assert "already looked up" in capsys.readouterr().out
-    assert (indexed.folder / "stages" / "neighbors.json").read_text() == noted
+    assert (listed.folder / "stages" / "neighbors.json").read_text() == noted
 
     searched = []
     search = Lookup.search
     monkeypatch.setattr(
         Lookup, "search", lambda self, q, *rest, **part: searched.append(len(q)) or search(self, q, *rest, **part)
     )
-    lists_of = home(indexed)
+    lists_of = home(listed)
     (folder / "complete.json").unlink()
     (lists_of / "_done" / "val-00001.json").unlink()
     (lists_of / "test-00000.parquet").unlink()
     (lists_of / "memory" / "00001.parquet").unlink()
     (lists_of / "train-00000.parquet.tmp-0123").write_bytes(b"left over")
-    assert indexed.neighbors() == 0
+    assert listed.neighbors() == 0
     # The groups of val and of test, each in three index shards.
     assert sum(searched) == 3 * (60 + 33)
     assert snapshot(folder) == whole
 
     # A file gone missing from a finished folder is made anew, too.
     (lists_of / "val-00000.parquet").unlink()
-    assert indexed.neighbors() == 0
+    assert listed.neighbors() == 0
     assert snapshot(folder) == whole
 
 
@@ -394,9 +385,8 @@ def test_workers_in_processes_write_the_same_bytes(indexed: World, tmp_path):
     assert snapshot(other.folder / "neighbors") == snapshot(indexed.folder / "neighbors")
 
 
-def test_files_are_listed_with_their_bytes(indexed: World):
-    assert indexed.neighbors() == 0
-    opened, actual = lists(indexed), snapshot(indexed.folder / "neighbors")
+def test_files_are_listed_with_their_bytes(pristine_listed: World):
+    opened, actual = lists(pristine_listed), snapshot(pristine_listed.folder / "neighbors")
     listed = {file["name"]: file["sha256"] for group in opened.files.values() for file in group}
     assert listed == {name: digest for name, digest in actual.items() if name.endswith(".parquet")}
 
@@ -409,17 +399,16 @@ def test_damaged_index_ends_in_one_sentence(indexed: World, capsys):
     assert error.startswith("error: ") and "keys.npy: is damaged; remove" in error
 
 
-def test_damaged_lists_are_refused_by_their_reader(indexed: World):
-    assert indexed.neighbors() == 0
-    path = home(indexed) / "val-00001.parquet"
+def test_damaged_lists_are_refused_by_their_reader(listed: World):
+    path = home(listed) / "val-00001.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(UserError, match="val-00001.parquet"):
-        lists(indexed).split("val")
+        lists(listed).split("val")
     path.unlink()
     with pytest.raises(UserError, match="val-00001.parquet: no such file"):
-        lists(indexed).split("val")
+        lists(listed).split("val")
 
 
 def test_what_does_not_belong_together(indexed: World, capsys):

@@ -22,17 +22,18 @@ from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 from pipelines.upkeep import compaction, proof
 from tests import slow
-from tests.index.vector_line import BEAM, DIM, Line
+from tests.index.vector_line import BEAM, DIM, Finished, Line
 from tests.world import REPOSITORY, unit
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("reindex"))
+
+
 @pytest.fixture
-def line(tmp_path) -> Line:
-    line = Line(tmp_path)
-    line.put("0000", 40)
-    line.put("0001", 30)
-    assert line.run() == 0
-    return line
+def line(finished) -> Line:
+    return finished.restored()
 
 
 def test_from_nothing_then_nothing_changed(line, capsys):

@@ -13,7 +13,7 @@ from configs.base import Encoders, Filters
 from index import Index, build, neighbors, search
 from pipelines import embed, generation
 from tests import slow
-from tests.index.vector_line import BEAM, DIM, Line
+from tests.index.vector_line import BEAM, DIM, Finished, Line
 from tests.world import unit
 
 # URLs of a memory, and other forms of the same (RFC 3986, 6.2.2 and 6.2.3).
@@ -43,13 +43,14 @@ def words(capsys) -> str:
     return " ".join((captured.out + captured.err).split())
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("takedowns"), with_queries=True)
+
+
 @pytest.fixture
-def line(tmp_path) -> Line:
-    line = Line(tmp_path, with_queries=True)
-    line.put("0000", 40)
-    line.put("0001", 30)
-    assert line.run() == 0
-    return line
+def line(finished) -> Line:
+    return finished.restored()
 
 
 def argv(line: Line, *flags: str) -> list[str]:
@@ -75,7 +76,7 @@ def test_urls_are_found_in_all_their_forms(tmp_path, capsys, swapped):
     line.check(set(ours))
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", slow.after(1, ["after", "before"]))
 def test_opt_out_lists_find_urls_in_all_their_forms_and_name_what_they_do_not_find(tmp_path, capsys, when):
     line = Line(tmp_path)
     ours, theirs = zip(*FORMS, strict=True)
@@ -111,10 +112,12 @@ def lose(line: Line, how: str) -> None:
             copy.write_bytes(b"")
 
 
-@pytest.mark.parametrize(
-    "how", slow.after(2, ["both deleted", "an entry deleted", "deleted", "emptied", "cut", "both emptied"])
-)
-@pytest.mark.parametrize("name", ["reindex", "embed"])
+_LOSSES = ("both deleted", "an entry deleted", "deleted", "emptied", "cut", "both emptied")
+_LOST = [("reindex", "both deleted"), ("embed", "an entry deleted")]
+_LOST += [(name, how) for name in ("reindex", "embed") for how in _LOSSES if (name, how) not in _LOST]
+
+
+@pytest.mark.parametrize(("name", "how"), slow.after(2, _LOST))
 def test_a_list_that_lost_entries_brings_no_image_back(line, capsys, how, name):
     gone = {line.rows["0000"][place][1] for place in (3, 5)}
     assert line.run(line.listed(*gone)) == 0
@@ -225,7 +228,7 @@ def test_what_the_proof_leaves_out_is_named(line, capsys):
 @pytest.mark.parametrize(
     "how", slow.after(1, ["deleted", "[]", "null", "{}", '{"generation": "gen-0123456789abcdef"}', "\0"])
 )
-@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize("compacted", slow.after(1, [False, True]))
 def test_a_lost_pointer_brings_no_generation_back(line, capsys, how, compacted):
     gone, other = {line.rows["0000"][3][1]}, Encoders("precomputed:two", (), ())
     assert line.run(encoders=other) == 0

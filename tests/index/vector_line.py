@@ -1,7 +1,9 @@
 """A line over vectors that others computed, whose files come, change and go."""
 
+import copy
 import dataclasses
 import pathlib
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,22 @@ from configs.base import *
 def get_config():
     return {config!r}
 """
+
+
+class Finished:
+    """A line of two files that has run, whose folder is put back as it was for each test that changes it."""
+
+    def __init__(self, root: pathlib.Path, with_queries: bool = False) -> None:
+        self._line, self._kept = Line(root / "line", with_queries), root / "kept"
+        self._line.put("0000", 40)
+        self._line.put("0001", 30)
+        assert self._line.run() == 0
+        shutil.copytree(self._line.root, self._kept)
+
+    def restored(self) -> "Line":
+        shutil.rmtree(self._line.root)
+        shutil.copytree(self._kept, self._line.root)
+        return copy.deepcopy(self._line)
 
 
 class Line:

@@ -147,11 +147,32 @@ def with_copies(folder: pathlib.Path, seed: int, rows: int = 240) -> Living:
     return world.write()
 
 
+@pytest.fixture(scope="module")
+def pristine_copies(tmp_path_factory) -> Living:
+    """A world with copies, its index, and its lists."""
+    world = with_copies(tmp_path_factory.mktemp("copies") / "world", 3)
+    assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
+    return world
+
+
+@pytest.fixture
+def copies(pristine_copies: Living, tmp_path) -> Living:
+    return pristine_copies.twin(tmp_path / "world")
+
+
 @pytest.mark.parametrize(
-    ("seed", "sharding", "shards"),
-    slow.after(1, [(1, "routed", 4), (0, "hash", 2), *((seed, "routed", 1 + seed) for seed in range(2, 8))]),
+    ("seed", "sharding", "shards", "sizes"),
+    slow.after(
+        1,
+        [
+            (1, "routed", 4, (4, 4)),
+            (1, "routed", 4, (4, 4, 6)),
+            (0, "hash", 2, (4, 4, 6)),
+            *((seed, "routed", 1 + seed, (4, 4, 6)) for seed in range(2, 8)),
+        ],
+    ),
 )
-def test_patched_lists_are_those_of_an_empty_folder(tmp_path, monkeypatch, seed, sharding, shards):
+def test_patched_lists_are_those_of_an_empty_folder(tmp_path, monkeypatch, seed, sharding, shards, sizes):
     monkeypatch.setattr(claim, "GROUP_ROWS", 32)
     world, rng = with_copies(tmp_path, seed), np.random.default_rng(seed)
     flags = f"--config.index.sharding={sharding}", f"--config.index.shards={shards}"
@@ -161,7 +182,7 @@ def test_patched_lists_are_those_of_an_empty_folder(tmp_path, monkeypatch, seed,
     monkeypatch.setattr(
         Lookup, "search", lambda self, q, *rest, **part: searched.append(len(q)) or search(self, q, *rest, **part)
     )
-    for size in (4, 4, 6):
+    for size in sizes:
         live = world.ids[world.live]
         removed = rng.choice(live, int(rng.integers(0, 8)), replace=False)
         world.update(size, removed, deltas=int(rng.integers(1, 3)) if size > world.shards else 0)
@@ -197,12 +218,10 @@ def test_unchanged_lists_are_searched_in_new_shards_only(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "step", slow.after(1, ["MergeGroup.write_block", "Route.process", "SearchShard.search", "GatherRows.gather"])
 )
-def test_stopped_patch_leaves_the_lists_before(tmp_path, monkeypatch, step):
-    world = with_copies(tmp_path, 3)
-    assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
-    before, folder = world.lists(), world.folder / "neighbors"
+def test_stopped_patch_leaves_the_lists_before(copies, monkeypatch, step):
+    before, folder = copies.lists(), copies.folder / "neighbors"
     train = before.split("train")
-    world.update(5, world.ids[world.live][::9])
+    copies.update(5, copies.ids[copies.live][::9])
     name, method = step.split(".")
     owner, calls = getattr(neighbor_job, name), []
     original = getattr(owner, method)
@@ -214,20 +233,18 @@ def test_stopped_patch_leaves_the_lists_before(tmp_path, monkeypatch, step):
         return original(self, *args)
 
     monkeypatch.setattr(owner, method, stopped)
-    assert world.neighbors() == 2
-    assert world.lists() == before and world.lists().split("train").equals(train)
+    assert copies.neighbors() == 2
+    assert copies.lists() == before and copies.lists().split("train").equals(train)
     monkeypatch.undo()
-    assert world.neighbors() == 0
-    assert snapshot(folder) == world.anew() and len(list((folder / "versions").iterdir())) == 1
-    check_brute_force(world)
+    assert copies.neighbors() == 0
+    assert snapshot(folder) == copies.anew() and len(list((folder / "versions").iterdir())) == 1
+    check_brute_force(copies)
 
 
 @pytest.mark.slow
-def test_stopped_between_the_two_last_files(tmp_path, monkeypatch):
-    world = with_copies(tmp_path, 4)
-    assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
-    world.update(4, world.ids[world.live][::20])
-    write, folder = storage.write_json, world.folder / "neighbors"
+def test_stopped_between_the_two_last_files(copies, monkeypatch):
+    copies.update(4, copies.ids[copies.live][::20])
+    write, folder = storage.write_json, copies.folder / "neighbors"
 
     def stopped(uri, value):
         if uri == f"{folder}/complete.json":
@@ -235,34 +252,31 @@ def test_stopped_between_the_two_last_files(tmp_path, monkeypatch):
         write(uri, value)
 
     monkeypatch.setattr(storage, "write_json", stopped)
-    assert world.neighbors() == 2
+    assert copies.neighbors() == 2
     with pytest.raises(UserError, match="another configuration than stage.json; run web-memory neighbors again"):
-        world.lists()
+        copies.lists()
     monkeypatch.undo()
-    assert world.neighbors() == 0 and snapshot(folder) == world.anew()
+    assert copies.neighbors() == 0 and snapshot(folder) == copies.anew()
 
 
 @pytest.mark.slow
-def test_two_updates_and_a_stopped_patch_between(tmp_path, monkeypatch):
-    world = with_copies(tmp_path, 5)
-    assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
-    world.update(4, world.ids[world.live][::11])
+def test_two_updates_and_a_stopped_patch_between(copies, monkeypatch):
+    copies.update(4, copies.ids[copies.live][::11])
     monkeypatch.setattr(neighbor_job.MergeGroup, "merge", lambda *_: (_ for _ in ()).throw(UserError("stopped")))
-    assert world.neighbors() == 2
+    assert copies.neighbors() == 2
     monkeypatch.undo()
-    world.update(5, world.ids[world.live][::13])
-    assert world.neighbors() == 0 and snapshot(world.folder / "neighbors") == world.anew()
-    check_brute_force(world)
+    copies.update(5, copies.ids[copies.live][::13])
+    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.anew()
+    check_brute_force(copies)
 
 
-def test_purged_tombstones_cost_searches_only(tmp_path):
-    world = with_copies(tmp_path, 6)
-    assert world.build("--config.index.sharding=hash") == 0
-    world.update(3, world.ids[world.live][::7], deltas=0)
-    assert world.neighbors() == 0
-    world.update(4, world.ids[world.live][::11])
-    (world.index / "builds" / "00002" / TOMBSTONES_FILE).unlink()
-    assert world.neighbors() == 0 and snapshot(world.folder / "neighbors") == world.anew()
+def test_purged_tombstones_cost_searches_only(copies):
+    shutil.rmtree(copies.folder / "neighbors")
+    copies.update(3, copies.ids[copies.live][::7], deltas=0)
+    assert copies.neighbors() == 0
+    copies.update(4, copies.ids[copies.live][::11])
+    (copies.index / "builds" / "00002" / TOMBSTONES_FILE).unlink()
+    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.anew()
 
 
 def test_only_a_successor_is_patched(tmp_path):
@@ -284,68 +298,61 @@ def test_only_a_successor_is_patched(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_point_of_the_curve_is_looked_up_anew(tmp_path):
-    world = with_copies(tmp_path, 7)
-    assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
-    world.update(4, world.ids[world.live][:4])
-    facts = {n: v for n, v in index_manifest.read(str(world.index)).items() if n not in ("fingerprint", "rates")}
-    index_manifest.write(str(world.index), facts | {"base": 2}, {})
-    assert world.neighbors() == 0 and snapshot(world.folder / "neighbors") == world.anew()
-    check_brute_force(world)
+def test_another_point_of_the_curve_is_looked_up_anew(copies):
+    copies.update(4, copies.ids[copies.live][:4])
+    facts = {n: v for n, v in index_manifest.read(str(copies.index)).items() if n not in ("fingerprint", "rates")}
+    index_manifest.write(str(copies.index), facts | {"base": 2}, {})
+    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.anew()
+    check_brute_force(copies)
 
 
-def test_version_that_is_planned_is_searched(tmp_path, monkeypatch, capsys):
-    world = with_copies(tmp_path, 8)
-    assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
-    right = snapshot(world.folder / "neighbors")
-    shutil.rmtree(world.folder / "neighbors")
+def test_version_that_is_planned_is_searched(copies, monkeypatch, capsys):
+    right = snapshot(copies.folder / "neighbors")
+    shutil.rmtree(copies.folder / "neighbors")
     published, route = [], neighbor_job.Route.route
 
     def updated(self, group):
         if not published:
-            facts = index_manifest.read(str(world.index))
+            facts = index_manifest.read(str(copies.index))
             published.append({n: v for n, v in facts.items() if n not in ("fingerprint", "rates")})
-            index_manifest.write(str(world.index), published[0] | {"version": 2}, {})
+            index_manifest.write(str(copies.index), published[0] | {"version": 2}, {})
         return route(self, group)
 
     monkeypatch.setattr(neighbor_job.Route, "route", updated)
-    assert world.neighbors() == 0
-    assert snapshot(world.folder / "neighbors") == right
-    shutil.rmtree(world.folder / "neighbors")
+    assert copies.neighbors() == 0
+    assert snapshot(copies.folder / "neighbors") == right
+    shutil.rmtree(copies.folder / "neighbors")
     monkeypatch.setattr(neighbor_job.Route, "route", lambda self, group: vanish() or route(self, group))
 
     def vanish() -> None:
-        index_manifest.write(str(world.index), published[0] | {"version": 3}, {})
-        shutil.rmtree(world.index / "builds", ignore_errors=True)
+        index_manifest.write(str(copies.index), published[0] | {"version": 3}, {})
+        shutil.rmtree(copies.index / "builds", ignore_errors=True)
 
     capsys.readouterr()
-    assert world.neighbors() == 2
+    assert copies.neighbors() == 2
     assert "was updated while neighbours were looked up; run web-memory neighbors again" in capsys.readouterr().err
 
 
-def test_memory_that_changes_under_the_job_is_refused(tmp_path, monkeypatch, capsys):
-    world = with_copies(tmp_path, 9)
-    assert world.build("--config.index.sharding=hash") == 0
+def test_memory_that_changes_under_the_job_is_refused(copies, monkeypatch, capsys):
+    shutil.rmtree(copies.folder / "neighbors")
     merge = neighbor_job.MergeGroup.merge
 
     def changed(self, group, shards):
-        world.shards = 5
-        world.complete()
+        copies.shards = 5
+        copies.complete()
         return merge(self, group, shards)
 
     monkeypatch.setattr(neighbor_job.MergeGroup, "merge", changed)
-    assert world.neighbors() == 2
+    assert copies.neighbors() == 2
     assert "has changed while its neighbours were looked up; run web-memory neighbors again" in capsys.readouterr().err
-    assert not (world.folder / "neighbors" / "complete.json").exists()
+    assert not (copies.folder / "neighbors" / "complete.json").exists()
 
 
-def test_damaged_lists_are_not_patched(tmp_path, capsys):
-    world = with_copies(tmp_path, 10)
-    assert world.build("--config.index.sharding=hash") == 0 and world.neighbors() == 0
-    version = next((world.folder / "neighbors" / "versions").iterdir())
+def test_damaged_lists_are_not_patched(copies, capsys):
+    version = next((copies.folder / "neighbors" / "versions").iterdir())
     shutil.copy(version / "train-00001.parquet", version / "train-00000.parquet")
-    world.update(4, world.ids[:2])
-    assert world.neighbors() == 2
+    copies.update(4, copies.ids[:2])
+    assert copies.neighbors() == 2
     assert "train-00000.parquet: is damaged or of another run; remove it" in capsys.readouterr().err
     (version / "train-00000.parquet").unlink()
-    assert world.neighbors() == 0 and snapshot(world.folder / "neighbors") == world.anew()
+    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.anew()
