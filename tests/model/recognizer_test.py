@@ -15,6 +15,7 @@ from model.recognition import trained
 from model.recognizer import Recognizer
 from pipelines import schemas, storage
 from pipelines.errors import UserError
+from tests import slow
 from tests.model.recognition.line import COLORS, HEADS, ROWS, Line, picture
 
 
@@ -25,7 +26,7 @@ def opened(line):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", slow.after(1, [0, 1]))
 def test_has_the_bits_of_the_trainers_predictions(line, head, seed):
     path = line.runs / head / f"seed-{seed}/predictions.parquet"
     names = ["top_classes", "probabilities"] + (["attention"] if head != "linear" else [])

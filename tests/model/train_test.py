@@ -23,6 +23,7 @@ from model.training import train_loop
 from model.training.trainer import Setting, Trainer
 from pipelines import options, schemas, storage
 from pipelines.errors import UserError
+from tests import slow
 from tests.world import PLAIN_TRIALS, SPLITS, World
 
 _FLAGS = PLAIN_TRIALS | {
@@ -309,7 +310,7 @@ def test_refusals_are_one_sentence(world, capsys):
 
 # Orbax leaves what else it has begun to read.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("change", [{"attention_dim": 6}, {"layers": 2}])
+@pytest.mark.parametrize("change", slow.after(1, [{"layers": 2}, {"attention_dim": 6}]))
 def test_a_checkpoint_of_another_shape_is_refused(world, change):
     config = _config(world)
     task, folder = datasets.load(config.places, config.train), str(world.folder / "runs" / "one")

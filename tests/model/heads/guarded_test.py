@@ -16,6 +16,7 @@ from model.prepare.trust import Trust
 from model.training import preparation
 from model.training.trainer import Setting, Trainer
 from pipelines.errors import UserError
+from tests.model.applied import apply, first
 from tests.model.small_task import small_task
 
 _B, _K, _D, _V, _C = 5, 6, 8, 7, 4
@@ -51,13 +52,13 @@ def _case():
     values = {"text": standard(_B, _K, _V)}
     batch = Batch(normal(_B, _D), standard(_B, _K, _D), values, scores, jnp.asarray(mask), known)
     head = registry.get("guarded").build(Train(names=_NAMES), _C, batch)
-    return batch, head, registry.init(head, batch, 0)
+    return batch, head, first(head, batch)
 
 
 def test_the_head_is_what_numpy_says():
     batch, head, params = _case()
     known = Trust(*(np.asarray(part, np.float64) for part in batch.prepared))
-    output = head.apply({"params": params}, batch, 0.0, None)
+    output = apply(head, params, batch)
     for b in range(_B):
         y = np.append(_standardize(batch.queries[b]), 1)
         near = np.flatnonzero(batch.mask[b])
@@ -82,7 +83,7 @@ def test_the_head_is_what_numpy_says():
 def test_with_all_doubt_and_no_vote_the_neighbours_say_nothing():
     batch, head, params = _case()
     known = batch.prepared._replace(doubt=jnp.ones(_C), vote=jnp.zeros(()))
-    output = head.apply({"params": params}, batch._replace(prepared=known), 0.0, None)
+    output = apply(head, params, batch._replace(prepared=known))
     queries = np.column_stack([_standardize(batch.queries), np.ones(_B)])
     np.testing.assert_allclose(output.logits, queries @ np.asarray(known.classifier, np.float64), rtol=1e-4, atol=1e-4)
     assert not np.asarray(output.weights).any()

@@ -10,6 +10,7 @@ from configs.base import Lda, Train
 from model.data.batch import Batch
 from model.heads import registry
 from model.training import preparation
+from tests.model.applied import apply, first
 from tests.model.small_task import small_task
 
 
@@ -39,7 +40,7 @@ def test_logits_are_those_of_the_shrunken_covariance(shrinkage, prior):
     queries = jnp.asarray(_standardize(split.queries), jnp.float32)
     batch = Batch(queries, queries[:, None], {}, queries[:, :1], queries[:, :1] > 9, known)
     head = registry.get("lda").build(train, 4, batch)
-    logits = np.asarray(head.apply({"params": registry.init(head, batch, 0)}, batch, 0.0, None).logits)
+    logits = np.asarray(apply(head, first(head, batch), batch).logits)
     expected = _expected(task.splits["train"].queries, task.splits["train"].labels, split.queries, shrinkage, prior)
     np.testing.assert_allclose(logits - logits.mean(-1, keepdims=True), expected, rtol=1e-3, atol=1e-4)
 

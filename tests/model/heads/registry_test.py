@@ -21,6 +21,7 @@ from model.prepare.name_prior import NamePrior
 from model.prepare.trust import Trust
 from pipelines.errors import UserError
 from tests import slow
+from tests.model.applied import apply, first
 
 # Values start at nothing, for which nothing is prepared.
 _TRAIN = Train(attention_dim=8, value_dim=256, value_scale=0.0, neighbor_dropout=0.0)
@@ -87,8 +88,8 @@ _OTHERS = (
 def test_every_head_of_one_branch_starts_at_the_linear_classifier(name):
     batch = _batch(name)
     head = registry.get(name).build(_TRAIN, 7, batch)
-    params = registry.init(head, batch, 0)
-    logits = head.apply({"params": params}, batch, 0.0, None).logits
+    params = first(head, batch)
+    logits = apply(head, params, batch).logits
     classifier = params.get("classifier") or params["Linear_0"]["classifier"]
     z = np.asarray(batch.queries, np.float64)
     z = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-6)
@@ -102,9 +103,9 @@ def test_only_retrieval_heads_read_the_memory():
         shapes = jax.eval_shape(lambda h=head, b=batch: registry.init(h, b, 0))
         rng = np.random.default_rng(1)
         params = jax.tree.map(lambda s, rng=rng: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
-        logits, features, weights, _ = head.apply({"params": params}, batch, 0.0, None)
+        logits, features, weights, _ = apply(head, params, batch)
         moved = batch._replace(values=jax.tree.map(lambda v: v * jnp.arange(v.shape[1])[:, None], batch.values))
-        other = head.apply({"params": params}, moved, 0.0, None).logits
+        other = apply(head, params, moved).logits
         assert (not np.allclose(logits, other)) == registry.HEADS[name].needs_neighbors
         assert features.shape == (4, 16)
         assert weights.shape == ((4, 6) if registry.HEADS[name].needs_neighbors else (4, 0))
@@ -121,11 +122,11 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
 def test_neighbour_dropout_leaves_out_its_share_while_training_only():
     batch = _batch(b=200, k=50)
     head = registry.get("mean_knn").build(dataclasses.replace(_TRAIN, neighbor_dropout=0.25), 7, batch)
-    params = registry.init(head, batch, 0)
-    weights = head.apply({"params": params}, batch, 0.0, jax.random.key(0)).weights
+    params = first(head, batch)
+    weights = apply(head, params, batch, jax.random.key(0)).weights
     assert abs(float((weights == 0).mean()) - 0.25) < 0.02
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
-    weights = head.apply({"params": params}, batch, 0.0, None).weights
+    weights = apply(head, params, batch).weights
     np.testing.assert_allclose(weights, 1 / 50, rtol=1e-6)
 
 
@@ -146,8 +147,8 @@ def test_random_k_keeps_the_first_of_each_list_as_many_as_it_draws():
 def test_random_k_acts_while_training_only(name):
     batch = _batch(name, b=50)
     head = registry.get(name).build(dataclasses.replace(_TRAIN, random_k=True), 7, batch)
-    params = registry.init(head, batch, 0)
+    params = first(head, batch)
     kept = thin(batch, 0.0, True, jax.random.key(3)).mask
-    weights = head.apply({"params": params}, batch, 0.0, jax.random.key(3)).weights
+    weights = apply(head, params, batch, jax.random.key(3)).weights
     np.testing.assert_array_equal(weights > 0, kept)
-    assert (head.apply({"params": params}, batch, 0.0, None).weights > 0).all()
+    assert (apply(head, params, batch).weights > 0).all()

@@ -20,6 +20,7 @@ _COUNTS = np.array([40, 20, 10, 5])
 _HEAD = Linear(_C)
 
 
+@jax.jit
 def _forward(head, batch: Batch, rng) -> Output:
     return _HEAD.apply({"params": head}, batch, 0.0, rng)
 
@@ -52,9 +53,9 @@ def _logits(step: Step) -> np.ndarray:
 def test_ncr_is_cross_entropy_until_it_sets_in():
     objective, step = _start(Train(loss="ncr", steps=100, batch_size=_B, ncr=Ncr(neighbors=3, start=0.1)))
     output = _forward(step.head, step.batch, None)
-    plain = float(losses.cross_entropy(output.logits, step.labels))
-    weights = losses.neighbor_weights(output.features, 3, 1.0)
-    both = 0.7 * plain + 0.3 * float(losses.consistency(output.logits, weights, 2.0))
+    plain = float(jax.jit(losses.cross_entropy)(output.logits, step.labels))
+    weights = jax.jit(losses.neighbor_weights, static_argnums=(1, 2))(output.features, 3, 1.0)
+    both = 0.7 * plain + 0.3 * float(jax.jit(losses.consistency)(output.logits, weights, 2.0))
     loss = _loss(objective)
     for number, expected in ((0, plain), (9, plain), (10, both), (99, both)):
         found = loss(step._replace(number=jnp.int32(number)))[0]
@@ -67,10 +68,10 @@ def test_heteroscedastic_without_noise_is_cross_entropy_and_learns_both_kinds_of
     objective, step = _start(train)
     quiet = jax.tree.map(jnp.zeros_like, step.own)
     quiet["scale"]["bias"] -= 30.0
-    expected = losses.cross_entropy(jnp.asarray(_logits(step), jnp.float32), step.labels)
+    expected = jax.jit(losses.cross_entropy)(jnp.asarray(_logits(step), jnp.float32), step.labels)
     loss = _loss(objective)
     np.testing.assert_allclose(loss(step._replace(own=quiet))[0], expected, rtol=1e-3)
-    gradients = jax.grad(lambda own: loss(step._replace(own=own))[0])(step.own)
+    gradients = jax.jit(jax.grad(lambda own: loss(step._replace(own=own))[0]))(step.own)
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 
@@ -88,11 +89,12 @@ def test_heteroscedastic_draws_the_covariance_that_its_parameters_say():
         covariance = factors[b] @ factors[b].T + np.diag(scales[b] ** 2)
         draws = rng.multivariate_normal(_logits(step)[b], covariance, size=200_000)
         expected[b] = np.exp(_log_softmax(draws / 2.0)).mean(0)
-    found = np.exp(np.asarray(objective.scores(own, output), np.float64))
+    scores = jax.jit(objective.scores)
+    found = np.exp(np.asarray(scores(own, output), np.float64))
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-4)
     np.testing.assert_allclose(found, expected, atol=0.015)
     # A prediction does not depend on what else is in its batch.
-    alone = objective.scores(own, Output(*(x[2:3] for x in output[:3])))
+    alone = scores(own, Output(*(x[2:3] for x in output[:3])))
     np.testing.assert_allclose(alone[0], np.log(found[2]), rtol=1e-4, atol=1e-5)
 
 
@@ -114,7 +116,7 @@ def test_mile_teaches_then_learns_what_a_copy_of_itself_answers():
         found, state = loss(step)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
         step = step._replace(state=state)
-    gradients = jax.grad(lambda head: loss(step._replace(head=head))[0])(step.head)
+    gradients = jax.jit(jax.grad(lambda head: loss(step._replace(head=head))[0]))(step.head)
     assert np.abs(gradients["classifier"]["kernel"]).max() > 0
     scores = objective.scores({}, _forward(step.head, step.batch, None))
     np.testing.assert_allclose(scores, -np.logaddexp(0, -(_logits(step) - math.log(3))), rtol=1e-4, atol=1e-5)
@@ -178,19 +180,24 @@ def test_paco_contrasts_two_views_and_the_queue_of_a_momentum_copy():
         kept += [(second[j], int(labels[j])) for j in range(_B)]
         step = step._replace(state=state)
     np.testing.assert_allclose(state["copy"]["own"]["out"]["kernel"], copy_own["out"]["kernel"], rtol=1e-4, atol=1e-6)
-    gradients = jax.grad(lambda own: loss(step._replace(own=own))[0])(step.own)
+    gradients = jax.jit(jax.grad(lambda own: loss(step._replace(own=own))[0]))(step.own)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 
 def test_the_views_of_paco_differ_by_dropout_of_the_query():
     objective, step = _start(Train(loss="paco", batch_size=_B, paco=Paco(queue=_B, dim=5, view_dropout=0.5)))
-    seen = []
 
-    def forward(head, batch, rng):
-        seen.append(np.asarray(batch.queries))
-        return _forward(head, batch, rng)
+    def views(step):
+        seen = []
 
-    objective.loss(forward, step)
+        def forward(head, batch, rng):
+            seen.append(batch.queries)
+            return _forward(head, batch, rng)
+
+        objective.loss(forward, step)
+        return seen
+
+    seen = [np.asarray(view) for view in jax.jit(views)(step)]
     first, second = (view == 0 for view in seen)
     assert 0.2 < first.mean() < 0.8 and 0.2 < second.mean() < 0.8 and (first != second).any()
     np.testing.assert_allclose(seen[0][~first], 2 * np.asarray(step.batch.queries)[~first], rtol=1e-6)

@@ -12,6 +12,7 @@ from model.heads.attention.memory_attention import MemoryAttention
 from model.prepare import value_start
 from model.training import preparation
 from tests import slow
+from tests.model.applied import apply, first
 from tests.model.small_task import small_task
 
 _ROWS = np.sort(np.random.default_rng(7).permutation(400)[:250])
@@ -91,11 +92,11 @@ def test_attention_starts_at_the_key_that_the_mean_value_predicts(num_heads, val
     layer = MemoryAttention(0, value_dim, num_heads, "similarity", 5.0, value_scale=2.5)
     inputs = (z, np.zeros((5, 7, 24)), values, scores, np.ones((5, 7), bool), predicted)
     inputs = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(np.float32), inputs)
-    params = layer.init(jax.random.key(0), *inputs)
+    params = jax.jit(layer.init)(jax.random.key(0), *inputs)
     weights = np.exp(5 * scores) / np.exp(5 * scores).sum(1, keepdims=True)
     pooled = np.einsum("bk,bkv->bv", weights, values["text"])
     wanted = z + 2.5 * (pooled @ predicted["text"][:-1] + predicted["text"][-1])
-    np.testing.assert_allclose(layer.apply(params, *inputs)[0], wanted, atol=1e-3)
+    np.testing.assert_allclose(jax.jit(layer.apply)(params, *inputs)[0], wanted, atol=1e-3)
 
 
 @pytest.mark.parametrize("head", ["mam", "mean_knn"])
@@ -107,8 +108,8 @@ def test_layers_and_kinds_share_the_scale(head, layers):
     task = preparation.prepare(task, train)
     batch = tables.load(task)["train"].gather(np.arange(6), head)
     built = registry.get(head).build(train, 4, batch)
-    params = registry.init(built, batch, 0)
-    features = built.apply({"params": params}, batch, 0.0, None).features
+    params = first(built, batch)
+    features = apply(built, params, batch).features
     weights = np.full(batch.scores.shape, 1 / 8)
     if head == "mam":
         exponents = np.exp(train.similarity_scale * np.asarray(batch.scores, np.float64))

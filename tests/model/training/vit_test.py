@@ -209,7 +209,8 @@ def test_an_adapter_is_what_numpy_says():
     x, shapes = rng.normal(size=(2, 5, 8)), {"down": (8, 3), "up": (3, 8)}
     params = {name: {"kernel": rng.normal(size=s), "bias": rng.normal(size=s[1])} for name, s in shapes.items()}
     params |= {"norm": {"scale": rng.normal(size=8), "bias": rng.normal(size=8)}, "scale": np.array(0.7)}
-    found = vit.Adapter(3, jnp.float32).apply({"params": jax.tree.map(jnp.float32, params)}, jnp.float32(x))
+    apply = jax.jit(vit.Adapter(3, jnp.float32).apply)
+    found = apply({"params": jax.tree.map(np.float32, params)}, np.float32(x))
     y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     y = y * params["norm"]["scale"] + params["norm"]["bias"]
     y = np.maximum(y @ params["down"]["kernel"] + params["down"]["bias"], 0)
@@ -225,6 +226,6 @@ def test_positions_are_interpolated_to_another_grid(tmp_path):
     rows = resized["pos_embedding"].reshape(6, 6, 24)
     # Centres of the six columns, on the scale of the three, held at the borders.
     np.testing.assert_allclose(rows[2, :, 5], [0, 0.25, 0.75, 1.25, 1.75, 2], atol=1e-6)
-    assert larger.apply({"params": resized}, np.zeros((1, 24, 24, 3), np.float32)).shape == (1, 24)
+    assert _embed(np.zeros((1, 24, 24, 3), np.uint8), larger, resized).shape == (1, 24)
     constant = {**params, "pos_embedding": np.full((1, 9, 24), 0.5, np.float32)}
     np.testing.assert_allclose(vit.resize_grid(model, constant, 5)[1]["pos_embedding"], 0.5, rtol=1e-6)

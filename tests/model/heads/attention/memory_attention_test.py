@@ -1,5 +1,7 @@
 """The attention layer against an independent float64 version that projects every neighbour."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,16 @@ def _random_like(params, seed=1):
     return {name: value / 15 if name == "scale" else value for name, value in found.items()}
 
 
+def _init(layer, inputs):
+    """Returns the parameters of a layer for inputs; compiled as a whole, which is quicker than each operation."""
+    return jax.jit(layer.init)(jax.random.key(0), **_float32(inputs))["params"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(layer, params, inputs):
+    return layer.apply({"params": params}, **inputs)
+
+
 @pytest.mark.parametrize(
     ("width", "num_heads", "extras"),
     [
@@ -79,9 +91,9 @@ def _random_like(params, seed=1):
 def test_absorbed_projections_equal_projecting_every_neighbour(width, num_heads, extras):
     inputs = _inputs()
     layer = MemoryAttention(width, 8, num_heads, "similarity", 5.0, **extras)
-    params = _random_like(layer.init(jax.random.key(0), **_float32(inputs))["params"])
+    params = _random_like(_init(layer, inputs))
     expected_z, expected_weights = _naive(params, **inputs, scale0=5.0)
-    z, weights = layer.apply({"params": _float32(params)}, **_float32(inputs))
+    z, weights = _apply(layer, _float32(params), _float32(inputs))
     np.testing.assert_allclose(z, expected_z, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(weights, expected_weights, rtol=2e-5, atol=2e-6)
 
@@ -89,9 +101,9 @@ def test_absorbed_projections_equal_projecting_every_neighbour(width, num_heads,
 def test_similarity_start_attends_by_cosine_and_changes_nothing_yet():
     inputs = _inputs()
     layer = MemoryAttention(4, 8, 1, "similarity", 5.0)
-    variables = layer.init(jax.random.key(0), **_float32(inputs))
-    variables["params"]["query"] *= 0
-    z, weights = layer.apply(variables, **_float32(inputs))
+    params = _init(layer, inputs)
+    params["query"] *= 0
+    z, weights = _apply(layer, params, _float32(inputs))
     np.testing.assert_array_equal(z, inputs["z"].astype(np.float32))
     e = np.exp(5.0 * inputs["scores"]) * inputs["mask"]
     np.testing.assert_allclose(weights[:, 0], e / e.sum(-1, keepdims=True), rtol=1e-5)
@@ -100,8 +112,8 @@ def test_similarity_start_attends_by_cosine_and_changes_nothing_yet():
 def test_mean_knn_weighs_valid_neighbours_evenly():
     inputs = _inputs()
     layer = MemoryAttention(4, 8, 1, "similarity", 5.0, uniform=True)
-    variables = layer.init(jax.random.key(0), **_float32(inputs))
-    _, weights = layer.apply(variables, **_float32(inputs))
+    params = _init(layer, inputs)
+    _, weights = _apply(layer, params, _float32(inputs))
     np.testing.assert_allclose(weights[0, 0], [1 / 3, 1 / 3, 1 / 3, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(weights[1, 0], [0.2] * 5, rtol=1e-6)
 
@@ -110,13 +122,13 @@ def test_mean_knn_weighs_valid_neighbours_evenly():
 def test_padding_has_no_influence(uniform):
     inputs = _inputs()
     layer = MemoryAttention(4, 8, 2, "random", 5.0, uniform=uniform)
-    params = _float32(_random_like(layer.init(jax.random.key(0), **_float32(inputs))["params"]))
-    z, _ = layer.apply({"params": params}, **_float32(inputs))
+    params = _float32(_random_like(_init(layer, inputs)))
+    z, _ = _apply(layer, params, _float32(inputs))
     other = _inputs()
     other["keys"][0, 3:] = 1e3
     other["values"]["text"][0, 3:] = -1e3
     other["scores"][0, 3:] = 7
-    changed, _ = layer.apply({"params": params}, **_float32(other))
+    changed, _ = _apply(layer, params, _float32(other))
     np.testing.assert_array_equal(z, changed)
 
 
@@ -124,11 +136,11 @@ def test_a_query_without_neighbours_keeps_its_embedding_and_finite_gradients():
     inputs = _inputs()
     inputs["mask"][:] = False
     layer = MemoryAttention(4, 8, 1, "similarity", 5.0)
-    variables = layer.init(jax.random.key(0), **_float32(inputs))
-    z, weights = layer.apply(variables, **_float32(inputs))
+    params = _init(layer, inputs)
+    z, weights = _apply(layer, params, _float32(inputs))
     np.testing.assert_array_equal(z, inputs["z"].astype(np.float32))
     assert not weights.any()
-    gradients = jax.grad(lambda p: layer.apply({"params": p}, **_float32(inputs))[0].sum())(variables["params"])
+    gradients = jax.jit(jax.grad(lambda p: _apply(layer, p, _float32(inputs))[0].sum()))(params)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
@@ -157,9 +169,10 @@ def _rows_of(inputs):
 def test_rows_that_are_gathered_while_they_are_read_give_the_same_bits():
     inputs = _inputs(b=6)
     layer = MemoryAttention(4, 8, 2, "similarity", 5.0, null_slot=True)
-    params = _float32(_random_like(layer.init(jax.random.key(0), **_float32(inputs))["params"]))
-    run = jax.jit(lambda params, inputs: layer.apply({"params": params}, **inputs))
-    for left, right in zip(run(params, _float32(inputs)), run(params, _rows_of(inputs)), strict=True):
+    params = _float32(_random_like(_init(layer, inputs)))
+    for left, right in zip(
+        _apply(layer, params, _float32(inputs)), _apply(layer, params, _rows_of(inputs)), strict=True
+    ):
         np.testing.assert_array_equal(left, right)
 
 
@@ -191,7 +204,7 @@ def test_gradients_are_those_of_autodiff_and_of_finite_differences():
         return sum((pooled[kind] * targets[kind]).sum() for kind in pooled) + (weights * targets["weights"]).sum()
 
     loss = jax.jit(loss, static_argnums=2)
-    ours, theirs = (jax.grad(lambda a, b, p=p: loss(a, b, p), (0, 1))(absorbed, bias) for p in (False, True))
+    ours, theirs = (jax.jit(jax.grad(lambda a, b, p=p: loss(a, b, p), (0, 1)))(absorbed, bias) for p in (False, True))
     for left, right in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
     for _ in range(5):

@@ -12,6 +12,7 @@ from model.data import tables
 from model.heads import registry
 from model.training import preparation
 from pipelines.errors import UserError
+from tests.model.applied import apply, first
 from tests.model.small_task import small_task
 
 _D, _C = 24, 4
@@ -73,8 +74,8 @@ def test_blocks_and_prototypes():
     np.testing.assert_allclose(batch.prepared.texts, texts, atol=1e-5)
     head = registry.get("mml").build(train, _C, batch)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda p: 0.3 * rng.normal(size=p.shape), registry.init(head, batch, 0))
-    output = head.apply({"params": jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)}, batch, 0.0, None)
+    params = jax.tree.map(lambda p: 0.3 * rng.normal(size=p.shape), first(head, batch))
+    output = apply(head, jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params), batch)
     split, expected = task.splits["val"], np.zeros((9, _C))
     for i in range(9):
         z, near = np.sqrt(_D) * split.queries[i].astype(np.float64), split.neighbors[i]
@@ -90,7 +91,7 @@ def test_it_starts_at_the_nearest_prototype():
     train = Train(heads=("mml",))
     batch = tables.load(preparation.prepare(task, train))["val"].gather(jnp.arange(9), "mml")
     head = registry.get("mml").build(train, _C, batch)
-    logits = head.apply({"params": registry.init(head, batch, 0)}, batch, 0.0, None).logits
+    logits = apply(head, first(head, batch), batch).logits
     images, texts = _prototypes(task)
     np.testing.assert_allclose(logits, 16 * task.splits["val"].queries[:9] @ (images + texts).T, rtol=1e-3, atol=1e-3)
 

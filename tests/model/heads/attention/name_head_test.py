@@ -17,6 +17,7 @@ from model.prepare import name_prior
 from model.prepare.name_prior import NamePrior
 from model.training import preparation
 from pipelines.errors import UserError
+from tests.model.applied import apply, first
 
 _B, _K, _D, _V, _C, _M = 5, 6, 8, 7, 4, 40
 _NAMES = Names(similarity_scale=3.0, temperature=6.0, threshold=0.2, prior_scale=2.0, vote_weight=1.5, smoothing=0.05)
@@ -45,7 +46,7 @@ def _case(seed: int = 0):
     scores = jnp.asarray(rng.uniform(size=(_B, _K)), jnp.float32)
     batch = Batch(normal(_B, _D), normal(_B, _K, _D), values, scores, jnp.asarray(mask), known)
     head = registry.get("mam_names").build(Train(names=_NAMES), _C, batch)
-    return batch, head, registry.init(head, batch, 0)
+    return batch, head, first(head, batch)
 
 
 def _expected(batch: Batch, params: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +87,7 @@ def test_the_head_is_what_numpy_says():
     batch, head, params = _case()
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda p: p + jnp.asarray(rng.uniform(-0.3, 0.3, p.shape), jnp.float32), params)
-    output = head.apply({"params": params}, batch, 0.0, None)
+    output = apply(head, params, batch)
     logits, weights = _expected(batch, params)
     np.testing.assert_allclose(output.logits, logits, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(output.weights, weights, rtol=2e-5, atol=1e-6)
@@ -104,10 +105,10 @@ def test_gradients_are_those_of_differences():
     batch, head, params = _case()
 
     def loss(scalars):
-        return jnp.square(head.apply({"params": params | scalars}, batch, 0.0, None).logits).mean()
+        return jnp.square(apply(head, params | scalars, batch).logits).mean()
 
     scalars = {name: params[name] for name in ("similarity", "prior", "vote")}
-    gradients = jax.grad(loss)(scalars)
+    gradients = jax.jit(jax.grad(loss))(scalars)
     for name, value in scalars.items():
         ends = [float(np.square(_expected(batch, params | {name: value + step})[0]).mean()) for step in (-1e-4, 1e-4)]
         np.testing.assert_allclose(gradients[name], (ends[1] - ends[0]) / 2e-4, rtol=2e-3, atol=1e-4)
@@ -122,7 +123,7 @@ def test_a_list_in_another_order_says_the_same():
         scores=batch.scores[:, order],
         mask=batch.mask[:, order],
     )
-    one, other = (head.apply({"params": params}, b, 0.0, None) for b in (batch, moved))
+    one, other = (apply(head, params, b) for b in (batch, moved))
     np.testing.assert_allclose(other.logits, one.logits, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(other.weights, one.weights[:, order], rtol=1e-5, atol=1e-6)
 

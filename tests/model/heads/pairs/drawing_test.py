@@ -17,6 +17,7 @@ from model.prepare import named_rows
 from model.training import preparation
 from model.training.trainer import Setting, Trainer
 from pipelines.errors import UserError
+from tests.model.applied import apply, first
 from tests.model.small_task import small_task
 
 _D = 3
@@ -93,7 +94,7 @@ def _case(name, **settings):
     batch = tables.load(task)["val"].gather(jnp.arange(6), name)
     head = registry.get(name).build(train, 4, batch)
     rng = np.random.default_rng(6)
-    params = jax.tree.map(lambda p: p + 0.2 * rng.normal(size=p.shape), registry.init(head, batch, 0))
+    params = jax.tree.map(lambda p: p + 0.2 * rng.normal(size=p.shape), first(head, batch))
     return head, params, batch
 
 
@@ -103,8 +104,8 @@ def test_real_linear_predicts_with_the_mean_of_both_classifiers():
     names = np.asarray(batch.prepared.classifier, np.float64)
     learned = x @ (names + p["kernel"]) + p["bias"]
     expected = 0.7 * learned + 0.3 * x @ names
-    np.testing.assert_allclose(head.apply({"params": params}, batch, 0.0, None).logits, expected, rtol=1e-4, atol=1e-4)
-    trained = head.apply({"params": params}, batch, 0.0, jax.random.key(0)).logits
+    np.testing.assert_allclose(apply(head, params, batch).logits, expected, rtol=1e-4, atol=1e-4)
+    trained = apply(head, params, batch, jax.random.key(0)).logits
     np.testing.assert_allclose(trained, learned, rtol=1e-4, atol=1e-4)
 
 
@@ -117,8 +118,8 @@ def test_swat_has_a_classifier_of_each_stage(stage):
     x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     x = _standardize(z + x @ p["contract"]["kernel"] + p["contract"]["bias"])
     expected = x @ (np.asarray(batch.prepared.classifier) + p[stage]["kernel"]) + p[stage]["bias"]
-    np.testing.assert_allclose(head.apply({"params": params}, batch, 0.0, None).logits, expected, rtol=1e-4, atol=1e-4)
-    slope = jax.grad(lambda p: (head.apply({"params": p}, batch, 0.0, None).logits ** 2).sum())(params)
+    np.testing.assert_allclose(apply(head, params, batch).logits, expected, rtol=1e-4, atol=1e-4)
+    slope = jax.jit(jax.grad(lambda p: (apply(head, p, batch).logits ** 2).sum()))(params)
     assert np.asarray(slope["expand"]["kernel"]).any() == (stage == "first")
     other = "first" if stage == "second" else "second"
     assert np.asarray(slope[stage]["kernel"]).any() and not np.asarray(slope[other]["kernel"]).any()

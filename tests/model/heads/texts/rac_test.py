@@ -8,6 +8,7 @@ import pytest
 from configs.base import Train
 from model.data.batch import Batch
 from model.heads import registry
+from tests.model.applied import apply, first
 
 _B, _K, _D, _V, _C = 5, 4, 8, 6, 3
 
@@ -19,7 +20,7 @@ def _case(**settings):
     mask[0] = False
     batch = Batch(normal(_B, _D), normal(_B, _K, _D), {"text": normal(_B, _K, _V)}, normal(_B, _K), jnp.asarray(mask))
     head = registry.get("rac").build(Train(similarity_scale=3.0, **settings), _C, batch)
-    params = jax.tree.map(lambda p: normal(*p.shape), registry.init(head, batch, 0))
+    params = jax.tree.map(lambda p: normal(*p.shape), first(head, batch))
     return batch, head, params
 
 
@@ -50,7 +51,7 @@ def _expected(batch: Batch, params: dict, pooling: str, normalize: bool) -> tupl
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_sum_of_both_branches(pooling, normalize):
     batch, head, params = _case(rac_pooling=pooling, rac_normalize=normalize)
-    output = head.apply({"params": params}, batch, 0.0, None)
+    output = apply(head, params, batch)
     logits, weights = _expected(batch, params, pooling, normalize)
     np.testing.assert_allclose(output.logits, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(output.weights, weights, atol=1e-6)
@@ -59,6 +60,6 @@ def test_the_sum_of_both_branches(pooling, normalize):
 @pytest.mark.parametrize("normalize", [False, True])
 def test_gradients_are_finite_where_a_list_is_empty(normalize):
     batch, head, _ = _case(rac_normalize=normalize)
-    params = registry.init(head, batch, 0)
-    gradient = jax.grad(lambda p: (head.apply({"params": p}, batch, 0.0, None).logits ** 2).sum())(params)
+    params = first(head, batch)
+    gradient = jax.jit(jax.grad(lambda p: (apply(head, p, batch).logits ** 2).sum()))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -10,6 +10,7 @@ from model.data.batch import Batch
 from model.heads import registry
 from model.objectives.base import Facts, Step
 from model.prepare.class_bank import Bank
+from tests.model.applied import apply, first
 
 _B, _D, _V, _C, _S = 5, 8, 6, 4, 3
 
@@ -26,7 +27,7 @@ def _case():
     bank = Bank(jnp.asarray(bank, jnp.float32), jnp.asarray(mask))
     batch = Batch(normal(_B, _D), normal(_B, 2, _D), {}, normal(_B, 2), jnp.ones((_B, 2), bool), bank)
     head = registry.get("vl_ltr").build(Train(vl_ltr_width=2.0), _C, batch)
-    return batch, head, registry.init(head, batch, 0), normal
+    return batch, head, first(head, batch), normal
 
 
 def _standardize(x: np.ndarray) -> np.ndarray:
@@ -59,7 +60,7 @@ def test_both_branches_without_making_any_class_embedding():
     batch, head, params, normal = _case()
     moved = jax.tree.map(lambda p: p + 0.3 * normal(*p.shape), params)
     for chosen in (params, moved):
-        output = head.apply({"params": chosen}, batch, 0.0, None)
+        output = apply(head, chosen, batch)
         visual, linguistic = _expected(batch, chosen)
         np.testing.assert_allclose(output.branches[0], visual, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(output.branches[1], linguistic, rtol=1e-3, atol=1e-3)
@@ -70,13 +71,13 @@ def test_both_branches_without_making_any_class_embedding():
 def test_the_loss_is_the_sum_of_both_cross_entropies():
     batch, head, params, _ = _case()
     labels = jnp.array([0, 1, 2, 3, 0])
-    forward = lambda p, b, rng: head.apply({"params": p}, b, 0.0, rng)  # noqa: E731
+    forward = lambda p, b, rng: apply(head, p, b, rng)  # noqa: E731
     objective = objectives.build(Train(loss="cross_entropy"), Facts(np.ones(_C), batch.queries, labels))
     step = Step(params, {}, {}, batch, labels, jnp.arange(_B), jnp.zeros((), jnp.int32), 1, None)
     expected = 0.0
     for logits in _expected(batch, params):
         log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         expected -= log_probabilities[np.arange(_B), np.asarray(labels)].mean()
-    loss, gradient = jax.value_and_grad(lambda p: objective.loss(forward, step._replace(head=p))[0])(params)
+    loss, gradient = jax.jit(jax.value_and_grad(lambda p: objective.loss(forward, step._replace(head=p))[0]))(params)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))

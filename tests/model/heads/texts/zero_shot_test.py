@@ -10,6 +10,7 @@ from model.data.batch import Batch, offset, standardize
 from model.heads import registry
 from model.heads.texts.zero_shot import ClassNames
 from pipelines.errors import UserError
+from tests.model.applied import apply, first
 
 _HEAD = registry.get("zero_shot")
 
@@ -28,9 +29,9 @@ def test_an_image_is_of_the_class_whose_name_is_nearest_whatever_is_learned():
     cosines = queries.astype(np.float64) @ names.T / np.linalg.norm(queries, axis=1, keepdims=True)
     batch = _batch(queries, names)
     head = _HEAD.build(Train(), 6, batch)
-    params = registry.init(head, batch, 0)
+    params = first(head, batch)
     assert registry.count_parameters(head, batch) == 1
-    np.testing.assert_allclose(head.apply({"params": params}, batch, 0.0, None).logits, 100 * cosines, rtol=1e-4)
+    np.testing.assert_allclose(apply(head, params, batch).logits, 100 * cosines, rtol=1e-4)
     for factor in (-3.0, 2.0):
         logits = head.apply({"params": {"factor": jnp.asarray(factor)}}, batch, 0.5, jax.random.key(0)).logits
         assert np.array_equal(logits.argmax(1), cosines.argmax(1))

@@ -11,6 +11,7 @@ from model.data import host_tables, tables
 from model.heads import registry
 from model.training import preparation
 from pipelines.errors import UserError
+from tests.model.applied import apply, first
 from tests.model.small_task import small_task
 
 _NAMES = Names()
@@ -88,7 +89,7 @@ def test_votes(weights, pruning, one_class):
     np.testing.assert_array_equal(known.prepared["knn_vote"].wrong, _wrong(task))
     batch = tables.load(known)["val"].gather(jnp.arange(300), "knn_vote")
     head = registry.get("knn_vote").build(train, 4, batch)
-    output = head.apply({"params": registry.init(head, batch, 0)}, batch, 0.0, None)
+    output = apply(head, first(head, batch), batch)
     np.testing.assert_allclose(output.logits, _expected(task, vote), rtol=2e-4, atol=2e-4)
     np.testing.assert_allclose(output.weights.sum(-1)[:7], 1, rtol=1e-5)
     assert not output.weights[7].any()
@@ -101,7 +102,7 @@ def test_a_memory_without_classes_is_refused():
 
 def _logits(train, batch):
     head = registry.get("knn_vote").build(train, 4, batch)
-    return head.apply({"params": registry.init(head, batch, 0)}, batch, 0.0, None).logits
+    return apply(head, first(head, batch), batch).logits
 
 
 @pytest.mark.parametrize("pruning", ["hard", "soft"])

@@ -12,6 +12,7 @@ from model.data import tables
 from model.heads import registry
 from model.training import preparation
 from pipelines.errors import UserError
+from tests.model.applied import apply, first
 from tests.model.small_task import small_task
 
 
@@ -38,7 +39,7 @@ def _head(name, task, tip, split):
     train = Train(heads=(name,), tip=tip)
     batch = tables.load(preparation.prepare(task, train))[split].gather(jnp.arange(40), name)
     head = registry.get(name).build(train, 4, batch)
-    return head, registry.init(head, batch, 0), batch
+    return head, first(head, batch), batch
 
 
 @pytest.mark.parametrize("name", ["tip_adapter", "tip_adapter_f"])
@@ -51,7 +52,7 @@ def test_names_and_cache(name, tip):
         np.testing.assert_allclose(params["keys"], keys, rtol=1e-5, atol=1e-7)
         keys = keys + 0.1 * np.random.default_rng(0).normal(size=keys.shape)
         params = {"keys": jnp.asarray(keys, jnp.float32)}
-    logits = head.apply({"params": params}, batch, 0.0, None).logits
+    logits = apply(head, params, batch).logits
     np.testing.assert_allclose(logits, _expected(task, keys, task.splits["val"].queries, tip), rtol=1e-3, atol=2e-3)
 
 
@@ -59,7 +60,7 @@ def test_an_image_does_not_see_itself_in_training():
     task, tip = _task(), Tip(5.0, 3.0)
     head, params, batch = _head("tip_adapter_f", task, tip, "train")
     queries = task.splits["train"].queries
-    logits = head.apply({"params": params}, batch, 0.0, jax.random.key(0)).logits
+    logits = apply(head, params, batch, jax.random.key(0)).logits
     np.testing.assert_allclose(logits, _expected(task, queries, queries, tip, True), rtol=1e-3, atol=2e-3)
 
 
