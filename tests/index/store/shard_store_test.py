@@ -11,13 +11,14 @@ from index.store import shard_store
 from index.store.reader import Index
 from pipelines import manifest, storage
 from pipelines.errors import UserError
+from tests import slow
 from tests.world import World, brute_force, everywhere, snapshot, unit, without_rates
 
 FLAGS = ["--config.index.shards=2", "--config.index.leaves=8"]
 FIRST = "builds/00001/shard-00000-of-00002"
 
 
-@pytest.fixture(scope="module", params=["exact memory", "scann memory", "scann disk"])
+@pytest.fixture(scope="module", params=slow.after(2, ["exact memory", "scann disk", "scann memory"]))
 def built(request, tmp_path_factory) -> World:
     searcher, place = request.param.split()
     world = World(tmp_path_factory.mktemp(searcher)).write()

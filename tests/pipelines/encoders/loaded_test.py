@@ -11,7 +11,6 @@ from pipelines.encoders import handles
 from pipelines.encoders.handles import resolve
 from pipelines.encoders.loaded import EncoderSet, ImageEncoder, TextEncoder, unit
 from pipelines.errors import UserError
-from tests import slow
 from tests.pipelines import tiny_encoders as tiny
 from tests.pipelines import vit_files
 from tests.pipelines.encoders import made
@@ -132,7 +131,8 @@ def test_broken_files_are_worded(describe, tmp_path):
         TextEncoder(resolve(handle, "float32"))
 
 
-@pytest.mark.parametrize("size", slow.after(1, [14, 12]))
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [14, 12])
 def test_a_vision_transformer_embeds_as_numpy_does_images_of_any_size_with_its_grid(tmp_path, size):
     file = vit_files.write(tmp_path / "augreg.npz", vit_files.LAYOUTS["augreg"], vit_files.TINY)
     path = tmp_path / "augreg.json"

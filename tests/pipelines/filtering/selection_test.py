@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import gzip
 import hashlib
 import json
@@ -21,6 +22,7 @@ from pipelines.filtering import selection, selection_job
 from pipelines.filtering.dropped import DROPPED, REASONS
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
+from tests import slow
 from tests.pipelines.filtering import drawn
 from tests.pipelines.selection_world import KEY, Rows, brute_leakage, brute_near, dropped, embeddings, near_to
 
@@ -72,7 +74,7 @@ def assert_leaks(found, right):
         assert found[i][3] == pytest.approx(cosine, abs=1e-6)
 
 
-@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.95])
+@pytest.mark.parametrize("threshold", slow.after(1, [0.8, 0.6, 0.95]))
 def test_leaks_equal_brute_force(world, threshold):
     world.memory.keys[10:30] = near_to(world.splits["test"].keys, np.linspace(0.5, 0.999, 20))
     world.memory.images[3] = world.splits["val"].images[7]
@@ -85,7 +87,9 @@ def test_leaks_equal_brute_force(world, threshold):
     assert {i for i in right if right[i][2] == 1.0} >= {int(world.memory.ids[3]), int(world.memory.ids[70])}
 
 
-@pytest.mark.parametrize("dtype,normalized", [("float16", True), ("float32", False), ("float16", False)])
+@pytest.mark.parametrize(
+    ("dtype", "normalized"), slow.after(1, [("float16", False), ("float32", False), ("float16", True)])
+)
 def test_keys_of_any_form_are_compared_by_cosine(world, dtype, normalized):
     world.memory.keys[:20] = near_to(world.splits["test"].keys, np.linspace(0.8, 0.99, 20))
     if not normalized:
@@ -105,10 +109,15 @@ def test_keys_of_any_form_are_compared_by_cosine(world, dtype, normalized):
     assert {i for i, row in world.dropped().items() if row[0] == "near_duplicates"} == set(right_near)
 
 
+@functools.cache
+def _thumbnail(seed, edit="encoded again", layout=None):
+    return drawn.small(drawn.EDITS[edit](drawn.picture(seed, layout=layout)))
+
+
 def _shown(world, seeds):
     """Gives every row and every query the thumbnail of a picture of its own."""
     for rows, seed in zip((world.memory, *world.splits.values()), seeds, strict=True):
-        rows.thumbnails = [drawn.small(drawn.picture(seed + row)) for row in range(len(rows.images))]
+        rows.thumbnails = [_thumbnail(seed + row) for row in range(len(rows.images))]
 
 
 def test_pixels_tell_copies_from_look_alikes(world):
@@ -118,7 +127,7 @@ def test_pixels_tell_copies_from_look_alikes(world):
     blank = bytes([200]) * 1024
     for start, cosine in ((0, 0.95), (4, 0.7), (8, 0.5)):
         memory.keys[start : start + 4] = near_to(test.keys[start : start + 4], cosine)
-        memory.thumbnails[start] = drawn.small(drawn.EDITS["cut to 75 %"](drawn.picture(2000 + start)))
+        memory.thumbnails[start] = _thumbnail(2000 + start, "cut to 75 %")
         memory.thumbnails[start + 2], memory.thumbnails[start + 3] = blank, None
     # A look-alike may be nearer to a copy of a query than the query itself, and hides nothing.
     test.keys[[12, 16]] = near_to(memory.keys[[0, 4]], 0.99)
@@ -167,7 +176,7 @@ def test_an_encoder_for_which_everything_is_alike_drops_copies_only(world):
     for rows in (world.memory, *world.splits.values()):
         rows.keys = near_to(np.repeat(centre[None], len(rows.keys), 0), 0.99, seed=len(rows.keys))
     world.memory.keys[7] = near_to(world.splits["val"].keys[:1], 0.9999)[0]
-    world.memory.thumbnails[7] = drawn.small(drawn.EDITS["mirrored"](drawn.picture(1000)))
+    world.memory.thumbnails[7] = _thumbnail(1000, "mirrored")
     world.write()
     assert world.select(Filters()).totals == {"leakage": 1} and set(world.dropped()) == {world.memory.ids[7]}
 
@@ -347,7 +356,9 @@ def test_another_opt_out_list_under_the_same_name_is_another_selection(world):
     assert world.select(filters).totals == {"opt_out": 1}
 
 
-@pytest.mark.parametrize("filters,splits", [(OFF, ("val", "test")), (Filters(), ()), (Filters(leakage_splits=()), ())])
+@pytest.mark.parametrize(
+    ("filters", "splits"), slow.after(2, [(OFF, ("val", "test")), (Filters(), ()), (Filters(leakage_splits=()), ())])
+)
 def test_without_filters_or_splits_beam_is_not_started(world, monkeypatch, filters, splits):
     world.write()
     world.select(Filters(leakage=0.1))
@@ -437,11 +448,11 @@ def _planted(root: pathlib.Path) -> World:
     world.memory.images[40:45] = world.memory.images[90:95]
     _shown(world, (0, 1000, 2000))
     for row in range(10, 30):
-        copy = drawn.picture(2000 + row - 10, layout=5)
-        world.splits["test"].thumbnails[row - 10] = drawn.small(copy)
+        copied = 2000 + row - 10
+        world.splits["test"].thumbnails[row - 10] = _thumbnail(copied, layout=5)
         # Every other one is a copy, the others are look-alikes; two have no pixels.
-        seen = drawn.EDITS["cut to 75 %"](copy) if row % 2 else drawn.picture(row, layout=5)
-        world.memory.thumbnails[row] = drawn.small(seen) if row < 28 else None
+        seen = _thumbnail(copied, "cut to 75 %", layout=5) if row % 2 else _thumbnail(row, layout=5)
+        world.memory.thumbnails[row] = seen if row < 28 else None
     return world.write()
 
 
