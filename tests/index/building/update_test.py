@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import os
 import pathlib
@@ -20,6 +21,7 @@ from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
+from tests import slow
 from tests.world import ChangingMemory, brute_force, digests, everywhere, snapshot, unit, write_embeddings
 
 BEAM = ["--runner=FnApiRunner"]
@@ -60,6 +62,24 @@ class Line:
         assert not (own.ids == ids[:20, None]).any() and (own.excluded >= 1).all()
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Line, pathlib.Path]:
+    """A line of two shards, and a copy of its folder."""
+    root = tmp_path_factory.mktemp("finished")
+    line = Line(root / "line", [60, 50])
+    shutil.copytree(root / "line", root / "kept")
+    return line, root / "kept"
+
+
+@pytest.fixture
+def line(finished) -> Line:
+    """The same line, put back as it was after the test before."""
+    line, kept = finished
+    shutil.rmtree(line.config.workdir)
+    shutil.copytree(kept, line.config.workdir)
+    return copy.deepcopy(line)
+
+
 def test_rows_come_and_go(tmp_path):
     line = Line(tmp_path, [60, 50, 40])
     first = line.index
@@ -86,8 +106,7 @@ def test_nothing_changed(tmp_path):
     assert snapshot(tmp_path / "index") == before
 
 
-def test_rows_that_are_used_again_are_new(tmp_path):
-    line = Line(tmp_path, [60, 50])
+def test_rows_that_are_used_again_are_new(line):
     line.memory.dropped = {3, 4, 5}
     assert line.update()[1].removed == 3
     line.check()
@@ -103,8 +122,7 @@ def test_rows_that_are_used_again_are_new(tmp_path):
     line.check()
 
 
-def test_a_memory_that_only_grew_is_compared_without_reading_the_index(tmp_path, monkeypatch):
-    line = Line(tmp_path, [60, 50])
+def test_a_memory_that_only_grew_is_compared_without_reading_the_index(line, monkeypatch):
     line.memory.put(2, 10)
     monkeypatch.setattr(shard_store, "read_names", lambda *_: pytest.fail("read"))
     line.memory.finish()
@@ -121,8 +139,7 @@ def test_unchanged_memory_shards_are_not_read(tmp_path, monkeypatch):
     assert seen == {1}
 
 
-def test_readers_of_the_old_version_go_on(tmp_path):
-    line = Line(tmp_path, [60, 50])
+def test_readers_of_the_old_version_go_on(line):
     old, queries = line.index, unit(20, seed=9)
     before = old.search(queries, 6)
     line.memory.dropped = set(before.ids[0].tolist())
@@ -141,7 +158,7 @@ def test_large_growth_makes_several_deltas_of_the_size_of_shards(tmp_path):
     line.check()
 
 
-@pytest.mark.parametrize("sharding", ["hash", "routed"])
+@pytest.mark.parametrize("sharding", slow.after(1, ["routed", "hash"]))
 def test_planned_shards_stay_until_the_index_is_built_anew(tmp_path, sharding):
     # So much takes a shard of 72 rows.
     line = Line(tmp_path, [80, 60], shards=0, memory_gb=7e-6, sharding=sharding)
@@ -231,21 +248,20 @@ def test_the_same_change_gives_the_same_manifest(tmp_path):
     assert made[0]["fingerprint"] == made[1]["fingerprint"]
 
 
-def test_a_killed_update_of_a_memory_that_is_no_more(tmp_path, monkeypatch):
-    line = Line(tmp_path, [60, 50])
+def test_a_killed_update_of_a_memory_that_is_no_more(line, monkeypatch):
+    folder = pathlib.Path(line.config.workdir)
     line.memory.put(2, 20)
     with monkeypatch.context() as patch:
         patch.setattr(index_manifest, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             line.update()
-    assert line.index.version == 1 and (tmp_path / "index/builds/00002").exists()
+    assert line.index.version == 1 and (folder / "index/builds/00002").exists()
     line.memory.put(2, 25)
     line.update()
     line.check()
 
 
-def test_a_finished_delta_is_not_built_again(tmp_path, monkeypatch):
-    line = Line(tmp_path, [60, 50])
+def test_a_finished_delta_is_not_built_again(line, monkeypatch):
     line.memory.put(2, 20)
     with monkeypatch.context() as patch:
         patch.setattr(index_manifest, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -264,17 +280,17 @@ def test_another_configuration_is_refused(tmp_path):
         line.update()
 
 
-def test_damaged_files_are_told(tmp_path):
-    line = Line(tmp_path, [60, 50])
+def test_damaged_files_are_told(line):
+    folder = pathlib.Path(line.config.workdir)
     line.memory.dropped = {1}
-    rows = next((tmp_path / "index").rglob("rows.parquet"))
-    shutil.copy(rows, tmp_path / "kept")
+    rows = next((folder / "index").rglob("rows.parquet"))
+    shutil.copy(rows, folder / "kept")
     rows.write_bytes(rows.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="rows.parquet: is damaged"):
         line.update()
-    shutil.copy(tmp_path / "kept", rows)
+    shutil.copy(folder / "kept", rows)
     line.update()
-    path = tmp_path / "index/builds/00002/tombstones.parquet"
+    path = folder / "index/builds/00002/tombstones.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="tombstones.parquet: is damaged"):
         line.index.search(unit(1), 3)

@@ -1,5 +1,6 @@
 """AVIFs against what Pillow shows of the whole file, as libvips has none here, and against what they were made of."""
 
+import functools
 import io
 import itertools
 import random
@@ -150,6 +151,7 @@ def _file(
     return head + meta(begin) + body
 
 
+@functools.cache
 def _plain(width: int, height: int, color: str = "red", **options) -> bytes:
     return _av1(Image.new("RGB", (width, height), color), **options)
 
