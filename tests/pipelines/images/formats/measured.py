@@ -3,26 +3,26 @@
 import contextlib
 import random
 import resource
-import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
 
 from pipelines.images.decode import DecodeError, decode
+from tests import forks
 
 _SCRIPT = textwrap.dedent("""
-    import pathlib, sys, time
+    import pathlib, time
     from pipelines.images.decode import DecodeError, decode
-    data = sys.stdin.buffer.read()
     peak = lambda: 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-    before, begin = peak(), time.process_time()
-    try:
-        image = decode(data, 100_000_000).image
-        found = f"{image.width} x {image.height}"
-    except DecodeError as error:
-        found = error.reason
-    print(peak() - before, time.process_time() - begin, found)
+
+    def run(data):
+        before, begin = peak(), time.process_time()
+        try:
+            image = decode(data, 100_000_000).image
+            found = f"{image.width} x {image.height}"
+        except DecodeError as error:
+            found = error.reason
+        return f"{peak() - before} {time.process_time() - begin} {found}"
 """)
 
 
@@ -31,8 +31,7 @@ def measure(data: bytes) -> tuple[int, float, str]:
 
     Returns the bytes at the peak above those of the imports, the seconds, and the size or why it is refused.
     """
-    done = subprocess.run([sys.executable, "-c", _SCRIPT], input=data, capture_output=True, check=True)
-    peak, secs, found = done.stdout.decode().strip().split(" ", 2)
+    peak, secs, found = forks.run(_SCRIPT, data).split(" ", 2)
     return int(peak), float(secs), found
 
 
