@@ -28,7 +28,7 @@ from tests.world import REPOSITORY, unit
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Finished:
-    return Finished(tmp_path_factory.mktemp("reindex"))
+    return Finished.of_two(tmp_path_factory.mktemp("reindex"))
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def words(capsys) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Finished:
-    return Finished(tmp_path_factory.mktemp("takedowns"), with_queries=True)
+    return Finished.of_two(tmp_path_factory.mktemp("takedowns"), with_queries=True)
 
 
 @pytest.fixture

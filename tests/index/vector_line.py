@@ -27,14 +27,23 @@ def get_config():
 
 
 class Finished:
-    """A line of two files that has run, whose folder is put back as it was for each test that changes it."""
+    """A line that has run, whose folder is put back as it was for each test that changes it.
 
-    def __init__(self, root: pathlib.Path, with_queries: bool = False) -> None:
-        self._line, self._kept = Line(root / "line", with_queries), root / "kept"
-        self._line.put("0000", 40)
-        self._line.put("0001", 30)
-        assert self._line.run() == 0
-        shutil.copytree(self._line.root, self._kept)
+    It stays at one place, for what is embedded knows where it was read.
+    """
+
+    def __init__(self, line: "Line", kept: pathlib.Path) -> None:
+        self._line, self._kept = line, kept
+        shutil.copytree(line.root, kept)
+
+    @classmethod
+    def of_two(cls, root: pathlib.Path, with_queries: bool = False) -> "Finished":
+        """Returns a line of two files, 40 and 30 rows."""
+        line = Line(root / "line", with_queries)
+        line.put("0000", 40)
+        line.put("0001", 30)
+        assert line.run() == 0
+        return cls(line, root / "kept")
 
     def restored(self) -> "Line":
         shutil.rmtree(self._line.root)

@@ -18,7 +18,7 @@ _FLAGS = PLAIN_TRIALS | {
     "train.batch_size": "16",
     "train.checkpoint_every": "12",
     "train.search": "random",
-    "train.trials": "3",
+    "train.trials": "2",
     "train.space": "similarity_scale=10|20,k=0,value_scale=0",
     "train.learning_rates": "0.01,0.03",
     "train.dropouts": "0,0.2",
@@ -46,10 +46,10 @@ def test_trials_are_run_without_test_and_training_continues_from_them(looked_up,
     assert sweep.main(_argv(world)) == 0
     assert loaded == [{"train", "val"}]
     printed = capsys.readouterr().out
-    assert "linear: 3 trials, val accuracy, %" in printed and "mean_knn: 3 trials" in printed
+    assert "linear: 2 trials, val accuracy, %" in printed and "mean_knn: 2 trials" in printed
     for head in ("linear", "mean_knn"):
         results = {
-            i: storage.read_json(str(next(world.folder.glob(f"runs/*/{head}/trial-{i}/result.json")))) for i in range(3)
+            i: storage.read_json(str(next(world.folder.glob(f"runs/*/{head}/trial-{i}/result.json")))) for i in range(2)
         }
         means = {i: np.mean(list(result["accuracy"].values())) for i, result in results.items()}
         best = max(means, key=lambda i: (means[i], -i))
@@ -67,14 +67,14 @@ def test_trials_are_run_without_test_and_training_continues_from_them(looked_up,
 
     def stop(*args, run=train_loop.run):
         calls.append(args)
-        if len(calls) == 5:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return run(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_loop, "run", stop)
         assert sweep.main(_argv(other)) == 130
-    assert len(list(other.folder.rglob("trial-*/result.json"))) == 4
+    assert len(list(other.folder.rglob("trial-*/result.json"))) == 3
     assert sweep.main(_argv(other)) == 0
     assert _bytes(other) == swept
 

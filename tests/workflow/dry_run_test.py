@@ -32,8 +32,9 @@ _ALWAYS = ("init", "encoders", "leaks", "search", "plan", "embed", "reindex", "r
 class _Copy(Line):
     """The line with a workdir of its own, over the same images and encoders."""
 
-    def __init__(self, made: Line, workdir: pathlib.Path) -> None:
-        shutil.copytree(made.workdir, workdir)
+    def __init__(self, made: Line, workdir: pathlib.Path, is_empty: bool = False) -> None:
+        if not is_empty:
+            shutil.copytree(made.workdir, workdir)
         self.root, self._workdir, self.flags = made.root, workdir, made.flags | {"workdir": workdir}
 
     @property
@@ -42,7 +43,12 @@ class _Copy(Line):
 
 
 @pytest.fixture
-def line(line, tmp_path):
+def empty(line, tmp_path):
+    return _Copy(line, tmp_path / "empty", is_empty=True)
+
+
+@pytest.fixture
+def copied(line, tmp_path):
     return _Copy(line, tmp_path / "out")
 
 
@@ -62,11 +68,11 @@ def _snapshot(root: pathlib.Path) -> dict[str, tuple]:
 
 
 @pytest.mark.parametrize("name", sorted(web_memory.STAGES))
-def test_nothing_is_written(name, line, capsys):
-    before = _snapshot(line.root) | _snapshot(line.workdir)
-    code = _dry(line, name)
+def test_nothing_is_written(name, copied, capsys):
+    before = _snapshot(copied.root) | _snapshot(copied.workdir)
+    code = _dry(copied, name)
     printed = capsys.readouterr()
-    assert _snapshot(line.root) | _snapshot(line.workdir) == before
+    assert _snapshot(copied.root) | _snapshot(copied.workdir) == before
     if name in _REFUSED:
         assert code == 2 and _REFUSED[name] in printed.err
     else:
@@ -75,17 +81,16 @@ def test_nothing_is_written(name, line, capsys):
 
 
 @pytest.mark.parametrize("name", sorted(web_memory.STAGES.keys() - _REFUSED.keys()))
-def test_an_empty_workdir_stays_empty(name, line, capsys):
-    shutil.rmtree(line.workdir)
-    code = _dry(line, name)
-    assert not line.workdir.exists()
+def test_an_empty_workdir_stays_empty(name, empty, capsys):
+    code = _dry(empty, name)
+    assert not empty.workdir.exists()
     printed = capsys.readouterr()
     assert code == (0 if name in _ALWAYS else 2), printed.err
 
 
-def test_what_is_done_and_what_would_be(line, capsys):
+def test_what_is_done_and_what_would_be(copied, capsys):
     def said(name: str) -> dict[str, str]:
-        assert _dry(line, name) == 0
+        assert _dry(copied, name) == 0
         lines = capsys.readouterr().out.splitlines()[1:]
         return {parts[0]: parts[1] for line in lines if len(parts := line.split(maxsplit=1)) == 2}
 
@@ -94,41 +99,41 @@ def test_what_is_done_and_what_would_be(line, capsys):
     assert said("neighbors")["done"] == "all lists are looked up; nothing to do"
     # One trial and two seeds of each head.
     assert said("train")["mam"] == "3 of 3 runs are done; nothing to train"
-    (line.runs / "mam/seed-1/result.json").unlink()
+    (copied.runs / "mam/seed-1/result.json").unlink()
     assert said("train")["mam"] == "2 of 3 runs are done; would train 1 of 20 steps in all"
     assert said("sweep")["mam"] == "1 of 1 runs are done; nothing to train"
-    shutil.rmtree(line.workdir / "neighbors")
+    shutil.rmtree(copied.workdir / "neighbors")
     assert said("neighbors")["done"] == "0 of 3 blocks of lists"
-    shutil.rmtree(line.workdir / "index")
+    shutil.rmtree(copied.workdir / "index")
     assert said("build")["would"] == "build 1"
-    (line.workdir / "memory/_done/00001.json").unlink()
-    size = (line.root / "pairs/00001.tar").stat().st_size
+    (copied.workdir / "memory/_done/00001.json").unlink()
+    size = (copied.root / "pairs/00001.tar").stat().st_size
     assert said("embed")["memory"] == f"1 of 2 shards are done (6 rows); would embed 1, of {size:,} bytes"
-    for path in (line.workdir / "queries/val/_done").iterdir():
+    for path in (copied.workdir / "queries/val/_done").iterdir():
         path.unlink()
     assert said("embed")["val"] == "0 of 1 shards are done (0 rows); would embed 1, of 12 rows"
 
 
-def test_run_stops_where_inputs_are_missing(line, capsys):
-    shutil.rmtree(line.workdir / "index")
-    assert _dry(line, "run") == 0
+def test_run_stops_where_inputs_are_missing(copied, capsys):
+    shutil.rmtree(copied.workdir / "index")
+    assert _dry(copied, "run") == 0
     out = capsys.readouterr().out
     assert "embed, dry run" in out and "build, dry run" in out and "neighbors, dry run" not in out
     assert "neighbors, train, report: would follow; what they would do depends on what build writes" in out
 
 
-def test_a_value_goes_to_beam(line, capsys):
-    assert importlib.import_module("pipelines.embed").main(line.argv("--dry_run=true")) == 2
+def test_a_value_goes_to_beam(copied, capsys):
+    assert importlib.import_module("pipelines.embed").main(copied.argv("--dry_run=true")) == 2
     assert "--dry_run: DirectRunner does not have it" in capsys.readouterr().err
-    assert importlib.import_module("model.train").main(line.argv("--dry_run=true")) == 2
+    assert importlib.import_module("model.train").main(copied.argv("--dry_run=true")) == 2
     assert "--dry_run=true: unknown flag; did you mean '--dry_run'?" in capsys.readouterr().err
 
 
-def test_run_looks_for_names_where_lists_go_by_them(line, capsys):
-    (line.workdir / "index/manifest.json").rename(line.workdir / "index/kept.json")
+def test_run_looks_for_names_where_lists_go_by_them(copied, capsys):
+    (copied.workdir / "index/manifest.json").rename(copied.workdir / "index/kept.json")
     run = importlib.import_module("workflow.run")
-    assert run.main(line.argv("--dry_run", "--config.neighbors.by=name")) == 0
+    assert run.main(copied.argv("--dry_run", "--config.neighbors.by=name")) == 0
     said = capsys.readouterr().out
     assert "concepts, dry run: nothing was written" in said and "build, neighbors, train, report: would follow" in said
-    assert run.main(line.argv("--dry_run")) == 0
+    assert run.main(copied.argv("--dry_run")) == 0
     assert "concepts" not in capsys.readouterr().out

@@ -9,16 +9,23 @@ from index.store.indexed_memory import IndexedMemory, live_rows, open_memory
 from pipelines import embed
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from tests.index.vector_line import BEAM, Line
+from tests.index.vector_line import BEAM, Finished, Line
 
 
-@pytest.fixture
-def line(tmp_path) -> Line:
-    line = Line(tmp_path)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    """A line of which row 3 was removed."""
+    root = tmp_path_factory.mktemp("indexed_memory")
+    line = Line(root / "line")
     line.put("0000", 20)
     line.put("0001", 10)
     assert line.run(line.listed(line.rows["0000"][3][1])) == 0
-    return line
+    return Finished(line, root / "kept")
+
+
+@pytest.fixture
+def line(finished) -> Line:
+    return finished.restored()
 
 
 def test_an_unchanged_memory_is_read_as_it_is(line):

@@ -1,4 +1,4 @@
-"""Exported towers in a fresh process against the outputs of transformers (`make_oracles`)."""
+"""Exported towers, loaded here and in a fresh process, against the outputs of transformers (`make_oracles`)."""
 
 import functools
 import pathlib
@@ -58,17 +58,18 @@ def _expected(oracle: dict, kind: str, modules: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory) -> Callable[[str], np.ndarray]:
-    """Returns what an exported tower returns in another process; usual cases and the others are exported together."""
+def outputs(tmp_path_factory) -> Callable[[str, str], np.ndarray]:
+    """Returns what an exported tower returns here or in a fresh process, to which all are given together."""
 
     @functools.cache
-    def exported(usual: bool) -> dict[str, np.ndarray]:
-        return _outputs(tmp_path_factory.mktemp("towers"), [case for case in _cases() if (case in _USUAL) == usual])
+    def exported(where: str) -> dict[str, np.ndarray]:
+        cases = _USUAL if where == "here" else tuple(_cases())
+        return _outputs(tmp_path_factory.mktemp("towers"), cases, where)
 
-    return lambda case: exported(case in _USUAL)[case]
+    return lambda case, where: exported(where)[case]
 
 
-def _outputs(root: pathlib.Path, cases: list[str]) -> dict[str, np.ndarray]:
+def _outputs(root: pathlib.Path, cases: tuple[str, ...], where: str) -> dict[str, np.ndarray]:
     import tensorflow as tf
 
     places = {}
@@ -84,15 +85,27 @@ def _outputs(root: pathlib.Path, cases: list[str]) -> dict[str, np.ndarray]:
         else:
             inputs = {part: np.array(oracle[part], np.int32) for part in ("ids", "mask")}
         np.savez(places[case] / "inputs.npz", **inputs)
+    if where == "here":
+        return {case: _called(place) for case, place in places.items()}
     command = [sys.executable, "-c", _CALL, *map(str, places.values())]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-2000:]
     return {case: np.load(place / "output.npy") for case, place in places.items()}
 
 
-@pytest.mark.parametrize("case", slow.after(len(_USUAL), sorted(_cases(), key=lambda case: case not in _USUAL)))
-def test_an_exported_tower_gives_the_vectors_of_transformers(outputs, case):
+def _called(folder: pathlib.Path) -> np.ndarray:
+    import tensorflow as tf
+
+    inputs = np.load(folder / "inputs.npz")
+    return tf.saved_model.load(str(folder))(*(inputs[name] for name in inputs.files)).numpy()
+
+
+_WHERE = [(case, "here") for case in _USUAL] + [(case, "fresh process") for case in _cases()]
+
+
+@pytest.mark.parametrize(("case", "where"), slow.after(len(_USUAL), _WHERE))
+def test_an_exported_tower_gives_the_vectors_of_transformers(outputs, case, where):
     name, kind, modules = _cases()[case]
-    expected, found = _expected(folders.oracle(name), kind, modules), outputs(case)
+    expected, found = _expected(folders.oracle(name), kind, modules), outputs(case, where)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert (np.sum(_unit(found) * _unit(expected), axis=1) > 0.99999).all()

@@ -221,6 +221,12 @@ def exported(tower, folder):
     return lambda *inputs: loaded(*map(tf.constant, inputs)).numpy()
 
 
+def called(tower):
+    """Returns a tower as a function of NumPy arrays, without saving it."""
+    module = graph.module(tower)
+    return lambda *inputs: module(*map(tf.constant, inputs)).numpy()
+
+
 def agrees(vectors, expected):
     expected = np.asarray(expected)
     np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-4)
