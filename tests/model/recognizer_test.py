@@ -181,12 +181,16 @@ _READ = (
 )
 
 
+@pytest.fixture(scope="module")
+def right(line) -> list:
+    with Recognizer.open(str(line.workdir), head="mam", seeds="all") as recognizer:
+        return recognizer.predict(line.photographs()[:2])
+
+
 @pytest.mark.parametrize("pattern", _READ)
-def test_damaged_files_are_refused_or_do_no_harm(line, opened, tmp_path, pattern):
+def test_damaged_files_are_refused_or_do_no_harm(line, right, tmp_path, pattern):
     shutil.copytree(line.workdir, tmp_path / "out")
     wanted = line.photographs()[:2]
-    with Recognizer.open(str(line.workdir), head="mam", seeds="all") as recognizer:
-        right = recognizer.predict(wanted)
     files = sorted(path for path in (tmp_path / "out").glob(pattern) if path.is_file())
     assert files
     for number, path in enumerate(files):
