@@ -29,7 +29,7 @@ CALIBRATION_ROWS, _TIMES = 60_000, 4
 CALIBRATION_QUERIES = 1000
 # Searches of each sample, which tell how the time grows.
 _TURNS = 12
-# The sample is divided into as many leaves as the whole will have, but not into shorter ones.
+# The sample is divided into as many leaves as the whole will have, or into those of so many rows on average.
 _MIN_LEAF_ROWS = 3
 # What the program takes beside the shard that it builds, measured with builds of 30k to 1M rows (docs/measurements).
 PROGRAM_BYTES = 700_000_000
