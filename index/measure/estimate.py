@@ -266,24 +266,31 @@ def times_scanned(keys: np.ndarray, queries: np.ndarray, plan: Plan, rows: int, 
     small = searcher.kind(config.searcher).plan(len(keys), keys.shape[1], config)
     if not plan.leaves or not small.leaves or rows <= len(keys):
         return rows / len(keys)
-    return _scanned(keys, queries, plan, rows, config) / _scanned(keys, queries, small, len(keys), config)
-
-
-def _scanned(keys: np.ndarray, queries: np.ndarray, plan: Plan, rows: int, config: Index) -> float:
-    """Returns how many rows of a planned shard a query scans to visit the leaves of its neighbours.
-
-    The sample stands for the shard: it is divided into as many leaves, and of the `k` neighbours of a query it has as
-    many as its share of the rows.
-    """
-    k = max(1, round(min(config.k, rows) * len(keys) / rows))
+    k = min(config.k, len(keys))
     nearest, _ = nearest_neighbors.search(queries, keys, k)
     if plan.pca_dims:
         axes = partitions.principal_axes(keys, plan.pca_dims)
         keys, queries = keys @ axes.T, queries @ axes.T
+    # Of the neighbours of a query the sample has as many as its share of the rows.
+    in_sample = nearest[:, : max(1, round(k * len(keys) / rows))]
+    whole = rows * _visited(keys, queries, in_sample, plan, config.target_recall)
+    return whole / (len(keys) * _visited(keys, queries, nearest, small, config.target_recall))
+
+
+def _visited(keys: np.ndarray, queries: np.ndarray, nearest: np.ndarray, plan: Plan, recall: float) -> float:
+    """Returns the share of the leaves of a planned shard that queries visit to find some of their neighbours.
+
+    Args:
+        keys: sample of the shard that is divided into as many leaves, float32 `[n, d]`.
+        queries: float32 `[Q, d]`.
+        nearest: rows of the sample that are their neighbours, int64 `[Q, k]`.
+        plan: of the shard.
+        recall: share of the neighbours that are found.
+    """
     leaves = max(1, min(plan.leaves, len(keys) // _MIN_LEAF_ROWS))
     centres = partitions.fit(keys, leaves, plan.iterations)
     order = np.argsort(-(queries @ centres.T), axis=1)
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(leaves)[None], axis=1)
     visited = np.take_along_axis(rank, partitions.nearest(keys, centres)[nearest], axis=1) + 1
-    return rows * float(np.quantile(visited, config.target_recall)) / leaves
+    return float(np.quantile(visited, recall)) / leaves
