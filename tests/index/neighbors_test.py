@@ -326,7 +326,7 @@ def test_resumed_job_does_only_what_is_missing(listed: World, capsys, monkeypatc
     assert sum(searched) == 3 * (60 + 33)
     assert snapshot(folder) == whole
 
-    # A file gone missing from a finished folder is made anew, too.
+    # A file gone missing from a finished folder is made again, too.
     (lists_of / "val-00000.parquet").unlink()
     assert listed.neighbors() == 0
     assert snapshot(folder) == whole

@@ -159,7 +159,7 @@ def test_large_growth_makes_several_deltas_of_the_size_of_shards(tmp_path):
 
 
 @pytest.mark.parametrize("sharding", slow.after(1, ["routed", "hash"]))
-def test_planned_shards_stay_until_the_index_is_built_anew(tmp_path, sharding):
+def test_planned_shards_stay_until_the_index_is_built_from_scratch(tmp_path, sharding):
     # So much takes a shard of 72 rows.
     line = Line(tmp_path, [80, 60], shards=0, memory_gb=7e-6, sharding=sharding)
     first = line.index.facts

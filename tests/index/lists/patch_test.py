@@ -104,7 +104,7 @@ class Living(World):
     def lists(self) -> Neighbors:
         return Neighbors.open(f"{self.folder}/neighbors")
 
-    def anew(self, *flags: str) -> dict[str, str]:
+    def from_scratch(self, *flags: str) -> dict[str, str]:
         """Returns what a job in an empty folder makes."""
         folder = self.folder / "neighbors"
         folder.rename(self.folder / "aside")
@@ -190,7 +190,7 @@ def test_patched_lists_are_those_of_an_empty_folder(tmp_path, monkeypatch, seed,
         assert world.neighbors() == 0
         patched, cost = snapshot(world.folder / "neighbors"), sum(searched)
         searched.clear()
-        assert patched == world.anew()
+        assert patched == world.from_scratch()
         assert cost < sum(searched)
         if sharding == "hash" or shards == 1:
             check_brute_force(world)
@@ -237,7 +237,7 @@ def test_stopped_patch_leaves_the_lists_before(copies, monkeypatch, step):
     assert copies.lists() == before and copies.lists().split("train").equals(train)
     monkeypatch.undo()
     assert copies.neighbors() == 0
-    assert snapshot(folder) == copies.anew() and len(list((folder / "versions").iterdir())) == 1
+    assert snapshot(folder) == copies.from_scratch() and len(list((folder / "versions").iterdir())) == 1
     check_brute_force(copies)
 
 
@@ -256,7 +256,7 @@ def test_stopped_between_the_two_last_files(copies, monkeypatch):
     with pytest.raises(UserError, match="another configuration than stage.json; run web-memory neighbors again"):
         copies.lists()
     monkeypatch.undo()
-    assert copies.neighbors() == 0 and snapshot(folder) == copies.anew()
+    assert copies.neighbors() == 0 and snapshot(folder) == copies.from_scratch()
 
 
 @pytest.mark.slow
@@ -266,7 +266,7 @@ def test_two_updates_and_a_stopped_patch_between(copies, monkeypatch):
     assert copies.neighbors() == 2
     monkeypatch.undo()
     copies.update(5, copies.ids[copies.live][::13])
-    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.anew()
+    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.from_scratch()
     check_brute_force(copies)
 
 
@@ -276,7 +276,7 @@ def test_purged_tombstones_cost_searches_only(copies):
     assert copies.neighbors() == 0
     copies.update(4, copies.ids[copies.live][::11])
     (copies.index / "builds" / "00002" / TOMBSTONES_FILE).unlink()
-    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.anew()
+    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.from_scratch()
 
 
 def test_only_a_successor_is_patched(tmp_path):
@@ -298,11 +298,11 @@ def test_only_a_successor_is_patched(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_point_of_the_curve_is_looked_up_anew(copies):
+def test_another_point_of_the_curve_is_looked_up_from_scratch(copies):
     copies.update(4, copies.ids[copies.live][:4])
     facts = {n: v for n, v in index_manifest.read(str(copies.index)).items() if n not in ("fingerprint", "rates")}
     index_manifest.write(str(copies.index), facts | {"base": 2}, {})
-    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.anew()
+    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.from_scratch()
     check_brute_force(copies)
 
 
@@ -355,4 +355,4 @@ def test_damaged_lists_are_not_patched(copies, capsys):
     assert copies.neighbors() == 2
     assert "train-00000.parquet: is damaged or of another run; remove it" in capsys.readouterr().err
     (version / "train-00000.parquet").unlink()
-    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.anew()
+    assert copies.neighbors() == 0 and snapshot(copies.folder / "neighbors") == copies.from_scratch()
