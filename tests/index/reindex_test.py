@@ -22,13 +22,14 @@ from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 from pipelines.upkeep import compaction, proof
 from tests import slow
-from tests.index.vector_line import BEAM, DIM, Finished, Line
+from tests.finished import Finished
+from tests.index.vector_line import BEAM, DIM, Line, finished_line
 from tests.world import REPOSITORY, unit
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Finished:
-    return Finished.of_two(tmp_path_factory.mktemp("reindex"))
+def finished(tmp_path_factory) -> Finished[Line]:
+    return finished_line(tmp_path_factory.mktemp("reindex"))
 
 
 @pytest.fixture

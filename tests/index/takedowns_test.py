@@ -13,7 +13,8 @@ from configs.base import Encoders, Filters
 from index import Index, build, neighbors, search
 from pipelines import embed, generation
 from tests import slow
-from tests.index.vector_line import BEAM, DIM, Finished, Line
+from tests.finished import Finished
+from tests.index.vector_line import BEAM, DIM, Line, finished_line
 from tests.world import unit
 
 # URLs of a memory, and other forms of the same (RFC 3986, 6.2.2 and 6.2.3).
@@ -44,8 +45,8 @@ def words(capsys) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Finished:
-    return Finished.of_two(tmp_path_factory.mktemp("takedowns"), with_queries=True)
+def finished(tmp_path_factory) -> Finished[Line]:
+    return finished_line(tmp_path_factory.mktemp("takedowns"), with_queries=True)
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """A line over vectors that others computed, whose files come, change and go."""
 
-import copy
 import dataclasses
 import pathlib
-import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +12,7 @@ from configs.base import Index as IndexConfig
 from index import Index, reindex
 from pipelines import generation, schemas
 from pipelines.manifest import Embeddings
+from tests.finished import Finished
 from tests.world import brute_force, unit
 
 BEAM = ["--runner=FnApiRunner"]
@@ -24,31 +23,6 @@ from configs.base import *
 def get_config():
     return {config!r}
 """
-
-
-class Finished:
-    """A line that has run, whose folder is put back as it was for each test that changes it.
-
-    It stays at one place, for what is embedded knows where it was read.
-    """
-
-    def __init__(self, line: "Line", kept: pathlib.Path) -> None:
-        self._line, self._kept = line, kept
-        shutil.copytree(line.root, kept)
-
-    @classmethod
-    def of_two(cls, root: pathlib.Path, with_queries: bool = False) -> "Finished":
-        """Returns a line of two files, 40 and 30 rows."""
-        line = Line(root / "line", with_queries)
-        line.put("0000", 40)
-        line.put("0001", 30)
-        assert line.run() == 0
-        return cls(line, root / "kept")
-
-    def restored(self) -> "Line":
-        shutil.rmtree(self._line.root)
-        shutil.copytree(self._kept, self._line.root)
-        return copy.deepcopy(self._line)
 
 
 class Line:
@@ -150,3 +124,12 @@ class Line:
                 if vector.tobytes() in data:
                     found.append(str(path))
         return found
+
+
+def finished_line(root: pathlib.Path, with_queries: bool = False) -> Finished[Line]:
+    """Returns a line of two files, 40 and 30 rows, that has run."""
+    line = Line(root / "line", with_queries)
+    line.put("0000", 40)
+    line.put("0001", 30)
+    assert line.run() == 0
+    return Finished(line, line.root)

@@ -20,6 +20,7 @@ from pipelines.images.decode import ImagePreprocess, decode, prepare
 from pipelines.manifest import Embeddings
 from pipelines.progress import Stage
 from tests import slow
+from tests.finished import Finished
 from tests.pipelines import tiny_encoders as tiny
 
 _CAPTIONS = ["a red dog", "blue cat", "green", "a a dog unknown"]
@@ -85,21 +86,15 @@ def world(tmp_path, encoders):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, encoders):
-    """A world that was embedded, and a copy of it."""
-    root = tmp_path_factory.mktemp("embedded")
-    world = World(root / "world", encoders[0])
+    """A world that was embedded."""
+    world = World(tmp_path_factory.mktemp("embedded") / "world", encoders[0])
     assert world.embed() == 0
-    shutil.copytree(world.root, root / "kept")
-    return world, root / "kept"
+    return Finished(world, world.root)
 
 
 @pytest.fixture
 def embedded(finished):
-    """A world that was embedded, put back as it was after the test before."""
-    world, kept = finished
-    shutil.rmtree(world.root)
-    shutil.copytree(kept, world.root)
-    return world
+    return finished.restored()
 
 
 def _unit(vectors):

@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import os
 import pathlib
@@ -22,6 +21,7 @@ from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
 from pipelines.runner import Runner
 from tests import slow
+from tests.finished import Finished
 from tests.world import ChangingMemory, brute_force, digests, everywhere, snapshot, unit, write_embeddings
 
 BEAM = ["--runner=FnApiRunner"]
@@ -63,21 +63,15 @@ class Line:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Line, pathlib.Path]:
-    """A line of two shards, and a copy of its folder."""
-    root = tmp_path_factory.mktemp("finished")
-    line = Line(root / "line", [60, 50])
-    shutil.copytree(root / "line", root / "kept")
-    return line, root / "kept"
+def finished(tmp_path_factory) -> Finished[Line]:
+    """A line of two shards."""
+    folder = tmp_path_factory.mktemp("finished") / "line"
+    return Finished(Line(folder, [60, 50]), folder)
 
 
 @pytest.fixture
 def line(finished) -> Line:
-    """The same line, put back as it was after the test before."""
-    line, kept = finished
-    shutil.rmtree(line.config.workdir)
-    shutil.copytree(kept, line.config.workdir)
-    return copy.deepcopy(line)
+    return finished.restored()
 
 
 def test_rows_come_and_go(tmp_path):

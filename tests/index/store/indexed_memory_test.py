@@ -9,18 +9,18 @@ from index.store.indexed_memory import IndexedMemory, live_rows, open_memory
 from pipelines import embed
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from tests.index.vector_line import BEAM, Finished, Line
+from tests.finished import Finished
+from tests.index.vector_line import BEAM, Line
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Finished:
+def finished(tmp_path_factory) -> Finished[Line]:
     """A line of which row 3 was removed."""
-    root = tmp_path_factory.mktemp("indexed_memory")
-    line = Line(root / "line")
+    line = Line(tmp_path_factory.mktemp("indexed_memory") / "line")
     line.put("0000", 20)
     line.put("0001", 10)
     assert line.run(line.listed(line.rows["0000"][3][1])) == 0
-    return Finished(line, root / "kept")
+    return Finished(line, line.root)
 
 
 @pytest.fixture
