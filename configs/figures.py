@@ -3,7 +3,8 @@
 Not a config of its own: `web-memory evaluate --published` prints them beside ours. Each row has its encoder, since
 figures on different encoders say little about methods, and the source in which we read it. Where our sources do not
 name the encoder, it is empty, and a group that they do not give is None. Methods whose figures we could not read in a
-source are left out: RECO and MML; REAL, SWAT and Tip-Adapter on long-tailed and noisy sets.
+source are left out: RECO and MML; REAL, SWAT and Tip-Adapter on long-tailed and noisy sets, Tip-Adapter on few-shot
+sets other than ImageNet.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,8 @@ _PAPER = "Iscen et al., CVPR 2023"
 _LIFT = "Shi et al., ICML 2024, as listed by paperswithcode2.com"
 _VL_LTR = "ChangyaoTian/VL-LTR, README"
 _SWAT = "Liu et al., CVPR 2025, the script of its plots"
+# The encoder is that of the authors' configuration (gaopengcuhk/Tip-Adapter). Shots are CoOp's, not SWAT's.
+_TIP = "antonioo-c/Tip-Adapter, README"
 _KEYS, _BOTH = "ViT-B/16", "ViT-B/16; values ViT-G/14, T5"
 _OPEN, _TUNED = "OpenCLIP ViT-B/32", "OpenCLIP ViT-B/32, fine-tuned"
 
@@ -48,6 +51,7 @@ FIGURES = {
         Figure("mam, fine-tuned", _BOTH, 82.3, (85.4, 81.5, 76.4), _PAPER),
         Figure("LIFT", "CLIP ViT-B/16, AdaptFormer", 78.3, (), _LIFT),
         Figure("LIFT", "CLIP ViT-L/14, AdaptFormer", 82.9, (), _LIFT),
+        Figure("RetFormer", "", 81.9, (), "CVPR 2026, as summarised by papernotes.org"),
     ),
     "places_lt": (
         Figure("linear", _KEYS, 44.3, (44.5, 44.4, 44.0), _PAPER),
@@ -124,3 +128,8 @@ FIGURES |= {
     for place, name in enumerate(_FEW_SHOT_SETS)
     for shots in (4, 8, 16)
 }
+for _shots, _frozen, _trained in ((4, 60.98, 62.52), (8, 61.45, 64.00), (16, 62.01, 65.51)):
+    FIGURES[f"few_shot/imagenet/{_shots}"] += (
+        Figure("Tip-Adapter", "CLIP ResNet-50", _frozen, (), _TIP),
+        Figure("Tip-Adapter-F", "CLIP ResNet-50", _trained, (), _TIP),
+    )
