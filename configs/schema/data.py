@@ -40,6 +40,11 @@ class Source:
     caption_number: int = option(
         0, "Which text of a list of captions is the caption, from 0; 0 takes the first that is not blank.", at_least=0
     )
+    where: tuple[str, ...] = option(
+        (),
+        "For lists, reads only the rows that have these values in their columns: `split=train`, `split=train|val`; "
+        "`label` alone stands for any.",
+    )
     classes: int = option(0, "For lists with labels, reads only the first so many classes; 0 reads all.", at_least=0)
     part: tuple[float, ...] = option(
         (),
@@ -53,6 +58,9 @@ class Source:
         """Yields each field that does not fit the others, and why."""
         if self.part and (len(self.part) != 2 or self.part[0] >= self.part[1]):
             yield "part", "must be two shares, the second larger, such as 0.1,1"
+        for entry in self.where:
+            if not entry.partition("=")[0] or entry.endswith("="):
+                yield "where", f"must be column=value, such as split=train, or a column, found {entry!r}"
 
 
 @dataclasses.dataclass(frozen=True)

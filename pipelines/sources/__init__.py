@@ -16,7 +16,7 @@ from typing import Any
 from configs.base import Embed, Source
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.sources import listing, naming, patterns
+from pipelines.sources import listing, naming, parts, patterns
 from pipelines.sources.files import arrow, parquet, tar, tfrecord, vectors
 from pipelines.sources.images import Images, below
 from pipelines.sources.labels import Labels, LabelSpace
@@ -164,7 +164,7 @@ def find_names(source: Source, data: str, embed: Embed, is_memory: bool = False)
     declared = _NAMINGS[whole.format](whole) if whole.format in _NAMINGS else None
     if declared or whole.format not in _NAMED_LABELS:
         return declared
-    return naming.of_rows(whole, functools.partial(_rows, whole))
+    return naming.of_rows(whole, functools.partial(listed, whole))
 
 
 def _names_in_files(source: Source, embed: Embed, is_memory: bool) -> Naming | None:
@@ -184,7 +184,7 @@ def _names_in_files(source: Source, embed: Embed, is_memory: bool) -> Naming | N
 def label_space(found: Naming, source: Source, data: str) -> LabelSpace:
     """Returns the label space that a training set defines, from its naming."""
     whole = resolve(source, data)
-    rows = functools.partial(_rows, whole) if whole.format in LISTS else None
+    rows = functools.partial(listed, whole) if whole.format in LISTS else None
     return naming.space(found, whole, rows)
 
 
@@ -216,13 +216,19 @@ def plan(
         return _plan_files(whole, CONTAINERS[source.format])
     if labels is None and (found := find_names(source, data, embed)):
         labels = Labels(label_space(found, source, data), found.names if found.declared else (), found.names)
-    rows = naming.numbered(whole, functools.partial(_rows, whole), labels)
+    rows = naming.numbered(whole, functools.partial(listed, whole), labels)
     return listing.plan(whole, rows, folder, embed, counts)
 
 
-def _rows(source: Source) -> Iterator[listing.Row]:
-    """Yields the rows of a list; their paths are below the image root, or cannot be used."""
-    rows = LISTS[source.format](source)
+def listed(source: Source) -> Iterator[listing.Row]:
+    """Yields the rows of a list with whole paths that have what its `where` asks for.
+
+    Their paths are below the image root, or cannot be used. Labels are as the list has them.
+
+    Raises:
+        UserError: if a list is wrong, or no row is left.
+    """
+    rows = parts.having(source, LISTS[source.format](source))
     if source.format == "image_folder":
         # A name in a folder is what it is.
         yield from rows
@@ -240,8 +246,8 @@ def _check_fields(source: Source) -> None:
         raise UserError(f"source format {source.format}: takes no class names; leave 'class_names' empty")
     if source.class_level != 1 and source.format != "image_folder":
         raise UserError(f"source format {source.format}: has no folders that are classes; leave 'class_level' at 1")
-    if source.format in CONTAINERS and (source.classes or source.part):
-        raise UserError(f"source format {source.format}: is not a list; leave 'classes' and 'part' empty")
+    if source.format in CONTAINERS and (source.classes or source.part or source.where):
+        raise UserError(f"source format {source.format}: is not a list; leave 'classes', 'part' and 'where' empty")
 
 
 def passed_over(source: Source, data: str) -> Counter[str]:

@@ -1,11 +1,13 @@
-"""Which rows of a list are read: its first classes, and a part of each class.
+"""Which rows of a list are read: those with a value in a column, its first classes, and a part of each class.
 
 Published protocols without a validation split hold one out from the training list: two sources read the same list in
 adjacent parts. Each class is split separately, so both have all classes in the same proportions.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,46 @@ from pipelines.sources.listing import Row
 
 # Stands for the label of a row that becomes a reject, which every part shows.
 _REJECTED = -1
+_SHOWN = 5
+
+
+def having(source: Source, rows: Iterator[Row]) -> Iterator[Row]:
+    """Yields the rows that have the values that a source's `where` asks for, and those that cannot be used.
+
+    Values are compared as texts; booleans are `true` and `false`. A column alone asks for any value but none.
+
+    Raises:
+        UserError: if no row has them all.
+    """
+    if not source.where:
+        yield from rows
+        return
+    wanted = {}
+    for entry in source.where:
+        column, _, values = entry.partition("=")
+        wanted[column] = set(values.split("|")) if values else set()
+    seen: Counter[str] = Counter()
+    found = False
+    for row in rows:
+        texts = {column: _text(row.fields.get(column)) for column in wanted}
+        has = not row.problem and all(
+            texts[name] in values if values else texts[name] for name, values in wanted.items()
+        )
+        found |= has
+        if not has and not found and not row.problem and len(seen) < _SHOWN:
+            seen[", ".join(f"{column}={text}" for column, text in texts.items())] += 1
+        if has or row.problem:
+            yield row
+    if seen and not found:
+        raise UserError(
+            f"{source.path}: no row has {' and '.join(source.where)}, as the source's 'where' asks; the first rows "
+            f"have {'; '.join(seen)}"
+        )
+
+
+def _text(value: Any) -> str:
+    """Returns a value as a person writes it; a column that a row lacks, or null, is empty."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
 def chosen(source: Source, rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
@@ -60,7 +102,10 @@ def _label(source: Source, row: Row) -> int:
     if row.problem or not isinstance(label, int | None):
         return _REJECTED
     if label is None:
-        raise UserError(f"{source.path}: {row.member} has no label; 'classes' and 'part' choose by labels")
+        raise UserError(
+            f"{source.path}: {row.member} has no label; 'classes' and 'part' choose by labels: leave such "
+            "rows out with where=label"
+        )
     return label
 
 

@@ -34,6 +34,7 @@ class Facts:
         counts: rows of each class, by its name or number.
         rows: that were read.
         captions: rows with a caption among them.
+        unlabelled: rows that can be used and have no label.
         stopped: whether there are more.
         samples: a few rows.
         problem: what was wrong with the first row that cannot be used; empty if none was seen.
@@ -42,6 +43,7 @@ class Facts:
     counts: Counter[Any] = dataclasses.field(default_factory=Counter)
     rows: int = 0
     captions: int = 0
+    unlabelled: int = 0
     stopped: bool = False
     samples: list[Row] = dataclasses.field(default_factory=list)
     problem: str = ""
@@ -62,7 +64,9 @@ def read(source: Source, most: int = MOST_ROWS) -> Facts:
             facts.problem = facts.problem or row
             continue
         facts.captions += bool(row.caption)
-        if row.label is not None:
+        if row.label is None:
+            facts.unlabelled += 1
+        else:
             facts.counts[row.label] += 1
         if len(facts.samples) < _SAMPLES and row.label not in {sample.label for sample in facts.samples if row.label}:
             facts.samples.append(row)
@@ -75,7 +79,7 @@ def _listed(source: Source) -> Iterator[Row | str]:
     whole = sources.resolve(source, "")
     named = sources.find_names(source, "", Embed()) if source.format not in ("image_folder", "image_list") else None
     names = named.names if named and named.declared else ()
-    for row in sources.LISTS[source.format](whole):
+    for row in sources.listed(whole):
         label = row.fields.get("label")
         if isinstance(label, str):
             label = normal(label) or None
@@ -102,6 +106,11 @@ def _in_files(source: Source) -> Iterator[Row | str]:
                 yield Row(item.member, item.caption, label)
             elif isinstance(item, Reject):
                 yield f"{item.error_type}: {item.message}"
+
+
+def has_labels(source: Source) -> bool:
+    """Tells whether one of the first rows of a source has a label; errors as `read`."""
+    return bool(read(source, _FILE_ROWS).counts)
 
 
 def first(source: Source) -> Row:

@@ -3,212 +3,41 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from configs.base import Source
-from configs.schema.data import FORMATS
 from pipelines import sources, storage
 from pipelines.errors import UserError
+from pipelines.images.suffixes import is_image
 from pipelines.sources import patterns
-from pipelines.sources.lists import image_list
-from workflow.discovery import facts, folder, splits
+from workflow.discovery import facts, folder, lists, splits
 from workflow.discovery.folder import Folder
+from workflow.discovery.found import MOST_NAMED, Find, Found, by_split, is_beside, not_read, pattern
 
-_COCO = "coco" if "coco" in FORMATS else "inat2021"
-_NAME_FILES = ("classnames.txt", "class_names.txt", "classes.txt")
-# Columns that are tried where a table has none of the names that its reader knows.
-_PATHS = ("filepath", "image", "img", "img_path", "filename", "image_id", "name")
-_LABELS = ("class", "class_name", "category", "species", "target", "label_name")
-_CAPTIONS = ("title", "description", "alt", "alt_text")
-_ARRAYS = r"(img_emb.*|\bX(_\w+)?|\w*(features|embeddings|vectors)\w*)\.npy$|\.npz$"
-_MOST_FILES = 8
 _PROBED = 50
 _MOST_LEVELS = 4
+_LIKE_LISTS = r"\.(txt|json|csv|tsv|jsonl|ndjson)(\.gz)?$"
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """Sources of one format.
-
-    Attributes:
-        name: of the format, for people.
-        splits: the source of each split, with whole paths; the one of `train` alone may be all there is.
-        class_names: file with the names of the classes, if there is one.
-        notes: what was ambiguous, and what was chosen.
-    """
-
-    name: str
-    splits: dict[str, Source]
-    class_names: str = ""
-    notes: tuple[str, ...] = ()
-
-
-_Find = Callable[[Folder], Found | None]
-
-
-def _by_split(files: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns the files of each split, and those of none; without any split all are of train."""
-    named: dict[str, list[str]] = {}
-    for file in files:
-        named.setdefault(splits.of_file(file)[0], []).append(file)
-    others = named.pop("", [])
-    return (named, others) if "train" in named else ({"train": [*others, *sum(named.values(), [])]}, [])
-
-
-def _one_each(files: dict[str, list[str]], others: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Returns one file for each split, that whose name ends with the split, and what to say of the rest."""
-    chosen, rest = {}, list(others)
-    for split, names in files.items():
-        ranked = sorted(names, key=lambda name: (not splits.of_file(name)[1], len(name), name))
-        chosen[split], rest = ranked[0], rest + ranked[1:]
-    return chosen, [f"not read: {name!r}" for name in rest[:_MOST_FILES]]
-
-
-def _pattern(path: str, names: list[str], everything: list[str], least: int = 2) -> str:
-    """Returns a pattern for some of the files of a folder: by what their names share, or each by its name.
-
-    Args:
-        path: of the folder.
-        names: of the files.
-        everything: names of all its files.
-        least: how many files make a pattern; of fewer, each is named.
-    """
-    place = patterns.quote(path.rstrip("/")) + "/"
-    end = os.path.splitext(names[0])[1]
-    for begin in ("", os.path.commonprefix(names)):
-        fits = [name for name in everything if name.startswith(begin) and name.endswith(end)]
-        if len(names) >= least and end and sorted(fits) == sorted(names):
-            return f"{place}{patterns.quote(begin)}*{patterns.quote(end)}"
-    return ",".join(place + patterns.quote(name) for name in names)
-
-
-def _containers(name: str, format: str, like: str) -> _Find:
+def _containers(name: str, format: str, like: str) -> Find:
     """Returns a finder of files that hold samples, whose names end as `like` says."""
 
     def find(inside: Folder) -> Found | None:
-        names = [file for file in inside.files if re.search(like, file) and not _is_beside(file, inside)]
+        names = [file for file in inside.files if re.search(like, file) and not is_beside(file, inside)]
         if not names:
             return None
-        files, others = _by_split(names)
+        files, others = by_split(names)
         # A folder with one tar may get more.
         least = 1 if len(files) == 1 and not inside.is_named else 2
         made = {
-            split: Source(format=format, path=_pattern(inside.path, some, list(inside.files), least))
+            split: Source(format=format, path=pattern(inside.path, some, list(inside.files), least))
             for split, some in files.items()
         }
         for source in made.values():
             facts.first(source)
-        return Found(name, made, notes=tuple(f"not read: {other!r}" for other in others[:_MOST_FILES]))
+        return Found(name, made, notes=tuple(not_read(others)))
 
     return find
-
-
-def _is_beside(file: str, inside: Folder) -> bool:
-    """Tells whether a table belongs to a tar or to vectors, with which it is read."""
-    stem, suffix = os.path.splitext(file)
-    return suffix == ".parquet" and (
-        any(f"{stem}{tar}" in inside.files for tar in (".tar", ".tgz", ".tar.gz"))
-        or f"{stem.replace('metadata', 'img_emb')}.npy" in inside.files
-    )
-
-
-def _first_member(source: Source) -> str:
-    """Returns the path of the first image of a list, wherever that is."""
-    if source.format != "image_list":
-        return facts.first(source).member
-    for file in patterns.files(source.path):
-        for _, row in image_list.parse(file.uri, source.image_root, names=True):
-            return row.member
-    raise UserError(f"{source.path}: is empty")
-
-
-def _root(inside: Folder, source: Source) -> tuple[Source, tuple[str, ...]]:
-    """Returns a list with the folder that its first image is in: that of the list, one in it, or one beside it."""
-    member = _first_member(dataclasses.replace(source, image_root=inside.path))
-    if "://" in member:
-        return source, ()
-    here = inside.path.rstrip("/")
-    above = here.rpartition("/")[0]
-    around = [here, *(f"{here}/{name}" for name in inside.folders[:_PROBED])]
-    around += [above, *(f"{above}/{name}" for name in folder.look(above).folders[:_PROBED])] if above else []
-    fits = [root for root in around if storage.exists(storage.join(root, member))]
-    if fits:
-        several = (f"{member!r} is also below {fits[1]!r}",) if len(fits) > 1 else ()
-        return dataclasses.replace(source, image_root=fits[0]), several
-    note = f"{member!r}, the first image of the list, is not below {here!r}: set image_root to the folder of the images"
-    return dataclasses.replace(source, image_root=here), (note,)
-
-
-def _class_names(inside: Folder) -> str:
-    return next((storage.join(inside.path, name) for name in _NAME_FILES if name in inside.files), "")
-
-
-def _lists(name: str, like: str, guess: Callable[[Source], Source]) -> _Find:
-    """Returns a finder of lists, whose names end as `like` says; `guess` makes a source of a path that can be read."""
-
-    def find(inside: Folder) -> Found | None:
-        names, wrong = [], []
-        for file in inside.files:
-            is_other = file in _NAME_FILES or file.endswith("_stats.json") or _is_beside(file, inside)
-            if is_other or not re.search(like, file, re.IGNORECASE):
-                continue
-            try:
-                guess(Source(path=_pattern(inside.path, [file], []), image_root=inside.path))
-            except UserError as error:
-                wrong.append(f"not read: {file!r} ({error})"[:300])
-                continue
-            names.append(file)
-        if not names:
-            if wrong:
-                raise UserError(wrong[0])
-            return None
-        chosen, notes = _one_each(*_by_split(names))
-        made = {}
-        for split, file in chosen.items():
-            guessed = guess(Source(path=_pattern(inside.path, [file], []), image_root=inside.path))
-            made[split], more = _root(inside, guessed)
-            notes += [note for note in more if note not in notes]
-        return Found(name, made, _class_names(inside), (*notes, *wrong))
-
-    return find
-
-
-def _as(format: str) -> Callable[[Source], Source]:
-    def guess(source: Source) -> Source:
-        source = dataclasses.replace(source, format=format)
-        _first_member(source)
-        return source
-
-    return guess
-
-
-def _table(source: Source) -> Source:
-    """Returns a table with the columns of our fields; those that its reader does not find are tried by other names."""
-    source = dataclasses.replace(source, format="table")
-    columns: tuple[str, ...] = ()
-    tried: list[tuple[str, ...]] = [(), *((f"path={name}",) for name in _PATHS)]
-    for columns in tried:
-        try:
-            facts.first(dataclasses.replace(source, fields=columns))
-            break
-        except UserError as error:
-            if "column" not in str(error) and "field" not in str(error):
-                raise
-            if columns == tried[-1]:
-                facts.first(source)
-    for field, names in (("label", _LABELS), ("caption", _CAPTIONS)):
-        row = facts.first(dataclasses.replace(source, fields=columns))
-        if (row.label if field == "label" else row.caption) is None:
-            columns += next((more for name in names if _reads(source, more := (f"{field}={name}",), columns)), ())
-    return dataclasses.replace(source, fields=columns)
-
-
-def _reads(source: Source, more: tuple[str, ...], columns: tuple[str, ...]) -> bool:
-    try:
-        facts.first(dataclasses.replace(source, fields=(*columns, *more)))
-    except UserError:
-        return False
-    return True
 
 
 def _vectors(inside: Folder) -> Found | None:
@@ -243,36 +72,78 @@ def _has(found: Found, array: str) -> bool:
 
 
 def _class_folders(inside: Folder) -> Found | None:
-    """Finds folders of images; each is a class."""
-    probed = [inside.inner(name) for name in inside.folders[:_PROBED]]
-    direct = [one for one in probed if one.images]
-    deeper = [(one, name) for one in probed if not one.images for name in one.folders[:2] if one.inner(name).images]
-    if not direct and not deeper:
+    """Finds folders of images; each is a class.
+
+    Raises:
+        UserError: if they are splits, or each of them has splits inside.
+    """
+    with_images, deeper = _holding(inside)
+    if len(with_images) + len(deeper) < 2:
         return None
-    if len(inside.folders) < 2 and not direct:
-        return None
-    notes = []
+    if "train" in (of_splits := {splits.of_folder(name) for name in with_images}) and "" not in of_splits:
+        raise UserError(f"{_names(with_images)} are splits, not classes, and no list says the classes of their images")
+    inner = {splits.of_folder(below) for below in deeper.values()}
+    if not with_images and "train" in inner | {splits.of_folder(name) for name in inside.inner(min(deeper)).folders}:
+        raise UserError(
+            f"the folders of the classes, such as {min(deeper)!r}, have a split inside; put it above the classes, as "
+            "in train/CLASS/*.jpg"
+        )
+    others = (name for name in inside.folders if name not in {*with_images, *deeper})
+    notes = not_read((name for name in others if _is_of_lists(inside.inner(name))), "the folder ")
     if inside.images:
         notes.append(f"{inside.images:,} images are in no class folder; they have no class")
-    if deeper and not direct:
-        one, name = deeper[0]
+    if deeper and not with_images and len(inside.inner(min(deeper)).folders) > 1:
         notes.append(
-            f"the classes are the folders of the first level, but {storage.name(one.path)!r} has images only in "
-            f"folders such as {name!r}; if those are the classes, set class_level=2, or 0 for the folder of the image"
+            f"the classes are the folders of the first level, but {min(deeper)!r} has images only in folders such as "
+            f"{deeper[min(deeper)]!r}; if those are the classes, set class_level=2, or 0 for the folder of the image"
         )
-    return Found("class folders", {"train": Source(format="image_folder", path=inside.path)}, notes=tuple(notes))
+    fields = _texts_beside(inside.inner(with_images[0])) if with_images else ()
+    source = Source(format="image_folder", path=inside.path, fields=fields)
+    return Found("class folders", {"train": source}, notes=tuple(notes))
 
 
+def _texts_beside(inside: Folder) -> tuple[str, ...]:
+    """Returns the field of a source of images with texts beside them, `x.txt` of `x.jpg`; nothing if there are none."""
+    stems = {os.path.splitext(name)[0] for name in inside.files if is_image(name)}
+    texts = {os.path.splitext(name)[0] for name in inside.files if name.endswith(".txt")}
+    return ("caption=txt",) if stems & texts else ()
+
+
+def _holding(inside: Folder) -> tuple[list[str], dict[str, str]]:
+    """Returns the folders in a folder that have images, and those with images one level below, with the first there."""
+    with_images, deeper = [], {}
+    for name in inside.folders[:_PROBED]:
+        one = inside.inner(name)
+        if one.images:
+            with_images.append(name)
+        elif found := next((below for below in one.folders[:2] if one.inner(below).images), ""):
+            deeper[name] = found
+    return with_images, deeper
+
+
+def _is_of_lists(inside: Folder) -> bool:
+    """Tells whether a folder has files that may say something of images, and no images."""
+    return not inside.images and any(re.search(_LIKE_LISTS, file, re.IGNORECASE) for file in inside.files)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, list(names)[:MOST_NAMED]))
+
+
+_LISTS: tuple[tuple[str, Find], ...] = (
+    ("lists of lines `path label` (.txt)", lists.finder("lists of `path label`", r"\.txt$", lists.image_list_of)),
+    ("COCO (.json)", lists.finder("COCO", r"\.json$", lists.coco_of)),
+    ("tables (.csv, .tsv, .jsonl)", lists.finder("table", r"\.(csv|tsv|jsonl|ndjson)(\.gz)?$", lists.table_of)),
+    ("tables in .txt", lists.finder("table", r"\.txt$", lists.table_of, is_sure=False)),
+)
 # In the order in which they are tried; of a folder that is several, the first is taken, and the others are said.
-KNOWN: tuple[tuple[str, _Find], ...] = (
+KNOWN: tuple[tuple[str, Find], ...] = (
     ("tars of img2dataset (.tar)", _containers("img2dataset tars", "img2dataset", r"\.(tar|tgz|tar\.gz)$")),
     ("Arrow of datasets (.arrow)", _containers("Arrow of datasets", "arrow", r"\.arrow$")),
     ("vectors (.npy, .npz)", _vectors),
-    ("lists of lines `path label` (.txt)", _lists("lists of `path label`", r"\.txt$", _as("image_list"))),
-    ("COCO (.json)", _lists("COCO", r"\.json$", _as(_COCO))),
-    ("tables (.csv, .tsv, .jsonl)", _lists("table", r"\.(csv|tsv|jsonl|ndjson)(\.gz)?$", _table)),
+    *_LISTS,
     ("Parquet with images", _containers("Parquet with images", "img2dataset_parquet", r"\.parquet$")),
-    ("Parquet with paths or URLs", _lists("table in Parquet", r"\.parquet$", _table)),
+    ("Parquet with paths or URLs", lists.finder("table in Parquet", r"\.parquet$", lists.table_of)),
     ("TFRecords (.tfrecord)", _containers("TFRecords", "tfrecord", r"\.tfrecords?(-|\.|$)")),
     ("class folders (CLASS/*.jpg)", _class_folders),
 )
@@ -293,7 +164,7 @@ def recognise(path: str, labelled: bool) -> Found:
         whole = folder.look(parent or "/")
         inside = Folder(whole.path, (name,), whole.folders, is_named=True)
         found, why = _first(inside, KNOWN[:-1])
-        found = found and dataclasses.replace(found, class_names=_class_names(whole))
+        found = found and dataclasses.replace(found, class_names=lists.class_names(whole))
     else:
         found, why = _in_folder(folder.look(path.rstrip("/") or "/"), labelled)
     if found is None:
@@ -302,31 +173,76 @@ def recognise(path: str, labelled: bool) -> Found:
 
 
 def _in_folder(inside: Folder, labelled: bool, level: int = 0) -> tuple[Found | None, list[str]]:
-    found, why = _first(inside, KNOWN[:-1])
-    folders, more = _first(inside, KNOWN[-1:])
-    if found and folders and labelled and facts.first(found.splits["train"]).label is None:
-        why.append(f"not read: the {found.name}, which has no labels")
-    elif found:
-        also = ("also looks like class folders",) if folders else ()
-        return dataclasses.replace(found, notes=(*found.notes, *also)), why
-    of_splits = {split: name for name in inside.folders if (split := splits.of_folder(name))}
-    if "train" in of_splits:
-        parts = {split: _in_folder(inside.inner(name), labelled, level + 1)[0] for split, name in of_splits.items()}
-        if train := parts["train"]:
-            made = {split: part.splits["train"] for split, part in parts.items() if part}
-            lost = [f"the folder {of_splits[split]!r} is not understood" for split, part in parts.items() if not part]
-            others = [name for name in inside.folders if name not in of_splits.values()]
-            notes = [*train.notes, *lost, *(f"not read: the folder {name!r}" for name in others[:_MOST_FILES])]
-            return dataclasses.replace(train, splits=made, notes=tuple(notes)), why
-    if folders:
-        return dataclasses.replace(folders, notes=(*folders.notes, *why)), why
-    alone = [name for name in inside.folders if name in ("data", "images")] or list(inside.folders)
-    if len(alone) == 1 and level < _MOST_LEVELS:
-        return _in_folder(inside.inner(alone[0]), labelled, level + 1)
-    return None, [*why, *more]
+    """Returns what a folder is, and what was seen that is something else: its files come before its folders."""
+    files, why = _first(inside, KNOWN[:-1])
+    lacks = _lacks(files) if files and labelled else ""
+    if files and not lacks:
+        return files, why
+    folders, more = _in_folders(inside, labelled, level)
+    if files and folders:
+        why = [f"not read: the {files.name}, {lacks}", *why]
+    elif files:
+        return files, why
+    elif not folders and inside.images and not labelled:
+        fields = _texts_beside(inside)
+        name = "images with texts beside them" if fields else "images without captions"
+        folders = Found(name, {"train": Source(format="image_folder", path=inside.path, fields=fields)})
+    return folders and dataclasses.replace(folders, notes=(*folders.notes, *why)), [*why, *more]
 
 
-def _first(inside: Folder, known: Iterable[tuple[str, _Find]]) -> tuple[Found | None, list[str]]:
+def _lacks(found: Found) -> str:
+    """Returns what labelled images cannot do without and a list lacks; nothing if it lacks nothing."""
+    if not found.has_images:
+        return "whose images are not there"
+    return "" if facts.has_labels(found.splits["train"]) else "which has no labels"
+
+
+def _in_folders(inside: Folder, labelled: bool, level: int) -> tuple[Found | None, list[str]]:
+    """Returns what the folders of a folder are: splits, classes, images beside their lists, or one that has it all."""
+    if found := _of_splits(inside, labelled, level):
+        return found, []
+    found, why = _first(inside, KNOWN[-1:])
+    if found := found or _beside_images(inside, labelled):
+        return found, why
+    with_images, deeper = _holding(inside)
+    holding = [*with_images, *deeper]
+    if with_images and labelled:
+        said = f"of its folders {with_images[0]!r} alone has images; give each class a folder"
+        return None, [*why, said] if len(holding) == 1 else why
+    usual = [name for name in inside.folders if name in ("data", "images")] or list(inside.folders)
+    alone = holding if len(holding) == 1 else usual
+    if len(alone) != 1 or level == _MOST_LEVELS:
+        return None, why
+    found, more = _in_folder(inside.inner(alone[0]), labelled, level + 1)
+    others = not_read((name for name in inside.folders if name != alone[0]), "the folder ")
+    return found and dataclasses.replace(found, notes=(*found.notes, *others)), [*why, *more]
+
+
+def _of_splits(inside: Folder, labelled: bool, level: int) -> Found | None:
+    """Returns what folders of splits are."""
+    of_splits = {split: name for name in reversed(inside.folders) if (split := splits.of_folder(name))}
+    if "train" not in of_splits:
+        return None
+    parts = {split: _in_folder(inside.inner(name), labelled, level + 1)[0] for split, name in of_splits.items()}
+    if not (train := parts["train"]):
+        return None
+    made = {split: part.splits["train"] for split, part in parts.items() if part}
+    lost = [f"the folder {of_splits[split]!r} is not understood" for split, part in parts.items() if not part]
+    others = not_read((name for name in inside.folders if name not in of_splits.values()), "the folder ")
+    return dataclasses.replace(train, splits=made, notes=(*train.notes, *lost, *others))
+
+
+def _beside_images(inside: Folder, labelled: bool) -> Found | None:
+    """Returns what lists in a folder beside those of the images are, such as COCO's `annotations`."""
+    for name in inside.folders[:_PROBED]:
+        if _is_of_lists(one := inside.inner(name)):
+            found, _ = _first(one, _LISTS)
+            if found and found.has_images and (not labelled or facts.has_labels(found.splits["train"])):
+                return found
+    return None
+
+
+def _first(inside: Folder, known: Iterable[tuple[str, Find]]) -> tuple[Found | None, list[str]]:
     """Returns what the first of the finders makes of a folder, and what the others say."""
     found, why = None, []
     for name, find in known:
@@ -343,15 +259,17 @@ def _first(inside: Folder, known: Iterable[tuple[str, _Find]]) -> tuple[Found | 
 
 def _seen(path: str, why: list[str]) -> str:
     """Returns the sentence for what is not understood."""
+    is_file = storage.local_path(path) is not None and os.path.isfile(path)
     counts, stopped = folder.suffixes(path)
-    if not counts:
+    if not counts and not is_file:
         return f"{path}: holds nothing that can be read; name a folder or a file that exists"
     first = folder.look(path)
-    names = ", ".join(repr(name) for name in (*first.folders, *first.files)[:5])
+    names = _names((*first.folders, *first.files)[:5])
     most = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(8))
     said = f" ({'; '.join(why)[:600]})" if why else ""
     known = "; ".join(name for name, _ in KNOWN)
+    seen = "" if is_file else f"; it has {most}{' and more' if stopped else ''}, first {names}"
     return (
-        f"{path}: is not understood{said}; it has {most}{' and more' if stopped else ''}, first {names}; known are "
-        f"{known}; bring it into one of these, or write the config by hand (docs/sources.md)"
+        f"{path}: is not understood{said}{seen}; known are {known}; bring it into one of these, or write the config by "
+        "hand (docs/sources.md)"
     )

@@ -11,7 +11,7 @@ from pipelines.errors import UserError
 from workflow.discovery import facts, formats, splits
 from workflow.discovery.config_file import ALL_VECTORS, PAIR_VECTORS, Draft
 from workflow.discovery.facts import Facts
-from workflow.discovery.formats import Found
+from workflow.discovery.found import Found
 
 _MEMORY_ROWS = 2_000
 
@@ -45,6 +45,7 @@ def make(name: str, images: str, pairs: str) -> Plan:
     """
     found = formats.recognise(images, labelled=True)
     seen = {split: facts.read(found.splits[split]) for split in SPLITS if split in found.splits}
+    found = _labelled(found, seen)
     train = found.splits["train"]
     if not seen["train"].counts:
         why = f" ({seen['train'].problem})" if seen["train"].problem else ""
@@ -88,6 +89,24 @@ def make(name: str, images: str, pairs: str) -> Plan:
     )
     names = tuple(class_names.read(found.class_names)) if named else ()
     return Plan(found, seen, memory, of_memory, draft, names)
+
+
+def _labelled(found: Found, seen: dict[str, Facts]) -> Found:
+    """Returns what was found without rows that have no label, and without splits in another format and classes.
+
+    The facts of such splits are removed.
+    """
+    made, notes = dict(found.splits), [*found.notes]
+    for split, read in list(seen.items()):
+        is_other = made[split].format != made["train"].format
+        if read.counts and is_other and not read.counts.keys() & seen["train"].counts.keys():
+            shown = ", ".join(repr(label) for label in list(read.counts)[:2])
+            notes.append(f"not read: {made.pop(split).path}: train has none of the classes of {split}, such as {shown}")
+            del seen[split]
+        elif read.counts and read.unlabelled and made[split].format in sources.LISTS:
+            made[split] = dataclasses.replace(made[split], where=(*made[split].where, "label"))
+            notes.append(f"{read.unlabelled:,} of {read.rows:,} rows of {split} have no label; they are left out")
+    return dataclasses.replace(found, splits=made, notes=tuple(notes))
 
 
 def _said(found: Found, train: Facts) -> str:

@@ -12,14 +12,17 @@ _WORDS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+# What may stand beside such a word in the name of a folder: `train2017`, `test_set`, `images_val`.
+_BESIDE = ("set", "data", "dataset", "split", "images", "image", "imgs", "img", "photos", "pictures", "folder")
 # Shares that are tried for each split that is cut out.
 _SHARES = (0.1, 0.15, 0.2, 0.24)
 _ENOUGH, _LEAST = 0.9, 5
 
 
 def of_folder(name: str) -> str:
-    """Returns the split that a folder's name is, such as `val` for `Validation`; empty if it is none."""
-    return next((split for split, words in _WORDS.items() if name.lower() in words), "")
+    """Returns the split that a folder's name is, such as `val` for `Validation` and `val2017`; empty if it is none."""
+    named = {_split(word) for word in _words(name) if word not in _BESIDE and not word.isdigit()}
+    return named.pop() if len(named) == 1 else ""
 
 
 def of_file(name: str) -> tuple[str, bool]:
@@ -27,10 +30,18 @@ def of_file(name: str) -> tuple[str, bool]:
 
     `ImageNet_LT_train.txt` and `instances_train2017.json` are of train, and end with it; `train_noisy.txt` does not.
     """
-    stem = name.partition(".")[0].lower()
-    words = [word.rstrip("0123456789") or word for word in re.split(r"[\W_]+", stem) if word]
-    found = [split for word in words if (split := of_folder(word))]
-    return (found[-1], of_folder(words[-1]) == found[-1]) if found else ("", False)
+    words = _words(name.partition(".")[0])
+    found = [split for word in words if (split := _split(word))]
+    return (found[-1], _split(words[-1]) == found[-1]) if found else ("", False)
+
+
+def _words(name: str) -> list[str]:
+    """Returns the words of a name in lower case, without the digits at their ends."""
+    return [word.rstrip("0123456789") or word for word in re.split(r"[\W_]+", name.lower()) if word]
+
+
+def _split(word: str) -> str:
+    return next((split for split, words in _WORDS.items() if word in words), "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,11 +3,13 @@
 `root/cat/x.jpg` and `root/cat/deeper/y.jpg` are of class `cat`; with `class_level=2` the latter is of `cat/deeper`, and
 with `class_level=0` an image is of the class of the folder that it is in. The class's name is the caption, so that such
 a folder is a memory with texts, unless the source has `class_names`; it is also in the metadata, as `class`. Images in
-the root itself have neither label nor caption. `naming` says how names are numbered. A table of Hugging Face beside the
+the root itself have neither label nor caption. With `fields=caption=txt` the caption of `x.jpg` is the text of `x.txt`
+beside it, where there is one, and no other. `naming` says how names are numbered. A table of Hugging Face beside the
 images replaces what folders say (`folder_metadata`).
 """
 
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from pipelines.sources import labels
 from pipelines.sources.listing import Row
 from pipelines.sources.lists import folder_metadata, table
 from pipelines.sources.naming import Naming
-from pipelines.sources.sample import count_passed_over
+from pipelines.sources.sample import MAX_TEXT_BYTES, count_passed_over
 
 # Folders that systems and programs leave beside the user's own, in lower case; hidden ones are system folders, too.
 _SYSTEM = re.compile(
@@ -49,8 +51,23 @@ def rows(source: Source) -> Iterator[Row]:
     if described := folder_metadata.find(source):
         yield from folder_metadata.rows(described)
         return
-    if source.fields:
-        raise UserError(f"{source.path}: has no {' or '.join(folder_metadata.NAMES)}; leave 'fields' empty")
+    if not source.fields:
+        yield from _by_folder(source)
+        return
+    suffix, found = _text_suffix(source), False
+    for row in _by_folder(source):
+        row = _with_text(source, suffix, row)
+        found |= bool(row.problem or row.fields["caption"])
+        yield row
+    if not found:
+        raise UserError(
+            f"{source.path}: no image has a {suffix} beside it, as fields={source.fields[0]} asks, and there is no "
+            f"{' or '.join(folder_metadata.NAMES)}"
+        )
+
+
+def _by_folder(source: Source) -> Iterator[Row]:
+    """Yields a row for each image, with what the folders say."""
     entries = _wanted(storage.entries(source.image_root))
     yield from (Row(entry.name) for entry in entries if entry.kind == "file" and is_image(entry.name))
     for top in (entry for entry in entries if entry.kind != "file"):
@@ -60,6 +77,33 @@ def rows(source: Source) -> Iterator[Row]:
             if folder not in known:
                 known[folder] = _fields(source, folder)
             yield Row(path, known[folder])
+
+
+def _text_suffix(source: Source) -> str:
+    """Returns the suffix of the texts beside the images; empty if they are not read."""
+    named = [re.fullmatch(r"caption=\.?(\w+)", field) for field in source.fields]
+    if len(named) > 1 or not all(named):
+        raise UserError(
+            f"{source.path}: has no {' or '.join(folder_metadata.NAMES)}, so 'fields' can only say which files beside "
+            "the images are their captions, as in caption=txt"
+        )
+    return "".join(f".{found[1].lower()}" for found in named if found)
+
+
+def _with_text(source: Source, suffix: str, row: Row) -> Row:
+    """Returns a row with the text of the file beside its image as its caption; without one if there is no such file."""
+    uri = storage.join(source.image_root, os.path.splitext(row.member)[0] + suffix)
+    try:
+        with storage.open_read(uri) as file:
+            content = file.read(MAX_TEXT_BYTES + 1)
+        if len(content) > MAX_TEXT_BYTES:
+            return Row(row.member, problem=f"{uri}: is larger than {MAX_TEXT_BYTES:,} bytes")
+        text = content.decode("utf-8-sig").strip()
+    except storage.MissingFile:
+        text = ""
+    except (UserError, UnicodeDecodeError) as error:
+        return Row(row.member, problem=f"{uri}: {error}")
+    return Row(row.member, {**row.fields, "caption": text or None})
 
 
 def _fields(source: Source, folder: str) -> dict[str, Any]:
@@ -173,7 +217,10 @@ def passed_over(source: Source) -> Counter[str]:
                 folders.append(storage.join(folder, entry.name))
             elif entry.kind == "file" and (entry.name.startswith(".") or not is_image(entry.name)):
                 count_passed_over(counts, entry.name)
-    if described := folder_metadata.find(source):
+    described = folder_metadata.find(source)
+    if source.fields and not described:
+        counts.pop(_text_suffix(source), None)
+    if described:
         counts.subtract([f".{storage.name(described.path).rpartition('.')[2]}"])
         entries = _wanted(storage.entries(source.image_root))
         tops = (entry.name for entry in entries if entry.kind == "file" and is_image(entry.name))

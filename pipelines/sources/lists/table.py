@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError, one_line
+from pipelines.sources import parts
 from pipelines.sources.files import parquet_bounds
 from pipelines.sources.files.parquet import is_image, row_values
 from pipelines.sources.listing import Row
@@ -231,7 +232,7 @@ def naming(source: Source) -> Naming | None:
 
 
 def _count_declared(source: Source, names: tuple[str, ...]) -> Counter[str]:
-    numbers = Counter(row.fields.get("label") for row in rows(source))
+    numbers = Counter(row.fields.get("label") for row in parts.having(source, rows(source)))
     return Counter({name: numbers[number] for number, name in enumerate(names) if numbers[number]})
 
 

@@ -1,6 +1,7 @@
 """Parts and first classes of lists."""
 
 import collections
+import dataclasses
 
 import pytest
 from hypothesis import given
@@ -62,8 +63,44 @@ def test_rows_without_labels_and_files_of_samples_are_refused(tmp_path):
     source = Source(path="list.txt", classes=1)
     with pytest.raises(UserError, match="list.txt: a.jpg has no label; 'classes' and 'part' choose by labels"):
         list(parts.chosen(source, lambda: iter([Row("a.jpg")])))
-    with pytest.raises(UserError, match="source format img2dataset: is not a list; leave 'classes' and 'part' empty"):
+    with pytest.raises(
+        UserError, match="source format img2dataset: is not a list; leave 'classes', 'part' and 'where' empty"
+    ):
         plan(tmp_path, Source(format="img2dataset", path="x.tar", part=(0.0, 0.5)))
+
+
+def _having(where, *fields):
+    rows = [Row(str(place), each) for place, each in enumerate(fields)]
+    return [row.member for row in parts.having(Source(path="list.csv", where=where), iter(rows))]
+
+
+def test_rows_are_chosen_by_the_values_of_their_columns():
+    rows = [{"split": "train", "label": 0}, {"split": "val", "label": 1}, {"split": "test"}, {"label": 2}, {"split": 7}]
+    assert _having((), *rows) == ["0", "1", "2", "3", "4"]
+    assert _having(("split=train",), *rows) == ["0"]
+    assert _having(("split=train|test|7",), *rows) == ["0", "2", "4"]
+    assert _having(("label",), *rows) == ["0", "1", "3"]
+    assert _having(("split", "label=1"), *rows) == ["1"]
+    assert _having(("ok=true",), {"ok": True}, {"ok": False}, {"ok": "true"}, {"ok": None}) == ["0", "2"]
+
+
+def test_rows_that_cannot_be_used_are_kept_and_a_value_that_no_row_has_is_named():
+    rows = [Row("a", {"split": "val"}), Row("b", problem="broken")]
+    source = Source(path="list.csv", where=("split=train",))
+    found = parts.having(source, iter(rows))
+    assert next(found).member == "b"
+    with pytest.raises(UserError, match="list.csv: no row has split=train, .* the first rows have split=val"):
+        next(found)
+
+
+def test_a_part_is_of_the_rows_that_are_chosen(tmp_path):
+    write_images(tmp_path, *(f"{i}.jpg" for i in range(8)))
+    lines = [f"{i}.jpg,{i % 2 if i < 6 else ''},{'train' if i < 4 else 'test'}\n" for i in range(8)]
+    (tmp_path / "list.csv").write_text("".join(["path,label,split\n", *lines]))
+    source = Source(format="table", path="list.csv", where=("split=train",), part=(0.0, 0.5))
+    assert [shard.rows for shard in plan(tmp_path, source)] == [2]
+    labelled = dataclasses.replace(source, where=("label",), part=())
+    assert sum(shard.rows for shard in plan(tmp_path, labelled)) == 6
 
 
 def test_a_source_is_planned_with_its_part(tmp_path):

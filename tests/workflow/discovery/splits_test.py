@@ -22,9 +22,10 @@ def test_of_file(name, expected):
 
 
 def test_of_folder():
-    assert [splits.of_folder(name) for name in ("Validation", "testing", "TRAIN", "trains")] == [
-        *("val", "test", "train", ""),
-    ]
+    names = {"Validation": "val", "testing": "test", "TRAIN": "train", "train2017": "train", "test_set": "test"}
+    names |= {"images_val": "val", "train 2012": "train", "val-data": "val"}
+    names |= dict.fromkeys(("trains", "train station", "trainval", "train_test", "images", "2017", "steam_train"), "")
+    assert {name: splits.of_folder(name) for name in names} == names
 
 
 def test_ten_images_are_cut_into_eight_one_and_one():

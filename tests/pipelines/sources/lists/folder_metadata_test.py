@@ -78,7 +78,7 @@ def test_what_could_be_meant_otherwise_is_named(tmp_path):
     # In a folder of class folders, a table of something else is passed over.
     assert [item.caption for item in read(tmp_path, above)] == ["test", "train"]
     (train / "metadata.csv").unlink()
-    with pytest.raises(UserError, match="has no metadata.csv or .*; leave 'fields' empty"):
+    with pytest.raises(UserError, match="no image has a .text beside it, .* there is no metadata.csv or"):
         read(tmp_path, dataclasses.replace(_SOURCE, fields=("caption=text",)))
 
 

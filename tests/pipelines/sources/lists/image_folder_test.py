@@ -34,6 +34,36 @@ def test_each_folder_is_a_class_and_its_name_the_caption(tmp_path):
     ]
 
 
+def test_texts_beside_images_are_their_captions(tmp_path):
+    write_images(tmp_path / "photos", "a/0.jpg", "a/1.png", "b/2.jpg", "3.jpg")
+    texts = {"a/0": " a red dog\n", "b/2": "\ufeffzwei H\u00fcte", "3": "of no class", "a/9": "alone"}
+    for name, text in texts.items():
+        (tmp_path / f"photos/{name}.txt").write_text(text, encoding="utf-8")
+    source = dataclasses.replace(_SOURCE, fields=("caption=txt",))
+    found = [(item.member, item.caption, item.label) for item in read(tmp_path, source)]
+    assert found == [
+        ("3.jpg", "of no class", None),
+        ("a/0.jpg", "a red dog", 0),
+        ("a/1.png", None, 0),
+        ("b/2.jpg", "zwei H\u00fcte", 1),
+    ]
+    assert not sources.passed_over(source, str(tmp_path))
+    assert sources.passed_over(_SOURCE, str(tmp_path)) == {".txt": 4}
+
+
+def test_a_text_beside_an_image_that_cannot_be_used_is_a_reject(tmp_path):
+    write_images(tmp_path / "photos", "a/0.jpg", "a/1.jpg", "a/2.jpg")
+    (tmp_path / "photos/a/0.txt").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "photos/a/1.txt").write_bytes(b"x" * ((1 << 20) + 1))
+    source = dataclasses.replace(_SOURCE, fields=("caption=txt",))
+    first, second, third = read(tmp_path, source)
+    assert isinstance(first, Reject) and "0.txt" in first.message and "utf-8" in first.message
+    assert isinstance(second, Reject) and "1.txt: is larger than 1,048,576 bytes" in second.message
+    assert isinstance(third, Sample) and third.caption is None
+    with pytest.raises(UserError, match="no image has a .cap beside it, as fields=caption=cap asks"):
+        read(tmp_path, dataclasses.replace(_SOURCE, fields=("caption=cap",)))
+
+
 def _naming(tmp_path, **changes):
     found = sources.find_names(dataclasses.replace(_SOURCE, **changes), str(tmp_path), Embed())
     assert found is not None

@@ -1,0 +1,256 @@
+"""Layouts that data sets are published in: each config must read the right images with the right labels, or none."""
+
+import csv
+import json
+import os
+
+import pytest
+
+from configs.base import Embed
+from pipelines import options, sources
+from tests.pipelines import tiny_encoders as tiny
+from workflow import init
+
+_CLASSES = ("cat", "dog", "red")
+_ROWS = {"train": 12, "val": 6, "test": 6}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "in"
+
+
+def _image(split, place):
+    """Returns the image of a row of a split, which no other row has."""
+    return tiny.image_bytes(1000 * list(_ROWS).index(split) + place)
+
+
+def _write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def _table(path, header, rows, delimiter=","):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([header, *rows])
+
+
+def _found(root, *flags):
+    """Runs init and returns its config, and for each split what is read: class of each image by its bytes."""
+    assert init.main(["mine", f"--images={root}", "--force", *flags]) == 0
+    config = options.load("mine.py")
+    naming = sources.find_names(config.train_set, "", Embed())
+    names = sources.label_space(naming, config.train_set, "").names if naming else _CLASSES
+    space = sources.label_space(naming, config.train_set, "") if naming else None
+    read = {}
+    for split in _ROWS:
+        source = getattr(config, f"{split}_set")
+        own = sources.find_names(source, "", Embed())
+        labels = sources.Labels(space, own.names if own.declared else (), own.names) if space and own else None
+        shards = sources.plan(source, "", Embed(), f"listings/{split}", labels)
+        items = [item for shard in shards for item in sources.read(shard, Embed())]
+        assert all(isinstance(item, sources.Sample) for item in items), items
+        read[split] = {item.image: names[item.label] for item in items}
+    return config, read
+
+
+def _right(*splits):
+    return {split: {_image(split, i): _CLASSES[i % 3] for i in range(_ROWS[split])} for split in splits or _ROWS}
+
+
+def test_lists_of_splits_that_share_their_file_names_take_the_images_of_their_own_split(here):
+    for split, rows in _ROWS.items():
+        for i in range(rows):
+            _write(here / split / f"{i}.png", _image(split, i))
+        _table(here / f"{split}.csv", ("filename", "label"), [(f"{i}.png", _CLASSES[i % 3]) for i in range(rows)])
+    assert _found(here)[1] == _right()
+
+
+def _coco(root, split, folder, names=_CLASSES):
+    rows = range(_ROWS[split])
+    for i in rows:
+        _write(root / folder / f"{i}.png", _image(split, i))
+    images = [{"id": 100 + i, "file_name": f"{i}.png"} for i in rows]
+    boxes = [{"id": i, "image_id": 100 + i, "category_id": 7 * (i % 3)} for i in rows]
+    categories = [{"id": 7 * place, "name": name} for place, name in enumerate(names)]
+    text = json.dumps({"images": images, "annotations": boxes, "categories": categories})
+    _write(root / f"annotations/instances_{folder}.json", text)
+
+
+@pytest.mark.parametrize("named", ["", "annotations"])
+def test_coco_with_its_lists_beside_the_folders_of_images(here, named):
+    for split in _ROWS:
+        _coco(here, split, f"{split}2017")
+    assert _found(here / named)[1] == _right()
+
+
+def test_images_of_several_categories_are_left_out_and_said(here, capsys):
+    for split in _ROWS:
+        _coco(here, split, f"{split}2017")
+    path = here / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append({"id": 99, "image_id": 100, "category_id": 7})
+    path.write_text(json.dumps(content))
+    right = _right()
+    del right["train"][_image("train", 0)]
+    assert _found(here)[1] == right
+    assert "note: 1 of 12 rows of train have no label; they are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", ["training_set,validation_set,test_set", "train2017,val2017,test2017"])
+def test_folders_of_splits_have_other_words_beside_them(here, names):
+    for split, name in zip(_ROWS, names.split(","), strict=True):
+        for i in range(_ROWS[split]):
+            _write(here / name / _CLASSES[i % 3] / f"{i}.png", _image(split, i))
+    assert _found(here)[1] == _right()
+
+
+def test_a_column_says_the_split_of_each_row(here):
+    rows = []
+    for split, count in _ROWS.items():
+        for i in range(count):
+            _write(here / f"pics/{split[:2]}{i}.png", _image(split, i))
+            rows.append((f"pics/{split[:2]}{i}.png", _CLASSES[i % 3], {"val": "valid"}.get(split, split), "mine"))
+    _table(here / "all.csv", ("path", "label", "Split", "dataset"), rows)
+    config, read = _found(here)
+    assert read == _right()
+    assert config.val_set.where == ("Split=valid",) and config.memory.where == ("Split=train",)
+
+
+def test_a_missing_split_is_cut_from_the_rows_that_a_column_calls_train(here):
+    rows = []
+    for split in ("train", "test"):
+        for i in range(_ROWS[split]):
+            _write(here / f"{split[:2]}{i}.png", _image(split, i))
+            rows.append((f"{split[:2]}{i}.png", _CLASSES[i % 3], split))
+    _table(here / "all.tsv", ("image", "class", "set"), rows, "\t")
+    _, read = _found(here)
+    right = _right("train", "test")
+    assert read["test"] == right["test"] and {**read["train"], **read["val"]} == right["train"]
+    assert len(read["val"]) == 3 and not read["train"].keys() & read["val"].keys()
+
+
+def test_column_names_in_another_case_are_found(here):
+    rows = [(f"{i}.png", i % 3, _CLASSES[i % 3], f"a {_CLASSES[i % 3]}") for i in range(30)]
+    for i in range(30):
+        _write(here / f"img/{i}.png", _image("train", i))
+    _table(here / "labels.csv", ("Filename", "ClassId", "Label", "Caption"), rows, ";")
+    config, read = _found(here)
+    assert config.train_set.fields == ("path=Filename", "label=Label", "caption=Caption")
+    whole = {image: name for split in read.values() for image, name in split.items()}
+    assert whole == {_image("train", i): _CLASSES[i % 3] for i in range(30)}
+
+
+def test_paths_from_the_root_have_the_folder_that_they_share(here, tmp_path):
+    for split, count in _ROWS.items():
+        for i in range(count):
+            _write(tmp_path / f"elsewhere/{split}/{i}.png", _image(split, i))
+        rows = [(f"{tmp_path}/elsewhere/{split}/{i}.png", _CLASSES[i % 3]) for i in range(count)]
+        _table(here / f"{split}.csv", ("image_path", "label"), rows)
+    config, read = _found(here)
+    assert read == _right() and config.val_set.image_root == f"{tmp_path}/elsewhere/val"
+
+
+def test_images_in_one_folder_with_lists_of_other_things_beside_it(here, capsys):
+    for i in range(30):
+        _write(here / "images" / _CLASSES[i % 3] / f"{i}.png", _image("train", i))
+    _write(here / "meta/train.txt", "cat/0\ndog/1\n")
+    config, read = _found(here)
+    assert config.train_set.path == f"{here}/images" and sum(map(len, read.values())) == 30
+    assert "note: not read: the folder 'meta'" in capsys.readouterr().out
+
+
+def test_a_list_whose_images_are_not_there_gives_way_to_class_folders(here, capsys):
+    for i in range(30):
+        _write(here / "images" / f"{i % 3 + 1:03}.{_CLASSES[i % 3]}" / f"{i}.png", _image("train", i))
+    _write(here / "train_test_split.txt", "".join(f"{i + 1} {i % 2}\n" for i in range(30)))
+    assert init.main(["mine", f"--images={here}"]) == 0
+    assert options.load("mine.py").train_set.path == f"{here}/images"
+    assert "not read: the lists of `path label`, whose images are not there" in capsys.readouterr().out
+
+
+def test_a_val_set_in_another_format_without_a_class_of_train_is_not_read(here, capsys):
+    for i in range(30):
+        _write(here / f"train/n0{i % 3}/images/{i}.JPEG", _image("train", i))
+    for i in range(6):
+        _write(here / f"val/images/val_{i}.JPEG", _image("val", i))
+    _write(here / "val/val_annotations.txt", "".join(f"val_{i}.JPEG\tn0{i % 3}\t0\t0\t62\n" for i in range(6)))
+    assert init.main(["mine", f"--images={here}"]) == 0
+    assert "val_annotations.txt: train has none of the classes of val" in " ".join(capsys.readouterr().out.split())
+    assert options.load("mine.py").val_set.path == f"{here}/train"
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (("train/0.png", "test/1.png"), "'test', 'train' are splits, not classes"),
+        (("cat/train/0.png", "cat/test/1.png", "dog/train/2.png"), "such as 'cat', have a split inside; put it above"),
+        (("images/0.png", "notes/a.md"), "of its folders 'images' alone has images; give each class a folder"),
+    ],
+)
+def test_splits_are_no_classes(here, files, sentence, capsys):
+    for place, name in enumerate(files):
+        _write(here / name, tiny.image_bytes(place))
+    assert init.main(["mine", f"--images={here}"]) == 2
+    assert sentence in capsys.readouterr().err and not os.path.exists("mine.py")
+
+
+def test_a_file_that_is_not_understood_says_why(here, capsys):
+    _table(here / "train.csv", ("id", "breed"), [("000a", "cat")])
+    assert init.main(["mine", f"--images={here}/train.csv"]) == 2
+    assert "train.csv: is not understood (not read: 'train.csv' (" in (error := capsys.readouterr().err)
+    assert "has no column of paths or URLs" in error
+
+
+def _classes(root):
+    for i in range(30):
+        _write(root / _CLASSES[i % 3] / f"{i}.png", _image("train", i))
+
+
+def test_pairs_as_texts_beside_images(here, tmp_path, capsys):
+    _classes(here)
+    for i in range(12):
+        _write(tmp_path / f"pairs/{i:05}.jpg", tiny.image_bytes(i, "JPEG"))
+        # One of these looks like a line of a list.
+        _write(tmp_path / f"pairs/{i:05}.txt", "photo.jpg 12" if i == 3 else f"a red dog {i}\n")
+    config, _ = _found(here, f"--pairs={tmp_path}/pairs")
+    assert (config.memory.format, config.memory.fields) == ("image_folder", ("caption=txt",))
+    shards = sources.plan(config.memory, "", Embed(), "listings/memory")
+    items = [item for shard in shards for item in sources.read(shard, Embed())]
+    assert [item.caption for item in items] == [f"a red dog {i}" if i != 3 else "photo.jpg 12" for i in range(12)]
+    printed = capsys.readouterr().out
+    assert "12 of the 12 rows" in printed and "not read" not in printed
+
+
+def test_pairs_as_a_table_with_the_suffix_of_a_text(here, tmp_path):
+    _classes(here)
+    for i in range(4):
+        _write(tmp_path / f"pairs/Images/{i}.png", tiny.image_bytes(i))
+    lines = [f'{i}.png,"a red dog, {n}"\n' for i in range(4) for n in range(5)]
+    _write(tmp_path / "pairs/captions.txt", "".join(["image,caption\n", *lines]))
+    config, _ = _found(here, f"--pairs={tmp_path}/pairs")
+    shards = sources.plan(config.memory, "", Embed(), "listings/memory")
+    captions = [item.caption for shard in shards for item in sources.read(shard, Embed())]
+    assert captions == [f"a red dog, {n}" for _ in range(4) for n in range(5)]
+
+
+def test_images_of_splits_in_one_table_are_pointed_out(here, capsys):
+    rows = [(f"{'train' if i < 20 else 'valid'}/{i}.png", _CLASSES[i % 3]) for i in range(30)]
+    for i, (path, _) in enumerate(rows):
+        _write(here / path, _image("train", i))
+    _table(here / "labels.csv", ("path", "label"), rows)
+    assert init.main(["mine", f"--images={here}"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "its images are in folders of train and val: name the split of each in a column 'split'" in printed
+
+
+def test_many_files_that_are_no_lists_are_named_by_a_few(here, capsys):
+    for i in range(40):
+        _write(here / f"notes/{i}.txt", "nothing of use\n")
+    _classes(here / "notes")
+    assert init.main(["mine", f"--images={here}/notes"]) == 0
+    assert capsys.readouterr().out.count("not read") < 8

@@ -1,0 +1,235 @@
+"""Lists and tables that name images: which of a folder's files are some, by which columns, and where the images are."""
+
+import dataclasses
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from configs.base import Source
+from configs.schema.data import FORMATS, SPLITS
+from pipelines import sources, storage
+from pipelines.errors import UserError
+from pipelines.images.suffixes import is_image
+from pipelines.sources import patterns
+from pipelines.sources.images import below
+from pipelines.sources.listing import Row
+from pipelines.sources.lists import image_list, table
+from workflow.discovery import facts, folder, splits
+from workflow.discovery.folder import Folder
+from workflow.discovery.found import Find, Found, by_split, is_beside, not_read, pattern
+
+_COCO = "coco" if "coco" in FORMATS else "inat2021"
+_NAME_FILES = ("classnames.txt", "class_names.txt", "classes.txt")
+# Columns that are tried where a table has none of the names that its reader knows, in any case.
+_COLUMNS = {
+    "path": (
+        *("path", "file", "file_name", "filename", "filepath", "image_path", "image", "img", "img_path", "image_id"),
+        "name",
+    ),
+    "label": (
+        *("label", "class", "class_name", "category", "species", "target", "label_name", "labels"),
+        *("classid", "class_id", "category_id", "label_id"),
+    ),
+    "caption": ("caption", "text", "title", "description", "alt", "alt_text"),
+}
+_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "usage", "dataset", "data set")
+_PROBED_ROWS = 20
+_PROBED_FOLDERS = 50
+_MOST_WRONG = 3
+
+
+def class_names(inside: Folder) -> str:
+    """Returns the file of a folder that has the names of classes; empty if there is none."""
+    return next((storage.join(inside.path, name) for name in _NAME_FILES if name in inside.files), "")
+
+
+def finder(name: str, like: str, guess: Callable[[Source], Source], is_sure: bool = True) -> Find:
+    """Returns a finder of lists.
+
+    Args:
+        name: of the format, for people.
+        like: how the names of such files end.
+        guess: makes a source of a path that can be read; a `UserError` says why it cannot be.
+        is_sure: whether such a file is expected to be a list; if not, others are passed over without a word, and the
+            images must be there.
+    """
+
+    def find(inside: Folder) -> Found | None:
+        readable, wrong = _readable(inside, like, guess)
+        if not readable:
+            if wrong and is_sure:
+                raise UserError("; ".join(wrong[:_MOST_WRONG]))
+            return None
+        chosen, notes = _one_each(*by_split(readable))
+        guessed = {split: readable[file] for split, file in chosen.items()}
+        made, has_images = {}, True
+        if len(guessed) == 1:
+            guessed, more = _by_column(guessed["train"])
+            notes += more
+        for split, source in guessed.items():
+            made[split], is_there, note = _rooted(inside, source, split)
+            has_images &= is_there
+            notes += [note] if note and note not in notes else []
+        if not (has_images or is_sure):
+            return None
+        return Found(name, made, class_names(inside), (*notes, *(wrong if is_sure else ())), has_images)
+
+    return find
+
+
+def _readable(inside: Folder, like: str, guess: Callable[[Source], Source]) -> tuple[dict[str, Source], list[str]]:
+    """Returns the source of each file of a folder that can be read as a list, and what to say of the others."""
+    images = {os.path.splitext(name)[0] for name in inside.files if is_image(name)}
+    found, wrong = {}, []
+    for file in inside.files:
+        is_other = file in _NAME_FILES or file.endswith("_stats.json") or is_beside(file, inside)
+        # A text of one image is no list.
+        if is_other or os.path.splitext(file)[0] in images or not re.search(like, file, re.IGNORECASE):
+            continue
+        try:
+            found[file] = guess(Source(path=pattern(inside.path, [file], []), image_root=inside.path))
+        except UserError as error:
+            wrong.append(f"not read: {file!r} ({error})"[:300])
+    return found, wrong
+
+
+def _one_each(files: dict[str, list[str]], others: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Returns one file for each split, that whose name ends with the split, and what to say of the rest."""
+    chosen, rest = {}, list(others)
+    for split, names in files.items():
+        ranked = sorted(names, key=lambda name: (not splits.of_file(name)[1], len(name), name))
+        chosen[split], rest = ranked[0], rest + ranked[1:]
+    return chosen, not_read(rest)
+
+
+def image_list_of(source: Source) -> Source:
+    """Returns a list of lines `path label`; a `UserError` if it is none."""
+    source = dataclasses.replace(source, format="image_list")
+    _members(source)
+    return source
+
+
+def coco_of(source: Source) -> Source:
+    """Returns JSON of COCO; a `UserError` if it is none."""
+    source = dataclasses.replace(source, format=_COCO)
+    facts.first(source)
+    return source
+
+
+def table_of(source: Source) -> Source:
+    """Returns a table with the columns of our fields; those that its reader does not find are tried by other names."""
+    source = dataclasses.replace(source, format="table")
+    header: dict[str, str] = {}
+    for file in patterns.files(source.path)[:1]:
+        for name in table.columns(file.uri):
+            header.setdefault(name.strip().lower(), name)
+    columns: tuple[str, ...] = ()
+    try:
+        facts.first(source)
+    except UserError as error:
+        path = next((header[name] for name in _COLUMNS["path"] if name in header), None)
+        if path is None or not ("column" in str(error) or "field" in str(error)):
+            raise
+        columns = (f"path={path}",)
+    for field in ("label", "caption"):
+        row = facts.first(dataclasses.replace(source, fields=columns))
+        if (row.label if field == "label" else row.caption) is None:
+            tried = [(*columns, f"{field}={header[name]}") for name in _COLUMNS[field] if name in header]
+            columns = next((more for more in tried if _has_rows(dataclasses.replace(source, fields=more))), columns)
+    return dataclasses.replace(source, fields=columns)
+
+
+def _has_rows(source: Source) -> bool:
+    try:
+        facts.first(source)
+    except UserError:
+        return False
+    return True
+
+
+def _by_column(source: Source) -> tuple[dict[str, Source], list[str]]:
+    """Returns the source of each split that a column of a list names, all of it as train if none does; and notes."""
+    values: dict[str, Counter[str]] = {}
+    folders: set[str] = set()
+    for row in itertools.islice(_listed(source), facts.MOST_ROWS):
+        folders.add(splits.of_folder(row.member.replace("\\", "/").partition("/")[0]))
+        for column, value in row.fields.items():
+            if column.strip().lower() in _SPLIT_COLUMNS:
+                values.setdefault(column, Counter())[str(value)] += 1
+    for column, found in values.items():
+        named: dict[str, list[str]] = {}
+        for value in found:
+            named.setdefault(splits.of_folder(value), []).append(value)
+        if "" not in named and "train" in named:
+            where = {split: (f"{column}={'|'.join(sorted(named[split]))}",) for split in SPLITS if split in named}
+            return {split: dataclasses.replace(source, where=where[split]) for split in where}, []
+    mixed = "train" in folders and "" not in folders and len(folders) > 1
+    note = f"{source.path} has no column of splits, but its images are in folders of {' and '.join(sorted(folders))}"
+    return {"train": source}, [f"{note}: name the split of each in a column 'split'"] if mixed else []
+
+
+def _members(source: Source) -> list[str]:
+    """Returns the paths of the first images of a list, as it writes them; a `UserError` if there are none."""
+    found = [row.member for row in itertools.islice(_listed(source), _PROBED_ROWS) if not row.problem]
+    if not found:
+        raise UserError(f"{source.path}: is empty")
+    return found
+
+
+def _listed(source: Source) -> Iterator[Row]:
+    """Yields the rows of a list whose images are not looked for, since their folder is not known yet."""
+    if source.format == "image_list":
+        for file in patterns.files(source.path):
+            yield from (row for _, row in image_list.parse(file.uri, "", names=True))
+    else:
+        yield from sources.LISTS[source.format](sources.resolve(source, ""))
+
+
+def _rooted(inside: Folder, source: Source, split: str) -> tuple[Source, bool, str]:
+    """Returns a list with the folder of its images, whether they are there, and a note on what is to be looked at.
+
+    It is the folder of the list, one in it, or one beside it, that has the first images; of several that of the split.
+    """
+    members = _members(source)
+    if any("://" in member for member in members):
+        return source, True, ""
+    here = inside.path.rstrip("/")
+    if all(member.startswith("/") for member in members):
+        return _of_whole_paths(source, members, here)
+    above = here.rpartition("/")[0]
+    around = [here, *(f"{here}/{name}" for name in inside.folders[:_PROBED_FOLDERS])]
+    if above:
+        beside = [f"{above}/{name}" for name in folder.look(above).folders[:_PROBED_FOLDERS]]
+        around += [above, *(path for path in beside if path != here)]
+    counts = {root: sum(_is_there(root, member) for member in members) for root in around}
+    most = max(counts.values())
+    fits = [root for root in around if counts[root] == most]
+    fits = [root for root in fits if root.startswith(f"{here}/")] or fits if here not in fits else [here]
+    if not most:
+        note = f"{members[0]!r}, the first image of {source.path}, is not below {here!r}: set image_root to the folder"
+        return dataclasses.replace(source, image_root=here), False, f"{note} of the images"
+    own = [root for root in fits if splits.of_folder(storage.name(root)) == split]
+    root = (own or fits)[0]
+    others = [] if own else fits[1:]
+    note = f"images of {source.path} are taken from {root!r}, but {others[0]!r} has the same names" if others else ""
+    return dataclasses.replace(source, image_root=root), True, note
+
+
+def _of_whole_paths(source: Source, members: list[str], here: str) -> tuple[Source, bool, str]:
+    """Returns a list of paths from the root, with the folder that all of them are in."""
+    place = below(here)
+    if not any(place(member).startswith("/") for member in members):
+        return dataclasses.replace(source, image_root=here), any(map(storage.exists, members)), ""
+    rows = itertools.islice(sources.listed(dataclasses.replace(source, image_root="/")), facts.MOST_ROWS)
+    root = os.path.commonpath(["/" + os.path.dirname(row.member) for row in rows if not row.problem])
+    return dataclasses.replace(source, image_root=root), any(map(storage.exists, members)), ""
+
+
+def _is_there(root: str, member: str) -> bool:
+    plain = below(root)(member)
+    try:
+        return storage.exists(storage.join(root, plain))
+    except (OSError, ValueError):
+        return False
