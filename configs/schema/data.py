@@ -48,11 +48,12 @@ class Source:
     classes: int = option(0, "For lists with labels, reads only the first so many classes; 0 reads all.", at_least=0)
     part: tuple[float, ...] = option(
         (),
-        "For lists with labels, reads only this part of each class, from and to as shares: `0.1,1`.",
+        "Reads only this part of each class of a list with labels, from and to as shares: `0.1,1`; of files of "
+        "samples, about so many of the rows.",
         at_least=0,
         at_most=1,
     )
-    part_seed: int = option(0, "Seed that shuffles each class before it is cut; sources with disjoint parts share it.")
+    part_seed: int = option(0, "Seed that shuffles rows before they are cut; sources with disjoint parts share it.")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each field that does not fit the others, and why."""

@@ -173,12 +173,25 @@ def _names_in_files(source: Source, embed: Embed, is_memory: bool) -> Naming | N
     if is_memory and source.format == "img2dataset":
         # The whole of the table beside a tar would have to be read for the few labels that are looked at.
         shards = [dataclasses.replace(shard, siblings=()) for shard in shards]
-    values = container.labels or functools.partial(naming.read_labels, container.read, embed=embed)
+    values = functools.partial(_labels, container, embed)
     of_first = container.declared(shards[0]) if container.declared else ()
     if container.declared and of_first:
         same = naming.same_in_all((shard.uri, container.declared(shard)) for shard in shards)
         return Naming(same, functools.partial(naming.count_declared, same, shards, values), declared=True)
     return naming.of_shards(source.path, shards, values, not is_memory)
+
+
+def _labels(container: Container, embed: Embed, shard: InputShard) -> Iterator[Any]:
+    """Yields the label of each row of a shard that is of the source's part, as the source has it."""
+    if container.labels:
+        # Members are the numbers of rows there.
+        yield from (
+            label
+            for number, label in enumerate(container.labels(shard))
+            if parts.drawn(shard.source, shard.name, str(number))
+        )
+    else:
+        yield from naming.read_labels(read, shard, embed)
 
 
 def label_space(found: Naming, source: Source, data: str) -> LabelSpace:
@@ -246,8 +259,8 @@ def _check_fields(source: Source) -> None:
         raise UserError(f"source format {source.format}: takes no class names; leave 'class_names' empty")
     if source.class_level != 1 and source.format != "image_folder":
         raise UserError(f"source format {source.format}: has no folders that are classes; leave 'class_level' at 1")
-    if source.format in CONTAINERS and (source.classes or source.part or source.where):
-        raise UserError(f"source format {source.format}: is not a list; leave 'classes', 'part' and 'where' empty")
+    if source.format in CONTAINERS and (source.classes or source.where):
+        raise UserError(f"source format {source.format}: is not a list; leave 'classes' and 'where' empty")
 
 
 def passed_over(source: Source, data: str) -> Counter[str]:
@@ -274,8 +287,11 @@ def _plan_files(source: Source, container: Container) -> list[InputShard]:
 
 
 def read(shard: InputShard, embed: Embed) -> Iterator[Sample | Reject | Filtered]:
-    """Yields the samples and rejects of one shard, in the order of the source."""
-    return listing.read(shard, embed) if shard.listing else CONTAINERS[shard.source.format].read(shard, embed)
+    """Yields the samples and rejects of one shard that are of the source's part, in the order of the source."""
+    if shard.listing:
+        return listing.read(shard, embed)
+    items = CONTAINERS[shard.source.format].read(shard, embed)
+    return (item for item in items if parts.drawn(shard.source, shard.name, item.member))
 
 
 def read_image(source: Source, container: str, member: str, embed: Embed) -> bytes:
@@ -300,7 +316,7 @@ def read_image(source: Source, container: str, member: str, embed: Embed) -> byt
                 return images.fetch(member) if "://" in member else images.read(member)
             except Unreadable as error:
                 raise UserError(f"{container}, {member}: {error}; it has changed since it was embedded") from error
-    shard = InputShard(source, "", container, 0, "")
+    shard = InputShard(dataclasses.replace(source, part=()), "", container, 0, "")
     item = next((item for item in read(shard, embed) if item.member == member), None)
     if not isinstance(item, Sample):
         why = item.message if isinstance(item, Reject) else "is not there"
@@ -330,7 +346,7 @@ def read_images(
                     yield member, None
         return
     left = set(members)
-    for item in read(InputShard(source, "", container, 0, ""), embed):
+    for item in read(InputShard(dataclasses.replace(source, part=()), "", container, 0, ""), embed):
         if item.member in left:
             left.remove(item.member)
             yield item.member, item.image if isinstance(item, Sample) else None

@@ -1,4 +1,6 @@
-"""Which rows of a list are read: those with a value in a column, its first classes, and a part of each class.
+"""Which rows of a source are read: of a list those with a value in a column, its first classes, a part of each class.
+
+Of files of samples a part is drawn row by row, since the classes of all rows are not known before they are read.
 
 Published protocols without a validation split hold one out from the training list: two sources read the same list in
 adjacent parts. Each class is split separately, so both have all classes in the same proportions.
@@ -107,6 +109,22 @@ def _label(source: Source, row: Row) -> int:
             "rows out with where=label"
         )
     return label
+
+
+def drawn(source: Source, shard: str, member: str) -> bool:
+    """Tells whether a row of files of samples is of a source's part: by a hash of `part_seed` and its names.
+
+    Parts that share an end share no row and leave none out; each has about its share of every class.
+
+    Args:
+        source: of the row.
+        shard: name of its file.
+        member: its own name in the file.
+    """
+    if not source.part:
+        return True
+    begin, end = (int(share * (1 << 64)) for share in source.part)
+    return begin <= _hash(source.part_seed, f"{shard}/{member}") < end
 
 
 def _hash(seed: int, member: str) -> int:

@@ -1,5 +1,6 @@
 """The formats that are recognised in a folder, one entry each in `KNOWN`, and the sources that they make of it."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -16,6 +17,7 @@ from workflow.discovery.found import MOST_NAMED, Find, Found, by_split, is_besid
 
 _PROBED = 50
 _MOST_LEVELS = 4
+_LABELS = ("class", "category", "species", "fine_label", "labels")
 _LIKE_LISTS = r"\.(txt|json|csv|tsv|jsonl|ndjson)(\.gz)?$"
 
 
@@ -30,14 +32,27 @@ def _containers(name: str, format: str, like: str) -> Find:
         # A folder with one tar may get more.
         least = 1 if len(files) == 1 and not inside.is_named else 2
         made = {
-            split: Source(format=format, path=pattern(inside.path, some, list(inside.files), least))
+            split: _labelled(Source(format=format, path=pattern(inside.path, some, list(inside.files), least)))
             for split, some in files.items()
         }
-        for source in made.values():
-            facts.first(source)
         return Found(name, made, notes=tuple(not_read(others)))
 
     return find
+
+
+def _labelled(source: Source) -> Source:
+    """Returns files of samples with the field of their labels, where they have one by another name than its reader's.
+
+    Raises:
+        UserError: if their first samples cannot be read.
+    """
+    if facts.first(source).label is None:
+        for name in _LABELS:
+            named = dataclasses.replace(source, fields=(f"label={name}",))
+            with contextlib.suppress(UserError):
+                if facts.first(named).label is not None:
+                    return named
+    return source
 
 
 def _vectors(inside: Folder) -> Found | None:

@@ -128,15 +128,11 @@ def _with_splits(found: Found, seen: dict[str, Facts]) -> tuple[dict[str, tuple[
     ]
     if not missing:
         return {f"{split}_set": (found.splits[split], ()) for split in SPLITS}, notes
-    if train.format not in sources.LISTS:
-        raise UserError(
-            f"{train.path}: read as {found.name}, it has no {' and no '.join(missing)} set, and such files "
-            "cannot be cut; put files or folders named train, val and test side by side, or name lists of images"
-        )
     cut = splits.cut(counts, missing)
     few = f"; {cut.untested:,} of {len(counts):,} classes are too small for that" if cut.untested else ""
     shares = ", ".join(f"{end - begin:.0%} {split}" for split, (begin, end) in cut.parts.items())
-    notes.append(f"There is no {' and no '.join(missing)} set: each class is cut into {shares}{few}.")
+    what = "each class is cut" if train.format in sources.LISTS else "its rows are drawn"
+    notes.append(f"There is no {' and no '.join(missing)} set: {what} into {shares}{few}.")
     made: dict[str, tuple[Source, tuple[str, ...]]] = {}
     for split in SPLITS:
         part = cut.parts.get(split)

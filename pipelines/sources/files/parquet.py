@@ -23,7 +23,7 @@ from pipelines.sources.stream import open_stored
 
 # `image` is bytes, or a struct with `bytes`, as HuggingFace has it.
 FIELDS = {
-    "image": ("jpg", "png", "webp", "image"),
+    "image": ("jpg", "png", "webp", "image", "img"),
     "caption": ("txt", "caption", "TEXT", "text"),
     "label": ("label",),
     "url": ("url", "URL"),

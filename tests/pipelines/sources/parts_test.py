@@ -3,15 +3,19 @@
 import collections
 import dataclasses
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.base import Source
+from configs.base import Embed, Source
+from pipelines import sources
 from pipelines.errors import UserError
 from pipelines.sources import parts
 from pipelines.sources.listing import Row
-from tests.pipelines.sources.listed import plan, write_images
+from tests.pipelines import tiny_encoders as tiny
+from tests.pipelines.sources.listed import plan, read, write_images
 
 
 def _chosen(labels, **fields):
@@ -63,10 +67,46 @@ def test_rows_without_labels_and_files_of_samples_are_refused(tmp_path):
     source = Source(path="list.txt", classes=1)
     with pytest.raises(UserError, match="list.txt: a.jpg has no label; 'classes' and 'part' choose by labels"):
         list(parts.chosen(source, lambda: iter([Row("a.jpg")])))
-    with pytest.raises(
-        UserError, match="source format img2dataset: is not a list; leave 'classes', 'part' and 'where' empty"
-    ):
-        plan(tmp_path, Source(format="img2dataset", path="x.tar", part=(0.0, 0.5)))
+    with pytest.raises(UserError, match="format img2dataset: is not a list; leave 'classes' and 'where' empty"):
+        plan(tmp_path, Source(format="img2dataset", path="x.tar", where=("label",)))
+
+
+def _write_parquet(root, rows, label=lambda i: i % 3):
+    table = pa.table({"jpg": [tiny.image_bytes(i) for i in rows], "label": [label(i) for i in rows]})
+    pq.write_table(table, root / f"{rows[0]:03}.parquet")
+
+
+def test_parts_of_files_of_samples_share_no_row_and_leave_none_out(tmp_path):
+    for begin in (0, 100, 200):
+        _write_parquet(tmp_path, range(begin, begin + 100))
+    whole = Source(format="img2dataset_parquet", path="*.parquet")
+    bounds = [0.0, 0.1, 0.4, 1.0]
+    found = [
+        [sample.image for sample in read(tmp_path, dataclasses.replace(whole, part=pair))]
+        for pair in zip(bounds, bounds[1:], strict=False)
+    ]
+    assert sorted(image for part in found for image in part) == sorted(tiny.image_bytes(i) for i in range(300))
+    # Three standard deviations of draws are 16, 24 and 26 rows.
+    assert [abs(len(part) - expected) < 26 for part, expected in zip(found, (30, 90, 180), strict=True)] == [True] * 3
+    other = {sample.image for sample in read(tmp_path, dataclasses.replace(whole, part=(0.0, 0.1), part_seed=1))}
+    assert other != set(found[0])
+
+
+def test_classes_are_counted_in_the_part_of_files_of_samples(tmp_path):
+    _write_parquet(tmp_path, range(60), lambda i: f"class {i % 3}")
+    source = Source(format="img2dataset_parquet", path="*.parquet", part=(0.0, 0.5))
+    naming = sources.find_names(source, str(tmp_path), Embed())
+    rows = collections.Counter(int(sample.member) % 3 for sample in read(tmp_path, source))
+    assert naming.names == ("class 0", "class 1", "class 2")
+    assert naming.counts() == {f"class {place}": count for place, count in rows.items()}
+
+
+def test_parts_of_tars_are_drawn_by_the_names_in_them(tmp_path):
+    tiny.write_tar(tmp_path / "0.tar", [(f"{i:03}", tiny.image_bytes(i), f"text {i}") for i in range(40)])
+    whole = Source(format="img2dataset", path="0.tar")
+    parts_of = [read(tmp_path, dataclasses.replace(whole, part=pair)) for pair in ((0.0, 0.3), (0.3, 1.0))]
+    captions = [{sample.caption for sample in part} for part in parts_of]
+    assert all(captions) and not captions[0] & captions[1] and len(captions[0] | captions[1]) == 40
 
 
 def _having(where, *fields):

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs.base import Embed
@@ -246,6 +248,25 @@ def test_images_of_splits_in_one_table_are_pointed_out(here, capsys):
     assert init.main(["mine", f"--images={here}"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "its images are in folders of train and val: name the split of each in a column 'split'" in printed
+
+
+def _parquet(path, split, place):
+    feature = {"fine_label": {"names": list(_CLASSES), "_type": "ClassLabel"}}
+    schema = pa.schema({"img": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "fine_label": pa.int64()})
+    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": feature}})})
+    rows = [{"img": {"bytes": _image(split, i)}, "fine_label": i % 3} for i in place]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+
+
+def test_parquet_with_other_columns_and_two_splits_is_cut(here, capsys):
+    for split, count in (("train", 60), ("test", 6)):
+        _parquet(here / f"data/{split}-00000-of-00001.parquet", split, range(count))
+    config, read = _found(here)
+    assert config.train_set.fields == ("label=fine_label",) and read["test"] == _right("test")["test"]
+    assert {**read["train"], **read["val"]} == {_image("train", i): _CLASSES[i % 3] for i in range(60)}
+    assert read["val"] and not read["train"].keys() & read["val"].keys()
+    assert "There is no val set: its rows are drawn into 90% train, 10% val." in capsys.readouterr().out
 
 
 def test_many_files_that_are_no_lists_are_named_by_a_few(here, capsys):
