@@ -225,13 +225,15 @@ def _compact(line: _Line) -> None:
     from index.building import rebuild
     from index.store import versions
     from pipelines.manifest import Embeddings
-    from pipelines.upkeep import compaction, proof, removal
+    from pipelines.upkeep import compaction, gone, proof, removal
 
     places = line.places
     source, deleted = compaction.prepare(places.memory)
     with line.runner.stage("index", "rows", places.workdir) as stage:
         facts, stage.worked = rebuild.run(places, line.index, line.request.seed, line.runner, source)
         compaction.finish(places.memory, facts["memory"]["snapshot"])
+        digests = removal.read(places.removed)
+        left = gone.delete(places.memory, digests)
         if held := _purge_patiently(places):
             raise UserError(f"{held[0]}: is still read by another process; end it and run the same command again")
         memory = Embeddings(places.memory)
@@ -239,11 +241,11 @@ def _compact(line: _Line) -> None:
         for path, sha256 in known.items():
             storage.check_sha256(path, sha256, "remove it and run web-memory embed again")
         known |= {storage.join(places.index, path): sha256 for path, sha256 in versions.files_of(facts).items()}
-        folders, digests = [places.memory, places.index], removal.read(places.removed)
-        shown = proof.prove(places.memory, folders, digests, known, places.neighbors)
+        shown = proof.prove(places.memory, [places.memory, places.index], digests, known, places.neighbors)
         compaction.forget(places.memory)
-    title = "reindex: compacted" if stage.worked or deleted else "reindex: already compact"
-    summary(title, _proven(facts, deleted, shown) | _beside(places, shown))
+    title = "reindex: compacted" if stage.worked or deleted or left.shards else "reindex: already compact"
+    said = "; ".join(filter(None, [f"{deleted:,} rows of the memory", str(left)]))
+    summary(title, {"deleted": said} | _proven(facts, shown) | _beside(places, shown))
 
 
 def _beside(places: "Places", shown: "Proof") -> dict[str, str]:
@@ -280,11 +282,10 @@ def _purge(places: "Places") -> list[str]:
     return held
 
 
-def _proven(facts: Mapping[str, Any], deleted: int, shown: "Proof") -> dict[str, str]:
-    """Returns the summary's rows for a compaction."""
+def _proven(facts: Mapping[str, Any], shown: "Proof") -> dict[str, str]:
+    """Returns the summary's rows for a compaction, of what there is now."""
     recall = facts["recall"]
     return {
-        "deleted": f"{deleted:,} rows of the memory",
         "version": f"{facts['version']}: {facts['rows']:,} rows in {len(facts['shards'])} shards",
         f"recall@{recall['k']}": f"{recall['mean']:.4f}, target {recall['target']:g}",
         "searched": f"{shown.files:,} files, {shown.size_bytes / 1e6:,.1f} MB",

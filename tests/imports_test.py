@@ -103,6 +103,7 @@ EXEMPT = {
         "pipelines.embedding.request",
         "pipelines.embedding.stage",
         "pipelines.upkeep.compaction",
+        "pipelines.upkeep.gone",
         "pipelines.upkeep.proof",
         "pipelines.upkeep.removal",
     },

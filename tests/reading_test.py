@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import numpy as np
@@ -36,9 +37,17 @@ def world(request, tmp_path_factory):
     small = ("heads=linear", "seeds=0", "steps=2", "batch_size=10", "values=text")
     flags = (*small, "learning_rates=0.1", "weight_decays=0", "dropouts=0")
     assert train.main([f"--config={world.config_file}", *(f"--config.train.{flag}" for flag in flags)]) == 0
+    _leave(world)
     world.keys = world.keys.astype(request.param).astype(np.float32)
     world.queries["test"] = world.queries["test"].astype(request.param).astype(np.float32)
     return world
+
+
+def _leave(world):
+    """Adds files that no list names: of a source shard that is gone, and of lists that are being computed."""
+    shutil.copy(world.folder / "memory/00001.parquet", world.folder / "memory/00000-gone.parquet")
+    versions = world.folder / "neighbors/versions"
+    shutil.copytree(next(versions.iterdir()), versions / "0123456789abcdef")
 
 
 def _check(world, captions, vectors, rows):
@@ -50,10 +59,14 @@ def _check(world, captions, vectors, rows):
     assert captions == {query: f"row {row}" for query, row in zip(ids, best, strict=True)}
 
 
+def _snippet(name):
+    return example("docs/reading.md", "files") + example("docs/reading.md", name)
+
+
 def _run(world, name, monkeypatch):
     monkeypatch.chdir(world.folder.parents[1])
     names: dict = {}
-    exec(example("docs/reading.md", name), names)
+    exec(_snippet(name), names)
     return names
 
 
@@ -82,7 +95,7 @@ def python(tmp_path_factory):
 
 @pytest.mark.slow
 def test_datasets(world, python, tmp_path):
-    code = example("docs/reading.md", "datasets") + _TOLD
+    code = _snippet("datasets") + _TOLD
     env = {"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [python, "-c", code], cwd=world.folder.parents[1], capture_output=True, text=True, check=False, env=env

@@ -89,16 +89,25 @@ def _marker(folder: str, name: str, config_hash: str) -> Marker:
     return marker
 
 
+def rows_file(shard: str, sha256: str) -> str:
+    """Returns the path of the file of the deleted rows of a shard, by its name and the SHA-256 of its bytes before."""
+    return storage.join(ROWS, f"{shard}-{sha256[:16]}.parquet")
+
+
+def traces(schema: pa.Schema) -> list[str]:
+    """Returns the columns of a shard by which `proof` looks for its deleted rows: `id`, `content_key`, all vectors."""
+    return ["id", "content_key", *(field.name for field in schema if pa.types.is_fixed_size_list(field.type))]
+
+
 def _rewrite(memory: str, target: str, marker: Marker) -> None:
     """Writes a shard without its removed rows, those rows to a file of their own, and last the shard's marker."""
     ids = selection.removed_ids(memory, marker.name)
     source, path = (storage.join(folder, f"{marker.name}.parquet") for folder in (memory, target))
-    gone = storage.join(target, ROWS, f"{marker.name}-{marker.output_sha256[:16]}.parquet")
+    gone = storage.join(target, rows_file(marker.name, marker.output_sha256))
     with schemas.open_parquet(source, ["id"], {"config_hash": marker.config_hash}) as parquet:
         stored = {k.decode(): v.decode() for k, v in parquet.schema_arrow.metadata.items()}
         schema = parquet.schema_arrow.remove_metadata()
-        vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
-        part = pa.schema([schema.field(name) for name in ("id", "content_key", *vectors)])
+        part = pa.schema([schema.field(name) for name in traces(schema)])
         with schemas.writer(path, schema, stored) as kept, schemas.writer(gone, part, stored) as deleted:
             for batch in parquet.iter_batches(schemas.ROW_GROUP_ROWS):
                 rows = pa.Table.from_batches([batch])

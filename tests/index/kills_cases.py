@@ -48,12 +48,16 @@ class Case:
         line.put("0001", 30)
         assert line.run() == 0
         self.gone = {line.rows["0000"][place][1] for place in (3, 5, 30)} if name != "add" else set()
-        flags = {"add": [], "remove": [line.listed(*self.gone)], "compact": ["--compact"]}[name]
+        flags = {"add": [], "remove": [line.listed(*self.gone)]}.get(name, ["--compact"])
         match name:
             case "add":
                 line.put("0002", 20)
             case "compact":
                 assert line.run(line.listed(*self.gone)) == 0
+            case "gone":
+                assert line.run(line.listed(*self.gone, line.rows["0001"][4][1])) == 0
+                line.take("0001")
+                assert line.run() == 0
         self.command: Callable[[], int] = lambda: line.run(*flags)
         self.live = [i for i, url in line.urls().items() if url not in self.gone]
         shutil.copytree(line.root, self.saved)
@@ -83,7 +87,11 @@ class Case:
 
 
 @pytest.mark.parametrize(
-    "name, stops", [("add", (2, 9)), ("remove", (1, 3, 6)), ("compact", (3, 8, 12, 16, 20, 23, 26))]
+    "name, stops",
+    [
+        *(("add", (2, 9)), ("remove", (1, 3, 6)), ("compact", (3, 8, 12, 16, 20, 23, 26))),
+        ("gone", (31, 41, 42, 43, 45, 46)),
+    ],
 )
 def test_killed_at_a_step_and_run_again(tmp_path, name, stops):
     case = Case(tmp_path, name)
@@ -94,7 +102,7 @@ def test_killed_at_a_step_and_run_again(tmp_path, name, stops):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["add", "remove", "compact"])
+@pytest.mark.parametrize("name", ["add", "remove", "compact", "gone"])
 def test_killed_at_any_step_and_run_again(tmp_path, name):
     case, after, code = Case(tmp_path, name), 0, -9
     while code < 0:
@@ -107,7 +115,7 @@ def test_killed_at_any_step_and_run_again(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["add", "remove", "compact"])
+@pytest.mark.parametrize("name", ["add", "remove", "compact", "gone"])
 def test_killed_at_random_moments_and_run_again(tmp_path, name):
     case, rng = Case(tmp_path, name), np.random.default_rng(17)
     killed = trials = 0

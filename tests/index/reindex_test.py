@@ -63,6 +63,115 @@ def test_files_come_change_and_go(line, capsys):
     assert sorted(os.listdir(line.root / "out/index/builds")) == ["00004"]
 
 
+def stored_of(line: Line, name: str) -> list[str]:
+    """Paths below the memory that are of a source shard."""
+    memory = line.root / "out/memory"
+    return sorted(str(path.relative_to(memory)) for path in memory.rglob(f"*{name}*"))
+
+
+def globbed(line: Line) -> list[str]:
+    """URLs of all rows in the files of the memory, whatever its lists say."""
+    tables = [pq.read_table(path, columns=["url"]) for path in sorted((line.root / "out/memory").glob("*.parquet"))]
+    return [url for table in tables for url in table["url"].to_pylist()]
+
+
+def test_a_compaction_deletes_what_is_stored_of_a_source_shard_that_is_gone(line, capsys):
+    memory, source = line.root / "out/memory", line.root / "data/img_emb_0002.npy"
+    line.put("0002", 20)
+    vectors, rows = source.read_bytes(), line.rows["0002"]
+    assert line.run() == 0
+    # Files of someone else, one of them with a name like ours.
+    others = [memory / "img_emb_0003.parquet", memory / "notes.txt", memory / "_done/notes.txt"]
+    shutil.copy(memory / "img_emb_0001.parquet", others[0])
+    for path in others[1:]:
+        path.write_text("mine")
+    before = {path: path.read_bytes() for path in others}
+    ids = {url: i for i, url in line.urls().items()}
+    parts = {"_done/img_emb_0002.json"}
+    parts |= {f"{folder}img_emb_0002.parquet" for folder in ("_filtered/", "_rejects/", "")}
+    line.take("0002")
+    # The index in use may be of it until the next one is published, and it may come back.
+    for command in (lambda: embed.main([f"--config={line.config_file}", *BEAM]), line.run):
+        assert command() == 0
+        assert parts <= set(stored_of(line, "0002"))
+    capsys.readouterr()
+    assert line.run("--compact") == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "reindex: compacted" in output
+    assert "deleted 0 rows of the memory; 20 rows of 1 shard whose source is gone" in output
+    assert stored_of(line, "0002") == []
+    assert {path: path.read_bytes() for path in others} == before
+    others[0].unlink()
+    assert len(globbed(line)) == 70 and sorted(globbed(line)) == sorted(line.urls().values())
+    line.check()
+    assert line.run("--compact") == 0
+    assert "already compact" in capsys.readouterr().out
+    # The same file again: its rows have the ids that they had.
+    source.write_bytes(vectors)
+    line.rows["0002"] = rows
+    assert line.run() == 0
+    line.check()
+    assert {url: i for i, url in line.urls().items()} == ids
+
+
+def test_a_compaction_deletes_a_gone_shard_that_is_alone_to_do(line, capsys):
+    # As programs left it that did not delete such files: the index is compact, and names in `inputs.json` are no files.
+    line.put("0002", 20)
+    line.put("0003", 10)
+    assert line.run() == 0
+    kept = {path: path.read_bytes() for name in ("0002", "0003") for path in line.root.glob(f"out/memory/**/*{name}*")}
+    line.take("0002")
+    line.take("0003")
+    assert line.run("--compact") == 0
+    for path, data in kept.items():
+        path.write_bytes(data)
+    capsys.readouterr()
+    assert line.run("--compact") == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "reindex: compacted" in output and "30 rows of 2 shards whose source is gone" in output
+    assert stored_of(line, "0002") == stored_of(line, "0003") == []
+    line.check()
+
+
+def test_a_shard_that_comes_back_before_a_compaction_is_not_embedded_again(line):
+    source = line.root / "data/img_emb_0001.npy"
+    marker = line.root / "out/memory/_done/img_emb_0001.json"
+    before, aside = marker.read_bytes(), source.rename(line.root / "aside.npy")
+    rows = line.rows.pop("0001")
+    assert line.run() == 0
+    line.check()
+    aside.rename(source)
+    line.rows["0001"] = rows
+    assert line.run("--compact") == 0
+    assert marker.read_bytes() == before
+    line.check()
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+@pytest.mark.parametrize("after", slow.after(1, [2, 0, 1, 3, 4]))
+def test_cut_short_while_it_deletes_a_gone_shard_the_same_command_finishes(line, monkeypatch, after, comes_back):
+    url, source = line.rows["0001"][3][1], line.root / "data/img_emb_0001.npy"
+    vectors, rows = source.read_bytes(), line.rows["0001"]
+    key = pq.read_table(line.root / "out/memory/img_emb_0001.parquet")["key"][3].values.to_numpy()
+    assert line.run(line.listed(url)) == 0
+    line.take("0001")
+    assert line.run() == 0
+    with monkeypatch.context() as patch:
+        # The removed row is written for the proof first.
+        faults(patch, "img_emb_0001", after)
+        with pytest.raises(Cut):
+            line.run("--compact")
+    assert bool(after) == any((line.root / "out/memory/_removing/rows").glob("*.parquet"))
+    line.check()
+    if comes_back:
+        source.write_bytes(vectors)
+        line.rows["0001"] = rows
+    assert line.run("--compact") == 0
+    assert (stored_of(line, "0001") == []) == (not comes_back)
+    assert not line.vector_files(key) and url not in globbed(line)
+    line.check({url})
+
+
 def test_removal_by_id_url_and_digest_is_for_good(line):
     rows = line.rows["0000"]
     memory = Embeddings(line.config.places.memory)
@@ -266,7 +375,7 @@ class Cut(Exception):
     """Stands for a crash."""
 
 
-def faults(monkeypatch, folder: pathlib.Path, after: int) -> None:
+def faults(monkeypatch, folder: pathlib.Path | str, after: int) -> None:
     """Makes the process crash at a rename or a deletion below a folder, after some of them."""
     count = [0]
 

@@ -152,6 +152,46 @@ def test_images_are_allowed_again_by_command(line, capsys):
     line.check()
 
 
+@pytest.mark.parametrize("commands", slow.after(1, ["one after the other", "at once"]))
+def test_an_image_whose_source_shard_is_gone_is_proven_gone_too(line, capsys, commands):
+    url, path = line.rows["0001"][3][1], line.root / "out/memory/img_emb_0001.parquet"
+    vector = pq.read_table(path)["key"][3].values.to_numpy()
+    flags = [line.listed(url)]
+    if commands == "one after the other":
+        assert line.run(*flags) == 0
+        flags = []
+    line.take("0001")
+    if not flags:
+        assert line.run() == 0
+    assert line.vector_files(vector)
+    # A trace that only the deleted row's vector tells of.
+    left = line.root / "out/index/left.bin"
+    left.write_bytes(b"x" + vector.tobytes())
+    assert line.run(*flags, "--compact") == 2
+    assert "left.bin: still has the vector of a removed row" in words(capsys)
+    assert not path.exists()
+    left.unlink()
+    assert line.run("--compact") == 0
+    assert "none of 1 deleted rows, nor of their 1 vectors in tables" in words(capsys)
+    assert not line.vector_files(vector) and not (line.root / "out/memory/_removing").exists()
+    line.check({url})
+
+
+def test_no_bit_of_a_gone_shard_hides_a_row(line, capsys):
+    url, path = line.rows["0001"][3][1], line.root / "out/memory/img_emb_0001.parquet"
+    assert line.run(line.listed(url)) == 0
+    line.take("0001")
+    assert line.run() == 0
+    whole = flip(path, path.stat().st_size // 2)
+    capsys.readouterr()
+    assert line.run("--compact") == 2
+    assert "img_emb_0001.parquet: is damaged" in words(capsys) and path.exists()
+    path.write_bytes(whole)
+    assert line.run("--compact") == 0
+    assert not path.exists()
+    line.check({url})
+
+
 def flip(path: pathlib.Path, place: int) -> bytes:
     whole = path.read_bytes()
     changed = bytearray(whole)
