@@ -80,15 +80,17 @@ def moderate(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns vectors `[n, dim]` of any float type as float32 with their lengths, which float32 can hold, `[n, 1]`.
 
     Where it cannot, since their squares are too large or too small for it, they are divided by their largest value.
-    Others keep their bytes. Those that are zero have the length 0, those with a value that is not finite stay broken.
+    Others keep their bytes; the array itself is returned if nothing had to be changed. Those that are zero have the
+    length 0, those with a value that is not finite stay broken.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        rows = vectors.astype(np.float32)
+        rows = np.ascontiguousarray(vectors, np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         odd = np.flatnonzero(~((lengths[:, 0] > _SAFE_LENGTH) & (lengths[:, 0] < np.inf)))
         if len(odd):
             wide = vectors[odd].astype(np.float64)
             largest = np.abs(wide).max(axis=1, keepdims=True, initial=0.0)
+            rows = rows.copy() if np.may_share_memory(rows, vectors) else rows
             rows[odd] = wide / np.where(largest > 0, largest, 1.0)
             lengths[odd] = np.linalg.norm(rows[odd], axis=1, keepdims=True)
     return rows, lengths
@@ -97,8 +99,8 @@ def moderate(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Returns vectors `[n, dim]` of any float type as float32 of unit length; zero vectors stay zero."""
     rows, lengths = moderate(vectors)
-    rows /= np.maximum(lengths, np.finfo(np.float32).tiny)
-    return rows
+    mine = None if np.may_share_memory(rows, vectors) else rows
+    return np.divide(rows, np.maximum(lengths, np.finfo(np.float32).tiny), out=mine)
 
 
 def make_id(shard: int, row: int | np.ndarray) -> int | np.ndarray:
@@ -266,7 +268,7 @@ def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str)
     Raises:
         UserError: if a key is not of the encoder's width or has a value that is not finite.
     """
-    keys = to_matrix(column).astype(np.float32)
+    keys = to_matrix(column)
     if keys.shape[1] != info.dim:
         raise UserError(
             f"{where}: its keys have {keys.shape[1]} values, not {info.dim}; remove its file and embed again"
@@ -276,7 +278,7 @@ def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str)
         raise UserError(
             f"{where}: row {int(np.argmin(finite))} has a key that is not finite; remove its file and embed again"
         )
-    return keys if info.normalized else unit(keys)
+    return keys.astype(np.float32) if info.normalized else unit(keys)
 
 
 @contextlib.contextmanager

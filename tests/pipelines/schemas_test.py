@@ -92,6 +92,11 @@ def test_what_has_no_unit_vector():
     found = schemas.unit(rows)
     np.testing.assert_allclose(found[[0, 3]], [[0, 0], [0.6, 0.8]], rtol=1e-6)
     assert np.isnan(found[1:3]).any(axis=1).all()
+    for given in (np.asfortranarray(rows[[0, 3]], np.float32), np.array([[3, 4], [3e30, 4e30]], np.float32)):
+        before = given.copy()
+        made = schemas.unit(given)
+        assert made.flags.c_contiguous and np.array_equal(given, before)
+        np.testing.assert_allclose(made[1], [0.6, 0.8], rtol=1e-6)
     assert schemas.unit(rows[:0]).shape == (0, 2)
 
 
