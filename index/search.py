@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _VALUES: dict[str, tuple[Any, str]] = {
     "image": ("", "image file to search for"),
     "text": ("", "text to search for"),
-    "id": (-1, "memory row to search for; the row itself is left out"),
+    "id": ("", "memory row to search for; the row itself is left out"),
     "vector": ("", ".npy file with a vector of the keys' encoder to search for"),
     "where": ("", "filter of the rows: similarity>=0.3 and LICENSE=cc0 (docs/filters.md)"),
     "batch": ("", "text, image, id or vector: reads queries of this kind from standard input, one a line"),
@@ -34,7 +34,7 @@ _VALUES: dict[str, tuple[Any, str]] = {
 }
 
 
-def run(config: Config, image: str, text: str, id: int, vector: str, where: str, batch: str, k: int, html: str) -> None:
+def run(config: Config, image: str, text: str, id: str, vector: str, where: str, batch: str, k: int, html: str) -> None:
     """Searches and shows the rows found.
 
     Raises:
@@ -44,7 +44,7 @@ def run(config: Config, image: str, text: str, id: int, vector: str, where: str,
     from index.searching.finder import KINDS, Finder
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    given = {"image": image, "text": text, "id": "" if id < 0 else id, "vector": vector}
+    given = {"image": image, "text": text, "id": id, "vector": vector}
     asked = [(kind, value) for kind, value in given.items() if value != ""]
     if len(asked) + bool(batch) != 1:
         raise UserError("give one of --image=FILE, --text=TEXT, --id=ID, --vector=FILE and --batch=KIND")

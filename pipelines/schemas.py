@@ -30,6 +30,9 @@ _WRITE_BATCH_VALUES = 1 << 17
 # The length of the footer and `PAR1`, at the end of a Parquet file; and the most that a footer may have.
 _TAIL_BYTES, _MOST_FOOTER_BYTES = 8, 1 << 28
 
+# The squares of a shorter vector lose digits in float32.
+_SAFE_LENGTH = 1e-12
+
 # A small grey picture of each image (`pipelines.images.thumbnail`).
 THUMBNAIL, THUMBNAIL_SIDE = "thumbnail", 32
 KEY_SPACE = "key_space"
@@ -71,6 +74,33 @@ def unusable(vectors: np.ndarray) -> tuple[list[int], list[int]]:
     # In float64, where no square of a float32 is too large or too small.
     lengths = np.linalg.norm(vectors[odd].astype(np.float64), axis=1)
     return odd[lengths < shortest].tolist(), odd[~np.isfinite(lengths)].tolist()
+
+
+def moderate(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns vectors `[n, dim]` of any float type as float32 with their lengths, which float32 can hold, `[n, 1]`.
+
+    Where it cannot, since their squares are too large or too small for it, they are divided by their largest value.
+    Others keep their bytes; the array itself is returned if nothing had to be changed. Those that are zero have the
+    length 0, those with a value that is not finite stay broken.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        rows = np.ascontiguousarray(vectors, np.float32)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        odd = np.flatnonzero(~((lengths[:, 0] > _SAFE_LENGTH) & (lengths[:, 0] < np.inf)))
+        if len(odd):
+            wide = vectors[odd].astype(np.float64)
+            largest = np.abs(wide).max(axis=1, keepdims=True, initial=0.0)
+            rows = rows.copy() if np.may_share_memory(rows, vectors) else rows
+            rows[odd] = wide / np.where(largest > 0, largest, 1.0)
+            lengths[odd] = np.linalg.norm(rows[odd], axis=1, keepdims=True)
+    return rows, lengths
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors `[n, dim]` of any float type as float32 of unit length; zero vectors stay zero."""
+    rows, lengths = moderate(vectors)
+    mine = None if np.may_share_memory(rows, vectors) else rows
+    return np.divide(rows, np.maximum(lengths, np.finfo(np.float32).tiny), out=mine)
 
 
 def make_id(shard: int, row: int | np.ndarray) -> int | np.ndarray:
@@ -238,7 +268,7 @@ def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str)
     Raises:
         UserError: if a key is not of the encoder's width or has a value that is not finite.
     """
-    keys = to_matrix(column).astype(np.float32)
+    keys = to_matrix(column)
     if keys.shape[1] != info.dim:
         raise UserError(
             f"{where}: its keys have {keys.shape[1]} values, not {info.dim}; remove its file and embed again"
@@ -248,9 +278,7 @@ def unit_keys(column: pa.Array | pa.ChunkedArray, info: EncoderInfo, where: str)
         raise UserError(
             f"{where}: row {int(np.argmin(finite))} has a key that is not finite; remove its file and embed again"
         )
-    if not info.normalized:
-        keys /= np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return keys
+    return keys.astype(np.float32) if info.normalized else unit(keys)
 
 
 @contextlib.contextmanager

@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from configs.base import Index as IndexConfig
+from configs.schema.search import PRECISIONS
 from index.building import build_job, publication
 from index.building.build_job import QUERIES_FILE, BuildJob
 from index.engines import searcher as engines
 from index.engines.searcher import CHUNK_ROWS
 from index.measure.measurement import Queries
-from index.store import index_manifest, shard_store, versions
+from index.store import arguments, index_manifest, shard_store, versions
 from index.store.keys import KeyStream
 from index.store.reader import NORMALISED, Index
 from pipelines import manifest, schemas, storage
@@ -27,7 +28,7 @@ from pipelines.errors import UserError, nearest
 from pipelines.schemas import EncoderInfo
 
 _SEED = 0
-_STAGE = "index.array"
+_STAGE = index_manifest.ARRAY_STAGE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +54,14 @@ def build(
     reorder: str,
 ) -> Index:
     """Builds an index in a temporary folder that is deleted with it; arguments and errors as of `Index.build`."""
-    if searcher not in engines.KINDS:
-        raise UserError(f"searcher {searcher!r}: unknown; {nearest(searcher, list(engines.KINDS))}")
-    if not 0 < recall <= 1:
-        raise UserError(f"recall={recall}: must be above 0 and at most 1")
-    if k < 1:
-        raise UserError(f"k={k}: must be at least 1")
-    vectors = _matrix(vectors, "the array")
+    for option, given, known in (("searcher", searcher, list(engines.KINDS)), ("reorder", reorder, PRECISIONS)):
+        if given not in known:
+            raise UserError(f"{option}={given!r}: unknown; {nearest(str(given), known)}")
+    recall, k = arguments.recall(recall), arguments.count(k, 1)
+    vectors = _filled(vectors, "the array")
     rows, dim = vectors.shape
     names = _names(ids, rows)
-    digest = _checked(vectors, names, "the array")
+    digest = _checked(vectors, names, normalise)
     info = EncoderInfo(digest, dim, not normalise, "float32")
     k = min(k, rows)
     asked = _drawn(vectors, names, info) if queries is None else _given(queries, info)
@@ -112,13 +111,9 @@ def save(index: Index, folder: str) -> None:
                 storage.check_sha256(storage.join(target, file), known[file], "build the index again")
 
 
-def _matrix(vectors: Any, name: str) -> np.ndarray:
-    """Returns an array or a mapped file as it is; a `UserError` if it holds no vectors."""
-    found = vectors if isinstance(vectors, np.ndarray) else np.asarray(vectors)
-    if found.ndim != 2 or not found.shape[1]:
-        raise UserError(f"{name}: must be vectors of shape [n, d], not {list(found.shape)}")
-    if found.dtype.kind != "f":
-        raise UserError(f"{name}: must be of float16, float32 or float64, not {found.dtype}")
+def _filled(vectors: Any, name: str, dim: int | None = None) -> np.ndarray:
+    """Returns vectors as `arguments.matrix`; a `UserError` if there are none."""
+    found = arguments.matrix(vectors, name, dim)
     if not len(found):
         raise UserError(f"{name}: has no rows")
     return found
@@ -137,22 +132,14 @@ def _names(ids: Any, rows: int) -> np.ndarray:
     return names
 
 
-def _chunks(vectors: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields all rows in float32, a few at a time, so that a mapped file is never in memory as a whole."""
-    for begin in range(0, len(vectors), CHUNK_ROWS):
-        with np.errstate(over="ignore"):
-            yield np.ascontiguousarray(vectors[begin : begin + CHUNK_ROWS], np.float32)
-
-
-def _checked(vectors: np.ndarray, names: np.ndarray, name: str) -> str:
+def _checked(vectors: np.ndarray, names: np.ndarray, normalise: bool) -> str:
     """Returns the digest of vectors and ids; a `UserError` for the first vector that cannot be searched for."""
     digest = hashlib.sha256(f"{vectors.shape}".encode())
     digest.update(np.ascontiguousarray(names, "<i8").tobytes())
-    for number, chunk in enumerate(_chunks(vectors)):
-        zero, broken = schemas.unusable(chunk)
-        for row in sorted({*zero, *broken})[:1]:
-            what = "a value that is not finite as float32" if row in broken else "no direction, it is zero"
-            raise UserError(f"{name}: row {number * CHUNK_ROWS + row} has {what}")
+    # A few at a time, so that a mapped file is never in memory as a whole.
+    for begin in range(0, len(vectors), CHUNK_ROWS):
+        chunk = arguments.rows(vectors[begin : begin + CHUNK_ROWS], normalise)
+        arguments.check(chunk, "the array", normalise, range(begin, begin + len(chunk)))
         digest.update(chunk.tobytes())
     return digest.hexdigest()[:16]
 
@@ -168,7 +155,7 @@ def _stream(vectors: np.ndarray, names: np.ndarray, info: EncoderInfo) -> KeyStr
             made = {
                 "id": lambda part=part: pa.array(names[part]),
                 "content_key": lambda part=part: _content_keys(names[part]),
-                "key": lambda part=part: schemas.fixed_list(vectors[part].astype(np.float32), field),
+                "key": lambda part=part: schemas.fixed_list(arguments.rows(vectors[part], not info.normalized), field),
             }
             yield pa.table({column: made[column]() for column in columns})
 
@@ -195,16 +182,14 @@ def _drawn(vectors: np.ndarray, names: np.ndarray, info: EncoderInfo) -> Queries
     # A mapped file is read in its own order.
     place = np.argsort(drawn)
     keys = np.empty((len(drawn), info.dim), np.float32)
-    keys[place] = vectors[drawn[place]]
+    keys[place] = arguments.rows(vectors[drawn[place]], not info.normalized)
     return Queries(_unit(keys, info), names[drawn], len(drawn) // 2, True)
 
 
 def _given(queries: Any, info: EncoderInfo) -> Queries:
     """Returns queries of the caller to measure recall on; a `UserError` if they are not of the array's space."""
-    found = _matrix(queries, "queries")
-    if found.shape[1] != info.dim:
-        raise UserError(f"queries: have {found.shape[1]} values, the array {info.dim}")
+    found = _filled(queries, "queries", info.dim)
     mixed = np.random.default_rng(_SEED).permutation(len(found))[: IndexConfig().max_queries]
-    keys = np.ascontiguousarray(found[mixed], np.float32)
-    _checked(keys, mixed, "queries")
+    keys = arguments.rows(found[mixed], not info.normalized)
+    arguments.check(keys, "queries", not info.normalized, mixed)
     return Queries(_unit(keys, info), np.full(len(keys), -1, np.int64), len(keys) // 2, False)

@@ -97,7 +97,7 @@ def plan(rows: int, dim: int, config: Index) -> Plan:
         UserError: for a precision that it does not keep.
     """
     if config.reorder == "int8":
-        raise UserError("--config.index.reorder=int8: the JAX searcher keeps bfloat16 or float32; choose one of them")
+        raise UserError("reorder=int8: the JAX searcher keeps bfloat16 or float32; choose one of them")
     return planner.plan_tiles(rows, dim, config.leaves, config.reorder)
 
 

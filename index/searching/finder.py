@@ -10,6 +10,7 @@ It follows the published version of the index: if another one is published, the 
 """
 
 import dataclasses
+import re
 
 from configs.base import Config
 from index.searching import matching, queries, rows
@@ -24,6 +25,7 @@ from pipelines.manifest import Embeddings
 from pipelines.sources import pictures
 
 KINDS = ("image", "text", "id", "vector")
+_ID = re.compile(r"[0-9]{1,30}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,6 @@ class Finder:
             return self._encoders.of_text(str(asked), version.index)
         if kind == "vector":
             return queries.of_vector(str(asked), version.index)
-        try:
-            return queries.of_row(int(asked), version.memory, self._load)
-        except ValueError as error:
-            raise UserError(f"--id={asked}: must be a whole number") from error
+        if not _ID.fullmatch(str(asked)):
+            raise UserError(f"--id={asked}: must be a whole number, at least 0")
+        return queries.of_row(int(asked), version.memory, self._load)

@@ -136,7 +136,7 @@ def of_vector(path: str, index: Index) -> Query:
             raise ValueError("must be an array of floating-point numbers")
         if found.shape not in ((known.dim,), (1, known.dim)):
             raise ValueError(f"is {list(found.shape)}, the keys are [{known.dim}]")
-        vector = found.reshape(1, -1).astype(np.float32)
+        vector, _ = schemas.moderate(found.reshape(1, -1))
         if not np.isfinite(vector).all() or not vector.any():
             raise ValueError("is zero or not finite")
     except (ValueError, EOFError) as error:

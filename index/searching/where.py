@@ -46,7 +46,7 @@ _SCHEMA = schemas.embeddings({"key": 1}, thumbnails=True)
 COLUMNS = [
     field.name for field in _SCHEMA if not pa.types.is_fixed_size_list(field.type) and field.name != schemas.THUMBNAIL
 ]
-_WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
+_WHOLE, _MOST_WHOLE = re.compile(r"[+-]?[0-9]{1,30}"), 2**63
 _NUMBER = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?")
 
 
@@ -285,6 +285,10 @@ class _Parser:
         return ~is_one if comparison == "!=" else is_one
 
     def _operand(self, name: str, kind: pa.DataType, value: _Token) -> Any:
+        where = f"{self._flag}: character {value.place + 1}: {name} holds {_kind(kind)}"
+        if pa.types.is_integer(kind) and _WHOLE.fullmatch(value.value):
+            if not -_MOST_WHOLE <= int(value.value) < _MOST_WHOLE:
+                raise UserError(f"{where} from -2**63 to 2**63 - 1, and {value.value} is beyond them")
         try:
             if pa.types.is_integer(kind):
                 if _WHOLE.fullmatch(value.value):
@@ -296,10 +300,7 @@ class _Parser:
                 return pa.scalar(bytes.fromhex(value.value), kind)
             return pa.scalar(value.value, kind)
         except (ValueError, OverflowError, pa.ArrowException) as error:
-            raise UserError(
-                f"{self._flag}: character {value.place + 1}: {name} holds {_kind(kind)}, and {value.value[:80]!a} is "
-                "none"
-            ) from error
+            raise UserError(f"{where}, and {value.value[:80]!a} is not one") from error
 
 
 def _balanced(join: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:

@@ -75,7 +75,8 @@ class Allowed:
             return
         given = np.asarray(ids)
         if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
-            raise UserError(f"allowed: must be ids, whole numbers [n], not {given.dtype} {list(given.shape)}")
+            what = f"{given.dtype} {list(given.shape)}" if given.dtype != object else f"a {type(ids).__name__}"
+            raise UserError(f"allowed: must be ids, whole numbers [n], not {what}")
         self._ids = np.unique(given.astype(np.int64))
 
     def among(self, key: Any, shard: Shard, trial: Asked | None = None) -> "Among":

@@ -20,6 +20,8 @@ STAGE = "index.build"
 METRIC = "dot"
 BUILDS = "builds"
 _AGAIN = f"remove it and run {command(STAGE)} again"
+# The stage of an index of an array.
+ARRAY_STAGE = "index.array"
 _FILES = {str: {"sha256": str, "bytes": int}}
 _SHAPE = {
     **{"version": int, "base": int, "regions": int, "rows": int, "tombstones": int, "base_memory": str, "parent": str},
@@ -55,17 +57,30 @@ def read(folder: str) -> dict[str, Any]:
     Raises:
         UserError: if the index is not finished, or its manifest is damaged or of another index or version.
     """
-    path, stage_path = storage.join(folder, FILE), storage.join(folder, manifest.STAGE_FILE)
-    if not storage.exists(path) or not storage.exists(stage_path):
-        raise UserError(f"{folder}: there is no finished index here; run {command(STAGE)}, it resumes where it stopped")
-    facts = check(path)
-    if facts["config_hash"] != manifest.fingerprint(manifest.read_identity(folder)):
-        raise UserError(f"{path}: belongs to another index than {manifest.STAGE_FILE}; run {command(STAGE)} again")
+    path = storage.join(folder, FILE)
+    if not storage.exists(storage.join(folder, manifest.STAGE_FILE)):
+        ways = f"run {command(STAGE)}, or in Python Index.build(vectors).save(folder)"
+        raise UserError(f"{folder}: there is no finished index here; {ways}")
+    identity = manifest.read_identity(folder)
+    of_array = identity["stage"] == ARRAY_STAGE
+    again = remedy(of_array)
+    if not storage.exists(path):
+        more = again if of_array else f"run {command(STAGE)}, it resumes where it stopped"
+        raise UserError(f"{folder}: there is no finished index here; {more}")
+    remove = again if of_array else _AGAIN
+    facts = check(path, remove)
+    if facts["config_hash"] != manifest.fingerprint(identity):
+        raise UserError(f"{path}: belongs to another index than {manifest.STAGE_FILE}; {again}")
     if facts["schema_version"] != schemas.SCHEMA_VERSION:
-        raise UserError(f"{path}: is of schema_version {facts['schema_version']}; run {command(STAGE)} again")
+        raise UserError(f"{path}: is of schema_version {facts['schema_version']}; {again}")
     if not storage.is_sealed(facts.get("rates")):
-        raise UserError(f"{path}: is damaged; {_AGAIN} (its rates have changed)")
+        raise UserError(f"{path}: is damaged; {remove} (its rates have changed)")
     return {**facts, "rates": storage.unseal(facts["rates"])}
+
+
+def remedy(of_array: bool) -> str:
+    """Returns how an index comes into being again, of an array or of a memory: the end of an error's sentence."""
+    return "build the index again and save it in a new folder" if of_array else f"run {command(STAGE)} again"
 
 
 def check(path: str, remedy: str = _AGAIN) -> dict[str, Any]:

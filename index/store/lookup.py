@@ -68,7 +68,7 @@ class Lookup:
         # an image a million times.
         extra = np.zeros_like(own)
         extra[own > 0] = [1 << (n - 1).bit_length() for n in own[own > 0].tolist()]
-        for longer in np.unique(extra).tolist() if len(self._shard.ids) else ():
+        for longer in np.unique(extra).tolist() if k and len(self._shard.ids) else ():
             group, step = np.flatnonzero(extra == longer), max(1, LIST_ENTRIES // (k + longer))
             for begin in range(0, len(group), step):
                 part = group[begin : begin + step]

@@ -16,6 +16,7 @@ change while a newer version is published beside it.
 import dataclasses
 import functools
 import importlib
+import os
 import tempfile
 import weakref
 from collections.abc import Sequence
@@ -24,14 +25,14 @@ from typing import IO, Any, cast
 import numpy as np
 import pyarrow as pa
 
-from index.store import index_manifest, records, routing, shard_store, versions
+from index.store import arguments, index_manifest, records, routing, shard_store, versions
 from index.store.filtered import Allowed, Asked
 from index.store.lookup import Lookup
 from index.store.records import Point, ShardRecord
 from index.store.routing import Router, Visits
 from index.store.shard_store import Shard
 from pipelines import schemas, storage
-from pipelines.errors import UserError, command
+from pipelines.errors import UserError
 from pipelines.nearest_neighbors import BestLists
 from pipelines.schemas import EncoderInfo
 
@@ -41,6 +42,8 @@ BLOCK_QUERIES = 16_384
 _MOST_PADDED = 1 << 12
 # The queries that the index was measured on, tuning queries first, and how many of them filters are tried on.
 _QUERIES_FILE, _TRIAL_QUERIES = "queries.parquet", 64
+# A recall that was measured on fewer queries may be off by a few hundredths.
+_FEW_QUERIES = 50
 # Entry of the manifest of an array's index: whether queries are scaled to unit length, as its vectors were.
 NORMALISED = "normalise"
 TOMBSTONES_FILE, ROUTER_FILE = "tombstones.parquet", "router.parquet"
@@ -109,14 +112,14 @@ class Index:
             self.regions: int = facts["regions"]
         except (KeyError, TypeError) as error:
             path = storage.join(folder, index_manifest.FILE)
-            again = f"run {command(index_manifest.STAGE)} again"
-            raise UserError(f"{path}: is not a manifest of this version ({error}); {again}") from error
+            raise UserError(f"{path}: is not a manifest of this version ({error}); {self._remedy}") from error
+        self._asked_recall: float | None = None
         self.loaded: dict[int, Lookup] = {}
         self._shares: list[IO[bytes]] = []
         self.home: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
-    def open(cls, folder: str, recall: float | None = None) -> "Index":
+    def open(cls, folder: str | os.PathLike[str], recall: float | None = None) -> "Index":
         """Opens the published index, without loading a shard.
 
         Args:
@@ -126,6 +129,7 @@ class Index:
         Raises:
             UserError: if it is unfinished or damaged, or its curve does not reach the recall.
         """
+        folder, recall = arguments.path(folder), None if recall is None else arguments.recall(recall)
         facts, shares = versions.hold(folder)
         point = Point(**facts["search"])
         if recall is not None:
@@ -134,11 +138,11 @@ class Index:
             if not reached:
                 best = max(point["recall"][k] for point in facts["curve"])
                 raise UserError(
-                    f"{folder}: recall@{k} of {recall} is out of reach for this index; its best is {best:.4f}"
+                    f"{folder}: recall@{k} of {recall:g} is out of reach for this index; its best is {best:.4f}"
                 )
             point = min(reached, key=lambda point: point.cost)
         index = cls(folder, facts, point)
-        index._shares = shares
+        index._shares, index._asked_recall = shares, recall
         return index
 
     @classmethod
@@ -158,6 +162,7 @@ class Index:
 
         Args:
             vectors: float16, float32 or float64 `[n, d]`, also a mapped file, which is read a few rows at a time.
+                If they are not scaled to unit length, their lengths are from 1e-12 to 1e12.
             recall: mean recall@k to reach.
             k: the k of that recall; at most n.
             ids: whole numbers `[n]`, different from each other; by default the numbers of the rows.
@@ -169,26 +174,35 @@ class Index:
             reorder: precision of the vectors that candidates are re-ranked with (`index.reorder`).
 
         Raises:
-            UserError: if an argument is wrong, or a vector is zero or not finite; it is named by its row.
+            UserError: if an argument is wrong, or a vector is zero, not finite or of another length; it is named by its
+                row.
         """
         return cast("Index", _of_array().build(
             vectors, recall=recall, k=k, ids=ids, queries=queries, normalise=normalise, searcher=searcher,
             reorder=reorder,
         ))  # fmt: skip
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the index into a new folder, from which `open` reads it.
 
         Raises:
-            UserError: if the folder is not empty, or a file of the index is damaged.
+            UserError: if the folder is not empty, or a file or a link, or a file of the index is damaged.
         """
-        _of_array().save(self, folder)
+        _of_array().save(self, arguments.path(folder))
 
     def __repr__(self) -> str:
-        """Returns rows, width, kind and measured recall."""
+        """Returns rows, width, kind and the recall that was measured where it is searched, and if on few queries."""
         kinds, recall = sorted({shard.searcher for shard in self.shards}), self.facts.get("recall", {})
-        measured = f", recall@{recall['k']} {recall['mean']:.4f} (target {recall['target']:g})" if recall else ""
+        measured = ""
+        if recall:
+            reached, target = self.point.recall[str(recall["k"])], self._asked_recall or recall["target"]
+            few = f"; measured on few queries: {recall['queries']}" if recall["queries"] < _FEW_QUERIES else ""
+            measured = f", recall@{recall['k']} {reached:.4f} (target {target:g}{few})"
         return f"Index({self.rows:,} x {self.key_encoder.dim}, {'+'.join(kinds)}{measured})"
+
+    def __reduce__(self) -> Any:
+        """Refuses to be pickled or copied: its files are mapped and locked by this process."""
+        raise UserError("an open index cannot be pickled; save it, and open its folder in each process")
 
     @functools.cached_property
     def router(self) -> Router:
@@ -228,8 +242,13 @@ class Index:
     def _checked(self, name: str) -> str:
         path = next(path for path in self._files if storage.name(path) == name)
         uri = storage.join(self.folder, path)
-        shard_store.check_file(uri, self._files[path], f"run {command(index_manifest.STAGE)} again")
+        shard_store.check_file(uri, self._files[path], self._remedy)
         return uri
+
+    @property
+    def _remedy(self) -> str:
+        """What to do if a file is damaged, the end of an error's sentence."""
+        return index_manifest.remedy(NORMALISED in self.facts)
 
     @property
     def rows(self) -> int:
@@ -266,7 +285,7 @@ class Index:
         """Checks and loads a shard by its number; errors as `shard_store.load`."""
         record = self.shards[number]
         setting = record.settings[records.setting_of(record.settings, record.is_region, self.point)]
-        remedy = {"remedy": "build the index again and save it"} if NORMALISED in self.facts else {}
+        remedy = {"remedy": self._remedy} if NORMALISED in self.facts else {}
         return shard_store.load(self.folder, record, setting.parameters, self.removed(number), **remedy)
 
     def lookup(self, number: int) -> Lookup:
@@ -288,8 +307,9 @@ class Index:
         """Finds the `k` nearest rows of each query.
 
         Args:
-            queries: float32 `[Q, d]`, embedded and normalised as the memory's keys are.
-            k: length of the lists; shorter ones are padded with -1.
+            queries: float16, float32 or float64 `[Q, d]`, embedded and normalised as the memory's keys are; those of an
+                array's index are scaled to unit length if its vectors were.
+            k: length of the lists, from 0 to the index's rows or 4,096; shorter ones are padded with -1.
             images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows with the same image
                 are left out.
             allowed: ids int64 `[n]` of the rows that may be found, or an `Allowed` of them, which is faster from the
@@ -299,18 +319,11 @@ class Index:
             The lists, ties ordered by id.
 
         Raises:
-            UserError: if the queries do not have the index's width, `k` far exceeds its rows, or a shard is damaged.
+            UserError: if an argument is something else, a query has a value that is not finite, or a shard is damaged.
         """
-        queries = np.ascontiguousarray(queries, np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.key_encoder.dim:
-            shape, dim = list(queries.shape), self.key_encoder.dim
-            raise UserError(f"{self.folder}: takes queries of shape [n, {dim}], not {shape}")
-        held = sum(shard.rows for shard in self.shards)
-        if not 0 <= k <= max(_MOST_PADDED, held):
-            raise UserError(f"{self.folder}: has {held:,} rows, so a list cannot have {k:,} entries; ask for fewer")
-        if self.facts.get(NORMALISED):
-            queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        own = None if images is None else np.asarray(images, "S32")
+        queries = arguments.queries(queries, self.key_encoder.dim, bool(self.facts.get(NORMALISED)))
+        k = arguments.count(k, 0, max(_MOST_PADDED, sum(shard.rows for shard in self.shards)))
+        own = arguments.images(images, len(queries))
         hits = Hits(
             np.full((len(queries), k), -1, np.int64),
             np.full((len(queries), k), -np.inf, np.float32),

@@ -229,11 +229,18 @@ def atomic_write(uri: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def atomic_folder(uri: str) -> Iterator[str]:
-    """Yields a temporary folder that replaces `uri` when the block ends without an error.
+    """Yields a temporary folder that replaces the folder `uri`, if there is one, when the block ends without an error.
 
     An object store moves a folder file by file: readers must wait for the manifest that names it.
+
+    Raises:
+        UserError: if `uri` is a file or a link, which stays as it is.
     """
     fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem) and os.path.islink(path):
+        raise UserError(f"{uri}: is a link, and a folder would take its place; choose another path")
+    if (there := _info(fs, path)) and there["type"] != "directory":
+        raise UserError(f"{uri}: is a file, and a folder would take its place; choose another path")
     with _renamed(fs, path) as temporary:
         fs.makedirs(temporary, exist_ok=True)
         yield fs.unstrip_protocol(temporary) if is_url(uri) else temporary

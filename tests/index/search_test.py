@@ -115,7 +115,9 @@ def test_row_is_left_out_of_its_own_list(world: World, capsys):
     assert shown(capsys.readouterr().out)[0] == world.nearest(15, 7, without_itself=True)[0]
 
 
-def test_list_is_no_longer_than_the_memory(world: World, capsys):
+def test_list_is_no_longer_than_the_memory(world: World, capsys, monkeypatch):
+    # An index of more rows than this gives lists as long as it has rows, and no longer ones.
+    monkeypatch.setattr("index.store.reader._MOST_PADDED", 1)
     assert world.search(f"--id={world.ids[2]}", "--k=1000000000") == 0
     ids = shown(capsys.readouterr().out)[0]
     assert len(ids) == ROWS - 1 and world.ids[2] not in ids
@@ -130,10 +132,10 @@ def test_text_of_the_same_space(world: World, capsys):
     assert scores[0] == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(6,), (1, 6)])
-def test_a_vector_in_a_file(world: World, capsys, shape):
+@pytest.mark.parametrize(("shape", "length"), [((6,), 7), ((1, 6), 7), ((6,), 1e-50), ((6,), 1e30)])
+def test_a_vector_in_a_file(world: World, capsys, shape, length):
     # Of another length than the keys, which are of unit length.
-    np.save(world.root / "vector.npy", 7 * world.keys[15].reshape(shape).astype(np.float64))
+    np.save(world.root / "vector.npy", length * world.keys[15].reshape(shape).astype(np.float64))
     assert world.search(f"--vector={world.root}/vector.npy", "--k=7") == 0
     ids, scores = shown(capsys.readouterr().out)
     right, right_scores = world.nearest(15, 7)
@@ -190,6 +192,9 @@ def test_another_key_encoder_is_refused(world: World, capsys):
         (["--id=3", "--k=0"], "--k=0: must be at least 1"),
         (["--id=3", "--k=ten"], "--k=ten: must be of type int"),
         (["--id=999"], "--id=999: "),
+        (["--id=-5"], "--id=-5: must be a whole number, at least 0"),
+        (["--id=-1"], "--id=-1: must be a whole number, at least 0"),
+        (["--id=" + "9" * 5000], "9: must be a whole number, at least 0"),
         (["--id=9223372036854775807"], "has no such row; take an id that a search shows"),
         (["--id=9223372036854775808"], "has no such row; take an id that a search shows"),
         (["--image=nowhere.png"], "nowhere.png: no such file"),

@@ -65,6 +65,41 @@ def test_a_length_whose_square_a_float32_cannot_hold_is_no_fault():
     assert schemas.unusable(rows) == ([2], [])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("power", [-300, -50, -44, -30, -8, 0, 3, 20, 37, 300])
+def test_unit_vectors_of_any_length(dtype, power):
+    """Against NumPy in float64, of the numbers that the type has; those of an ordinary length keep their bytes."""
+    drawn = np.random.default_rng(5).standard_normal((50, 24))
+    with np.errstate(over="ignore", under="ignore"):
+        stored = (drawn * 10.0**power).astype(dtype)
+    stored = stored[np.isfinite(stored).all(axis=1) & stored.any(axis=1)]
+    wide = stored.astype(np.float64)
+    wide /= np.abs(wide).max(axis=1, keepdims=True)
+    right = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    np.testing.assert_allclose(schemas.unit(stored), right, rtol=1e-6, atol=1e-7)
+    rows, lengths = schemas.moderate(stored)
+    np.testing.assert_allclose(np.linalg.norm(rows.astype(np.float64), axis=1), lengths[:, 0], rtol=1e-6)
+    if -8 <= power <= 3:
+        np.testing.assert_array_equal(rows, stored.astype(np.float32))
+    if dtype == "float32" and len(stored):
+        column = pa.array(list(stored), pa.list_(pa.float32(), 24))
+        found = schemas.unit_keys(column, EncoderInfo("e", 24, False, dtype), "x")
+        np.testing.assert_array_equal(found, schemas.unit(stored))
+
+
+def test_what_has_no_unit_vector():
+    rows = np.array([[0, 0], [np.inf, 1], [np.nan, 1], [3, 4]])
+    found = schemas.unit(rows)
+    np.testing.assert_allclose(found[[0, 3]], [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    assert np.isnan(found[1:3]).any(axis=1).all()
+    for given in (np.asfortranarray(rows[[0, 3]], np.float32), np.array([[3, 4], [3e30, 4e30]], np.float32)):
+        before = given.copy()
+        made = schemas.unit(given)
+        assert made.flags.c_contiguous and np.array_equal(given, before)
+        np.testing.assert_allclose(made[1], [0.6, 0.8], rtol=1e-6)
+    assert schemas.unit(rows[:0]).shape == (0, 2)
+
+
 @pytest.mark.parametrize("dim", [1, 64, 4096])
 def test_the_direction_of_what_float16_keeps_is_that_of_the_vector(dim):
     """Just above the bound, rounding turns a vector by less than a thousandth."""

@@ -69,6 +69,25 @@ def test_a_folder_appears_only_when_it_is_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_folder_does_not_replace_a_file_or_a_link(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    before = sorted(tmp_path.iterdir())
+    for name, what in (("file", "a file"), ("link", "a link"), ("broken", "a link")):
+        sentence = f"^{tmp_path}/{name}: is {what}, and a folder would take its place; choose another path$"
+        with pytest.raises(UserError, match=sentence), storage.atomic_folder(f"{tmp_path}/{name}"):
+            raise AssertionError
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "file").read_text() == "mine"
+    with storage.atomic_write("memory://bucket/file") as file:
+        file.write(b"mine")
+    with pytest.raises(UserError, match="is a file, and"), storage.atomic_folder("memory://bucket/file"):
+        raise AssertionError
+    assert storage.open_read("memory://bucket/file").read() == b"mine"
+    storage.remove("memory://bucket")
+
+
 def test_left_overs_of_killed_writers_are_not_seen_and_can_be_removed(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.parquet.tmp-123").write_text("half")

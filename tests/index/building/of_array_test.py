@@ -16,6 +16,8 @@ from tests.docs_test import example
 from tests.world import REPOSITORY, brute_force, unit
 
 ROWS, WIDTH = 4000, 24
+# Lengths matter, and what is said of one that float32 has no dot products of.
+DOTS, SCALE = {"normalise": False}, "scale the vectors, or let them be normalised"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,56 @@ def test_exact_lists_are_those_of_brute_force(rows, width, k, dtype, normalise, 
     if not normalise:
         # Sums of such numbers are not rounded, so that ties are ties.
         np.testing.assert_array_equal(hits.ids[:, :most], ids[order][right])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("float32", 1e20), ("float32", 1e-20), ("float64", 1e-50), ("float64", 1e300)]
+)
+def test_vectors_of_any_length_are_searched_by_direction(vectors, dtype, scale):
+    """Their squares are no numbers of float32; a few of an ordinary length are among them."""
+    far = vectors.astype(dtype)
+    far[: ROWS // 2] *= scale
+    index, queries = Index.build(far, searcher="exact"), unit(30, WIDTH, seed=3, clusters=100)
+    right, scores = brute_force(queries, cosines(vectors), 10)
+    for factor in (1, scale, 1e-30):
+        hits = index.search(queries.astype(dtype) * np.asarray(factor, dtype), 10)
+        np.testing.assert_array_equal(hits.ids, right)
+        np.testing.assert_allclose(hits.scores, scores, atol=1e-6)
+    assert index.fingerprint != Index.build(vectors, searcher="exact").fingerprint
+
+
+def test_recall_of_long_vectors_is_what_brute_force_says(vectors, built):
+    index = Index.build(vectors * np.float32(1e20), recall=0.9, k=10)
+    queries = unit(300, WIDTH, seed=3, clusters=100) * np.float32(1e20)
+    np.testing.assert_array_equal(index.search(queries, 10).ids, built.search(queries, 10).ids)
+    assert index.facts["recall"]["mean"] == pytest.approx(built.facts["recall"]["mean"], abs=1e-3)
+
+
+def test_the_recall_of_few_queries_says_so(vectors):
+    few, more = (Index.build(vectors[:500], searcher="exact", queries=vectors[:n]) for n in (1, 100))
+    assert repr(few) == "Index(500 x 24, exact, recall@10 1.0000 (target 0.95; measured on few queries: 1))"
+    assert repr(more) == "Index(500 x 24, exact, recall@10 1.0000 (target 0.95))"
+
+
+def test_saved_and_opened_by_a_path(tmp_path, vectors):
+    index = Index.build(vectors[:90], searcher="exact")
+    index.save(tmp_path / "saved")
+    assert Index.open(tmp_path / "saved").fingerprint == index.fingerprint
+    for work in (index.save, Index.open):
+        with pytest.raises(UserError, match="^folder: must be a path, not a int$"):
+            work(5)
+
+
+def test_what_is_no_folder_is_not_written_over(tmp_path, built):
+    (tmp_path / "x.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    for name, what in (("x.txt", "file"), ("link", "link")):
+        with pytest.raises(UserError, match=f"^{tmp_path}/{name}: is a {what}, and a folder would take its place; "):
+            built.save(tmp_path / name)
+    assert (tmp_path / "x.txt").read_text() == "mine" and (tmp_path / "link").is_symlink()
+    built.save(tmp_path / "empty")
+    assert Index.open(tmp_path / "empty").fingerprint == built.fingerprint
 
 
 def test_a_mapped_file_of_half_precision(tmp_path, vectors):
@@ -159,7 +211,7 @@ def test_damage_is_named(tmp_path, vectors):
             with pytest.raises(UserError) as raised:
                 Index.open(str(folder)).search(vectors[:3], 2)
             assert file.name in str(raised.value), file
-            assert "web-memory build" not in str(raised.value) or file.name in ("manifest.json", "stage.json")
+            assert "web-memory" not in str(raised.value), file
         shutil.rmtree(folder)
 
 
@@ -173,20 +225,40 @@ def test_damage_is_named(tmp_path, vectors):
         ([["a"]], {}, "the array: must be of float16, float32 or float64, not <U1"),
         (np.diag([1.0, 1.0, 0.0, np.nan]), {}, "the array: row 2 has no direction, it is zero"),
         (np.diag([1.0, np.inf, 0.0]), {}, "the array: row 1 has a value that is not finite as float32"),
-        (np.diag([1.0, 1e300]), {}, "the array: row 1 has a value that is not finite as float32"),
-        (np.eye(3), {"recall": 0}, "recall=0: must be above 0 and at most 1"),
-        (np.eye(3), {"recall": 1.5}, "recall=1.5: must be above 0 and at most 1"),
-        (np.eye(3), {"k": 0}, "k=0: must be at least 1"),
-        (np.eye(3), {"searcher": "scan"}, "searcher 'scan': unknown; did you mean 'scann'?"),
+        (np.diag([1.0, 1e300]), DOTS, "the array: row 1 has a value that is not finite as float32"),
+        (np.diag([1e12, 1e13]), DOTS, f"the array: row 1 has a length above 1e+12; {SCALE}"),
+        (np.diag([1e-11, 1e-13]), DOTS, f"the array: row 1 has a length below 1e-12; {SCALE}"),
+        (np.diag([1e-11, 0]), DOTS, "the array: row 1 has no direction, it is zero"),
+        (np.eye(3), DOTS | {"queries": np.diag([1, 1, 1e13])}, f"queries: row 2 has a length above 1e+12; {SCALE}"),
+        ([[1.0], [1.0, 2.0]], {}, "the array: must be vectors of shape [n, d] ("),
+        (np.eye(3, dtype=np.longdouble), {}, "the array: must be of float16, float32 or float64, not float128"),
+        (np.eye(3), {"recall": 0}, "recall=0: must be a number above 0 and at most 1"),
+        (np.eye(3), {"recall": 1.5}, "recall=1.5: must be a number above 0 and at most 1"),
+        (np.eye(3), {"recall": "a"}, "recall='a': must be a number above 0 and at most 1"),
+        (np.eye(3), {"k": 0}, "k=0: must be a whole number of at least 1"),
+        (np.eye(3), {"k": 2.5}, "k=2.5: must be a whole number of at least 1"),
+        (np.eye(3), {"reorder": "fp16"}, "reorder='fp16': unknown; did you mean 'bfloat16'?"),
+        (
+            np.eye(3),
+            {"reorder": "nonsense", "searcher": "exact"},
+            "reorder='nonsense': unknown; known are bfloat16, float32, int8",
+        ),
+        (
+            np.eye(3),
+            {"reorder": "int8", "searcher": "jax"},
+            "reorder=int8: the JAX searcher keeps bfloat16 or float32; choose one of them",
+        ),
+        (np.eye(3), {"searcher": "scan"}, "searcher='scan': unknown; did you mean 'scann'?"),
         (np.eye(3), {"ids": [1, 2]}, "ids: must be whole numbers of shape [3], not int64 [2]"),
         (np.eye(3), {"ids": [1.0, 2.0, 3.0]}, "ids: must be whole numbers of shape [3], not float64 [3]"),
         (np.eye(3), {"ids": [1, 2, 1]}, "ids: must be different from each other, at least 0 and below 2**63"),
         (np.eye(3), {"ids": [1, 2, -1]}, "ids: must be different from each other, at least 0 and below 2**63"),
-        (np.eye(3), {"queries": np.eye(2)}, "queries: have 2 values, the array 3"),
+        (np.eye(3), {"queries": np.eye(2)}, "queries: must be vectors of shape [n, 3], not [2, 2]"),
         (np.eye(3), {"queries": np.zeros((2, 3))}, "queries: row 0 has no direction, it is zero"),
+        (np.eye(3), {"queries": np.diag([1.0, 1.0, 0.0])}, "queries: row 2 has no direction, it is zero"),
     ],
 )
 def test_what_cannot_be_indexed(vectors, options, sentence):
     with pytest.raises(UserError) as raised:
         Index.build(vectors, **options)
-    assert str(raised.value) == sentence
+    assert str(raised.value) == sentence or (sentence.endswith("(") and str(raised.value).startswith(sentence))

@@ -67,8 +67,14 @@ def test_another_recall_is_another_point(built: World):
         assert index.point in points and index.point.recall["10"] >= recall
         assert not [p for p in points if p.recall["10"] >= recall and p.cost < index.point.cost]
     assert cheap.point != dear.point
-    with pytest.raises(UserError, match="recall@10 of 1.01 is out of reach for this index; its best is 0.9"):
-        Index.open(str(built.index), recall=1.01)
+    with pytest.raises(UserError, match="recall@10 of 1 is out of reach for this index; its best is 0.9"):
+        Index.open(str(built.index), recall=1)
+    for index, target in ((cheap, 0.6), (dear, 0.97)):
+        assert f"recall@10 {index.point.recall['10']:.4f} (target {target:g}" in repr(index)
+    for wrong in (-1, 0, 1.01, float("nan"), "0.9"):
+        with pytest.raises(UserError) as raised:
+            Index.open(str(built.index), recall=wrong)
+        assert str(raised.value) == f"recall={wrong!r}: must be a number above 0 and at most 1"
 
 
 def settings_of(*levels: float) -> list[Setting]:

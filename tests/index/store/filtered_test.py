@@ -142,6 +142,11 @@ def test_what_is_not_ids_is_refused(ids):
         Allowed(ids)
 
 
+def test_a_set_is_not_ids():
+    with pytest.raises(UserError, match=r"^allowed: must be ids, whole numbers \[n\], not a set$"):
+        Allowed({1, 2})
+
+
 def test_long_lists_are_complete(tuned):
     """With leaves for ten neighbours a list of thousands would be short."""
     shard, keys = tuned

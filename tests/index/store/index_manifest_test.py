@@ -76,9 +76,15 @@ def test_manifest_of_another_version(written):
 
 
 def test_folder_that_is_not_finished(tmp_path):
-    for file in (None, "stage.json"):
-        if file:
-            manifest.claim(str(tmp_path), "index.build", {"seed": 0})
-        with pytest.raises(UserError, match="no finished index here; run web-memory build, it resumes"):
-            index_manifest.read(str(tmp_path))
-    assert not index_manifest.exists(str(tmp_path))
+    for stage, action in (
+        ("", "run web-memory build, or in Python Index.build(vectors).save(folder)"),
+        ("index.build", "run web-memory build, it resumes where it stopped"),
+        ("index.array", "build the index again and save it in a new folder"),
+    ):
+        folder = str(tmp_path / stage)
+        if stage:
+            manifest.claim(folder, stage, {"seed": 0})
+        with pytest.raises(UserError) as raised:
+            index_manifest.read(folder)
+        assert str(raised.value) == f"{folder}: there is no finished index here; {action}"
+        assert not index_manifest.exists(folder)

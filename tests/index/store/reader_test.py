@@ -1,7 +1,9 @@
 """Search over any layout of shards against brute force over all rows."""
 
+import copy
 import dataclasses
 import json
+import pickle
 import threading
 
 import numpy as np
@@ -150,11 +152,17 @@ def test_lists_are_padded_but_not_without_end():
         lookup.search = lambda q, k, own, search=lookup.search, **more: asked.append(k) or search(q, k, own, **more)
     made.index.search(queries, 4096)
     assert max(asked) == max(shard.rows for shard in made.index.shards)
-    for k in (4097, 10**15, -1):
-        with pytest.raises(
-            UserError, match=f"nowhere: has 30 rows, so a list cannot have {k:,} entries; ask for fewer$"
-        ):
+    for k in (4097, 10**15, -1, 2.5, "3", None):
+        with pytest.raises(UserError) as raised:
             made.index.search(queries, k)
+        assert str(raised.value) == f"k={k!r}: must be a whole number from 0 to 4,096"
+    assert made.index.search(queries, np.int64(3)).ids.shape == (4, 3)
+
+
+@pytest.mark.parametrize("allowed", [None, np.arange(5000)])
+def test_lists_of_no_rows(allowed):
+    hits = layout(30, 3, 1, 0.1, 5).index.search(integers(4, 6), 0, IMAGES[:4], allowed=allowed)
+    assert hits.ids.shape == hits.scores.shape == (4, 0) and hits.excluded.shape == (4,)
 
 
 @settings(**SIZES)
@@ -195,8 +203,56 @@ def test_blocks_of_queries_do_not_matter(monkeypatch):
 
 @pytest.mark.parametrize("queries", [np.zeros((3, DIM + 1)), np.zeros(DIM), np.zeros((2, 2, DIM)), np.zeros((0, 1))])
 def test_queries_of_another_shape(queries):
-    with pytest.raises(UserError, match=r"nowhere: takes queries of shape \[n, 12\], not \["):
+    with pytest.raises(UserError, match=r"^queries: must be vectors of shape \[n, 12\], not \["):
         layout(9, 1, 0, 0, 0).index.search(queries, 3)
+
+
+@pytest.mark.parametrize("allowed", [None, np.arange(5000)])
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (np.nan, "queries: row 2 has a value that is not finite as float32"),
+        (-np.inf, "queries: row 2 has a value that is not finite as float32"),
+        (1e39, "queries: row 2 has a value that is not finite as float32"),
+        (1e13, "queries: row 2 has a length above 1e+12; scale the vectors, or let them be normalised"),
+    ],
+)
+def test_queries_without_dot_products(allowed, value, sentence):
+    queries = integers(4, 6).astype(np.float64)
+    queries[2, 3], queries[3, 0] = value, np.nan
+    with pytest.raises(UserError) as raised:
+        layout(30, 3, 1, 0.1, 5).index.search(queries, 3, allowed=allowed)
+    assert str(raised.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("queries", "found"),
+    [
+        (np.ones((2, DIM), np.int8), "int8"),
+        (np.ones((2, DIM), bool), "bool"),
+        (np.ones((2, DIM), complex), "complex128"),
+        (np.ones((2, DIM), np.longdouble), str(np.dtype(np.longdouble))),
+        (np.full((2, DIM), "1"), "<U1"),
+        (np.ones((2, DIM), object), "object"),
+    ],
+)
+def test_queries_of_other_types(queries, found):
+    with pytest.raises(UserError) as raised:
+        layout(9, 1, 0, 0, 0).index.search(queries, 3)
+    assert str(raised.value) == f"queries: must be of float16, float32 or float64, not {found}"
+
+
+@pytest.mark.parametrize("images", [IMAGES[:3], IMAGES[:5], [b"x"], ["x"] * 4, [None] * 4, [b"x" * 33] * 4, 3])
+def test_images_that_are_no_content_keys_of_the_queries(images):
+    with pytest.raises(UserError, match=r"^images: must be content keys, 32 bytes each, of shape \[4\], not "):
+        layout(9, 1, 0, 0, 0).index.search(integers(4, 6), 3, images)
+
+
+def test_an_open_index_is_not_pickled():
+    sentence = "^an open index cannot be pickled; save it, and open its folder in each process$"
+    for work in (pickle.dumps, copy.copy):
+        with pytest.raises(UserError, match=sentence):
+            work(layout(9, 1, 0, 0, 0).index)
 
 
 def test_no_queries():
