@@ -86,6 +86,11 @@ def run(
     asked = removal.add(in_use.places, remove) if remove else None
     line = _Line(request, config.index, runner)
     embed(request, runner)
+    if asked and asked.unmet:
+        later = removal.add_embedded(request.places, remove, asked)
+        if later.changed:
+            embed(request, runner)
+        asked = dataclasses.replace(later, changed=asked.changed + later.changed)
     changes, has_dropped = _index(line, compact)
     if asked:
         rows |= _removed(request.places, asked)

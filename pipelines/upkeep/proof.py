@@ -103,8 +103,7 @@ class _Traces:
                 else telling
             )
             sampled += len(picked)
-            norms = np.maximum(np.linalg.norm(picked, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-            for form in (picked, picked / norms):
+            for form in (picked, schemas.unit(picked)):
                 found |= {
                     row.tobytes() for kind in (form, form.astype(np.float16), *bfloat16_forms(form)) for row in kind
                 }

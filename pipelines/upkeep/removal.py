@@ -152,6 +152,30 @@ def add(places: Places, uri: str) -> Outcome:
     return dataclasses.replace(outcome, changed=len(after.digests) - len(before.digests))
 
 
+def add_embedded(places: Places, uri: str, before: Outcome) -> Outcome:
+    """Adds the images of rows that were embedded since `add` and that the URLs and digests of its list name.
+
+    Ids are not looked for again: a row that came later is not the one that was meant.
+
+    Args:
+        places: of the memory, which may be another generation's now, and of the list of removed images.
+        uri: of the user's list, as of `add`.
+        before: what `add` returned.
+
+    Raises:
+        UserError: as `add`.
+    """
+    asked = _Asked.read(uri)
+    known = removed_list.settle(places.removed, _applied(places))
+    found = dataclasses.replace(asked, ids={}).meet(stored(places.memory))
+    after = known.with_new(found.digests)
+    changed = len(after.digests) - len(known.digests)
+    if changed:
+        after.write(places.removed)
+    unmet = tuple(text for text in before.unmet if text in asked.ids or text in found.unmet)
+    return Outcome(changed, np.union1d(before.digests, found.digests), before.entries, unmet)
+
+
 def forget(places: Places, uri: str) -> Outcome:
     """Takes the images that a list names off the list of removed images, so that they may be embedded again.
 

@@ -77,6 +77,19 @@ def test_urls_are_found_in_all_their_forms(tmp_path, capsys, swapped):
     line.check(set(ours))
 
 
+def test_a_url_that_comes_with_the_same_command_takes_the_copies_of_its_image_along(line, capsys):
+    url, copy, other = (f"https://img.example/{name}.jpg" for name in ("late", "copy", "other"))
+    put_urls(line, "0009", [url, copy, other])
+    keys = np.load(line.root / "data/img_emb_0009.npy")
+    keys[1] = keys[0]
+    np.save(line.root / "data/img_emb_0009.npy", keys)
+    capsys.readouterr()
+    assert line.run(line.listed(url, "http://not/there")) == 0
+    assert "not found 1 of 2 entries met no row: http://not/there" in words(capsys)
+    line.rows["0009"] = line.rows["0009"][2:]
+    line.check({url, copy})
+
+
 @pytest.mark.parametrize("when", slow.after(1, ["after", "before"]))
 def test_opt_out_lists_find_urls_in_all_their_forms_and_name_what_they_do_not_find(tmp_path, capsys, when):
     line = Line(tmp_path)
