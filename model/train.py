@@ -25,7 +25,7 @@ def run(config: Config) -> None:
         UserError: if an earlier stage has not finished, a setting is wrong, or a run diverged.
     """
     from model.data import host_tables, protocol
-    from model.measures import metrics, plausibility
+    from model.measures import metrics, plausibility, repeated
     from model.recognition import trained
     from model.training import trials
 
@@ -55,7 +55,8 @@ def run(config: Config) -> None:
         groups = metrics.shot_groups(counts, train.many_over, train.few_under, train.shots)
         bounds = metrics.shot_bounds(counts, train.many_over, train.few_under)
         fitted = "; thirds by size, since 100 and 20 images leave a group empty" * bounds.fitted
-        doubts = plausibility.warnings(reached, task.splits["val"].labels, len(task.splits["test"].labels))
+        labels = {split: task.splits[split].labels for split in ("val", "test")}
+        doubts = plausibility.warnings(reached, labels["val"], len(labels["test"])) + repeated.warnings(places)
         summary(
             f"train: {count} runs in {duration(stage.secs)}",
             {

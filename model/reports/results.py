@@ -14,7 +14,7 @@ from configs.base import Finetune, Places, Train
 from configs.schema.data import SPLITS
 from configs.schema.training import SHOTS
 from model.data import class_names
-from model.measures import bootstrap, filter_quality, metrics, plausibility
+from model.measures import bootstrap, filter_quality, metrics, plausibility, repeated
 from model.reports import runs
 from model.training import run_files
 from pipelines import manifest, storage
@@ -137,15 +137,16 @@ def judge_filter(found: runs.Runs, lists: Neighbors, names: list[str], train: Tr
     return {"lists": filter_quality.describe(marked, train.similarity_scale), "methods": methods}
 
 
-def doubts(found: runs.Runs, lists: Neighbors, train: Train) -> list[str]:
-    """Returns signs that the labels of val or test are not those of train, a sentence each."""
+def doubts(places: Places, found: runs.Runs, lists: Neighbors, train: Train) -> list[str]:
+    """Returns signs that labels of val or test are not those of train, or their images not new, a sentence each."""
     reached = {}
     for head in train.heads:
         path = storage.join(found.folder, head, run_files.CHOSEN)
         if storage.exists(path):
             test = float(found.right(head).mean())
             reached[head] = plausibility.Reached(run_files.read(path, {"val_accuracy": float})["val_accuracy"], test)
-    return plausibility.warnings(reached, lists.split("val")["label"].to_numpy(), len(found.labels))
+    labels = lists.split("val")["label"].to_numpy()
+    return [*plausibility.warnings(reached, labels, len(found.labels)), *repeated.warnings(places)]
 
 
 def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
         "rows": rows,
         "methods": spread(rows),
         "differences": compare(found, train, seed),
-        "warnings": doubts(found, lists, train),
+        "warnings": doubts(places, found, lists, train),
         "bootstrap": {"resamples": bootstrap.RESAMPLES, "level": bootstrap.LEVEL, "seed": seed},
         "filter": judge_filter(found, lists, class_names.read(places, len(found.class_counts)), train),
         "recall_at_k": index["recall"]["mean"],
