@@ -256,6 +256,10 @@ def lines(folders: Mapping[str, str], classes: Classes, unknown: int) -> dict[st
         found["classes"] = f"{numbers} ({' / '.join(counts)}), {each}{more}"
     if counts.get(_TRAIN) and (missing := [n for i, n in enumerate(classes.names) if i not in counts[_TRAIN]]):
         found["without images"] = f"{len(missing):,} classes of train: {', '.join(missing[:_MOST_NAMED])}"
+    others = {label for count in counts.values() for label in count}
+    if counts.get(_TRAIN) and _TRAIN not in classes.labels:
+        if wrong := class_names.gap(counts[_TRAIN].keys(), others, classes.names):
+            found["labels"] = f"web-memory train will refuse them: {wrong}"
     if notes := [f"{name}: {note}" for name, those in classes.notes.items() for note in those]:
         found["class folders"] = "; ".join(notes)
     if unknown:
