@@ -12,7 +12,7 @@ from configs.base import Config
 from configs.schema.data import SPLITS
 from model.training import run_files
 from pipelines import manifest, options
-from pipelines.progress import Stage, duration, summary
+from pipelines.progress import Stage, counted, duration, summary
 
 if TYPE_CHECKING:
     from model.training.trials import Trial
@@ -58,7 +58,7 @@ def run(config: Config) -> None:
         labels = {split: task.splits[split].labels for split in ("val", "test")}
         doubts = plausibility.warnings(reached, labels["val"], len(labels["test"])) + repeated.warnings(places)
         summary(
-            f"train: {count} runs in {duration(stage.secs)}",
+            f"train: {counted(count, 'run')} in {duration(stage.secs)}",
             {
                 **lines,
                 "classes": ", ".join(f"{int((groups == group).sum())} {group}-shot" for group in metrics.GROUPS)

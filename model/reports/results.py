@@ -19,7 +19,7 @@ from model.reports import runs
 from model.training import run_files
 from pipelines import manifest, storage
 from pipelines.manifest import Embeddings, Neighbors
-from pipelines.progress import read_note
+from pipelines.progress import counted, read_note
 
 # The methods that others are compared with: those without a memory, the mean, and the strongest rivals.
 REFERENCES = ("linear", "mlp", "mean_knn", "zero_shot", "knn_vote", "real_linear")
@@ -190,7 +190,7 @@ def foresee(places: Places, seed: int, train: Train, finetune: Finetune) -> dict
     lists = Neighbors.open(places.neighbors)
     frozen = run_files.identity(places, seed, train, lists.fingerprint)
     found = runs.load(frozen, train, finetune, lists)
-    heads = {head: f"{len(found.of(head)):,} seeds" for head in found.heads}
+    heads = {head: counted(len(found.of(head)), "seed") for head in found.heads}
     output = run_files.results_file(frozen, train, finetune)
     return {**heads, "would": f"measure these on {len(found.labels):,} test images", "output": output}
 

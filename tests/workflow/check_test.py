@@ -81,8 +81,8 @@ def test_nothing_stands_in_the_way_and_nothing_is_written(world, capsys):
     printed = capsys.readouterr()
     said = dict(line.split(maxsplit=1) for line in printed.out.splitlines()[1:5])
     assert said["memory"] == "about 14 rows, 2 shards, 14 of the first 14 readable"
-    assert said["train"] == "9 rows, 1 shards, 3 classes, 9 of the first 9 readable"
-    assert said["val"] == said["test"] == "3 rows, 1 shards, 3 classes, 3 of the first 3 readable"
+    assert said["train"] == "9 rows, 1 shard, 3 classes, 9 of the first 9 readable"
+    assert said["val"] == said["test"] == "3 rows, 1 shard, 3 classes, 3 of the first 3 readable"
     assert "nothing stands in the way; web-memory run does the work" in printed.out and not printed.err
     assert "29 rows" in printed.out and "15 lists of 3" in printed.out
 
@@ -146,7 +146,7 @@ def test_labels_of_arrays_that_begin_at_1_are_a_problem(world, capsys, first):
     world.flags |= {"encoders.key": "precomputed:mine", "encoders.value_image": "precomputed:mine"}
     world.flags |= {"encoders.value_text": "", "train.values": "image", "memory.fields": "value_image=key"}
     code, printed = world.check(), capsys.readouterr()
-    assert "train 9 rows, 1 shards, 3 classes, 9 of the first 9 readable" in " ".join(printed.out.split())
+    assert "train 9 rows, 1 shard, 3 classes, 9 of the first 9 readable" in " ".join(printed.out.split())
     problems = [line for line in printed.err.splitlines() if _GAP in line]
     assert len(problems) == first and code == 2 * first, printed.err
     assert all(line.startswith("error: --config.train_set.path=arrays/train/X.npy: class 0") for line in problems)

@@ -18,6 +18,7 @@ from pipelines.embedding.names import class_names
 from pipelines.embedding.request import MEMORY, Request
 from pipelines.errors import UserError
 from pipelines.images.decode import DecodeError, decode
+from pipelines.progress import counted
 from pipelines.sources import InputShard, Reject, Sample
 
 FIRST_ROWS = 32
@@ -56,8 +57,8 @@ class Looked:
     @property
     def words(self) -> str:
         """What a summary says of it."""
-        said = [f"{'' if self.is_exact else 'about '}{self.rows:,} rows", f"{self.files:,} shards"]
-        said += [f"{self.classes:,} classes"] if self.classes else []
+        said = [f"{'' if self.is_exact else 'about '}{counted(self.rows, 'row')}", counted(self.files, "shard")]
+        said += [counted(self.classes, "class")] if self.classes else []
         seen = len(self.samples) + len(self.unreadable)
         said.append(f"{len(self.samples)} of the first {seen} readable")
         return ", ".join(said) + (f" (such as {self.unreadable[0]})" if self.unreadable else "")

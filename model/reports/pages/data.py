@@ -10,8 +10,8 @@ from model.reports.grid import Grid
 from model.reports.pages import composition, rows
 from model.reports.pages.composition import Alike, Shown
 from model.reports.pages.inputs import Inputs
-from model.reports.pages.site import counted
 from pipelines import manifest, storage
+from pipelines.progress import counted
 
 # Examples of dropped rows of each reason.
 _EXAMPLES = 4
@@ -96,10 +96,10 @@ def _points(index: Mapping[str, Any]) -> Grid:
         lines,
         (
             "level: the share of its nearest rows that each shard is to find; shards: that a query visits",
-            "cost: the work of a query, counted in compressed keys compared; a whole key counts as several, and so does "
-            "each visit to a shard, so that the cost may be more than the rows that there are",
-            f"measured on {index['recall']['queries']:,} queries of {index['recall']['of']}; speeds are of the machine "
-            "that built the index",
+            "cost: the work of a query, counted in compressed keys compared; a whole key counts as several, and so "
+            "does each visit to a shard, so that the cost may be more than the rows that there are",
+            f"measured on {counted(index['recall']['queries'], 'query')} of {index['recall']['of']}; speeds are of the "
+            "machine that built the index",
         ),
     )
 
@@ -113,7 +113,10 @@ def _facts(inputs: Inputs, index: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{100 * recall['mean']:.1f} % of the {recall['k']} nearest rows, target {100 * recall['target']:g} %",
         ),
         ("version", f"{index['version']}, {counted(index['tombstones'], 'row')} removed since it was built"),
-        ("lists", f"{lists.k} neighbours for each image; {lists.memory_rows:,} rows of the memory are in some list"),
+        (
+            "lists",
+            f"{counted(lists.k, 'neighbour')} for each image; rows of the memory in some list: {lists.memory_rows:,}",
+        ),
     ]
 
 

@@ -219,7 +219,7 @@ def test_the_names_are_stored_and_are_the_class_names(world, encoders, capsys):
     assert "train 6 rows" in out
     assert "classes 3 / 2 / 3 (train / val / test), 2 images each" in out
     assert "passed over system folders: __MACOSX 1" in out
-    assert "unknown classes 2 rows of the memory, which have no label" in out
+    assert "unknown classes 2 rows of the memory, without a label" in out
     assert [world.labels(name) for name in ("train", "val", "memory")] == [
         [0, 0, 1, 1, 2, 2],
         [1, 1, 2, 2],
