@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from configs.base import Config
 from pipelines import options
+from pipelines.progress import counted
 from pipelines.runner import Runner
 
 
@@ -37,14 +38,17 @@ def foresee(config: Config) -> dict[str, str]:
     claim.check(config.index, memory)
     manifest.check_claim(places.index, index_manifest.STAGE, identity)
     if manifest.indexed_memory(places.index) == memory.snapshot:
-        return {"done": f"the index of {memory.rows:,} rows is published; nothing to build", "output": places.index}
+        return {
+            "done": f"the index of {counted(memory.rows, 'row')} is published; nothing to build",
+            "output": places.index,
+        }
     shards = estimate.choose_shards(config.index, memory.rows, memory.encoder("key").dim)
     markers = storage.join(places.index, shard_store.build_path(1), manifest.MARKERS)
     is_published = index_manifest.exists(places.index)
     done = 0 if is_published else len(storage.files(markers, ".json"))
     would = "refuse: the memory has changed; run web-memory reindex" if is_published else f"build {shards - done:,}"
-    rows = f"{memory.rows:,} rows, {memory.encoder('key').dim} dimensions"
-    return {"memory": rows, "done": f"{done:,} of {shards:,} shards", "would": would, "output": places.index}
+    rows = f"{counted(memory.rows, 'row')}, {memory.encoder('key').dim} dimensions"
+    return {"memory": rows, "done": f"{done:,} of {counted(shards, 'shard')}", "would": would, "output": places.index}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from configs.base import Config
 from configs.schema.search import KEY
 from pipelines import manifest, options
-from pipelines.progress import duration, summary
+from pipelines.progress import counted, duration, summary
 from pipelines.runner import Runner
 
 
@@ -33,7 +33,7 @@ def run(config: Config, runner: Runner) -> None:
             neighbor_job.run(job, runner)
             whole = layout.finish(job)
             now = whole["queries"] - before
-            title = f"neighbors: {now:,} queries in {duration(stage.secs)}, {now / stage.secs:,.0f}/s"
+            title = f"neighbors: {counted(now, 'query')} in {duration(stage.secs)}, {now / stage.secs:,.0f}/s"
         else:
             _, whole = manifest.read_lists(job.folder)
             title = "neighbors: already looked up"
@@ -48,7 +48,7 @@ def run(config: Config, runner: Runner) -> None:
             "index recall": f"{recall['mean']:.4f} at {recall['k']}{beyond}",
             "mean top-1 score": f"{whole['mean_top_score']:.4f}",
             "memory rows": f"{whole['memory_rows']:,} named by some list",
-            "left out": f"{whole['excluded']:,} rows that are the query's own image",
+            "left out": f"{counted(whole['excluded'], 'row')} of the query's own image",
             "output": job.folder,
         }
         summary(title, rows)

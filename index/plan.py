@@ -19,7 +19,7 @@ from index.store.keys import read_places
 from pipelines import options
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
-from pipelines.progress import duration, summary
+from pipelines.progress import counted, duration, summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,10 @@ def run(config: Config) -> None:
     expected = expect(memory, index, config.seed)
     dim, plan, size = memory.encoder("key").dim, expected.plan, expected.size
     summary(
-        f"index plan: {memory.rows:,} rows, {dim} dimensions",
+        f"index plan: {counted(memory.rows, 'row')}, {dim} dimensions",
         {
             "searcher": f"{index.searcher}, recall@{index.k} {index.target_recall:g}",
-            "shards": f"{expected.shards}, of {expected.rows:,} rows",
+            "shards": f"{expected.shards}, of {counted(expected.rows, 'row')}",
             "leaves": f"{plan.leaves:,}, trained on {plan.sample_rows:,} rows"
             if plan.leaves
             else "none, every key is scanned",

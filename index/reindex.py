@@ -17,7 +17,7 @@ from configs.base import Config
 from configs.base import Index as IndexConfig
 from pipelines import generation, options, storage
 from pipelines.errors import UserError
-from pipelines.progress import summary
+from pipelines.progress import counted, summary
 from pipelines.runner import Runner
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], added: int, re
         f"recall@{after['recall']['k']}": f"{before['recall']['mean']:.4f} before, {after['recall']['mean']:.4f} now, "
         f"target {after['recall']['target']:g}",
         "cost of a query": f"{now['cost'] / max(then['cost'], 1e-9):.2f} times that before",
-        "version": f"{after['version']}: {deltas} deltas, {after['tombstones']:,} tombstones",
+        "version": f"{after['version']}: {counted(deltas, 'delta')}, {counted(after['tombstones'], 'tombstone')}",
     }
 
 
@@ -291,7 +291,7 @@ def _proven(facts: Mapping[str, Any], shown: "Proof") -> dict[str, str]:
     """Returns the summary's rows for a compaction, of what there is now."""
     recall = facts["recall"]
     return {
-        "version": f"{facts['version']}: {facts['rows']:,} rows in {len(facts['shards'])} shards",
+        "version": f"{facts['version']}: {counted(facts['rows'], 'row')} in {counted(len(facts['shards']), 'shard')}",
         f"recall@{recall['k']}": f"{recall['mean']:.4f}, target {recall['target']:g}",
         "searched": f"{shown.files:,} files, {shown.size_bytes / 1e6:,.1f} MB",
         "found": f"none of {shown.rows:,} deleted rows, nor of their {shown.vectors:,} vectors in tables, nor of a "

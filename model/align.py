@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from configs.base import Config, Source, TwoTowerConfig
 from pipelines import fields, manifest, options, storage
 from pipelines.errors import UserError
-from pipelines.progress import Stage, duration, summary
+from pipelines.progress import Stage, counted, duration, summary
 from pipelines.runner import Runner
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ def run(config: Config, runner: Runner) -> None:
         stage.worked = not done
         if not done:
             done = _make(config, specs, settings, towers, stage)
-        title = f"align: {done['step']:,} steps in {duration(stage.secs)}" if stage.worked else "align: already done"
+        title = (
+            f"align: {counted(done['step'], 'step')} in {duration(stage.secs)}"
+            if stage.worked
+            else "align: already done"
+        )
         summary(title, _lines(done, towers))
 
 

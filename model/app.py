@@ -16,7 +16,7 @@ from typing import Any
 from configs.base import Config
 from pipelines import options
 from pipelines.errors import UserError
-from pipelines.progress import say
+from pipelines.progress import counted, say
 
 _VALUES: dict[str, tuple[Any, str]] = {
     "run": ("", "workdir, or a folder of its runs (the config's workdir)"),
@@ -63,7 +63,8 @@ def run(config: Config, **flags: Any) -> None:
         where = f"[{flags['host']}]" if ":" in flags["host"] else flags["host"]
 
         def started(port: int) -> None:
-            say(f"{recognizer.head}, {len(recognizer.classes):,} classes, on http://{where}:{port} (Ctrl+C stops it)")
+            classes = counted(len(recognizer.classes), "class")
+            say(f"{recognizer.head}, {classes}, on http://{where}:{port} (Ctrl+C stops it)")
 
         server.run(app, flags["host"], flags["port"], limits, started)
     say("stopped; every request that was taken is answered")

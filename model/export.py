@@ -14,7 +14,7 @@ from typing import Any
 from configs.base import Config
 from pipelines import options
 from pipelines.errors import UserError
-from pipelines.progress import summary
+from pipelines.progress import counted, summary
 
 _VALUES: dict[str, tuple[Any, str]] = {
     "output": ("", "folder to write, which must not exist"),
@@ -42,7 +42,7 @@ def run(config: Config, output: str, run: str, head: str, seeds: str, reference:
         f"export: {done.size_bytes / 1e6:,.0f} MB",
         {
             "heads": ", ".join(f"{name} (seeds {', '.join(map(str, known))})" for name, known in done.heads.items()),
-            "memory": f"{done.rows:,} rows, {'referred to' if reference else 'copied'}",
+            "memory": f"{counted(done.rows, 'row')}, {'referred to' if reference else 'copied'}",
             **(removed if done.removed else {}),
             **({"not exported": "; ".join(done.left_out)} if done.left_out else {}),
             "output": output,

@@ -15,7 +15,7 @@ from configs.base import Config, Finetune, Train
 from model.training import run_files
 from pipelines import manifest, options, storage
 from pipelines.errors import UserError, nearest
-from pipelines.progress import Stage, duration, summary
+from pipelines.progress import Stage, counted, duration, summary
 
 if TYPE_CHECKING:
     from model.data.input_pipeline import Augment, Window
@@ -84,7 +84,7 @@ def run(config: Config) -> None:
         best, results = runs.run(trainer, config_hash)
         before = [run_files.of_seed(frozen.folder, settings.head, seed) for seed in train.seeds]
         summary(
-            f"finetune: {runs.count} runs of {settings.steps} steps in {duration(stage.secs)}",
+            f"finetune: {counted(runs.count, 'run')} of {counted(settings.steps, 'step')} in {duration(stage.secs)}",
             {**_lines(best, results, before), "output": folder},
         )
 

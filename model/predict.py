@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from configs.base import Config
 from pipelines import class_names, options, progress, storage
 from pipelines.errors import UserError
-from pipelines.progress import duration, summary
+from pipelines.progress import counted, duration, summary
 from pipelines.runner import Runner
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def foresee(config: Config, **flags: Any) -> dict[str, str]:
     runs = Source(path, unsafe_models=flags["unsafe_models"]).runs
     named = f"{config.predict_set.path} ({config.predict_set.format})"
     if images:
-        named = f"the folder {images}" if storage.entries(images) else f"{len(patterns.files(images)):,} photographs"
+        named = (
+            f"the folder {images}" if storage.entries(images) else counted(len(patterns.files(images)), "photograph")
+        )
     return {
         "would": f"predict {named} with {flags['head'] or trained.heads(runs)[0]} of {path}",
         "output": output or f"a table of up to {_MOST_SHOWN}",
@@ -107,7 +109,7 @@ def _show(path: str, flags: dict[str, Any]) -> None:
             for place, (name, probability) in enumerate(zip(of.classes, of.probabilities, strict=True)):
                 near = of.neighbors[place].caption if place < len(of.neighbors) else ""
                 lines.append(("" if place else storage.name(uri), name, f"{probability:.3f}", near))
-        title = f"{recognizer.head}, {len(recognizer.classes):,} classes"
+        title = f"{recognizer.head}, {counted(len(recognizer.classes), 'class')}"
         progress.table(title, ("image", "class", "probability", "neighbour"), lines, left=("class", "neighbour"))
 
 
@@ -134,7 +136,8 @@ def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> 
         data = "" if flags["images"] else config.data
         counts = predict_job.run(wanted, source, data, output, work, config.embed, runner)
         stage.worked = False
-        title = f"predict: {counts.rows:,} photographs in {duration(stage.secs)}, {counts.rows / stage.secs:,.0f}/s"
+        what, rate = counted(counts.rows, "photograph"), counts.rows / stage.secs
+        title = f"predict: {what} in {duration(stage.secs)}, {rate:,.0f}/s"
         summary(title, {"head": wanted.head, **_lines(counts), "output": output})
 
 

@@ -16,7 +16,7 @@ from model.reports import result_tables
 from model.reports import results as reached
 from pipelines import options, storage
 from pipelines.errors import UserError
-from pipelines.progress import Stage, duration, say
+from pipelines.progress import Stage, counted, duration, say
 
 if TYPE_CHECKING:
     from model.reports.pages.site import Site
@@ -82,7 +82,8 @@ def _gallery(config: Config, site: "Site", found: "Runs") -> str:
         stage.worked = False
         say(f"gallery: {made.images:,} test images, {made.size_bytes / 1e6:,.1f} MB, {duration(stage.secs)}")
     if made.pictures.unreadable:
-        say(f"warning: {made.pictures.unreadable:,} pictures of the gallery could not be read: {made.pictures.why}")
+        missing = counted(made.pictures.unreadable, "picture")
+        say(f"warning: {missing} of the gallery could not be read: {made.pictures.why}")
     return made.path
 
 

@@ -12,7 +12,7 @@ from configs.base import Config
 from configs.schema.data import SPLITS
 from model.training import run_files
 from pipelines import manifest, options
-from pipelines.progress import Stage, duration, summary
+from pipelines.progress import Stage, counted, duration, summary
 
 if TYPE_CHECKING:
     from model.training.trials import Trial
@@ -25,7 +25,7 @@ def run(config: Config) -> None:
         UserError: if an earlier stage has not finished, a setting is wrong, or a run diverged.
     """
     from model.data import host_tables, protocol
-    from model.measures import metrics, plausibility
+    from model.measures import metrics, plausibility, repeated
     from model.recognition import trained
     from model.training import trials
 
@@ -55,9 +55,10 @@ def run(config: Config) -> None:
         groups = metrics.shot_groups(counts, train.many_over, train.few_under, train.shots)
         bounds = metrics.shot_bounds(counts, train.many_over, train.few_under)
         fitted = "; thirds by size, since 100 and 20 images leave a group empty" * bounds.fitted
-        doubts = plausibility.warnings(reached, task.splits["val"].labels, len(task.splits["test"].labels))
+        labels = {split: task.splits[split].labels for split in ("val", "test")}
+        doubts = plausibility.warnings(reached, labels["val"], len(labels["test"])) + repeated.warnings(places)
         summary(
-            f"train: {count} runs in {duration(stage.secs)}",
+            f"train: {counted(count, 'run')} in {duration(stage.secs)}",
             {
                 **lines,
                 "classes": ", ".join(f"{int((groups == group).sum())} {group}-shot" for group in metrics.GROUPS)

@@ -2,11 +2,11 @@
 
 This is the one reader of such files, whatever stage reads them: UTF-8, with or without a byte order mark. Only a line
 feed, perhaps after a carriage return, ends a line: a name may contain the other characters that `str.splitlines` takes
-for ends.
+for ends. Which numbers lack a class is also said here.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from pipelines import storage
 from pipelines.errors import UserError
@@ -88,3 +88,22 @@ def read(uri: str) -> list[str]:
 def synonyms(name: str) -> list[str]:
     """Returns the parts of a class name between its commas, without empty ones."""
     return [part.strip() for part in name.split(",") if part.strip()]
+
+
+def gap(train: Collection[int], others: Collection[int] = (), names: Sequence[str] = ()) -> str:
+    """Returns the sentence for the first number that no training image has as its label; empty if there is none.
+
+    Args:
+        train: labels of the training images, each once.
+        others: labels of other splits.
+        names: of the classes, if they are known.
+    """
+    highest = max((*train, *others), default=-1)
+    if len(train) == highest + 1:
+        return ""
+    missing = next(number for number in range(highest + 1) if number not in train)
+    named = f" ({names[missing]!r})" if missing < len(names) else ""
+    return (
+        f"class {missing}{named} has no training image, and every label up to {highest} needs one: number the classes "
+        "from 0 without gaps, alike in every split, or write names such as 'class 1', which are numbered for you"
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from configs.base import Config
 from pipelines import options
-from pipelines.progress import duration, summary
+from pipelines.progress import counted, duration, summary
 from pipelines.runner import Runner
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def run(config: Config, runner: Runner) -> None:
             job.run(claimed, runner)
         found = Concepts.open(claimed.folder)
         rate = f", {found.captions / stage.secs:,.0f}/s" if stage.worked else ""
-        done = f"{found.captions:,} captions in {duration(stage.secs)}{rate}" if stage.worked else "already found"
+        done = (
+            f"{counted(found.captions, 'caption')} in {duration(stage.secs)}{rate}" if stage.worked else "already found"
+        )
         summary(f"concepts: {done}", {**_lines(found), "output": claimed.folder})
 
 
@@ -75,7 +77,7 @@ def foresee(config: Config) -> dict[str, str]:
     if job.is_claimed() and job.is_complete():
         return {"done": "all captions are read; nothing to do", **found}
     done = sum(job.is_done(segment) for segment in range(len(job.segments))) if job.is_claimed() else 0
-    return {"done": f"{done:,} of {len(job.segments):,} segments", "would": "read the others", **found}
+    return {"done": f"{done:,} of {counted(len(job.segments), 'segment')}", "would": "read the others", **found}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,11 +1,16 @@
-"""The one exception that is meant for the person at the keyboard, and how suggestions are worded."""
+"""The one exception that is meant for the person at the keyboard, how suggestions are worded, and what others mean."""
 
 import difflib
+import os
 import re
+import select
 import tempfile
 from collections.abc import Sequence
 
 _FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+
+# Standard output and standard error.
+_OUTPUTS = (1, 2)
 
 
 class UserError(Exception):
@@ -39,6 +44,24 @@ def full_disk(error: BaseException, place: str) -> UserError | None:
         f"{place}: no space is left on its disk, or on that of the temporary files ({tempfile.gettempdir()}); make "
         "room and run the same command again, it resumes"
     )
+
+
+def is_unread(error: BaseException) -> bool:
+    """Tells whether an error says that nobody reads what is printed any more, as after `| head -1`.
+
+    Pipes to processes of our own may break, too. What is still to be printed is lost then.
+    """
+    if not isinstance(error, BrokenPipeError):
+        return False
+    poller = select.poll()
+    for descriptor in _OUTPUTS:
+        poller.register(descriptor, 0)
+    unread = [descriptor for descriptor, event in poller.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+    for descriptor in unread:
+        # Python writes what is left at its end, and would complain.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), descriptor)
+    return bool(unread)
 
 
 def command(stage: str) -> str:

@@ -12,6 +12,7 @@ import inspect
 import logging
 import pathlib
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -24,12 +25,14 @@ from typing import Any
 import configs
 from configs.base import Config
 from pipelines import fields, storage
-from pipelines.errors import UserError, command, full_disk, nearest
+from pipelines.errors import UserError, command, full_disk, is_unread, nearest
 
 _OVERRIDE = "--config."
 _OWN = ("--config", "--dry_run", "--help", "--log_format", "--version")
 _DRY_RUN = "dry_run"
 _NAMED_CONFIG, _NO_CONFIG = "--config=FILE", "[ARGUMENT] [--config=FILE]"
+# What a shell says of a command that ended because nobody reads its output.
+_UNREAD = 128 + signal.SIGPIPE
 LOG_FORMATS = ("text", "json")
 # Modules of `configs` that are no experiments.
 _NO_CONFIGS = ("__init__", "base", "figures", "published")
@@ -131,12 +134,13 @@ def parse(
     # Before anything can be wrong, so that every error has this form.
     _set_log_format(known.log_format)
     if known.version:
-        print(f"web-memory {version()}")
+        print(f"web-memory {version()}", flush=True)
         raise SystemExit(0)
     config = _with_overrides(load(known.config) if known.config else Config(), overrides)
     if known.help is not None:
         text = fields.help_text(config, known.help)
-        print(text if known.help else f"{parser.format_help()}\nconfig fields, as --config.FIELD=VALUE:\n\n{text}")
+        whole = f"{parser.format_help()}\nconfig fields, as --config.FIELD=VALUE:\n\n{text}"
+        print(text if known.help else whole, flush=True)
         raise SystemExit(0)
     _refuse_misspelt(rest)
     if needs_config and not known.config:
@@ -245,15 +249,7 @@ def main(
         foresee: what `--dry_run` calls instead of `run`, without the `Runner`: checks the inputs, writes nothing, and
             returns what is done and what would be done, the lines of a summary. None if the command itself only reads.
     """
-    # Warnings of libraries are not for the person at the keyboard.
-    logging.basicConfig(level=logging.ERROR)
-    for handler in logging.root.handlers:
-        handler.addFilter(_is_news)
-    threading.excepthook = _quiet
-    sys.unraisablehook = _quiet
-    warnings.simplefilter("ignore")
-    # Beam's runners print the traceback of a worker before they raise it; `runner` words it once.
-    logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
+    _hush_libraries()
     workdir = "the command"
     try:
         given = sys.argv[1:] if argv is None else argv
@@ -279,16 +275,31 @@ def main(
                 run(generation.resolve(config, chooses_generation), runner, **chosen)
         else:
             run(generation.resolve(config), **chosen)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 130
     except Exception as error:
+        if is_unread(error):
+            return _UNREAD
         if sentence := _sentence(error, workdir):
             return failed(sentence)
         # Raised, for callers in Python; from a command line it ends in one sentence, too, and exit code 1.
         sys.excepthook = functools.partial(_say_bug, workdir)
         raise
     return 0
+
+
+def _hush_libraries() -> None:
+    """Shows no warnings of libraries, which are not for the person at the keyboard."""
+    logging.basicConfig(level=logging.ERROR)
+    for handler in logging.root.handlers:
+        handler.addFilter(_is_news)
+    threading.excepthook = _quiet
+    sys.unraisablehook = _quiet
+    warnings.simplefilter("ignore")
+    # Beam's runners print the traceback of a worker before they raise it; `runner` words it once.
+    logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
 
 
 def _dry_run(

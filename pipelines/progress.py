@@ -50,6 +50,15 @@ def duration(secs: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things: `1 row`, `1,200 classes`, `2 queries`."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def _width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
 

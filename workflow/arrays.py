@@ -15,7 +15,7 @@ from configs.base import Config, Places
 from pipelines import options, storage
 from pipelines.errors import UserError, nearest
 from pipelines.manifest import Embeddings, Neighbors
-from pipelines.progress import summary
+from pipelines.progress import counted, summary
 
 _MEMORY, _LISTS = "memory", "neighbors"
 _WHAT = (_MEMORY, "train", "val", "test", _LISTS)
@@ -38,10 +38,10 @@ def run(config: Config, output: str, what: str) -> None:
         folder = storage.join(output, name)
         if isinstance(made, Neighbors):
             queries = {split: Embeddings(config.places.queries(split)) for split in made.query_snapshots}
-            done[name] = f"{lists.write(folder, made, queries):,} lists of {made.k}"
+            done[name] = f"{counted(lists.write(folder, made, queries), 'list')} of {made.k}"
         else:
             columns = ", ".join(f"{column} in {vectors.array_name(column)}" for column in made.encoders)
-            done[name] = f"{vectors.write(folder, made):,} rows, {columns}"
+            done[name] = f"{counted(vectors.write(folder, made), 'row')}, {columns}"
     summary("arrays", {**done, "output": output})
 
 

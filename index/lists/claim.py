@@ -15,6 +15,7 @@ from index.store.reader import Index
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
+from pipelines.progress import counted
 
 # Limits of a group of queries: rows, bytes of their keys, and entries of their lists.
 GROUP_ROWS, _GROUP_BYTES, _GROUP_ENTRIES = 1 << 18, 1 << 28, 1 << 23
@@ -68,7 +69,7 @@ def foresee(places: Places, wanted: Neighbors, sources: Collection[str]) -> dict
     markers = {storage.name(path) for path in storage.files(storage.join(home, manifest.MARKERS), ".json")}
     blocks = [block for group in groups for block in group.blocks]
     done = sum(f"{block.name}.json" in markers for block in blocks)
-    return {"done": f"{done:,} of {len(blocks):,} blocks of lists", "would": "look up the others", **found}
+    return {"done": f"{done:,} of {counted(len(blocks), 'block')} of lists", "would": "look up the others", **found}
 
 
 def claim_lists(places: Places, wanted: Neighbors, sources: Collection[str]) -> NeighborJob:

@@ -22,6 +22,7 @@ from index.store.indexed_memory import IndexedMemory, Published, open_memory
 from index.store.reader import Index
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
+from pipelines.progress import counted
 from pipelines.sources import pictures
 
 KINDS = ("image", "text", "id", "vector")
@@ -85,7 +86,7 @@ class Finder:
             ids, scores = rows.find(version.index, query, k, allowed)
             found = zip(rows.read(version.memory, ids), scores.tolist(), strict=True)
             tiles = [rows.tile(row, score, self._load if with_pictures else None) for row, score in found]
-            among = f"{number:,} of {version.index.rows:,} rows, where {where}" if where else f"{number:,} rows"
+            among = f"{number:,} of {version.index.rows:,} rows, where {where}" if where else counted(number, "row")
             return Found(f"nearest to {query.title}, of {among}", query, tiles)
 
         return self._published.use(work)

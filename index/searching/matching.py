@@ -3,7 +3,7 @@
 import functools
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,11 @@ def ids(memory: Embeddings | IndexedMemory, wanted: "str | Filter | pc.Expressio
         wanted: the filter, as text or as an Arrow expression over the columns of the memory.
 
     Raises:
-        UserError: if the filter is wrong, no row has a field that it names, or no row has a value there that can be
-            compared as it asks.
+        UserError: if the filter is wrong, no row has a field that it names, or no row has a value there, or in a column
+            that it compares, that can be compared as it asks.
     """
     if isinstance(wanted, pc.Expression):
-        wanted = Filter(str(wanted), "where", wanted, where.COLUMNS, {})
+        wanted = Filter(str(wanted), "where", wanted, where.COLUMNS, {}, {})
     found = where.parse(wanted) if isinstance(wanted, str) else wanted
     return _ids(tables_of(memory), memory.folder, found)
 
@@ -52,7 +52,7 @@ def tables_of(memory: Embeddings | IndexedMemory) -> Tables:
 
 
 def _ids(tables: Tables, folder: str, found: Filter) -> np.ndarray:
-    answers, parts = _Answers(found.tests), [np.empty(0, np.int64)]
+    answers, parts = _Answers(found), [np.empty(0, np.int64)]
     for table in tables(list(dict.fromkeys(["id", *found.columns]))):
         for name, column in answers.of(table).items():
             table = table.append_column(name, column)
@@ -96,19 +96,22 @@ class Filters:
 
 
 class _Answers:
-    """The answers of tests of the metadata, and what was seen of its fields."""
+    """The answers of tests of the metadata, and what was seen of its fields and of the columns that are compared."""
 
-    def __init__(self, tests: Mapping[str, FieldTest]) -> None:
-        self._tests, self._rows = tests, 0
+    def __init__(self, found: Filter) -> None:
+        tests = self._tests = found.tests
+        self._rows, self._blank = 0, dict(found.compared)
         self._names: set[str] = set()
         self._has, self._answered = dict.fromkeys(tests, 0), dict.fromkeys(tests, 0)
         self._kept = {name: _kept(test) for name, test in tests.items()}
 
     def of(self, table: pa.Table) -> dict[str, pa.Array]:
         """Returns a column of answers for each test."""
+        self._rows += table.num_rows
+        for name in [name for name in self._blank if table[name].null_count < table.num_rows]:
+            del self._blank[name]
         if not self._tests:
             return {}
-        self._rows += table.num_rows
         answers: dict[str, list[bool | None]] = {name: [] for name in self._tests}
         for text, id_ in zip(table[METADATA].to_pylist(), table["id"].to_pylist(), strict=True):
             fields = _fields(text, id_)
@@ -124,7 +127,12 @@ class _Answers:
         return {name: pa.array(column, pa.bool_()) for name, column in answers.items()}
 
     def check(self, folder: str, flag: str) -> None:
-        """Raises a `UserError` for the first test that no row has a value for."""
+        """Raises a `UserError` for the first test, of columns or of fields, that no row has a value for."""
+        for name, at in self._blank.items() if self._rows else ():
+            raise UserError(
+                f"{flag}: character {at}: no row of {folder} has a value of {name!r}, so none can be compared; "
+                f"`{name} is null` finds them"
+            )
         for name, test in self._tests.items() if self._rows else ():
             place, field = f"{flag}: character {test.place}", ascii(test.field[:_MOST_CHARS])
             if not self._has[name]:

@@ -82,6 +82,7 @@ class Filter:
         expression: over `columns` of the memory and the columns that `tests` add.
         columns: that it reads.
         tests: of fields of the metadata, by the name of the column of booleans that each of them adds.
+        compared: columns of the memory that are compared with a value, each with the place of its name, from 1.
     """
 
     text: str
@@ -89,6 +90,7 @@ class Filter:
     expression: pc.Expression
     columns: Sequence[str]
     tests: Mapping[str, FieldTest]
+    compared: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +128,7 @@ class _Parser:
         self._tokens, self._next = list(self._split()), 0
         self._columns: set[str] = set()
         self._tests: dict[str, FieldTest] = {}
+        self._compared: dict[str, int] = {}
         self._count = 0
 
     def parse(self) -> Filter:
@@ -135,7 +138,7 @@ class _Parser:
             raise UserError(f"{self._flag}: has too many parentheses inside each other") from error
         if self._peek().kind != "end":
             raise self._wrong("expected `and`, `or` or the end")
-        return Filter(self._text, self._flag, found, sorted(self._columns), self._tests)
+        return Filter(self._text, self._flag, found, sorted(self._columns), self._tests, self._compared)
 
     def _split(self) -> Iterator[_Token]:
         place, end = 0, len(self._text.rstrip())
@@ -271,6 +274,7 @@ class _Parser:
                 return self._add(field, name, Condition.of(field, sign, [value.value for value in values]))
             except ValueError as error:
                 raise UserError(f"{self._flag}: character {values[0].place + 1}: {error}") from error
+        self._compared.setdefault(name.value, name.place + 1)
         kind = _SCHEMA.field(name.value).type
         if comparison not in ("=", "!=") and not pa.types.is_integer(kind):
             raise UserError(

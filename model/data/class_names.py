@@ -9,6 +9,7 @@ from configs.base import Places
 from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
+from pipelines.progress import counted
 from pipelines.schemas import EncoderInfo
 
 _COLUMN = "value_text"
@@ -32,7 +33,7 @@ def read(places: Places, classes: int) -> list[str]:
     if not names:
         return [f"class {label}" for label in range(classes)]
     if len(names) < classes:
-        raise UserError(f"{path}: names {len(names)} classes, the labels go up to {classes - 1}")
+        raise UserError(f"{path}: names {counted(len(names), 'class')}, the labels go up to {classes - 1}")
     return names
 
 

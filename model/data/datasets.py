@@ -16,6 +16,7 @@ from configs.schema.data import SPLITS
 from model.data import class_names
 from model.data.vectors import Column, Vectors
 from pipelines import manifest, schemas, storage
+from pipelines.class_names import gap
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings, Neighbors
 
@@ -167,16 +168,9 @@ def _count_classes(splits: Mapping[str, Split], names: Sequence[str]) -> np.ndar
     if classes > len(labels):
         raise UserError(f"labels go up to {classes - 1}, more than the {len(labels)} training images")
     counts = np.bincount(labels, minlength=classes)
-    if not counts.all():
-        raise UserError(
-            f"class {_shown(int(np.argmin(counts)), names)} has no training image; every label up to {classes - 1} "
-            "needs one"
-        )
+    if wrong := gap({*np.flatnonzero(counts).tolist()}, [classes - 1], names):
+        raise UserError(wrong)
     return counts
-
-
-def _shown(label: int, names: Sequence[str]) -> str:
-    return f"{label} ({names[label]!r})" if label < len(names) else str(label)
 
 
 def load(places: Places, train: Train) -> Task:

@@ -16,6 +16,7 @@ from model.data.datasets import Task
 from model.measures import metrics
 from pipelines import manifest, storage
 from pipelines.errors import UserError
+from pipelines.progress import counted
 
 _REMEDY = "get the published list and run web-memory embed again"
 
@@ -78,8 +79,8 @@ def _check_rows(split: str, name: str, listed: int, rows: int) -> None:
     if listed != rows:
         difference = f"{abs(rows - listed):,} {'fewer' if listed < rows else 'more'}"
         raise UserError(
-            f"{name}: names {listed:,} images, {difference} than the {rows:,} of the protocol; {_REMEDY}, or set "
-            f"--config.protocol.{split}_rows={listed} to use it as it is"
+            f"{name}: names {counted(listed, 'image')}, {difference} than the {rows:,} of the protocol; {_REMEDY}, "
+            f"or set --config.protocol.{split}_rows={listed} to use it as it is"
         )
 
 
@@ -89,7 +90,7 @@ def _check_classes(expected: Protocol, name: str, train: Train, class_counts: np
     explained = lost and classes < expected.classes
     if expected.classes and classes != expected.classes and not explained:
         raise UserError(
-            f"{name}: has {classes:,} classes, the protocol {expected.classes:,}; {_REMEDY}, or set "
+            f"{name}: has {counted(classes, 'class')}, the protocol {expected.classes:,}; {_REMEDY}, or set "
             f"--config.protocol.classes={classes} to use it as it is"
         )
     sizes = (int(class_counts.min()), int(class_counts.max()))

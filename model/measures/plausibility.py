@@ -29,17 +29,11 @@ def warnings(heads: Mapping[str, Reached], val_labels: np.ndarray, test_images: 
         val_labels: of the val images, `[N]`.
         test_images: how many there are.
     """
-    found, level = [], chance(val_labels)
-    images = len(val_labels)
-    if guessing := [name for name, reached in heads.items() if is_chance(reached.val, images, level)]:
-        found.append(
-            f"on val, {_names(guessing)} no better than chance ({level:.1%} of {images:,} images), so settings were "
-            "chosen on noise; check that val's labels mean the same classes as train's, and that train learns at all"
-        )
+    found = _noise({name: reached.val for name, reached in heads.items()}, val_labels)
     apart = {
         name: reached
         for name, reached in heads.items()
-        if abs(reached.val - reached.test) > allowed(reached, images, test_images)
+        if abs(reached.val - reached.test) > allowed(reached, len(val_labels), test_images)
     }
     if apart:
         name, reached = max(apart.items(), key=lambda item: abs(item[1].val - item[1].test))
@@ -50,8 +44,40 @@ def warnings(heads: Mapping[str, Reached], val_labels: np.ndarray, test_images: 
     return found
 
 
-def _names(heads: list[str]) -> str:
-    return f"{', '.join(heads)} {'is' if len(heads) == 1 else 'are'}"
+def _noise(heads: Mapping[str, float], labels: np.ndarray) -> list[str]:
+    """Returns a sentence for each reason why settings were chosen on noise.
+
+    Args:
+        heads: the accuracy of each on val, 0 to 1.
+        labels: of the val images, `[N]`.
+    """
+    images, level = len(labels), chance(labels)
+    if is_chance(1.0, images, level):
+        if level == 1 and images > 1:
+            return [f"all {images:,} val images are of one class, so settings were chosen on noise; add other classes"]
+        return [
+            f"val has too few images ({images:,}) to choose settings by: guessing its most frequent class reaches "
+            f"{level:.1%}, so that even 100% may be luck; give it more images"
+        ]
+    guessing = {name: accuracy for name, accuracy in heads.items() if is_chance(accuracy, images, level)}
+    below = {name: accuracy for name, accuracy in guessing.items() if accuracy <= level}
+    above = {name: accuracy for name, accuracy in guessing.items() if accuracy > level}
+    against, found = f"chance ({level:.1%} of {images:,} images), so settings were chosen on noise", []
+    if below:
+        found.append(
+            f"on val, {_names(below)} {'is' if len(below) == 1 else 'are'} no better than {against}; check that val's "
+            "labels mean the same classes as train's, and that train learns at all"
+        )
+    if above:
+        found.append(
+            f"on val, {_names(above)} cannot be told from {against}; val has too few images for that, or its labels "
+            "do not mean the same classes as train's"
+        )
+    return found
+
+
+def _names(heads: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} ({accuracy:.1%})" for name, accuracy in heads.items())
 
 
 def chance(labels: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from index import Index
 from model.recognition.trained import Trained
 from model.training.run_files import RESULTS
 from pipelines import storage
+from pipelines.progress import counted
 
 _UNSTATED = "not stated; fill in before you publish"
 
@@ -27,7 +28,7 @@ def text(runs: str, heads: Mapping[str, Trained], index: Index, removed: int, fa
         "# Model card",
         "",
         f"Made by `web-memory export`, version {facts['versions']['web-memory']}. A classifier of "
-        f"{len(first.classes):,} classes that reads a memory of {index.rows:,} image-text pairs.",
+        f"{counted(len(first.classes), 'class')} that reads a memory of {counted(index.rows, 'image-text pair')}.",
         "",
         "## Data",
         "",

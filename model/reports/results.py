@@ -14,12 +14,12 @@ from configs.base import Finetune, Places, Train
 from configs.schema.data import SPLITS
 from configs.schema.training import SHOTS
 from model.data import class_names
-from model.measures import bootstrap, filter_quality, metrics, plausibility
+from model.measures import bootstrap, filter_quality, metrics, plausibility, repeated
 from model.reports import runs
 from model.training import run_files
 from pipelines import manifest, storage
 from pipelines.manifest import Embeddings, Neighbors
-from pipelines.progress import read_note
+from pipelines.progress import counted, read_note
 
 # The methods that others are compared with: those without a memory, the mean, and the strongest rivals.
 REFERENCES = ("linear", "mlp", "mean_knn", "zero_shot", "knn_vote", "real_linear")
@@ -137,15 +137,16 @@ def judge_filter(found: runs.Runs, lists: Neighbors, names: list[str], train: Tr
     return {"lists": filter_quality.describe(marked, train.similarity_scale), "methods": methods}
 
 
-def doubts(found: runs.Runs, lists: Neighbors, train: Train) -> list[str]:
-    """Returns signs that the labels of val or test are not those of train, a sentence each."""
+def doubts(places: Places, found: runs.Runs, lists: Neighbors, train: Train) -> list[str]:
+    """Returns signs that labels of val or test are not those of train, or their images not new, a sentence each."""
     reached = {}
     for head in train.heads:
         path = storage.join(found.folder, head, run_files.CHOSEN)
         if storage.exists(path):
             test = float(found.right(head).mean())
             reached[head] = plausibility.Reached(run_files.read(path, {"val_accuracy": float})["val_accuracy"], test)
-    return plausibility.warnings(reached, lists.split("val")["label"].to_numpy(), len(found.labels))
+    labels = lists.split("val")["label"].to_numpy()
+    return [*plausibility.warnings(reached, labels, len(found.labels)), *repeated.warnings(places)]
 
 
 def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
         "rows": rows,
         "methods": spread(rows),
         "differences": compare(found, train, seed),
-        "warnings": doubts(found, lists, train),
+        "warnings": doubts(places, found, lists, train),
         "bootstrap": {"resamples": bootstrap.RESAMPLES, "level": bootstrap.LEVEL, "seed": seed},
         "filter": judge_filter(found, lists, class_names.read(places, len(found.class_counts)), train),
         "recall_at_k": index["recall"]["mean"],
@@ -189,7 +190,7 @@ def foresee(places: Places, seed: int, train: Train, finetune: Finetune) -> dict
     lists = Neighbors.open(places.neighbors)
     frozen = run_files.identity(places, seed, train, lists.fingerprint)
     found = runs.load(frozen, train, finetune, lists)
-    heads = {head: f"{len(found.of(head)):,} seeds" for head in found.heads}
+    heads = {head: counted(len(found.of(head)), "seed") for head in found.heads}
     output = run_files.results_file(frozen, train, finetune)
     return {**heads, "would": f"measure these on {len(found.labels):,} test images", "output": output}
 

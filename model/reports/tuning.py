@@ -1,8 +1,12 @@
 """The trials of a head as a table."""
 
+from itertools import starmap
+
 from model.measures.metrics import GROUPS
 from model.reports.grid import Grid
+from model.training import hyperparameters
 from model.training.trials import Trial
+from pipelines.progress import counted
 
 
 def grid(tried: list[Trial], head: str) -> Grid:
@@ -13,6 +17,6 @@ def grid(tried: list[Trial], head: str) -> Grid:
         cells = [f"{100 * reached[column]:.1f}" if column in reached else "-" for column in columns]
         if trial.diverged:
             cells[0] = "diverged"
-        rows.append((str(trial.number), *map(str, trial.point.values()), *cells))
-    title = f"{head}: {len(tried)} trials, val accuracy, %"
+        rows.append((str(trial.number), *starmap(hyperparameters.shown, trial.point.items()), *cells))
+    title = f"{head}: {counted(len(tried), 'trial')}, val accuracy, %"
     return Grid(title, ("trial", *tried[0].point, *columns), rows)

@@ -292,11 +292,13 @@ def _replace(config: Any, path: Sequence[str], value: Any) -> Any:
     return dataclasses.replace(config, **{path[0]: new})
 
 
+def shown(name: str, value: Any) -> str:
+    """Returns the value of an axis as people read it: `0.001`; a `k` of 0, which takes the whole list, is `all`."""
+    if (name, value) == ("k", 0):
+        return "all"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def words(point: Point) -> str:
-    """Returns a point in words: `learning rate 0.001, dropout 0.5`. Chosen points have all steps: they are not said."""
-    shown = (
-        (name.replace("_", " "), f"{v:g}" if isinstance(v, float) else f"{v}")
-        for name, v in point.items()
-        if name != "steps"
-    )
-    return ", ".join(f"{name} {value}" for name, value in shown)
+    """Returns a point in words: `learning rate 0.001, k all`. Chosen points have all steps: they are not said."""
+    return ", ".join(f"{name.replace('_', ' ')} {shown(name, v)}" for name, v in point.items() if name != "steps")

@@ -23,7 +23,7 @@ from model.training.hyperparameters import Point, Search
 from model.training.trainer import Setting, Trainer
 from pipelines import fields, manifest, storage
 from pipelines.errors import UserError
-from pipelines.progress import Stage
+from pipelines.progress import Stage, counted
 
 # With so many val images an accuracy is certain to half a point, which is about what settings differ by.
 _MANY_VAL = 10_000
@@ -82,7 +82,7 @@ def foresee(places: Places, seed: int, train: Train, seeds: bool = True) -> dict
         steps |= {f"seed-{number}": train.steps for number in train.seeds} if seeds else {}
         left = [steps[run] for run in steps if not run_files.is_done(storage.join(folder, name, run))]
         would = f"would train {len(left):,} of {sum(left):,} steps in all" if left else "nothing to train"
-        found[name] = f"{len(steps) - len(left):,} of {len(steps):,} runs are done; {would}"
+        found[name] = f"{len(steps) - len(left):,} of {counted(len(steps), 'run')} done; {would}"
     return {**found, "output": folder}
 
 

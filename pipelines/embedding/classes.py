@@ -17,6 +17,7 @@ from pipelines import class_names, manifest, sources, storage
 from pipelines.embedding.request import MEMORY, Request
 from pipelines.errors import UserError
 from pipelines.manifest import Embeddings
+from pipelines.progress import counted
 from pipelines.sources import labels
 from pipelines.sources.labels import Labels, LabelSpace
 from pipelines.sources.naming import Naming
@@ -205,15 +206,15 @@ def check_class_names(request: Request, classes: Classes, names: Sequence[str]) 
     space, path = classes.names, request.places.class_names
     if len(names) < len(space):
         raise UserError(
-            f"--config.class_names={path}: names {len(names):,} classes, the training set has {len(space):,}; give "
-            "each a line, in their order, or leave it empty to take the training set's own names"
+            f"--config.class_names={path}: names {counted(len(names), 'class')}, the training set has {len(space):,}; "
+            "give each a line, in their order, or leave it empty to take the training set's own names"
         )
     own = classes.labels[_TRAIN].own
     if len(names) == len(own) and own[: len(space)] != space:
         without = next(name for name in own if name not in space)
         raise UserError(
-            f"--config.class_names={path}: names {len(names):,} classes, but {without!r} has no training image and "
-            "therefore no number; remove its line and its folder, or leave class_names empty"
+            f"--config.class_names={path}: names {counted(len(names), 'class')}, but {without!r} has no training image "
+            "and therefore no number; remove its line and its folder, or leave class_names empty"
         )
     places: dict[str, set[int]] = {}
     for place, name in enumerate(map(labels.normal, names)):
@@ -250,14 +251,20 @@ def lines(folders: Mapping[str, str], classes: Classes, unknown: int) -> dict[st
     found = {}
     if any(counts.values()):
         sizes = (counts.get(_TRAIN) or next(filter(None, counts.values()))).values()
-        numbers = " / ".join(f"{len(count):,}" for count in counts.values())
-        each = f"{min(sizes):,}" + (f" to {max(sizes):,}" if max(sizes) > min(sizes) else "") + " images each"
-        more = "".join(f", {count:,} images of {name} without a label" for name, count in unlabelled.items() if count)
-        found["classes"] = f"{numbers} ({' / '.join(counts)}), {each}{more}"
+        each_split = " / ".join(f"{len(count):,}" for count in counts.values())
+        each = (f"{min(sizes):,} to " if max(sizes) > min(sizes) else "") + f"{counted(max(sizes), 'image')} each"
+        more = "".join(
+            f", {counted(count, 'image')} of {name} without a label" for name, count in unlabelled.items() if count
+        )
+        found["classes"] = f"{each_split} ({' / '.join(counts)}), {each}{more}"
     if counts.get(_TRAIN) and (missing := [n for i, n in enumerate(classes.names) if i not in counts[_TRAIN]]):
-        found["without images"] = f"{len(missing):,} classes of train: {', '.join(missing[:_MOST_NAMED])}"
+        found["without images"] = f"{counted(len(missing), 'class')} of train: {', '.join(missing[:_MOST_NAMED])}"
+    numbers = {name: {label for label in count if label is not None} for name, count in counts.items()}
+    if numbers.get(_TRAIN) and _TRAIN not in classes.labels:
+        if wrong := class_names.gap(numbers[_TRAIN], set().union(*numbers.values()), classes.names):
+            found["labels"] = f"web-memory train will refuse them: {wrong}"
     if notes := [f"{name}: {note}" for name, those in classes.notes.items() for note in those]:
         found["class folders"] = "; ".join(notes)
     if unknown:
-        found["unknown classes"] = f"{unknown:,} rows of the memory, which have no label"
+        found["unknown classes"] = f"{counted(unknown, 'row')} of the memory, without a label"
     return found

@@ -9,6 +9,7 @@ from typing import Any
 from pipelines import sources
 from pipelines.embedding.request import MEMORY, Request
 from pipelines.errors import UserError
+from pipelines.progress import counted
 
 _REMEDY = "get the published list, or set"
 
@@ -48,7 +49,7 @@ def _compare(path: str, what: str, field: str, listed: int, request: Request) ->
     wanted = getattr(request.protocol, field)
     if wanted and listed != wanted:
         raise UserError(
-            f"{path}: names {listed:,} images for {what}, {abs(wanted - listed):,} "
+            f"{path}: names {counted(listed, 'image')} for {what}, {abs(wanted - listed):,} "
             f"{'fewer' if listed < wanted else 'more'} than the {wanted:,} of the protocol; {_REMEDY} "
             f"--config.protocol.{field}={listed} to use this one"
         )
@@ -58,7 +59,7 @@ def _check_classes(path: str, sizes: Sequence[int], request: Request) -> None:
     wanted, ends = request.protocol, (min(sizes), max(sizes))
     if wanted.classes and len(sizes) != wanted.classes:
         raise UserError(
-            f"{path}: has {len(sizes):,} classes, the protocol {wanted.classes:,}; {_REMEDY} "
+            f"{path}: has {counted(len(sizes), 'class')}, the protocol {wanted.classes:,}; {_REMEDY} "
             f"--config.protocol.classes={len(sizes)} to use this one"
         )
     if wanted.images_per_class and ends != wanted.images_per_class:

@@ -18,6 +18,7 @@ from pipelines.errors import UserError
 from pipelines.filtering.conditions import remarks
 from pipelines.filtering.selection import MemoryShard, MemoryShards
 from pipelines.manifest import Marker
+from pipelines.progress import counted
 from pipelines.sources import InputShard
 from pipelines.sources.labels import Labels
 from pipelines.upkeep import compaction
@@ -211,8 +212,8 @@ def _foreseen(shards: Sequence[InputShard], done: Sequence[Marker]) -> str:
     names = {marker.name for marker in done}
     left = [shard for shard in shards if shard.name not in names]
     rows = sum(shard.rows for shard in left)
-    size = f"{rows:,} rows" if all(shard.rows for shard in left) else f"{sum(s.size_bytes for s in left):,} bytes"
-    said = f"{len(done):,} of {len(shards):,} shards are done ({sum(m.rows_out for m in done):,} rows)"
+    size = counted(rows, "row") if all(shard.rows for shard in left) else f"{sum(s.size_bytes for s in left):,} bytes"
+    said = f"{len(done):,} of {counted(len(shards), 'shard')} done ({counted(sum(m.rows_out for m in done), 'row')})"
     return f"{said}; would embed {len(left):,}, of {size}" if left else f"{said}; nothing to embed"
 
 

@@ -20,6 +20,7 @@ from pipelines.errors import UserError
 from pipelines.filtering.row_filters import RowFilters
 from pipelines.filtering.unwanted.opt_out import OptOut
 from pipelines.manifest import Marker
+from pipelines.progress import counted
 from pipelines.runner import Runner
 from pipelines.sources import InputShard
 from pipelines.sources.labels import Labels
@@ -161,6 +162,6 @@ def _check_done(folders: Sequence[Folder]) -> None:
     if missing := [(folder, shard) for folder in folders for shard in folder.pending]:
         folder, shard = missing[0]
         raise UserError(
-            f"{folder.path}: {len(missing)} shards are missing after the job ({shard.name}); --config.workdir must be "
-            "on storage that all workers and this machine reach"
+            f"{folder.path}: lacks {counted(len(missing), 'shard')} after the job ({shard.name}); --config.workdir "
+            "must be on storage that all workers and this machine reach"
         )

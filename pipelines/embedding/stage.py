@@ -20,7 +20,7 @@ from pipelines.filtering.conditions import remarks
 from pipelines.filtering.dropped import REMOVED
 from pipelines.filtering.selection import Selection
 from pipelines.manifest import Marker
-from pipelines.progress import duration, summary
+from pipelines.progress import counted, duration, summary
 from pipelines.runner import Runner
 from pipelines.sources.sample import said_passed_over
 
@@ -63,7 +63,7 @@ def embed(request: Request, runner: Runner, retry_rejects: bool = False) -> None
         markers = [marker for folder in opened for marker in folder.markers]
         rows = sum(marker.rows_out for marker in markers)
         summary(
-            f"embed: {rows:,} rows in {duration(stage.secs)}" if pending else "embed: already done",
+            f"embed: {counted(rows, 'row')} in {duration(stage.secs)}" if pending else "embed: already done",
             {
                 **_row_lines(opened),
                 **_class_lines(request, opened, named),
@@ -116,7 +116,7 @@ def _check_sources(request: Request) -> None:
 
 
 def _row_lines(opened: Sequence[Folder]) -> dict[str, str]:
-    return {folder.name: f"{sum(marker.rows_out for marker in folder.markers):,} rows" for folder in opened}
+    return {folder.name: counted(sum(marker.rows_out for marker in folder.markers), "row") for folder in opened}
 
 
 def _class_lines(request: Request, opened: Sequence[Folder], named: classes.Classes) -> dict[str, str]:
@@ -131,7 +131,7 @@ def _passed_over_line(request: Request, opened: Sequence[Folder], named: classes
     same = {(s.format, s.path): folder for folder in opened for s in (request.sources[folder.name],)}
     files = sum((folder.passed_over for folder in same.values()), Counter[str]())
     system = sum((named.passed_over.get(folder.name, Counter()) for folder in same.values()), Counter[str]())
-    lines = [f"{files.total():,} file{'s' * (files.total() > 1)}: {said_passed_over(files)}"] if files else []
+    lines = [f"{counted(files.total(), 'file')}: {said_passed_over(files)}"] if files else []
     if system:
         lines.append("system folders: " + ", ".join(f"{name} {count:,}" for name, count in sorted(system.items())))
     return {"passed over": "; ".join(lines)} if lines else {}
@@ -156,14 +156,14 @@ def _unused_lines(markers: Sequence[Marker], chosen: Selection, checks_leakage: 
     # A compaction moves removed rows from the selection to the markers.
     removed = filtered.pop(REMOVED, 0) + dropped.pop(REMOVED, 0)
     lines = {
-        "rejected": f"{rejected:,} rows"
+        "rejected": counted(rejected, "row")
         + (", listed in _rejects/" if rejected else "")
         + (f"; {retryable:,} may be read with --retry_rejects" if retryable else ""),
         "filtered": completion.counts(filtered) + (", listed in _filtered/" if filtered else ""),
         "dropped": completion.counts(dropped) + (", listed in memory/_dropped/" if any(dropped.values()) else ""),
     }
     if removed:
-        lines["removed"] = f"{removed:,} rows"
+        lines["removed"] = counted(removed, "row")
     if chosen.opt_out and str(chosen.opt_out):
         lines["opt-out list"] = str(chosen.opt_out)
     if checks_leakage and "leakage" not in chosen.totals:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import UserError, nearest
+from pipelines.progress import counted
 
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _MOST_NAMED = 5
@@ -96,18 +97,14 @@ def describe_unknown(where: str, unknown: Mapping[Any, int], known: Sequence[str
         known: names of the training set's classes; empty if it has numbers.
     """
     shown = [
-        f"{name!r} ({count:,} {'image' if count == 1 else 'images'}{_suggestion(name, known)})"
+        f"{name!r} ({counted(count, 'image')}{_suggestion(name, known)})"
         for name, count in list(unknown.items())[:_MOST_NAMED]
     ]
     more = f" and {len(unknown) - _MOST_NAMED:,} more" if len(unknown) > _MOST_NAMED else ""
-    classes = (
-        "1 class that the training set does not have"
-        if len(unknown) == 1
-        else (f"{len(unknown):,} classes that the training set does not have")
-    )
     return (
-        f"{where}: has {classes}: {', '.join(shown)}{more}; write the names alike in every split, remove these images, "
-        "or add images of the same classes to the training set"
+        f"{where}: has {counted(len(unknown), 'class')} that the training set does not have: {', '.join(shown)}{more}; "
+        "write the names alike in every split, remove these images, or add images of the same classes to the training "
+        "set"
     )
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from configs.base import Embed, Source
 from pipelines import class_names, schemas, storage
 from pipelines.errors import UserError
+from pipelines.progress import counted
 from pipelines.sources import patterns
 from pipelines.sources.images import Images, leaves_root, split_zip
 from pipelines.sources.sample import (
@@ -149,7 +150,7 @@ def _with_class_name(row: Row, names: list[str], uri: str) -> Row:
     if not isinstance(label, int) or row.fields.get("caption"):
         return row
     if not 0 <= label < len(names):
-        raise UserError(f"{uri}: names {len(names)} classes, {row.member} has label {label}")
+        raise UserError(f"{uri}: names {counted(len(names), 'class')}, {row.member} has label {label}")
     return dataclasses.replace(row, fields={**row.fields, "caption": names[label]})
 
 

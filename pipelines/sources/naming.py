@@ -17,6 +17,7 @@ import pyarrow as pa
 from configs.base import Embed, Source
 from pipelines import class_names
 from pipelines.errors import UserError
+from pipelines.progress import counted
 from pipelines.sources import labels, parts
 from pipelines.sources.labels import Labels, LabelSpace, UnknownClass
 from pipelines.sources.listing import Row
@@ -245,5 +246,5 @@ def _number(found: Labels, name: str, unknown: Counter[str]) -> int | str:
 
 def _caption(source: Source, captions: list[str], place: int, name: str) -> str:
     if place >= len(captions):
-        raise UserError(f"{source.class_names}: names {len(captions)} classes, {name} is number {place}")
+        raise UserError(f"{source.class_names}: names {counted(len(captions), 'class')}, {name} is number {place}")
     return captions[place]

@@ -15,6 +15,7 @@ import numpy as np
 
 from configs.base import Source
 from pipelines.errors import UserError, nearest
+from pipelines.progress import counted
 from pipelines.sources.labels import Labels, UnknownClass, is_name
 
 MAX_TEXT_BYTES = 1 << 20
@@ -246,7 +247,7 @@ def is_missing(value: Any) -> bool:
 def _shown(value: Any) -> str:
     if isinstance(value, str | int | float | decimal.Decimal):
         return repr(str(value)[:_MAX_SHOWN_CHARS])
-    return f"a list of {len(value)} values" if isinstance(value, list | tuple) else _kind(value)
+    return f"a list of {counted(len(value), 'value')}" if isinstance(value, list | tuple) else _kind(value)
 
 
 def _kind(value: Any) -> str:
@@ -303,7 +304,7 @@ def caption_of(value: Any, number: int = 0) -> str | None:
             inside = " in a list" if isinstance(value, list | tuple) else ""
             raise ValueError(f"caption is {_kind(text)}{inside}, not a text")
     if number >= max(len(texts), 1):
-        raise ValueError(f"has {len(texts)} captions, so there is none of number {number}, counted from 0")
+        raise ValueError(f"has {counted(len(texts), 'caption')}, so there is none of number {number}, counted from 0")
     stripped = [(text or "").strip() or None for text in texts]
     return stripped[number] if number else next((text for text in stripped if text), None)
 

@@ -12,6 +12,7 @@ import numpy as np
 from pipelines import manifest, schemas, storage
 from pipelines.filtering.unwanted.opt_out import OptOut
 from pipelines.manifest import Embeddings
+from pipelines.progress import counted
 from pipelines.upkeep import compaction
 
 _VECTORS = ""
@@ -37,8 +38,8 @@ class Deleted:
 
     def __str__(self) -> str:
         """Returns `30 rows of 1 shard whose source is gone`; empty if nothing was deleted."""
-        shards = f"{self.shards:,} shard{'s' * (self.shards > 1)} whose source is gone"
-        return f"{self.rows:,} rows of {shards}" if self.shards else ""
+        said = f"{counted(self.rows, 'row')} of {counted(self.shards, 'shard')} whose source is gone"
+        return said if self.shards else ""
 
 
 def delete(memory: str, removed: np.ndarray) -> Deleted:

@@ -343,7 +343,7 @@ def test_from_lists_to_figures_with_an_image_that_is_broken(tmp_path, capsys):
     for stage in (embed.main, build.main, neighbors.main, sweep.main, train.main):
         assert stage(argv) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
-    assert "linear: 1 trials" in printed and "0 many-shot, 0 medium-shot, 2 few-shot" in printed
+    assert "linear: 1 trial," in printed and "0 many-shot, 0 medium-shot, 2 few-shot" in printed
     assert "1 of 3 images could not be used and do not count" in printed
     out = tmp_path / "out/places_lt"
     for head in ("linear", "mam"):
@@ -351,6 +351,6 @@ def test_from_lists_to_figures_with_an_image_that_is_broken(tmp_path, capsys):
         assert result["split"] == "test" and result["accuracy"]["all"] in (0.0, 1.0)
     assert train.main([*argv, "--config.protocol.test_rows=36500"]) == 2
     assert (
-        f"error: {tmp_path}/places_lt/Places_LT_test.txt: names 1 images, 36,499 fewer than the 36,500 of the protocol"
+        f"error: {tmp_path}/places_lt/Places_LT_test.txt: names 1 image, 36,499 fewer than the 36,500 of the protocol"
         in capsys.readouterr().err
     )

@@ -189,6 +189,7 @@ def test_another_key_encoder_is_refused(world: World, capsys):
         (["--batch=id", "--html=x.html"], "--html=x.html: is for one query"),
         (["--id=3", "--where=width >"], "--where: character 8: expected a value, the filter ends"),
         (["--id=3", "--where=size=3"], "--where: character 1: 'size' is no column of "),
+        (["--id=3", "--where=label=1"], "has a value of 'label', so none can be compared; `label is null` finds them"),
         (["--id=3", "--k=0"], "--k=0: must be at least 1"),
         (["--id=3", "--k=ten"], "--k=ten: must be of type int"),
         (["--id=999"], "--id=999: "),

@@ -129,6 +129,17 @@ def test_figures_of_runs_whose_errors_are_known(world, capsys):
     assert "100.0 ± 0.0" in printed and "-3.0 [-9.1, +0.0]" in printed and "results-" in printed
 
 
+def test_test_images_that_train_has_are_said(tmp_path, capsys):
+    world = World(tmp_path)
+    for place in range(12):
+        world.query_images["test"][place] = world.query_images["train"][3 * place]
+    assert world.write().build() == 0 and world.neighbors() == 0
+    _write_runs(world)
+    sentence = "12 of the 33 test images (36.4%) are also in train, byte for byte; remove them from train"
+    assert _evaluate(world)["warnings"] == [sentence]
+    assert f"warning: {sentence}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_filter_is_judged_by_the_labels_of_the_memory(world):
     _write_runs(world)
     results = _evaluate(world)["filter"]

@@ -113,8 +113,9 @@ def test_searches_by_an_image(opened, line):
     assert [n.url for n in opened.search(image=picture("red", 2), k=3, where="url=http://host/0005")] == [
         "http://host/0005"
     ]
-    with pytest.raises(UserError, match="where: "):
-        opened.search(image=picture("red", 2), where="nothing=1")
+    for where in ("nothing=1", "label=1"):
+        with pytest.raises(UserError, match="where: "):
+            opened.search(image=picture("red", 2), where=where)
     with pytest.raises(UserError, match="no text encoder shares the space"):
         opened.search(text="a red dog")
     with pytest.raises(UserError, match="give a text or an image"):

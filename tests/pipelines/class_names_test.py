@@ -55,3 +55,24 @@ def test_synonyms_are_what_commas_separate():
     assert class_names.synonyms("goldfish, Carassius auratus") == ["goldfish", "Carassius auratus"]
     assert class_names.synonyms(" , red_dog,") == ["red_dog"]
     assert class_names.synonyms("") == []
+
+
+@pytest.mark.parametrize(
+    ("train", "others", "names", "words"),
+    [
+        (
+            {1, 2, 3, 4, 5},
+            (),
+            (),
+            "class 0 has no training image, and every label up to 5 needs one: number the classes ",
+        ),
+        ({0, 1, 3}, {1, 3}, "abcd", "class 2 ('c') has no training image, and every label up to 3 needs one: "),
+        ({0, 1}, {7}, (), "class 2 has no training image, and every label up to 7 needs one: "),
+        ({10**9}, (), (), "class 0 has no training image, and every label up to 1000000000 needs one: "),
+        ({2, 0, 1}, {0, 2}, (), ""),
+        ((), (), (), ""),
+    ],
+)
+def test_numbers_that_no_training_image_has_are_said(train, others, names, words):
+    found = class_names.gap(train, others, names)
+    assert found.startswith(words) and bool(found) == bool(words)

@@ -66,7 +66,7 @@ def test_counts_names_and_classes_and_lists_the_rows_of_each_class(folder, capsy
 
 def test_a_dry_run_says_what_would_be_read(folder, capsys):
     assert run(folder, "--dry_run") == 0
-    assert "0 of 1 segments" in capsys.readouterr().out and not (folder / "concepts").exists()
+    assert "0 of 1 segment" in capsys.readouterr().out and not (folder / "concepts").exists()
     assert run(folder) == run(folder, "--dry_run") == 0
     assert "nothing to do" in capsys.readouterr().out
 

@@ -388,9 +388,9 @@ def test_the_summary_counts_unused_rows_by_why_they_are_not_used(world, capsys):
     assert world.embed(filters__min_caption_chars=3, filters__opt_out="listed.txt", filters__leakage=1) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     counts = {line[0]: line[1] for line in lines if len(line) == 2}
-    assert counts["rejected"] == "1 rows, listed in _rejects/"
+    assert counts["rejected"] == "1 row, listed in _rejects/"
     assert counts["filtered"] == "min_caption_chars 1, opt_out 1, listed in _filtered/"
-    assert (counts["dropped"], counts["removed"]) == ("opt_out 0, leakage 0", "1 rows")
+    assert (counts["dropped"], counts["removed"]) == ("opt_out 0, leakage 0", "1 row")
     assert Embeddings(f"{world.root}/out/memory").shard_rows == {0: 3, 1: 6}
 
 

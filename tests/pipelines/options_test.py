@@ -234,6 +234,28 @@ def test_every_error_has_the_form_that_was_asked_for(capsys, monkeypatch):
     assert json.loads(capsys.readouterr().err) == event
 
 
+@pytest.mark.parametrize("printed", ["print('x')", "progress.say('x')", "progress.summary('x', {'a': 1})"])
+def test_a_command_whose_output_nobody_reads_ends_quietly(printed):
+    script = (
+        "import sys; from pipelines import options, progress\n"
+        f"def run(config):\n    for _ in range(9999): {printed}\n"
+        "sys.exit(options.main(run, 'test', ['--config=configs/demo.py']))"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run([sys.executable, "-c", script], stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(capsys):
+    def run(config):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    assert options.main(run, "test", ["--config=configs/demo.py", "--config.workdir=out/mine"]) == 2
+    assert capsys.readouterr().err == "error: out/mine: Broken pipe\n"
+
+
 def test_help_of_one_group(capsys):
     with pytest.raises(SystemExit):
         options.main(_fails, "what it does", ["--help=neighbors"])

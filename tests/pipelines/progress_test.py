@@ -48,6 +48,22 @@ def test_duration(secs, text):
     assert progress.duration(secs) == text
 
 
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (0, "row", "0 rows"),
+        (1, "row", "1 row"),
+        (1200, "class", "1,200 classes"),
+        (1, "query", "1 query"),
+        (2, "query", "2 queries"),
+        (2, "key", "2 keys"),
+        (3, "image-text pair", "3 image-text pairs"),
+    ],
+)
+def test_counted(number, noun, text):
+    assert progress.counted(number, noun) == text
+
+
 def test_a_stage_that_was_done_before_keeps_its_seconds(tmp_path, clock):
     for worked, secs in ((True, 7), (False, 1)):
         with Stage("embed", "images", str(tmp_path)) as stage:

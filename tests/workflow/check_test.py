@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.pipelines import tiny_encoders as tiny
@@ -80,8 +81,8 @@ def test_nothing_stands_in_the_way_and_nothing_is_written(world, capsys):
     printed = capsys.readouterr()
     said = dict(line.split(maxsplit=1) for line in printed.out.splitlines()[1:5])
     assert said["memory"] == "about 14 rows, 2 shards, 14 of the first 14 readable"
-    assert said["train"] == "9 rows, 1 shards, 3 classes, 9 of the first 9 readable"
-    assert said["val"] == said["test"] == "3 rows, 1 shards, 3 classes, 3 of the first 3 readable"
+    assert said["train"] == "9 rows, 1 shard, 3 classes, 9 of the first 9 readable"
+    assert said["val"] == said["test"] == "3 rows, 1 shard, 3 classes, 3 of the first 3 readable"
     assert "nothing stands in the way; web-memory run does the work" in printed.out and not printed.err
     assert "29 rows" in printed.out and "15 lists of 3" in printed.out
 
@@ -128,6 +129,40 @@ def test_every_problem_is_a_sentence(world, capsys):
 def test_lists_of_another_protocol_are_a_problem(world, capsys, flags, said):
     assert world.check(**flags) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+_GAP = "class 0 has no training image, and every label up to 3 needs one: number the classes from 0 without gaps"
+
+
+@pytest.mark.parametrize("first", [1, 0])
+def test_labels_of_arrays_that_begin_at_1_are_a_problem(world, capsys, first):
+    rng = np.random.default_rng(0)
+    for split, rows in (("memory", 20), ("train", 9), ("val", 3), ("test", 3)):
+        (world.root / f"arrays/{split}").mkdir(parents=True)
+        np.save(world.root / f"arrays/{split}/X.npy", rng.normal(size=(rows, 8)).astype(np.float32))
+        np.save(world.root / f"arrays/{split}/y.npy", first + np.arange(rows) % 3)
+        field = split if split == "memory" else f"{split}_set"
+        world.flags |= {f"{field}.format": "vectors", f"{field}.path": f"arrays/{split}/X.npy"}
+    world.flags |= {"encoders.key": "precomputed:mine", "encoders.value_image": "precomputed:mine"}
+    world.flags |= {"encoders.value_text": "", "train.values": "image", "memory.fields": "value_image=key"}
+    code, printed = world.check(), capsys.readouterr()
+    assert "train 9 rows, 1 shard, 3 classes, 9 of the first 9 readable" in " ".join(printed.out.split())
+    problems = [line for line in printed.err.splitlines() if _GAP in line]
+    assert len(problems) == first and code == 2 * first, printed.err
+    assert all(line.startswith("error: --config.train_set.path=arrays/train/X.npy: class 0") for line in problems)
+
+
+def test_labels_of_a_list_that_begin_at_1_are_a_problem(world, capsys):
+    for first in (1, 0):
+        for split, count in (("train", 3), ("val", 1), ("test", 1)):
+            files = [
+                f"{split}/{name}/{i}.png {number}" for number, name in enumerate(_CLASSES, first) for i in range(count)
+            ]
+            (world.root / f"{split}.txt").write_text("\n".join(files))
+            world.flags |= {f"{split}_set.format": "image_list", f"{split}_set.path": f"{split}.txt"}
+            world.flags[f"{split}_set.image_root"] = "."
+        assert world.check() == 2 * first
+        assert (f"error: --config.train_set.path=train.txt: {_GAP}" in capsys.readouterr().err) == bool(first)
 
 
 def test_images_that_cannot_be_read_are_a_problem_only_if_all_are(world, capsys):

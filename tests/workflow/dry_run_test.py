@@ -94,24 +94,24 @@ def test_what_is_done_and_what_would_be(copied, capsys):
         lines = capsys.readouterr().out.splitlines()[1:]
         return {parts[0]: parts[1] for line in lines if len(parts := line.split(maxsplit=1)) == 2}
 
-    assert said("embed")["memory"] == "2 of 2 shards are done (12 rows); nothing to embed"
+    assert said("embed")["memory"] == "2 of 2 shards done (12 rows); nothing to embed"
     assert said("build")["done"] == "the index of 12 rows is published; nothing to build"
     assert said("neighbors")["done"] == "all lists are looked up; nothing to do"
     # One trial and two seeds of each head.
-    assert said("train")["mam"] == "3 of 3 runs are done; nothing to train"
+    assert said("train")["mam"] == "3 of 3 runs done; nothing to train"
     (copied.runs / "mam/seed-1/result.json").unlink()
-    assert said("train")["mam"] == "2 of 3 runs are done; would train 1 of 20 steps in all"
-    assert said("sweep")["mam"] == "1 of 1 runs are done; nothing to train"
+    assert said("train")["mam"] == "2 of 3 runs done; would train 1 of 20 steps in all"
+    assert said("sweep")["mam"] == "1 of 1 run done; nothing to train"
     shutil.rmtree(copied.workdir / "neighbors")
     assert said("neighbors")["done"] == "0 of 3 blocks of lists"
     shutil.rmtree(copied.workdir / "index")
     assert said("build")["would"] == "build 1"
     (copied.workdir / "memory/_done/00001.json").unlink()
     size = (copied.root / "pairs/00001.tar").stat().st_size
-    assert said("embed")["memory"] == f"1 of 2 shards are done (6 rows); would embed 1, of {size:,} bytes"
+    assert said("embed")["memory"] == f"1 of 2 shards done (6 rows); would embed 1, of {size:,} bytes"
     for path in (copied.workdir / "queries/val/_done").iterdir():
         path.unlink()
-    assert said("embed")["val"] == "0 of 1 shards are done (0 rows); would embed 1, of 12 rows"
+    assert said("embed")["val"] == "0 of 1 shard done (0 rows); would embed 1, of 12 rows"
 
 
 def test_run_stops_where_inputs_are_missing(copied, capsys):

@@ -12,6 +12,7 @@ from index.engines import searcher
 from index.measure import estimate
 from pipelines import storage
 from pipelines.encoders.handles import EncoderSpec
+from pipelines.progress import counted
 from pipelines.schemas import THUMBNAIL_SIDE
 from pipelines.sources import Sample
 from workflow.checking.encoder_check import Speed
@@ -59,7 +60,7 @@ def of_embedding(
         columns = list(specs) if name == "memory" else ["key"]
         disk += count * row_bytes(specs, columns, samples[name])
         secs += speed.secs(count, columns)
-    return Cost("embed", f"{sum(rows.values()):,} rows", disk, None, secs or None)
+    return Cost("embed", counted(sum(rows.values()), "row"), disk, None, secs or None)
 
 
 def of_index(rows: int, dim: int, index: Index) -> Cost:
@@ -73,7 +74,7 @@ def of_index(rows: int, dim: int, index: Index) -> Cost:
     size = estimate.size(searcher.kind(index.searcher).plan(in_shard, dim, index), in_shard, dim)
     return Cost(
         "build",
-        f"{shards:,} {'shard' if shards == 1 else 'shards'} of {in_shard:,} rows",
+        f"{counted(shards, 'shard')} of {counted(in_shard, 'row')}",
         shards * size.disk_bytes,
         size.peak_bytes,
     )
@@ -83,14 +84,14 @@ def of_lists(queries: int, memory: int, wanted: Neighbors, bytes_a_row: int) -> 
     """Returns the cost of the neighbour lists, with every memory row that some list may name."""
     named = min(queries * wanted.k, memory)
     disk = queries * wanted.k * _ENTRY_BYTES + named * bytes_a_row
-    return Cost("neighbors", f"{queries:,} lists of {wanted.k}", disk)
+    return Cost("neighbors", f"{counted(queries, 'list')} of {wanted.k}", disk)
 
 
 def of_training(queries: int, named: int, specs: Mapping[str, EncoderSpec], is_on_host: bool) -> Cost:
     """Returns the memory of the trainer: the queries, and the memory rows that lists name unless they are in files."""
     dims = sum(spec.info.dim for spec in specs.values())
     held = 4 * (queries * specs["key"].info.dim + (0 if is_on_host else named * dims))
-    return Cost("train", f"{queries:,} queries, up to {named:,} memory rows", 0, held)
+    return Cost("train", f"{counted(queries, 'query')}, up to {counted(named, 'memory row')}", 0, held)
 
 
 def free_bytes(workdir: str) -> int | None:

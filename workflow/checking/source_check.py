@@ -11,16 +11,19 @@ import pyarrow.parquet as pq
 
 from configs.base import Embed, Source
 from pipelines import sources, storage
+from pipelines.class_names import gap
 from pipelines.embedding import classes, expected
 from pipelines.embedding.classes import Classes
 from pipelines.embedding.names import class_names
 from pipelines.embedding.request import MEMORY, Request
 from pipelines.errors import UserError
 from pipelines.images.decode import DecodeError, decode
+from pipelines.progress import counted
 from pipelines.sources import InputShard, Reject, Sample
 
 FIRST_ROWS = 32
 PREDICT = "predict"
+_TRAIN = "train"
 # Files whose rows are looked up; of more, the rest is taken to be as dense. Seconds that a file may be counted for.
 _MOST_FILES, _COUNTING_SECS = 64, 3.0
 # A member of a tar takes whole blocks and a header of its own; a pair has three members.
@@ -54,8 +57,8 @@ class Looked:
     @property
     def words(self) -> str:
         """What a summary says of it."""
-        said = [f"{'' if self.is_exact else 'about '}{self.rows:,} rows", f"{self.files:,} shards"]
-        said += [f"{self.classes:,} classes"] if self.classes else []
+        said = [f"{'' if self.is_exact else 'about '}{counted(self.rows, 'row')}", counted(self.files, "shard")]
+        said += [counted(self.classes, "class")] if self.classes else []
         seen = len(self.samples) + len(self.unreadable)
         said.append(f"{len(self.samples)} of the first {seen} readable")
         return ", ".join(said) + (f" (such as {self.unreadable[0]})" if self.unreadable else "")
@@ -114,7 +117,7 @@ def _look(seen: Looked, source: Source, request: Request, agreed: Classes | None
     shards = sources.plan(source, data, embed, scratch, labels, counts)
     if agreed and seen.name != PREDICT:
         named.check_numbers(seen.name, sources.resolve(source, data), counts)
-    seen.files, seen.classes = len(shards), len(counts.keys() - {None})
+    seen.files, known = len(shards), counts.copy()
     reading = named.of_reading(seen.name, source)
     items = itertools.islice(_first(shards, embed, reading), FIRST_ROWS)
     for item in items:
@@ -125,7 +128,11 @@ def _look(seen: Looked, source: Source, request: Request, agreed: Classes | None
             seen.samples.append(item)
         elif why:
             seen.unreadable.append(why)
-    seen.rows, seen.is_exact = rows(shards, seen.samples, embed)
+    seen.rows, seen.is_exact = rows(shards, seen.samples, embed, known)
+    seen.classes = len(known.keys() - {None})
+    if agreed and seen.name == _TRAIN and seen.name not in named.labels:
+        if wrong := gap(known.keys() - {None}, names=named.names):
+            seen.problems.append(f"--config.train_set.path={source.path}: {wrong}")
     if seen.name not in (MEMORY, PREDICT) and seen.is_exact:
         expected.check(seen.name, source.path, seen.rows, counts, request)
     if not seen.samples:
@@ -149,7 +156,7 @@ def _undecodable(sample: Sample, embed: Embed) -> str:
     return ""
 
 
-def rows(shards: Sequence[InputShard], first: Sequence[Sample], embed: Embed) -> tuple[int, bool]:
+def rows(shards: Sequence[InputShard], first: Sequence[Sample], embed: Embed, labels: Counter[Any]) -> tuple[int, bool]:
     """Returns how many rows shards have, and whether that is exact.
 
     Lists know it. Files of samples say it in a table or in statistics beside them; else the first is counted, and the
@@ -159,15 +166,17 @@ def rows(shards: Sequence[InputShard], first: Sequence[Sample], embed: Embed) ->
         shards: of one source.
         first: its first rows, whose bytes tell the density of a file that is too large to count.
         embed: the limits on sizes.
+        labels: rows of each label, added to if all rows are read to count them.
     """
     if all(shard.rows for shard in shards):
         return sum(shard.rows for shard in shards), True
     stated = [_stated(shard) for shard in shards[:_MOST_FILES]]
     known = {shard.name: count for shard, count in zip(shards, stated, strict=False) if count is not None}
     if not known:
-        count, is_whole = _counted(shards[0], first, embed)
+        count, found = _counted(shards[0], first, embed)
         known = {shards[0].name: count}
-        if is_whole and len(shards) == 1:
+        if found is not None and len(shards) == 1:
+            labels.update(found)
             return count, True
     if len(known) == len(shards):
         return sum(known.values()), True
@@ -192,12 +201,14 @@ def _stated(shard: InputShard) -> int | None:
     return None
 
 
-def _counted(shard: InputShard, first: Sequence[Sample], embed: Embed) -> tuple[int, bool]:
-    """Counts the rows of a file, for some seconds; returns their number, and whether those are all."""
-    begin, count = time.monotonic(), 0
-    for _ in sources.read(shard, embed):
+def _counted(shard: InputShard, first: Sequence[Sample], embed: Embed) -> tuple[int, Counter[Any] | None]:
+    """Counts the rows of a file, for some seconds; returns their number, and those of each label if these are all."""
+    begin, count, labels = time.monotonic(), 0, Counter[Any]()
+    for item in sources.read(shard, embed):
         count += 1
+        if isinstance(item, Sample):
+            labels[item.label] += 1
         if time.monotonic() - begin > _COUNTING_SECS:
             each = sum(len(sample.image) + len(sample.caption or "") + _TAR_BYTES for sample in first)
-            return round(shard.size_bytes * len(first) / max(each, 1)), False
-    return count, True
+            return round(shard.size_bytes * len(first) / max(each, 1)), None
+    return count, labels

@@ -17,6 +17,7 @@ from model.reports.pages.inputs import Inputs
 from model.reports.pages.site import plain
 from pipelines import manifest, schemas, storage
 from pipelines.manifest import Concepts, Embeddings
+from pipelines.progress import counted
 
 # Rows whose texts are counted, and whose keys are compared; a larger memory is sampled by whole shards.
 _MOST_TEXTS, _MOST_KEYS, _QUERIES = 200_000, 20_000, 1000
@@ -94,7 +95,7 @@ def _sources(texts: pa.Table) -> Grid:
     counts = Counter(_host(url) if url else place for url, place in zip(urls, places, strict=True))
     total, rows = texts.num_rows, counts.most_common(_MOST_SOURCES)
     if (rest := total - sum(count for _, count in rows)) > 0:
-        rows.append((f"{len(counts) - len(rows):,} others", rest))
+        rows.append((counted(len(counts) - len(rows), "other"), rest))
     return Grid(
         "Where its rows come from",
         ("host or file", "rows", "share, %"),

@@ -10,8 +10,8 @@ from model.reports.grid import Grid
 from model.reports.pages import composition, rows
 from model.reports.pages.composition import Alike, Shown
 from model.reports.pages.inputs import Inputs
-from model.reports.pages.site import counted
 from pipelines import manifest, storage
+from pipelines.progress import counted
 
 # Examples of dropped rows of each reason.
 _EXAMPLES = 4
@@ -63,12 +63,12 @@ def _dropped(inputs: Inputs, selection: Mapping[str, Any]) -> list[Alike]:
 
 
 def _curve(index: Mapping[str, Any]) -> Chart:
-    """Returns the recall of the index against the rows that a query is compared with."""
+    """Returns the recall of the index against the cost of a query."""
     k, points, point = index["recall"]["k"], index["curve"], index["search"]
     costs = [each["cost"] for each in (*points, point)]
     recalls = [100 * each["recall"][str(k)] for each in (*points, point)]
     about = "Each dot is a setting that was measured; the large one is used, the dashed line is the target."
-    x = charts.logarithmic("rows scanned for a query", [max(cost, 1.0) for cost in costs])
+    x = charts.logarithmic("cost of a query, in compressed keys compared", [max(cost, 1.0) for cost in costs])
     chart = Chart(f"Recall of the {k} nearest rows", about, x, charts.linear("recall, %", [*recalls, 100.0], high=100))
     target = 100 * index["recall"]["target"]
     if target >= chart.y.low:
@@ -92,12 +92,14 @@ def _points(index: Mapping[str, Any]) -> Grid:
         lines.append((f"{point['level']:g}", f"{point['cost']:,.0f}", f"{point['visits']:.1f}", *recalls, rate, used))
     return Grid(
         "Settings of the search",
-        ("level", "rows scanned", "shards", *(f"recall@{size}, %" for size in sizes), "queries a second", "choice"),
+        ("level", "cost", "shards", *(f"recall@{size}, %" for size in sizes), "queries a second", "choice"),
         lines,
         (
             "level: the share of its nearest rows that each shard is to find; shards: that a query visits",
-            f"measured on {index['recall']['queries']:,} queries of {index['recall']['of']}; speeds are of the machine "
-            "that built the index",
+            "cost: the work of a query, counted in compressed keys compared; a whole key counts as several, and so "
+            "does each visit to a shard, so that the cost may be more than the rows that there are",
+            f"measured on {counted(index['recall']['queries'], 'query')} of {index['recall']['of']}; speeds are of the "
+            "machine that built the index",
         ),
     )
 
@@ -111,7 +113,10 @@ def _facts(inputs: Inputs, index: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{100 * recall['mean']:.1f} % of the {recall['k']} nearest rows, target {100 * recall['target']:g} %",
         ),
         ("version", f"{index['version']}, {counted(index['tombstones'], 'row')} removed since it was built"),
-        ("lists", f"{lists.k} neighbours for each image; {lists.memory_rows:,} rows of the memory are in some list"),
+        (
+            "lists",
+            f"{counted(lists.k, 'neighbour')} for each image; rows of the memory in some list: {lists.memory_rows:,}",
+        ),
     ]
 
 

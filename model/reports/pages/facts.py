@@ -10,9 +10,8 @@ from model.measures import metrics
 from model.reports.grid import Grid
 from model.reports.pages.inputs import Inputs
 from model.reports.pages.rows import Account
-from model.reports.pages.site import counted
 from pipelines import fields, options, storage
-from pipelines.progress import duration, read_note
+from pipelines.progress import counted, duration, read_note
 
 _LIBRARIES = (
     *("jax", "flax", "optax", "tensorflow", "scann", "apache-beam", "numpy", "scipy", "pyarrow", "pillow"),

@@ -8,6 +8,7 @@ from model.heads import registry
 from model.reports.pages import rows
 from model.reports.pages.inputs import Inputs
 from model.reports.pages.rows import Account
+from pipelines.progress import counted
 
 _FEW_SEEDS, _FEW_IMAGES, _FEW_CLASSES = 3, 500, 5
 _MOST_REJECTED = 0.01
@@ -96,7 +97,7 @@ def _few(inputs: Inputs) -> Iterator[str]:
         counts = ", ".join(f"{name} {(inputs.groups == name).sum()}" for name in small)
         yield f"a group of few classes says little of others like them: {counts}"
     if empty := int((inputs.class_tests == 0).sum()):
-        yield f"{empty:,} classes have no test image, and no accuracy"
+        yield f"{counted(empty, 'class')} without a test image, and so without an accuracy"
 
 
 def _search(inputs: Inputs) -> Iterator[str]:

@@ -6,8 +6,8 @@ from configs.schema.training import SHOTS
 from model.reports import result_tables, tables
 from model.reports.pages import facts, headline, rows
 from model.reports.pages.inputs import Inputs, describe
-from model.reports.pages.site import counted
 from model.reports.result_tables import percent
+from pipelines.progress import counted
 
 
 def gather(inputs: Inputs) -> dict[str, Any]:

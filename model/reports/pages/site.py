@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from pipelines import storage
+from pipelines.progress import counted
 
 PAGES = {
     **{"index": "Results", "classes": "Classes", "gallery": "Gallery"},
@@ -43,12 +44,6 @@ def plain(text: str, most: int = _MOST_CHARS) -> str:
     if len(line) > most or len(text) > 4 * most:
         line = line[: most - 1].rstrip() + "…"
     return str(harmless(line))
-
-
-def counted(number: int, noun: str) -> str:
-    """Returns a number of things: `1 row`, `1,200 classes`."""
-    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{plural}"
 
 
 def harmless(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.base import Source
 from pipelines.errors import UserError
+from pipelines.progress import counted
 from pipelines.sources.labels import normal
 from pipelines.sources.listing import Row
 from pipelines.sources.naming import Naming, same_in_all
@@ -50,7 +51,7 @@ def naming(source: Source) -> Naming | None:
         return None
     counts = sum((table.counts for _, table in tables), Counter[str]())
     several = sum(table.several for _, table in tables)
-    notes = (f"{several:,} images are of several categories and get no label",) if several else ()
+    notes = (f"{counted(several, 'image')} of several categories, without a label",) if several else ()
     return Naming(names, lambda: counts, declared=True, has_labels=bool(counts), notes=notes)
 
 

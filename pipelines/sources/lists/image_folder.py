@@ -19,6 +19,7 @@ from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.images.suffixes import is_image
+from pipelines.progress import counted
 from pipelines.sources import labels
 from pipelines.sources.listing import Row
 from pipelines.sources.lists import folder_metadata, table
@@ -182,7 +183,7 @@ class _Survey:
         """Yields what the person should know; `empty` are the class folders without images."""
         if empty:
             shown = ", ".join(empty[:_MOST_NAMED]) + (", .." if len(empty) > _MOST_NAMED else "")
-            yield f"{len(empty):,} class folders have no image and get no number: {shown}"
+            yield f"{counted(len(empty), 'class folder')} without an image, and so without a number: {shown}"
         if self._source.class_level == 1 and (nested := self._nested()):
             yield (
                 f"the classes are the folders of the first level, but {len(nested):,} of these have no images of "

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from configs.base import Source
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.progress import counted
 from pipelines.sources.listing import Row
 from pipelines.sources.lists.image_list import parse
 from pipelines.sources.text import files, read_lines
@@ -38,7 +39,8 @@ def rows(source: Source) -> Iterator[Row]:
                 yield Row(f"{folder}{row.member}", {"label": label, "caption": name, "synset": synset})
             else:
                 raise UserError(
-                    f"{uri}, line {number}: has label {label}, but {source.metadata} names {len(synsets)} classes"
+                    f"{uri}, line {number}: has label {label}, but {source.metadata} names "
+                    f"{counted(len(synsets), 'class')}"
                 )
 
 

@@ -193,6 +193,9 @@ def test_words_of_a_point():
         hyperparameters.words({"similarity_scale": 10.0, "steps": 9, "dropout": 0.5})
         == "similarity scale 10, dropout 0.5"
     )
+    # 0 takes the whole list.
+    assert hyperparameters.words({"k": 0, "dropout": 0.0}) == "k all, dropout 0"
+    assert hyperparameters.words({"k": 10}) == "k 10"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import shutil
 import tarfile
 
 import pyarrow as pa
@@ -218,7 +219,7 @@ def test_the_names_are_stored_and_are_the_class_names(world, encoders, capsys):
     assert "train 6 rows" in out
     assert "classes 3 / 2 / 3 (train / val / test), 2 images each" in out
     assert "passed over system folders: __MACOSX 1" in out
-    assert "unknown classes 2 rows of the memory, which have no label" in out
+    assert "unknown classes 2 rows of the memory, without a label" in out
     assert [world.labels(name) for name in ("train", "val", "memory")] == [
         [0, 0, 1, 1, 2, 2],
         [1, 1, 2, 2],
@@ -361,6 +362,21 @@ def test_numbers_of_a_list_that_no_training_image_has_are_named(world, capsys):
     assert world.embed() == 2
     assert "val.txt (val): has 1 class that the training set does not have: 2 (2 images)" in capsys.readouterr().err
     assert not (world.root / "out/queries/val" / manifest.STAGE_FILE).exists()
+
+
+@pytest.mark.parametrize("kind", ["list", "cls"])
+def test_numbers_that_begin_at_1_are_said_before_training(world, capsys, kind):
+    world.folders(memory="ant")
+    said = "labels web-memory train will refuse them: class 0 has no training image, and every label up to 2 needs one"
+    for first, is_said in ((1, True), (0, False)):
+        _samples(world, "train", kind, [str(first), str(first + 1), str(first)])
+        assert world.embed() == 0
+        assert (said in " ".join(capsys.readouterr().out.split())) == is_said
+    _samples(world, "train", kind, ["class 1", "class 2", "class 1"])
+    # The remedy that the sentence names.
+    shutil.rmtree(world.root / "out")
+    assert world.embed() == 0
+    assert world.labels("train") == [0, 1, 0] and said not in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_memory_of_other_folders_has_its_own_captions_and_no_labels(world, encoders, capsys):

@@ -81,8 +81,8 @@ def test_the_caption_of_a_list_is_its_first_or_the_one_that_is_named(value, numb
         (["a", 5], 0, "caption is of type int in a list, not a text"),
         ([["a"]], 0, "caption is of type list in a list, not a text"),
         ({"en": "a cow"}, 0, "caption is an object with the fields en, not a text"),
-        (["a"], 1, "has 1 captions, so there is none of number 1, counted from 0"),
-        ("a", 2, "has 1 captions, so there is none of number 2"),
+        (["a"], 1, "has 1 caption, so there is none of number 1, counted from 0"),
+        ("a", 2, "has 1 caption, so there is none of number 2"),
     ],
 )
 def test_what_is_no_caption_is_named(value, number, sentence):

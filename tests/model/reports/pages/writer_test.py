@@ -21,6 +21,10 @@ def test_what_became_of_the_rows_is_told_with_examples(story):
     assert "memory: CannotDecode, 1 row " in shown and "broken" in shown
     assert "leakage 2 rows" in shown and "copy of a row of test" in shown
     assert "rows with a caption 15" in shown and "longest, words 2,000" in shown
+    # Exact search of 15 rows, of which a key counts as ten compressed ones.
+    assert "1 150 1.0 100.0" in shown
+    assert "cost: the work of a query, counted in compressed keys compared" in shown
+    assert "cost of a query, in compressed keys compared" in shown and "rows scanned" not in shown
 
 
 def test_the_same_runs_give_the_same_bytes(story):

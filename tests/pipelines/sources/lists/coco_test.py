@@ -79,7 +79,7 @@ def test_an_image_of_one_category_has_a_label(tmp_path):
     assert read(tmp_path, source) == expected
     found = sources.find_names(source, str(tmp_path), Embed())
     assert (found.names, dict(found.counts())) == (("giraffe", "bowl"), {"giraffe": 1, "bowl": 1})
-    assert found.notes == ("1 images are of several categories and get no label",)
+    assert found.notes == ("1 image of several categories, without a label",)
     _write(tmp_path)
     both = read(tmp_path, dataclasses.replace(_SOURCE, metadata="instances.json"))
     assert [(item.caption, item.label) for item in both] == [("bowls", 1), ("a giraffe", 0), (None, None)]

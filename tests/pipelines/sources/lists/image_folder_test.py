@@ -74,7 +74,7 @@ def test_a_class_without_images_has_no_number_and_is_named(tmp_path):
     write_images(tmp_path / "photos", "a/0.jpg", "c/1.jpg")
     (tmp_path / "photos" / "b").mkdir()
     assert [item.label for item in read(tmp_path, _SOURCE)] == [0, 1]
-    assert _naming(tmp_path).notes == ("1 class folders have no image and get no number: b",)
+    assert _naming(tmp_path).notes == ("1 class folder without an image, and so without a number: b",)
 
 
 def test_system_folders_are_passed_over_and_counted_at_every_level(tmp_path):
