@@ -109,7 +109,7 @@ class Parameters:
         return max(min(k, rows), min(rows, round(self.pre_reorder_num_neighbors * max(1.0, k / self.k))))
 
     def longer(self, k: int, leaves: int, times: int = 1) -> "Parameters":
-        """Returns those of lists of length `k`: more leaves in proportion, as `candidates` are, and of both `times` more.
+        """Returns those of lists of length `k`: leaves in proportion, as `candidates` are, and of both `times` as many.
 
         Args:
             k: length of the lists; those that are not longer than the tuned ones are searched with the same parameters.
@@ -272,6 +272,6 @@ def leaves_steps(leaves: int) -> list[int]:
 
 
 def reorder_steps(rows: int, k: int) -> list[int]:
-    """Returns the numbers of re-ranked candidates that are tried, ascending: up to 64 `k`, and 4,096 for short lists."""
+    """Returns the numbers of re-ranked candidates that are tried, ascending, up to 64 `k`, or 4,096 if that is more."""
     factors = (*_REORDER_FACTORS, *(factor for factor in _MORE_FACTORS if factor * k <= _MOST_OF_SHORT))
     return sorted({min(rows, math.ceil(k * factor)) for factor in factors})
