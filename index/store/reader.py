@@ -150,6 +150,9 @@ class Index:
             searcher: one of `engines.searcher.KINDS`; `exact` compares a query with every vector.
             reorder: precision of the vectors that candidates are re-ranked with (`index.reorder`).
 
+        Warns:
+            UserWarning: if the recall is not reached; it says why, and what helps.
+
         Raises:
             UserError: if an argument is wrong, or a vector is zero or not finite; it is named by its row.
         """
@@ -285,10 +288,10 @@ class Index:
             images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows with the same image
                 are left out.
             allowed: ids int64 `[n]` of the rows that may be found, or an `Allowed` of them, which is faster from the
-                second search on. A list is then shorter than `k` only if fewer rows are allowed.
+                second search on.
 
         Returns:
-            The lists, ties ordered by id.
+            The lists, ties ordered by id. One is shorter than `k` only if the index has no more rows that may be found.
 
         Raises:
             UserError: if the queries do not have the index's width, `k` far exceeds its rows, or a shard is damaged.
