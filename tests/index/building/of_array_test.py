@@ -90,7 +90,7 @@ def test_lists_may_be_longer_than_those_that_it_was_tuned_for(vectors, built, ki
     queries = unit(20, WIDTH, seed=3, clusters=100)
     ids, (right, _) = index.search(queries, k).ids, brute_force(queries, cosines(vectors), k)
     assert (ids >= 0).all()
-    assert np.mean([len(set(a) & set(b)) for a, b in zip(ids.tolist(), right.tolist(), strict=True)]) > 0.95 * k
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(ids.tolist(), right.tolist(), strict=True)]) > 0.9 * k
 
 
 def test_equal_rows_fill_lists():
