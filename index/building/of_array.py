@@ -7,6 +7,7 @@ the same job as a shard of a memory.
 import dataclasses
 import hashlib
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,14 +18,17 @@ from configs.base import Index as IndexConfig
 from configs.schema.search import PRECISIONS
 from index.building import build_job, publication
 from index.building.build_job import QUERIES_FILE, BuildJob
+from index.engines import planner
 from index.engines import searcher as engines
 from index.engines.searcher import CHUNK_ROWS
 from index.measure.measurement import Queries
+from index.measure.recall import recall_at_k
 from index.store import arguments, index_manifest, shard_store, versions
 from index.store.keys import KeyStream
 from index.store.reader import NORMALISED, Index
 from pipelines import manifest, schemas, storage
 from pipelines.errors import UserError, nearest
+from pipelines.nearest_neighbors import leave_out
 from pipelines.schemas import EncoderInfo
 
 _SEED = 0
@@ -91,7 +95,28 @@ def build(
     publication.publish_of(job, memory, info, {NORMALISED: normalise})
     index = Index.open(home.name)
     index.home = home
+    if missed := _missed(index, asked, reorder):
+        warnings.warn(missed, stacklevel=3)
     return index
+
+
+def _missed(index: Index, queries: Queries, reorder: str) -> str:
+    """Returns a sentence that says why the target was missed and what helps; empty if it was reached."""
+    measured = index.facts["recall"]
+    k, target = measured["k"], measured["target"]
+    if measured["mean"] >= target:
+        return ""
+    said = f"recall@{k} is {measured['mean']:.4f}, below the target {target:g}"
+    if any(point["recall"][str(k)] >= target for point in index.facts["curve"]):
+        return f"{said}, by the chance of a sample of queries; ask for a somewhat higher recall, or give more queries"
+    record, shard = index.shards[0], index.load(0)
+    rows, scores = shard.searcher.search_rows(queries.keys, k + 1, np.arange(record.rows))
+    ids = np.append(shard.ids, -1)[rows]
+    found, _ = leave_out(ids, scores, ids == queries.own_ids[:, None], k)
+    if recall_at_k(found, *shard_store.read_lists(index.folder, record).exact, k).mean() < target:
+        if record.plan.leaves and reorder != "float32" and target <= planner.LEVELS[-1]:
+            return f'{said}, since {reorder} vectors do not reach it even if all are compared; set reorder="float32"'
+    return f'{said}, since the search of {record.searcher} ends there; set searcher="exact", which finds all'
 
 
 def save(index: Index, folder: str) -> None:

@@ -68,14 +68,17 @@ def _search_again(
     is_long = bool(((ids[:, -1] < 0) | (exact[0][:, k - 1] >= 0)).all())
     found = []
     for setting in record.settings:
-        tuned = dataclasses.replace(shard, searcher=shard.searcher.with_parameters(setting.parameters))
+        # Lists that are longer by the query itself are no reason to search more.
+        longest = k + int(queries.of_memory)
+        parameters = dataclasses.replace(setting.parameters, k=longest)
+        engine = shard.searcher.with_parameters(parameters)
+        tuned = dataclasses.replace(shard, searcher=engine, parameters=parameters)
         places, leaves, shares = np.arange(len(queries.keys)), None, None
         if record.is_region:
             places, leaves, shares = measurement.visitors(
                 index.router, queries.keys, setting.parameters, index.region(number)
             )
         vectors, own_ids = queries.keys[places], queries.own_ids[places, None]
-        longest = k + int(queries.of_memory)
         ids, scores, _ = Lookup(tuned).search(vectors, longest, leaves=leaves, shares=shares)
         found.append(Found(places, *leave_out(ids, scores, (ids == own_ids) & (ids >= 0), k)))
     return ShardLists(exact, found), is_long

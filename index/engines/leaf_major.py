@@ -227,7 +227,7 @@ def _nearest(
         The bounds float32 `[queries]`; of each row found its query int32 and itself, packed.
     """
     size = tiles.rows.shape[1]
-    width = max(int(visits.place.max()) + 1, -(-k // size))
+    width = max(int(visits.place.max(initial=-1)) + 1, -(-k // size))
     stored, tile_at = np.full((queries * width, size), -np.inf, np.float32), np.zeros(queries * width, np.int32)
     places = visits.query * np.int64(width) + visits.place
     for tile, pairs, scores in _products(tiles, asked, visits):

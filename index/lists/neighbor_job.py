@@ -36,6 +36,7 @@ from index.lists.naming import NamedLists
 from index.lists.patch import Patch
 from index.lists.step import BATCH_ROWS, Step, by_memory_shard, distinct
 from index.store import keys
+from index.store.hits import Find, Hits, complete
 from index.store.lookup import Lookup
 from index.store.routing import Visits
 from pipelines import manifest, schemas, storage
@@ -159,7 +160,7 @@ class Route(Step):
         schema = pa.schema(list(_dealt_schema(index.key_encoder.dim))[:-2])
         for block, rows in self._job.read_queries(group, list(keys.COLUMNS)):
             vectors, places = self._vectors(block, rows), np.arange(begin, begin + block.rows)
-            visited = index.visits(vectors)
+            visited = index.visits(vectors, index.growth(self._by_name.depth if self._by_name else self._job.k))
             if patch:
                 lists = self._job.read_previous(block.name, rows["id"])
                 named = schemas.to_matrix(lists["neighbor_ids"])
@@ -215,12 +216,6 @@ class SearchShard(Step):
                 part = _part(places, *self._find(lookup, group.split, vectors, rows, **scanned))
                 parquet.write_table(part.replace_schema_metadata(parquet.schema.metadata))
 
-    def _whole(self, group: Group) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Table]]:
-        begin = 0
-        for block, rows in self._job.read_queries(group, list(keys.COLUMNS)):
-            yield np.arange(begin, begin + block.rows), self._vectors(block, rows), rows
-            begin += block.rows
-
     def _dealt(self, group: Group, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Table]]:
         path = self._job.part_path(group, _queries_name(shard))
         columns = _dealt_schema(self._index.key_encoder.dim).names
@@ -249,12 +244,16 @@ class MergeGroup(Step):
         if self._by_name:
             best = NamedLists(group.rows, self._by_name)
         excluded = np.zeros(group.rows, np.int32)
+        if not self._by_name and any(record.is_region for record in self._index.shards):
+            regions = [shard for shard in shards if self._index.shards[shard].is_region]
+            found = self._of_regions(group, regions)
+            best.add(found.ids, found.scores)
+            excluded += found.excluded
+            shards = [shard for shard in shards if shard not in regions]
         names = [*([_KEPT] if self._job.previous else []), *map(_lists_name, shards)]
-        parts = (self._job.read(self._job.part_path(group, name), _part_schema(k).names) for name in names)
-        for part in background.ahead(parts):
-            places = part["place"].to_numpy()
-            best.add(schemas.to_matrix(part["neighbor_ids"]), schemas.to_matrix(part["scores"]), places)
-            excluded[places] += part["num_excluded"].to_numpy()
+        for _, places, part in self._parts(group, names):
+            best.add(part.ids, part.scores, places)
+            excluded[places] += part.excluded
         begin = 0
         with background.Behind() as behind:
             for block, rows in self._job.read_queries(group, ["id", "label"]):
@@ -263,6 +262,40 @@ class MergeGroup(Step):
                     behind.do(self.write_block, block, rows, best.ids[span], best.scores[span], excluded[span])
                 begin += block.rows
         return best.ids
+
+    def _parts(self, group: Group, names: Sequence[str]) -> Iterator[tuple[int, np.ndarray, Hits]]:
+        """Yields the number of a file of lists, the places of its queries, and their lists."""
+        parts = (self._job.read(self._job.part_path(group, name), _part_schema(self._job.k).names) for name in names)
+        for number, part in enumerate(background.ahead(parts)):
+            ids, scores = (schemas.to_matrix(part[name]) for name in ("neighbor_ids", "scores"))
+            yield number, part["place"].to_numpy(), Hits(ids, scores, part["num_excluded"].to_numpy())
+
+    def _of_regions(self, group: Group, shards: Sequence[int]) -> Hits:
+        """Returns the merged lists of a group in some regions, completed."""
+        index, best = self._index, BestLists(group.rows, self._job.k)
+        visited, excluded = np.zeros((group.rows, len(index.shards)), bool), np.zeros(group.rows, np.int32)
+        for number, places, part in self._parts(group, [_lists_name(shard) for shard in shards]):
+            best.add(part.ids, part.scores, places)
+            excluded[places] += part.excluded
+            visited[places, shards[number]] = True
+        found, asked = Hits(best.ids, best.scores, excluded), np.ones(group.rows, bool)
+        if self._job.previous:
+            # Kept lists are whole.
+            asked[self._job.read(self._job.part_path(group, _KEPT), ["place"])["place"].to_numpy()] = False
+        complete(found, np.flatnonzero(asked), visited, index.rows_of_regions, self._finder(group))
+        return found
+
+    def _finder(self, group: Group) -> Find:
+        """Returns what searches the whole of a shard for some queries of a group, which it reads when it is needed."""
+        read: list[tuple[np.ndarray, pa.Table]] = []
+
+        def find(number: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
+            if not read:
+                read.extend((vectors, rows) for _, vectors, rows in self._whole(group))
+            vectors, rows = np.concatenate([one for one, _ in read]), pa.concat_tables([one for _, one in read])
+            return self._find(self._load(number), group.split, vectors[places], rows.take(pa.array(places)))
+
+        return find
 
 
 def run(job: NeighborJob, runner: Runner) -> None:

@@ -7,7 +7,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from index.lists.layout import STAGE, Block, NeighborJob, read_marker
+from index.lists.layout import STAGE, Block, Group, NeighborJob, read_marker
 from index.store import keys
 from index.store.lookup import LIST_ENTRIES, Lookup
 from index.store.reader import Index
@@ -43,6 +43,13 @@ class Step(beam.DoFn):
     def _vectors(self, block: Block, rows: pa.Table) -> np.ndarray:
         where = f"{self._job.queries[block.split]}, shard {block.shard}"
         return keys.unit_keys(rows["key"], self._index.key_encoder, where)
+
+    def _whole(self, group: Group) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Table]]:
+        """Yields places, vectors and rows of the queries of a group, from their own files."""
+        begin = 0
+        for block, rows in self._job.read_queries(group, list(keys.COLUMNS)):
+            yield np.arange(begin, begin + block.rows), self._vectors(block, rows), rows
+            begin += block.rows
 
     def _images(self, split: str, column: pa.ChunkedArray) -> np.ndarray | None:
         """Returns the content keys of queries if their own rows of the memory are to be left out."""

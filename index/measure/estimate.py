@@ -188,7 +188,7 @@ def calibrate(keys: np.ndarray, queries: np.ndarray, config: Index) -> Calibrati
 
 
 class _Small(NamedTuple):
-    """A small shard, the seconds of a unit of work of its build, and recall and scanned rows of the tuned search."""
+    """A small shard, the seconds of a unit of work of its build, `Calibration.recall`, and rows that a query scans."""
 
     searcher: Searcher
     build_secs: float
@@ -211,10 +211,12 @@ def _small_shard(keys: np.ndarray, queries: np.ndarray, config: Index) -> _Small
     tuned = planner.full_search(plan, rows, k)
     if plan.leaves:
         tuned = planner.frontier(measure, plan, rows, k, [config.target_recall])[config.target_recall]
+    recall = float(measure(tuned).mean())
+    if recall < config.target_recall and plan.leaves:
+        # The grid of candidates ends before all rows, so this alone says what the keys allow.
+        recall = max(recall, float(measure(planner.full_search(plan, rows, k)).mean()))
     scanned = rows * tuned.leaves_to_search / plan.leaves if plan.leaves else rows
-    return _Small(
-        built.with_parameters(tuned), build_secs / work(plan, rows, dim), float(measure(tuned).mean()), scanned
-    )
+    return _Small(built.with_parameters(tuned), build_secs / work(plan, rows, dim), recall, scanned)
 
 
 def _search_secs(searcher: Searcher, smaller: Searcher, queries: np.ndarray, k: int) -> tuple[float, float]:

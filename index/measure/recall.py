@@ -19,11 +19,15 @@ def recall_at_k(found_ids: np.ndarray, exact_ids: np.ndarray, exact_scores: np.n
     Returns:
         `[Q]` float64 in 0..1; 1 if there is nothing to find.
     """
-    found, (queries, width) = found_ids[:, :k], exact_ids.shape
+    found = found_ids[:, :k]
     right = (exact_ids >= 0) & (exact_scores >= exact_scores[:, k - 1 : k])
-    # Comparing the few columns of each query is simpler than sorting pairs of a query and an id.
-    hits = np.zeros((queries, found.shape[1]), bool)
-    for column in range(width):
-        hits |= right[:, column : column + 1] & (found == exact_ids[:, column : column + 1])
+    # Side by side in the order of ids, a found row stands behind the exact one with its id, if there is one. Padding
+    # comes first, so that each has one before it.
+    wanted = np.pad(np.where(right, exact_ids, -1), ((0, 0), (1, 0)), constant_values=-1)
+    ids = np.concatenate([wanted, found], axis=1)
+    order = np.argsort(ids, axis=1, kind="stable")
+    ids, is_found = np.take_along_axis(ids, order, 1), order >= wanted.shape[1]
+    before = np.maximum.accumulate(np.where(is_found, 0, np.arange(ids.shape[1])), axis=1)
+    hits = is_found & (ids >= 0) & (np.take_along_axis(ids, before, 1) == ids)
     sought = np.minimum((exact_ids >= 0).sum(axis=1), k)
     return np.where(sought > 0, np.minimum(hits.sum(axis=1), sought) / np.maximum(sought, 1), 1.0)

@@ -63,8 +63,8 @@ class Allowed:
     def __init__(self, ids: Any = None) -> None:
         """Takes ids, whole numbers `[n]` in any order; those that the index has not are ignored.
 
-        Without ids all rows are allowed. Then a list is complete however long it is: a search that is not told so asks
-        for longer lists without more leaves.
+        Without ids all rows are allowed. Then lists that are longer than the index was tuned for are searched for until
+        more would not change them, on a few queries of the index; a search that is not told so goes by a rule.
 
         Raises:
             UserError: if they are something else.

@@ -5,9 +5,11 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from index.engines.planner import Parameters
 from index.store.filtered import Allowed, Among, Asked
 from index.store.shard_store import Shard
 from pipelines.nearest_neighbors import leave_out, numbered
@@ -15,6 +17,8 @@ from pipelines.nearest_neighbors import leave_out, numbered
 # Entries of the lists of all queries that are searched at a time; an entry takes some 100 bytes.
 LIST_ENTRIES = 1 << 21
 _MORE = 32
+# How many times as much is searched for lists that are still short, again and again until that is the whole shard.
+_TIMES = 4
 
 
 class Lookup:
@@ -41,8 +45,10 @@ class Lookup:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Finds the `k` nearest rows of the shard that are allowed, not removed and not the query's own image.
 
-        Removed rows do not change the rest of a list: it is filled up with candidates that the search has scored
-        anyway, and is shorter if there are too few of them.
+        Lists that are longer than the shard was tuned for are searched for in more leaves, in proportion. Removed rows
+        do not change the rest of a list: it is filled up with candidates that the search has scored anyway. A list that
+        is short nevertheless is searched for again, in the end in all rows. So it has fewer than `k` rows only if the
+        shard has no more, or if `leaves` are given and these have no more.
 
         Args:
             queries: `[Q, d]` float32.
@@ -76,7 +82,10 @@ class Lookup:
                 named = ids[part] if ids is not None else None
                 scanned = (leaves[part], shares[part]) if leaves is not None and shares is not None else (None, None)
                 if among is None:
-                    found[part], scores[part] = self._search(queries[part], k, k + longer, theirs, named, *scanned)
+                    asked = queries[part], k, k + longer, theirs, named
+                    found[part], scores[part] = self._search(*asked, *scanned)
+                    if leaves is None:
+                        found[part], scores[part] = self._filled(asked, found[part], scores[part], excluded[part])
                     continue
                 rows, values = among.search(Asked(queries[part], *scanned), k + longer)
                 found[part], scores[part] = leave_out(
@@ -139,6 +148,39 @@ class Lookup:
         live[hits] = np.bincount(image[same & wanted[rows]], minlength=len(first))[inverse]
         return own, live
 
+    def _filled(
+        self, asked: Any, found: np.ndarray, scores: np.ndarray, excluded: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns lists `[Q, k]` that are short only if the shard has no more rows; each depends on its query only.
+
+        Args:
+            asked: the first arguments of `_search`.
+            found: ids `[Q, k]` that it found.
+            scores: of these.
+            excluded: int64 `[Q]`, live rows that are the query's own image.
+        """
+        queries, k, depth, images, ids = asked
+        times, short = 1, np.flatnonzero(found[:, -1] < 0 if k else [])
+        most = np.minimum(k, len(self._live) - excluded)
+        while len(short := short[(found[short] >= 0).sum(axis=1) < most[short]]):
+            theirs, named = (None if each is None else each[short] for each in (images, ids))
+            if self._parameters(k, times).leaves_to_search >= self._shard.plan.leaves:
+                rows, values = self._shard.searcher.search_rows(queries[short], depth, self._live)
+                own = self._is_own(rows, theirs, named)
+                found[short], scores[short] = leave_out(self._shard.ids_of(rows), values, own, k)
+                break
+            times *= _TIMES
+            found[short], scores[short] = self._search(queries[short], k, depth, theirs, named, times=times)
+        return found, scores
+
+    @functools.cached_property
+    def _live(self) -> np.ndarray:
+        """The rows that are not removed, int64 ascending."""
+        return np.flatnonzero(~self._shard.removed)
+
+    def _parameters(self, k: int, times: int) -> Parameters:
+        return self._shard.parameters.longer(k, self._shard.plan.leaves, times)
+
     def _search(
         self,
         queries: np.ndarray,
@@ -146,15 +188,21 @@ class Lookup:
         depth: int,
         images: np.ndarray | None,
         ids: np.ndarray | None,
-        leaves: np.ndarray | None,
-        shares: np.ndarray | None,
+        leaves: np.ndarray | None = None,
+        shares: np.ndarray | None = None,
+        times: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns ids and scores `[Q, k]`, from lists of length `depth` before rows are left out."""
+        """Returns ids and scores `[Q, k]`, from lists of length `depth` before rows are left out.
+
+        Without leaves `times` as much is searched as a list of length `k` needs, as a rule.
+        """
         found, values = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        left, more = np.arange(len(queries)), 0
+        left, more, parameters = np.arange(len(queries)), 0, None
+        if leaves is None and self._shard.plan.leaves and (times > 1 or k > self._shard.parameters.k):
+            parameters = self._parameters(k, times)
         while len(left):
-            scanned = (leaves[left], shares[left]) if leaves is not None and shares is not None else (None, None)
-            rows, scores = self._shard.search(queries[left], depth, more, *scanned)
+            theirs, part = (each if each is None else each[left] for each in (leaves, shares))
+            rows, scores = self._shard.search(queries[left], depth, more, theirs, part, parameters)
             unwanted = self._shard.removed[rows] & (rows >= 0) if self._has_removed else np.zeros(rows.shape, bool)
             if images is not None:
                 unwanted |= self._is_own(rows, images[left], None if ids is None else ids[left])

@@ -27,13 +27,14 @@ import pyarrow as pa
 
 from index.store import arguments, index_manifest, records, routing, shard_store, versions
 from index.store.filtered import Allowed, Asked
+from index.store.hits import Hits, complete
 from index.store.lookup import Lookup
 from index.store.records import Point, ShardRecord
 from index.store.routing import Router, Visits
 from index.store.shard_store import Shard
 from pipelines import schemas, storage
 from pipelines.errors import UserError
-from pipelines.nearest_neighbors import BestLists
+from pipelines.nearest_neighbors import BestLists, merge
 from pipelines.schemas import EncoderInfo
 
 # Queries that are searched at a time.
@@ -61,25 +62,6 @@ TOMBSTONES = pa.schema(
 def _of_array() -> Any:
     """Returns the module that builds and saves, which stands above this one."""
     return importlib.import_module("index.building.of_array")
-
-
-@dataclasses.dataclass(frozen=True)
-class Hits:
-    """The lists of some queries.
-
-    Attributes:
-        ids: int64 `[Q, k]`, -1 pads.
-        scores: float32 `[Q, k]`, dot products, descending; -inf pads.
-        excluded: int32 `[Q]`, rows left out because they are the query's own image.
-    """
-
-    ids: np.ndarray
-    scores: np.ndarray
-    excluded: np.ndarray
-
-    def part(self, queries: slice) -> "Hits":
-        """Returns the lists of some queries, to read or to fill in."""
-        return Hits(self.ids[queries], self.scores[queries], self.excluded[queries])
 
 
 class Index:
@@ -172,6 +154,9 @@ class Index:
                 scores are dot products.
             searcher: one of `engines.searcher.KINDS`; `exact` compares a query with every vector.
             reorder: precision of the vectors that candidates are re-ranked with (`index.reorder`).
+
+        Warns:
+            UserWarning: if the recall is not reached; it says why, and what helps.
 
         Raises:
             UserError: if an argument is wrong, or a vector is zero, not finite or of another length; it is named by its
@@ -281,12 +266,21 @@ class Index:
         visits.leaves[:, [not shard.rows for shard in self.shards]] = 0
         return visits
 
+    def growth(self, length: float) -> float:
+        """Returns how many times as many neighbours lists of some length have as those that the index was tuned for."""
+        return max(1.0, length / min(setting.parameters.k for shard in self.shards for setting in shard.settings))
+
+    @property
+    def rows_of_regions(self) -> np.ndarray:
+        """Rows of each shard that can be found, int64 `[shards]`; 0 for one that is no region."""
+        rows = [shard.is_region * (shard.rows - len(self.removed(n))) for n, shard in enumerate(self.shards)]
+        return np.array(rows, np.int64)
+
     def load(self, number: int) -> Shard:
         """Checks and loads a shard by its number; errors as `shard_store.load`."""
         record = self.shards[number]
         setting = record.settings[records.setting_of(record.settings, record.is_region, self.point)]
-        remedy = {"remedy": self._remedy} if NORMALISED in self.facts else {}
-        return shard_store.load(self.folder, record, setting.parameters, self.removed(number), **remedy)
+        return shard_store.load(self.folder, record, setting.parameters, self.removed(number), self._remedy)
 
     def lookup(self, number: int) -> Lookup:
         """Returns a shard by its number; it stays loaded."""
@@ -313,10 +307,10 @@ class Index:
             images: bytes `S32` `[Q]`, content keys (SHA-256) of the queries' images; memory rows with the same image
                 are left out.
             allowed: ids int64 `[n]` of the rows that may be found, or an `Allowed` of them, which is faster from the
-                second search on. A list is then shorter than `k` only if fewer rows are allowed.
+                second search on.
 
         Returns:
-            The lists, ties ordered by id.
+            The lists, ties ordered by id. One is shorter than `k` only if the index has no more rows that may be found.
 
         Raises:
             UserError: if an argument is something else, a query has a value that is not finite, or a shard is damaged.
@@ -339,12 +333,11 @@ class Index:
     def _search(self, queries: np.ndarray, k: int, own: np.ndarray | None, allowed: Allowed | None, into: Hits) -> None:
         """Searches a block of queries; arguments as of `search`."""
         if not allowed:
-            self._visit(queries, k, own, None, self.visits(queries), into)
+            self._visit_all(queries, k, own, into)
             return
         found = self._allowed_rows(allowed)
         # The list of all rows that has k allowed ones among them is longer than k.
-        tuned = min(setting.parameters.k for shard in self.shards for setting in shard.settings)
-        growth = max(1.0, k * self.rows / max(found, 1) / tuned)
+        growth = self.growth(k * self.rows / max(found, 1))
         visits = self.visits(queries, growth)
         # A shard scans more leaves by itself, since it knows which of its rows are allowed.
         fewer = np.ceil(visits.leaves / growth).astype(np.int32)
@@ -356,6 +349,24 @@ class Index:
             again = Hits(into.ids[short], into.scores[short], np.zeros(len(short), np.int32))
             self._visit(queries[short], k, None if own is None else own[short], allowed, None, again)
             into.ids[short], into.scores[short], into.excluded[short] = again.ids, again.scores, again.excluded
+
+    def _visit_all(self, queries: np.ndarray, k: int, own: np.ndarray | None, into: Hits) -> None:
+        """Searches a block of queries among all rows: the regions that they visit, then the other shards."""
+        visits, regions = self.visits(queries, self.growth(k)), self.rows_of_regions
+        self._visit(queries, k, own, None, visits, into, is_region=True if regions.any() else None)
+        if not regions.any():
+            return
+
+        def find(number: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
+            theirs, longest = None if own is None else own[places], min(k, self.shards[number].rows)
+            return self.lookup(number).search(queries[places], longest, theirs)
+
+        visited = (visits.leaves > 0) & [shard.is_region for shard in self.shards]
+        complete(into, np.arange(len(queries)), visited, regions, find)
+        if not all(shard.is_region for shard in self.shards):
+            others = Hits(np.empty_like(into.ids), np.empty_like(into.scores), into.excluded)
+            self._visit(queries, k, own, None, visits, others, is_region=False)
+            into.ids[:], into.scores[:] = merge([(into.ids, into.scores), (others.ids, others.scores)], k)
 
     def _allowed_rows(self, allowed: Allowed) -> int:
         if allowed.is_every_row:
@@ -370,12 +381,16 @@ class Index:
         allowed: Allowed | None,
         visits: Visits | None,
         into: Hits,
+        is_region: bool | None = None,
     ) -> None:
-        """Searches what is visited of each shard; without visits every shard by itself, as if there were no others."""
+        """Searches what is visited of each shard; without visits every shard by itself, as if there were no others.
+
+        Only those that are regions, or that are none, if that is said.
+        """
         best = BestLists(len(queries), k)
         for number, shard in enumerate(self.shards):
             places = np.arange(len(queries)) if visits is None else np.flatnonzero(visits.leaves[:, number])
-            if not len(places) or not shard.rows:
+            if not len(places) or not shard.rows or is_region not in (None, shard.is_region):
                 continue
             leaves, shares = visits.part(places, number) if visits and shard.is_region else (None, None)
             theirs, longest = own[places] if own is not None else None, min(k, shard.rows)

@@ -76,9 +76,14 @@ class Shard:
         more: int = 0,
         leaves: np.ndarray | None = None,
         shares: np.ndarray | None = None,
+        parameters: Parameters | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns local rows and scores `[Q, k + more]`, including removed rows; -1 pads, and `ids_of` keeps it."""
-        return self.searcher.search(queries, k, more, leaves=leaves, shares=shares)
+        """Returns local rows and scores `[Q, k + more]`, including removed rows; -1 pads, and `ids_of` keeps it.
+
+        Arguments as of `Searcher.search`, and parameters to search with instead of the searcher's.
+        """
+        engine = self.searcher if parameters is None else self.searcher.with_parameters(parameters)
+        return engine.search(queries, k, more, leaves=leaves, shares=shares)
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Returns the ids of local rows, -1 for -1."""

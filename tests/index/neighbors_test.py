@@ -75,6 +75,20 @@ def test_lists_longer_than_the_memory_hold_all_its_rows(world: World, capsys, sh
         np.testing.assert_array_equal(schemas.to_matrix(table["scores"])[:, :400], scores)
 
 
+def test_lists_longer_than_the_part_that_is_visited_are_completed(world: World, monkeypatch):
+    assert world.build("--config.index.sharding=routed", "--config.index.shards=5") == 0
+    # As few leaves as if lists were short.
+    monkeypatch.setattr(Index, "growth", lambda self, length: 1.0)
+    assert world.neighbors("--config.neighbors.k=150") == 0
+    index = Index.open(str(world.index))
+    for split in SPLITS:
+        found = schemas.to_matrix(lists(world).split(split)["neighbor_ids"])
+        assert (found >= 0).all() and all(len(set(ids)) == 150 for ids in found.tolist())
+        np.testing.assert_array_equal(found, index.search(world.queries[split], 150).ids)
+    visited = (index.visits(world.queries["train"]).leaves > 0) @ index.rows_of_regions
+    assert (visited < 150).any()
+
+
 def test_dropped_rows_are_in_no_list(world: World):
     folder = f"{world.folder}/memory"
     _, whole = manifest.read_complete(folder, "pipelines.embed")
@@ -298,7 +312,7 @@ def test_only_queries_that_visit_a_shard_are_searched_in_it(world: World, monkey
     )
     assert world.neighbors() == 0
     opened = Index.open(str(world.index))
-    visits = sum(int((opened.visits(world.queries[split]).leaves > 0).sum()) for split in SPLITS)
+    visits = sum(int((opened.visits(world.queries[split], K / 5).leaves > 0).sum()) for split in SPLITS)
     assert sum(searched) == visits < 5 * sum(SPLITS.values())
 
 

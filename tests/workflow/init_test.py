@@ -236,7 +236,7 @@ def test_small_classes_keep_a_training_image_and_are_said(tmp_path, capsys):
     assert init.main(["mine", f"--images={tmp_path / 'in'}"]) == 0
     config, printed = options.load("mine.py"), " ".join(capsys.readouterr().out.split())
     assert _count(config.train_set, tmp_path) >= 3
-    assert "3 of 3 classes are too small for that" in printed
+    assert "classes that are too small for that: 3 of 3" in printed
 
 
 @pytest.mark.parametrize(

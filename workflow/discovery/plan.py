@@ -71,7 +71,7 @@ def make(name: str, images: str, pairs: str) -> Plan:
     # The names of a list's classes become captions later.
     texts = bool(of_memory.captions) or bool(source.class_names)
     if of_memory.rows and 0 < of_memory.captions < of_memory.rows:
-        about.append(f"{of_memory.rows - of_memory.captions:,} of {of_memory.rows:,} rows seen have no caption")
+        about.append(f"rows without a caption: {of_memory.rows - of_memory.captions:,} of the {of_memory.rows:,} read")
     named = _fits(found.class_names, seen["train"].counts)
     draft = Draft(
         name,
@@ -105,7 +105,7 @@ def _labelled(found: Found, seen: dict[str, Facts]) -> Found:
             del seen[split]
         elif read.counts and read.unlabelled and made[split].format in sources.LISTS:
             made[split] = dataclasses.replace(made[split], where=(*made[split].where, "label"))
-            notes.append(f"{read.unlabelled:,} of {read.rows:,} rows of {split} have no label; they are left out")
+            notes.append(f"rows of {split} without a label: {read.unlabelled:,} of {read.rows:,}, which are left out")
     return dataclasses.replace(found, splits=made, notes=tuple(notes))
 
 
@@ -122,14 +122,14 @@ def _with_splits(found: Found, seen: dict[str, Facts]) -> tuple[dict[str, tuple[
     train, counts = found.splits["train"], list(seen["train"].counts.values())
     missing = [split for split in ("val", "test") if split not in found.splits]
     notes = [
-        f"{split} has {len(lost):,} classes that train lacks, such as {lost[0]!r}: embed will refuse them"
+        f"classes of {split} that train lacks: {len(lost):,}, such as {lost[0]!r}, which embed will refuse"
         for split in SPLITS
         if split in seen and (lost := sorted(seen[split].counts.keys() - seen["train"].counts.keys(), key=str))
     ]
     if not missing:
         return {f"{split}_set": (found.splits[split], ()) for split in SPLITS}, notes
     cut = splits.cut(counts, missing)
-    few = f"; {cut.untested:,} of {len(counts):,} classes are too small for that" if cut.untested else ""
+    few = f"; classes that are too small for that: {cut.untested:,} of {len(counts):,}" if cut.untested else ""
     shares = ", ".join(f"{end - begin:.0%} {split}" for split, (begin, end) in cut.parts.items())
     what = "each class is cut" if train.format in sources.LISTS else "its rows are drawn"
     notes.append(f"There is no {' and no '.join(missing)} set: {what} into {shares}{few}.")

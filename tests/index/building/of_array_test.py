@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -132,6 +133,39 @@ def test_a_mapped_file_of_half_precision(tmp_path, vectors):
     index = Index.build(np.load(tmp_path / "x.npy", mmap_mode="r"), k=5, queries=unit(200, WIDTH, seed=9))
     assert index.facts["recall"]["k"] == 5 and index.facts["recall"]["queries"] == 100
     assert (index.search(vectors[:50], 1).ids[:, 0] == np.arange(50)).mean() > 0.9
+
+
+@pytest.mark.parametrize("k", [100, 1000, ROWS])
+@pytest.mark.parametrize("kind", ["scann", "jax"])
+def test_lists_may_be_longer_than_those_that_it_was_tuned_for(vectors, built, kind, k):
+    index = built if kind == "scann" else Index.build(vectors, recall=0.9, searcher=kind)
+    queries = unit(20, WIDTH, seed=3, clusters=100)
+    ids, (right, _) = index.search(queries, k).ids, brute_force(queries, cosines(vectors), k)
+    assert (ids >= 0).all()
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(ids.tolist(), right.tolist(), strict=True)]) > 0.9 * k
+
+
+def test_equal_rows_fill_lists():
+    queries = np.random.default_rng(1).normal(size=(200, WIDTH)).astype(np.float32)
+    for vectors in (np.repeat(unit(40, WIDTH), 100, axis=0), np.repeat(unit(1, WIDTH), 3500, axis=0)):
+        hits = Index.build(vectors).search(queries, 10)
+        assert (hits.ids >= 0).all() and all(len(set(ids)) == 10 for ids in hits.ids.tolist())
+
+
+def test_a_target_that_is_missed_is_said_with_what_helps():
+    vectors = np.random.default_rng(0).normal(size=(4000, 32)).astype(np.float32)
+    rough = "since int8 vectors do not reach it even if all are compared; set reorder=.float32."
+    with pytest.warns(UserWarning, match=f"recall@10 is 0.9[0-9]+, below the target 0.99, {rough}$") as said:
+        assert Index.build(vectors, recall=0.99, reorder="int8").facts["recall"]["mean"] < 0.99
+    assert [one.filename for one in said if one.category is UserWarning] == [__file__]
+    ends = "since the search of scann ends there; set searcher=.exact., which finds all"
+    with pytest.warns(UserWarning, match=f"recall@10 is 0.99[0-9]+, below the target 1, {ends}$"):
+        Index.build(vectors, recall=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for options in ({"reorder": "float32", "recall": 0.99}, {"searcher": "exact", "recall": 1.0}, {"k": 1}):
+            index = Index.build(vectors, **options)
+            assert index.facts["recall"]["mean"] >= options.get("recall", 0.95)
 
 
 def test_only_allowed_ids(vectors, built):

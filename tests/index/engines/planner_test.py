@@ -51,6 +51,21 @@ def test_longer_lists_are_chosen_from_more_candidates_of_which_there_are_no_more
     assert Parameters(1, 30, 10).candidates(k, rows=90) == candidates
 
 
+def test_short_lists_may_have_as_many_candidates_as_long_ones():
+    grids = {k: planner.reorder_steps(10_000, k) for k in (1, 10, 64, 100)}
+    assert {k: grid[-1] for k, grid in grids.items()} == {1: 4096, 10: 2560, 64: 4096, 100: 6400}
+    assert all(grid[0] == k and grid == sorted(set(grid)) for k, grid in grids.items())
+    assert planner.reorder_steps(500, 10)[-3:] == [320, 480, 500]
+
+
+@pytest.mark.parametrize(
+    ("k", "times", "right"),
+    [(5, 1, (3, 30)), (10, 1, (3, 30)), (25, 1, (8, 30)), (25, 4, (30, 120)), (50, 4, (40, 120))],
+)
+def test_longer_lists_are_searched_for_in_more_leaves_of_which_there_are_no_more_than_all(k, times, right):
+    assert Parameters(3, 30, 10).longer(k, 40, times) == Parameters(*right, 10)
+
+
 def test_candidates_fill_the_list():
     assert Parameters(1, 5, 5).candidates(3, rows=90) == 5
     assert Parameters(1, 2, 10).candidates(9, rows=90) == 9
@@ -97,4 +112,4 @@ def test_each_level_gets_the_cheapest_of_the_whole_grid(leaves, reorder):
             assert planner.reaches(measured(best), level)
             assert planner.cost(best, plan, rows) == min(reaching)
         else:
-            assert best == Parameters(100, 640, k)
+            assert best == Parameters(100, 2560, k)

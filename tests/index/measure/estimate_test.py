@@ -72,6 +72,15 @@ def test_calibration_scales_what_it_measured(monkeypatch):
     assert rates[0] == pytest.approx(1 / calibration.query_secs)
 
 
+def test_recall_is_that_of_full_search_where_no_search_of_the_grid_reaches_the_target(monkeypatch):
+    keys, queries = (
+        np.random.default_rng(seed).normal(size=(rows, 32)).astype(np.float32) for seed, rows in ((0, 4000), (1, 200))
+    )
+    keys, queries = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (keys, queries))
+    monkeypatch.setattr(planner, "reorder_steps", lambda rows, k: [k])
+    assert estimate.calibrate(keys, queries, Index(k=1, target_recall=0.99)).recall >= 0.98
+
+
 def test_a_sample_tells_how_many_rows_a_query_scans_in_the_whole():
     keys, queries, config = unit(40_000, 16, clusters=400), unit(300, 16, seed=1, clusters=400), Index(k=40)
     sample = keys[np.sort(np.random.default_rng(0).permutation(len(keys))[:5000])]

@@ -151,13 +151,14 @@ def test_long_lists_are_complete(tuned):
     """With leaves for ten neighbours a list of thousands would be short."""
     shard, keys = tuned
     queries, live = unit(5, DIM, seed=6, clusters=200), np.flatnonzero(~shard.removed)
-    short, _, _ = Lookup(shard).search(queries, 3000)
+    short, _ = shard.search(queries, 3000)
     assert (short < 0).any()
-    ids, _, _ = Lookup(shard).search(queries, 3000, allowed=Allowed())
     right, right_scores = brute_force(queries, keys[live], 3100)
-    assert (ids >= 0).all() and recall_at_k(ids, shard.ids[live][right], right_scores, 3000).mean() > 0.95
-    every, _, _ = Lookup(shard).search(queries, ROWS, allowed=Allowed())
-    assert (np.sort(every[:, : len(live)], axis=1) == shard.ids[live]).all() and (every[:, len(live) :] == -1).all()
+    for allowed in (Allowed(), None):
+        ids, _, _ = Lookup(shard).search(queries, 3000, allowed=allowed)
+        assert (ids >= 0).all() and recall_at_k(ids, shard.ids[live][right], right_scores, 3000).mean() > 0.95
+        every, _, _ = Lookup(shard).search(queries, ROWS, allowed=allowed)
+        assert (np.sort(every[:, : len(live)], axis=1) == shard.ids[live]).all() and (every[:, len(live) :] == -1).all()
 
 
 def test_trial_queries_make_up_for_rows_that_are_far_apart():
@@ -232,5 +233,26 @@ def test_long_lists_of_regions_are_complete(regions):
     index, keys = regions
     queries = unit(5, DIM, seed=6, clusters=300)
     right, right_scores = brute_force(queries, keys, 3100)
-    ids = index.search(queries, 3000, allowed=Allowed()).ids
-    assert (ids >= 0).all() and recall_at_k(ids, right, right_scores, 3000).mean() > 0.95
+    for allowed in (Allowed(), None):
+        ids = index.search(queries, 3000, allowed=allowed).ids
+        assert (ids >= 0).all() and recall_at_k(ids, right, right_scores, 3000).mean() > 0.95
+
+
+def test_a_list_of_regions_is_short_only_if_they_have_no_more_rows(regions):
+    index, keys = regions
+    lookups, gone = dict(index.loaded), np.random.default_rng(3).random(len(keys)) < 0.998
+    live = np.flatnonzero(~gone)
+    try:
+        for number, one in lookups.items():
+            shard = one._shard
+            index.loaded[number] = Lookup(dataclasses.replace(shard, removed=gone[shard.ids]))
+        index.__dict__["_tombstones"] = {f"s{n}": np.flatnonzero(gone[one._shard.ids]) for n, one in lookups.items()}
+        queries = unit(40, DIM, seed=6, clusters=300)
+        for k in (K, len(live) + 5):
+            hits, most = index.search(queries, k), min(k, len(live))
+            assert np.isin(hits.ids[:, :most], live).all() and (hits.ids[:, most:] == -1).all()
+        right, _ = brute_force(queries, keys[live], most)
+        np.testing.assert_array_equal(np.sort(hits.ids[:, :most], axis=1), np.sort(live[right], axis=1))
+    finally:
+        index.loaded.update(lookups)
+        del index.__dict__["_tombstones"]

@@ -1,8 +1,14 @@
+import dataclasses
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from index.engines import planner, searcher
 from index.engines.exact import ExactSearcher
+from index.engines.planner import Parameters
+from index.engines.searcher import ArrayKeys
 from index.store import lookup
 from index.store.lookup import Lookup
 from index.store.shard_store import Shard
@@ -86,3 +92,40 @@ def test_many_copies_of_an_image_are_searched_a_few_queries_at_a_time(monkeypatc
         right, right_scores = brute_force(queries[query : query + 1], keys[kept], K)
         np.testing.assert_array_equal(ids[query], kept[right[0]])
         np.testing.assert_array_equal(scores[query], right_scores[0])
+
+
+@pytest.fixture(scope="module", params=["memory", "disk", "jax"])
+def clumps(request) -> tuple[Shard, np.ndarray]:
+    """A shard that scans the nearest leaf alone, and its keys: some leaves have no row."""
+    keys = np.repeat(unit(40, 16), 100, axis=0)
+    name, plan = "scann", planner.plan_shard(len(keys), 16, reorder="float32", reorder_on=request.param)
+    if request.param == "jax":
+        name, plan = "jax", planner.plan_tiles(len(keys), 16, reorder="float32")
+    parameters = Parameters(1, 10, K)
+    built = searcher.kind(name).build(ArrayKeys(keys), plan).with_parameters(parameters)
+    images = np.array(digests([f"{row}" for row in range(len(keys))]), "S32")
+    return Shard(built, np.arange(len(keys)), images, np.zeros(len(keys), bool), plan, parameters), keys
+
+
+@pytest.mark.parametrize("left", [1.0, 0.01, 0.001])
+def test_a_list_is_short_only_if_the_shard_has_no_more_rows(clumps, left):
+    shard, keys = clumps
+    rows = np.flatnonzero(np.random.default_rng(2).random(len(keys)) < left)
+    removed = ~np.isin(np.arange(len(keys)), rows)
+    queries = np.random.default_rng(1).normal(size=(60, 16)).astype(np.float32)
+    # Half of the queries are rows, which leave themselves out.
+    queries[::2], own = keys[rows[:1]], np.array(digests(["none"] * 60), "S32")
+    own[::2] = shard.content_keys[rows[0]]
+    made = Lookup(dataclasses.replace(shard, removed=removed))
+    for k in (K, 300):
+        ids, scores, excluded = made.search(queries, k, own)
+        most = np.minimum(k, len(rows) - excluded)
+        np.testing.assert_array_equal((ids >= 0).sum(axis=1), most)
+        assert (excluded == np.arange(60) % 2 ^ 1).all() and (np.isin(ids, rows) == (ids >= 0)).all()
+        assert all(len(set(listed[:n])) == n for listed, n in zip(ids.tolist(), most.tolist(), strict=True))
+        right = np.take_along_axis(queries @ keys.T, np.maximum(ids, 0), 1)
+        atol = 0.03 if shard.plan.tile_rows else 1e-4
+        np.testing.assert_allclose(np.where(ids >= 0, scores, 0), np.where(ids >= 0, right, 0), atol=atol)
+    # Each list is the same whatever is asked beside it.
+    alone = [made.search(queries[q : q + 1], K, own[q : q + 1])[0][0] for q in range(4)]
+    np.testing.assert_array_equal(alone, made.search(queries, K, own)[0][:4])

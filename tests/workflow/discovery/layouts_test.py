@@ -100,7 +100,7 @@ def test_images_of_several_categories_are_left_out_and_said(here, capsys):
     right = _right()
     del right["train"][_image("train", 0)]
     assert _found(here)[1] == right
-    assert "note: 1 of 12 rows of train have no label; they are left out" in capsys.readouterr().out
+    assert "note: rows of train without a label: 1 of 12, which are left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("names", ["training_set,validation_set,test_set", "train2017,val2017,test2017"])
