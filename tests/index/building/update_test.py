@@ -370,7 +370,7 @@ def test_patched_lists_of_scann_are_those_of_an_empty_folder(tmp_path, monkeypat
 
 @pytest.mark.parametrize(("share", "runs_short"), [(0.1, False), (0.8, True)])
 def test_what_scann_finds_after_a_takedown(tmp_path, share, runs_short):
-    """With one plan: the lists of before without the removed rows, bit by bit; where candidates run short, less."""
+    """With one plan: the lists of before without the removed rows, bit by bit; where candidates run short, more."""
     line = Line(tmp_path, [3000], searcher="scann", leaves=12, shards=1, target_recall=0.8, k=40)
     assert [shard["searcher"] for shard in line.index.facts["shards"]] == ["scann"]
     before, queries = line.index.search(unit(30, seed=6), 40), unit(30, seed=6)
@@ -381,7 +381,10 @@ def test_what_scann_finds_after_a_takedown(tmp_path, share, runs_short):
     assert not np.isin(after.ids, gone).any()
     for row in range(len(queries)):
         kept = ~np.isin(before.ids[row], gone)
+        if runs_short:
+            # A list that would be short is searched for in more leaves, which may have nearer rows.
+            assert (after.scores[row][: kept.sum()] >= before.scores[row][kept]).all()
+            continue
         np.testing.assert_array_equal(after.ids[row][: kept.sum()], before.ids[row][kept])
         np.testing.assert_array_equal(after.scores[row][: kept.sum()], before.scores[row][kept])
-    # A memory that never had these rows would fill every list.
-    assert bool((after.ids < 0).any()) == runs_short
+    assert (after.ids >= 0).all()
