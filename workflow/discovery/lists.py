@@ -37,7 +37,7 @@ _COLUMNS = {
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "usage", "dataset", "data set")
 _PROBED_ROWS = 20
 _PROBED_FOLDERS = 50
-_MOST_WRONG = 3
+_MOST_TRIED, _MOST_WRONG = 50, 3
 
 
 def class_names(inside: Folder) -> str:
@@ -60,7 +60,7 @@ def finder(name: str, like: str, guess: Callable[[Source], Source], is_sure: boo
         readable, wrong = _readable(inside, like, guess)
         if not readable:
             if wrong and is_sure:
-                raise UserError("; ".join(wrong[:_MOST_WRONG]))
+                raise UserError("; ".join(wrong))
             return None
         chosen, notes = _one_each(*by_split(readable))
         guessed = {split: readable[file] for split, file in chosen.items()}
@@ -82,17 +82,20 @@ def finder(name: str, like: str, guess: Callable[[Source], Source], is_sure: boo
 def _readable(inside: Folder, like: str, guess: Callable[[Source], Source]) -> tuple[dict[str, Source], list[str]]:
     """Returns the source of each file of a folder that can be read as a list, and what to say of the others."""
     images = {os.path.splitext(name)[0] for name in inside.files if is_image(name)}
+    named = [file for file in inside.files if file not in _NAME_FILES and re.search(like, file, re.IGNORECASE)]
+    # A text of one image is no list.
+    alone = [file for file in named if os.path.splitext(file)[0] not in images and not is_beside(file, inside)]
+    some = sorted(
+        (file for file in alone if not file.endswith("_stats.json")), key=lambda file: not splits.of_file(file)[0]
+    )
     found, wrong = {}, []
-    for file in inside.files:
-        is_other = file in _NAME_FILES or file.endswith("_stats.json") or is_beside(file, inside)
-        # A text of one image is no list.
-        if is_other or os.path.splitext(file)[0] in images or not re.search(like, file, re.IGNORECASE):
-            continue
+    for file in some[:_MOST_TRIED]:
         try:
             found[file] = guess(Source(path=pattern(inside.path, [file], []), image_root=inside.path))
         except UserError as error:
             wrong.append(f"not read: {file!r} ({error})"[:300])
-    return found, wrong
+    left = len(wrong[_MOST_WRONG:]) + len(some[_MOST_TRIED:])
+    return found, wrong[:_MOST_WRONG] + ([f"not read: {left:,} more such as these"] if left else [])
 
 
 def _one_each(files: dict[str, list[str]], others: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -270,8 +270,13 @@ def test_parquet_with_other_columns_and_two_splits_is_cut(here, capsys):
 
 
 def test_many_files_that_are_no_lists_are_named_by_a_few(here, capsys):
-    for i in range(40):
-        _write(here / f"notes/{i}.txt", "nothing of use\n")
-    _classes(here / "notes")
-    assert init.main(["mine", f"--images={here}/notes"]) == 0
-    assert capsys.readouterr().out.count("not read") < 8
+    for i in range(400):
+        _write(here / f"{i}.txt", "nothing of use\n")
+    for i in range(30):
+        _write(here / f"images/{i}.png", _image("train", i))
+    _write(here / "zz_train.txt", "".join(f"{i}.png {i % 3}\n" for i in range(30)))
+    _, read = _found(here)
+    assert sum(map(len, read.values())) == 30
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "note: not read: '0.txt' (" in printed and "note: not read: 397 more such as these" in printed
+    assert printed.count("not read") == 4
