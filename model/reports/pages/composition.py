@@ -39,7 +39,7 @@ def gather(inputs: Inputs) -> dict[str, Any]:
     return {
         "rows": memory.rows,
         "counted": texts.num_rows,
-        "sources": tables.table(_sources(texts)),
+        "sources": tables.table(origins(texts)),
         "captions": tables.table(_lengths(lengths, texts.num_rows)),
         "lengths": _histogram(lengths) if len(lengths) else None,
         "named": tables.table(names) if names else None,
@@ -88,8 +88,12 @@ def concepts(folder: str, snapshot: str, groups: np.ndarray) -> Grid | None:
     )
 
 
-def _sources(texts: pa.Table) -> Grid:
-    """Returns where rows come from: hosts of their URLs, or the files that they were read from."""
+def origins(texts: pa.Table) -> Grid:
+    """Returns where rows come from, the most frequent first.
+
+    Args:
+        texts: `url` and `source_shard` of the rows.
+    """
     urls = texts["url"].to_pylist()
     places = texts["source_shard"].to_pylist()
     counts = Counter(_host(url) if url else place for url, place in zip(urls, places, strict=True))
@@ -100,13 +104,14 @@ def _sources(texts: pa.Table) -> Grid:
         "Where its rows come from",
         ("host or file", "rows", "share, %"),
         [(name, f"{count:,}", f"{100 * count / total:.1f}") for name, count in rows],
-        ("the host of a row's URL; of a row without one, the file or folder that it was read from",),
+        ("the host or package of a row's URL; of a row without one, the file or folder that it was read from",),
     )
 
 
 def _host(url: str) -> str:
+    """Returns the host of a URL; of one without, such as `pkg:npm/a@1#b`, all but the fragment."""
     try:
-        return urllib.parse.urlsplit(url).hostname or url
+        return urllib.parse.urlsplit(url).hostname or urllib.parse.unquote(urllib.parse.urldefrag(url).url)
     except ValueError:
         return url
 

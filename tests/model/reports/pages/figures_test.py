@@ -72,6 +72,24 @@ def test_rows_balance_and_kinds_of_rejects_have_examples(tmp_path):
     assert [row["member"] for row in many.examples] == ["1.jpg", "2.jpg", "3.jpg"]
 
 
+def test_rows_come_from_hosts_packages_and_files():
+    urls = [
+        "http://a.org/1?x",
+        "https://A.org:80/2",
+        "pkg:npm/%40a/b@1.2#one",
+        "pkg:npm/%40a/b@1.2#two",
+        None,
+        "http://[",
+    ]
+    texts = pa.table({"url": urls, "source_shard": ["00000.tar"] * 6})
+    assert composition.origins(texts).rows == [
+        ("a.org", "2", "33.3"),
+        ("pkg:npm/@a/b@1.2", "2", "33.3"),
+        ("00000.tar", "1", "16.7"),
+        ("http://[", "1", "16.7"),
+    ]
+
+
 def test_counts_of_captions_by_shot_group(tmp_path):
     write_captions(f"{tmp_path}/memory", [["a dog", "dogs", "cat", "cats and dogs", "x"]])
     (tmp_path / "names.txt").write_text("dog\ncat\n\u202ebird, avis\nmouse\n")
