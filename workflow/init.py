@@ -143,7 +143,8 @@ def _passed_over(made: "Plan") -> str:
     for split, source in made.found.splits.items():
         if source.format == "image_folder":
             counts, stopped = folder.suffixes(source.path)
-            for suffix in [suffix for suffix in counts if is_image(f"x{suffix}")]:
+            read = [f".{field.removeprefix('caption=')}" for field in source.fields]
+            for suffix in [suffix for suffix in counts if is_image(f"x{suffix}") or suffix in read]:
                 del counts[suffix]
             if counts:
                 said.append(f"{said_passed_over(counts)} of {split}{' (not all was listed)' if stopped else ''}")

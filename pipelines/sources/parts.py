@@ -33,17 +33,15 @@ def having(source: Source, rows: Iterator[Row]) -> Iterator[Row]:
     if not source.where:
         yield from rows
         return
-    wanted = {}
+    wanted = []
     for entry in source.where:
         column, _, values = entry.partition("=")
-        wanted[column] = set(values.split("|")) if values else set()
+        wanted.append((column.strip(), {value.strip() for value in values.split("|")} if values else set()))
     seen: Counter[str] = Counter()
     found = False
     for row in rows:
-        texts = {column: _text(row.fields.get(column)) for column in wanted}
-        has = not row.problem and all(
-            texts[name] in values if values else texts[name] for name, values in wanted.items()
-        )
+        texts = {column: _text(row.fields.get(column)) for column, _ in wanted}
+        has = not row.problem and all(texts[name] in values if values else texts[name] for name, values in wanted)
         found |= has
         if not has and not found and not row.problem and len(seen) < _SHOWN:
             seen[", ".join(f"{column}={text}" for column, text in texts.items())] += 1
@@ -64,8 +62,8 @@ def _text(value: Any) -> str:
 def chosen(source: Source, rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
     """Yields the rows of a source that its `classes` and `part` choose, in their order.
 
-    Of the n rows of a class, shuffled by a hash of `part_seed` and path, a part (a, b) has rows round(a n) up to, but
-    not including, round(b n): adjacent parts share no row and omit none.
+    Of the n images of a class, shuffled by a hash of `part_seed` and path, a part (a, b) has those from round(a n) up
+    to, but not including, round(b n), with all their rows: adjacent parts share no row and omit none.
 
     Args:
         source: with whole paths.
@@ -90,9 +88,13 @@ def _places(source: Source, rows: Callable[[], Iterator[Row]]) -> np.ndarray:
         dtype=[("label", np.int64), ("hash", np.uint64)],
     )
     order = np.lexsort((known["hash"], known["label"]))
-    labels, first, sizes = np.unique(known["label"][order], return_index=True, return_counts=True)
-    of_class = np.searchsorted(labels, known["label"][order])
-    rank = np.arange(len(known)) - first[of_class]
+    ranked = known[order]
+    labels, first = np.unique(ranked["label"], return_index=True)
+    of_class = np.searchsorted(labels, ranked["label"])
+    # Rows of one image stay together.
+    is_new = np.append(True, ranked[1:] != ranked[:-1])[: len(known)]
+    number = np.cumsum(is_new) - 1
+    rank, sizes = number - number[first][of_class], np.bincount(of_class, is_new, len(labels))
     begin, end = (np.floor(share * sizes + 0.5).astype(np.int64) for share in source.part)
     taken = np.zeros(len(known), bool)
     taken[order] = (rank >= begin[of_class]) & (rank < end[of_class])

@@ -17,6 +17,7 @@ from workflow.discovery.found import MOST_NAMED, Find, Found, by_split, is_besid
 
 _PROBED = 50
 _MOST_LEVELS = 4
+_NO_CLASSES = {"images", "imgs", "img", "image", "masks", "mask", "annotations", "labels", "jpegimages"}
 _LABELS = ("class", "category", "species", "fine_label", "labels")
 _LIKE_LISTS = r"\.(txt|json|csv|tsv|jsonl|ndjson)(\.gz)?$"
 
@@ -95,8 +96,13 @@ def _class_folders(inside: Folder) -> Found | None:
     with_images, deeper = _holding(inside)
     if len(with_images) + len(deeper) < 2:
         return None
-    if "train" in (of_splits := {splits.of_folder(name) for name in with_images}) and "" not in of_splits:
-        raise UserError(f"{_names(with_images)} are splits, not classes, and no list says the classes of their images")
+    of_splits = {splits.of_folder(name) for name in (*with_images, *deeper)}
+    if "train" in of_splits and "" not in of_splits:
+        raise UserError(
+            f"{_names(inside.folders)} are splits, not classes, and nothing says the classes of their images"
+        )
+    if {name.lower() for name in (*with_images, *deeper)} <= _NO_CLASSES:
+        raise UserError(f"{_names(inside.folders)} are not named like classes; give each class a folder")
     inner = {splits.of_folder(below) for below in deeper.values()}
     if not with_images and "train" in inner | {splits.of_folder(name) for name in inside.inner(min(deeper)).folders}:
         raise UserError(
@@ -112,16 +118,23 @@ def _class_folders(inside: Folder) -> Found | None:
             f"the classes are the folders of the first level, but {min(deeper)!r} has images only in folders such as "
             f"{deeper[min(deeper)]!r}; if those are the classes, set class_level=2, or 0 for the folder of the image"
         )
-    fields = _texts_beside(inside.inner(with_images[0])) if with_images else ()
+    fields = _texts_beside([inside.inner(name) for name in with_images])
     source = Source(format="image_folder", path=inside.path, fields=fields)
     return Found("class folders", {"train": source}, notes=tuple(notes))
 
 
-def _texts_beside(inside: Folder) -> tuple[str, ...]:
-    """Returns the field of a source of images with texts beside them, `x.txt` of `x.jpg`; nothing if there are none."""
-    stems = {os.path.splitext(name)[0] for name in inside.files if is_image(name)}
-    texts = {os.path.splitext(name)[0] for name in inside.files if name.endswith(".txt")}
-    return ("caption=txt",) if stems & texts else ()
+def _texts_beside(folders: list[Folder]) -> tuple[str, ...]:
+    """Returns the field of a source of images with texts beside them, `x.txt` of `x.jpg`; nothing if few have words."""
+    images, texts = 0, []
+    for one in folders:
+        stems = {os.path.splitext(name)[0] for name in one.files if is_image(name)}
+        images += len(stems)
+        texts += [storage.join(one.path, f"{stem}.txt") for stem in sorted(stems) if f"{stem}.txt" in set(one.files)]
+    words = 0
+    for uri in texts[:_PROBED]:
+        with storage.open_read(uri) as file:
+            words += bool(re.search(rb"[^\W\d_]{2}|[\x80-\xff]{2}", file.read(1 << 10)))
+    return ("caption=txt",) if 2 * len(texts) > images and 2 * words > min(len(texts), _PROBED) else ()
 
 
 def _holding(inside: Folder) -> tuple[list[str], dict[str, str]]:
@@ -190,41 +203,42 @@ def recognise(path: str, labelled: bool) -> Found:
 def _in_folder(inside: Folder, labelled: bool, level: int = 0) -> tuple[Found | None, list[str]]:
     """Returns what a folder is, and what was seen that is something else: its files come before its folders."""
     files, why = _first(inside, KNOWN[:-1])
-    lacks = _lacks(files) if files and labelled else ""
+    lacks = _lacks(files, labelled) if files else ""
     if files and not lacks:
         return files, why
     folders, more = _in_folders(inside, labelled, level)
-    if files and folders:
-        why = [f"not read: the {files.name}, {lacks}", *why]
-    elif files:
-        return files, why
-    elif not folders and inside.images and not labelled:
-        fields = _texts_beside(inside)
+    if not folders and inside.images and not labelled:
+        fields = _texts_beside([inside])
         name = "images with texts beside them" if fields else "images without captions"
         folders = Found(name, {"train": Source(format="image_folder", path=inside.path, fields=fields)})
+    if files and not folders:
+        return files, why
+    if files:
+        why = [f"not read: the {files.name}, {lacks}", *why]
     return folders and dataclasses.replace(folders, notes=(*folders.notes, *why)), [*why, *more]
 
 
-def _lacks(found: Found) -> str:
-    """Returns what labelled images cannot do without and a list lacks; nothing if it lacks nothing."""
+def _lacks(found: Found, labelled: bool) -> str:
+    """Returns what a list lacks that cannot be done without; nothing if it lacks nothing."""
     if not found.has_images:
         return "whose images are not there"
-    return "" if facts.has_labels(found.splits["train"]) else "which has no labels"
+    return "" if not labelled or facts.has_labels(found.splits["train"]) else "which has no labels"
 
 
 def _in_folders(inside: Folder, labelled: bool, level: int) -> tuple[Found | None, list[str]]:
     """Returns what the folders of a folder are: splits, classes, images beside their lists, or one that has it all."""
-    if found := _of_splits(inside, labelled, level):
+    # Pairs have captions beside their folders, if anywhere; labelled images may have classes in them.
+    if found := (labelled and _of_splits(inside, labelled, level)) or _beside_images(inside, labelled):
         return found, []
     found, why = _first(inside, KNOWN[-1:])
-    if found := found or _beside_images(inside, labelled):
+    if found := found or _of_splits(inside, labelled, level):
         return found, why
     with_images, deeper = _holding(inside)
     holding = [*with_images, *deeper]
     if with_images and labelled:
         said = f"of its folders {with_images[0]!r} alone has images; give each class a folder"
         return None, [*why, said] if len(holding) == 1 else why
-    usual = [name for name in inside.folders if name in ("data", "images")] or list(inside.folders)
+    usual = [name for name in inside.folders if name.lower() in ("data", "images")] or list(inside.folders)
     alone = holding if len(holding) == 1 else usual
     if len(alone) != 1 or level == _MOST_LEVELS:
         return None, why

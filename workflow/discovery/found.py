@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from configs.base import Source
+from pipelines.errors import UserError
 from pipelines.sources import patterns
 from workflow.discovery import splits
 from workflow.discovery.folder import Folder
@@ -35,12 +36,22 @@ Find = Callable[[Folder], Found | None]
 
 
 def by_split(files: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns the files of each split, and those of none; without any split all are of train."""
+    """Returns the files of each split, and those of none. Those of none are of train if no others are.
+
+    Raises:
+        UserError: if there are files of val and of test, and none that could be of train.
+    """
     named: dict[str, list[str]] = {}
     for file in files:
         named.setdefault(splits.of_file(file)[0], []).append(file)
     others = named.pop("", [])
-    return (named, others) if "train" in named else ({"train": [*others, *sum(named.values(), [])]}, [])
+    if "train" in named:
+        return named, others
+    if others:
+        return {"train": others, **named}, []
+    if len(named) > 1:
+        raise UserError(f"{', '.join(map(repr, sum(named.values(), [])[:MOST_NAMED]))}: none of these is of train")
+    return {"train": sum(named.values(), [])}, []
 
 
 def pattern(path: str, names: list[str], everything: list[str], least: int = 2) -> str:
@@ -54,7 +65,7 @@ def pattern(path: str, names: list[str], everything: list[str], least: int = 2) 
     """
     place = patterns.quote(path.rstrip("/")) + "/"
     end = os.path.splitext(names[0])[1]
-    for begin in ("", os.path.commonprefix(names)):
+    for begin in dict.fromkeys(("", os.path.commonprefix(names) if len(names) > 1 else "")):
         fits = [name for name in everything if name.startswith(begin) and name.endswith(end)]
         if len(names) >= least and end and sorted(fits) == sorted(names):
             return f"{place}{patterns.quote(begin)}*{patterns.quote(end)}"

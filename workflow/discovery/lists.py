@@ -13,7 +13,7 @@ from pipelines import sources, storage
 from pipelines.errors import UserError
 from pipelines.images.suffixes import is_image
 from pipelines.sources import patterns
-from pipelines.sources.images import below
+from pipelines.sources.images import below, leaves_root
 from pipelines.sources.listing import Row
 from pipelines.sources.lists import image_list, table
 from workflow.discovery import facts, folder, splits
@@ -35,6 +35,7 @@ _COLUMNS = {
     "caption": ("caption", "text", "title", "description", "alt", "alt_text"),
 }
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "usage", "dataset", "data set")
+_IMAGES = ("images", "imgs", "img", "image", "photos", "jpegimages")
 _PROBED_ROWS = 20
 _PROBED_FOLDERS = 50
 _MOST_TRIED, _MOST_WRONG = 50, 3
@@ -63,7 +64,12 @@ def finder(name: str, like: str, guess: Callable[[Source], Source], is_sure: boo
                 raise UserError("; ".join(wrong))
             return None
         chosen, notes = _one_each(*by_split(readable))
-        guessed = {split: readable[file] for split, file in chosen.items()}
+        guessed = {split: _with_captions(readable[file], file, readable) for split, file in chosen.items()}
+        notes = [
+            note
+            for note in notes
+            if not any(repr(each.metadata.rpartition("/")[2]) in note for each in guessed.values())
+        ]
         made, has_images = {}, True
         if len(guessed) == 1:
             guessed, more = _by_column(guessed["train"])
@@ -84,7 +90,8 @@ def _readable(inside: Folder, like: str, guess: Callable[[Source], Source]) -> t
     images = {os.path.splitext(name)[0] for name in inside.files if is_image(name)}
     named = [file for file in inside.files if file not in _NAME_FILES and re.search(like, file, re.IGNORECASE)]
     # A text of one image is no list.
-    alone = [file for file in named if os.path.splitext(file)[0] not in images and not is_beside(file, inside)]
+    texts = {f"{stem}{suffix}" for stem in images for suffix in (".txt", ".json")}
+    alone = [file for file in named if file not in texts and not is_beside(file, inside)]
     some = sorted(
         (file for file in alone if not file.endswith("_stats.json")), key=lambda file: not splits.of_file(file)[0]
     )
@@ -102,9 +109,21 @@ def _one_each(files: dict[str, list[str]], others: list[str]) -> tuple[dict[str,
     """Returns one file for each split, that whose name ends with the split, and what to say of the rest."""
     chosen, rest = {}, list(others)
     for split, names in files.items():
-        ranked = sorted(names, key=lambda name: (not splits.of_file(name)[1], len(name), name))
+        ranked = sorted(names, key=lambda name: (not splits.of_file(name)[1], _instances(name), len(name), name))
         chosen[split], rest = ranked[0], rest + ranked[1:]
     return chosen, not_read(rest)
+
+
+def _instances(name: str) -> bool:
+    return not name.startswith("instances")
+
+
+def _with_captions(source: Source, file: str, readable: dict[str, Source]) -> Source:
+    """Returns COCO's instances with the captions of the same images, if they are beside them."""
+    other = file.replace("instances", "captions", 1)
+    if source.format != _COCO or other == file or other not in readable:
+        return source
+    return dataclasses.replace(source, metadata=patterns.files(readable[other].path)[0].uri)
 
 
 def image_list_of(source: Source) -> Source:
@@ -156,21 +175,29 @@ def _by_column(source: Source) -> tuple[dict[str, Source], list[str]]:
     """Returns the source of each split that a column of a list names, all of it as train if none does; and notes."""
     values: dict[str, Counter[str]] = {}
     folders: set[str] = set()
+    total = 0
     for row in itertools.islice(_listed(source), facts.MOST_ROWS):
+        total += 1
         folders.add(splits.of_folder(row.member.replace("\\", "/").partition("/")[0]))
         for column, value in row.fields.items():
             if column.strip().lower() in _SPLIT_COLUMNS:
-                values.setdefault(column, Counter())[str(value)] += 1
+                values.setdefault(column, Counter())[str(value).strip()] += 1
+    notes = []
     for column, found in values.items():
         named: dict[str, list[str]] = {}
         for value in found:
-            named.setdefault(splits.of_folder(value), []).append(value)
-        if "" not in named and "train" in named:
+            named.setdefault("" if "|" in value else splits.of_folder(value), []).append(value)
+        others, shown = named.pop("", []), ", ".join(map(repr, list(found)[:_MOST_WRONG]))
+        if "train" in named and (len(named) > 1 or not others):
             where = {split: (f"{column}={'|'.join(sorted(named[split]))}",) for split in SPLITS if split in named}
-            return {split: dataclasses.replace(source, where=where[split]) for split in where}, []
+            left = total - sum(found[value] for split in named.values() for value in split)
+            said = f"rows of no split, by the column {column!r}: {left:,} of {total:,}, which are not read"
+            return {split: dataclasses.replace(source, where=where[split]) for split in where}, [said] if left else []
+        if len(found) <= _PROBED_ROWS:
+            notes.append(f"the column {column!r} has {shown}, which say no splits; it is not used")
     mixed = "train" in folders and "" not in folders and len(folders) > 1
     note = f"{source.path} has no column of splits, but its images are in folders of {' and '.join(sorted(folders))}"
-    return {"train": source}, [f"{note}: name the split of each in a column 'split'"] if mixed else []
+    return {"train": source}, [*notes, *([f"{note}: name the split of each in a column 'split'"] if mixed else [])]
 
 
 def _members(source: Source) -> list[str]:
@@ -214,8 +241,9 @@ def _rooted(inside: Folder, source: Source, split: str) -> tuple[Source, bool, s
         note = f"{members[0]!r}, the first image of {source.path}, is not below {here!r}: set image_root to the folder"
         return dataclasses.replace(source, image_root=here), False, f"{note} of the images"
     own = [root for root in fits if splits.of_folder(storage.name(root)) == split]
-    root = (own or fits)[0]
-    others = [] if own else fits[1:]
+    usual = [root for root in fits if storage.name(root).lower() in _IMAGES]
+    root = (own or usual or fits)[0]
+    others = [] if own else [other for other in fits if other != root]
     note = f"images of {source.path} are taken from {root!r}, but {others[0]!r} has the same names" if others else ""
     return dataclasses.replace(source, image_root=root), True, note
 
@@ -233,6 +261,6 @@ def _of_whole_paths(source: Source, members: list[str], here: str) -> tuple[Sour
 def _is_there(root: str, member: str) -> bool:
     plain = below(root)(member)
     try:
-        return storage.exists(storage.join(root, plain))
-    except (OSError, ValueError):
+        return not leaves_root(plain) and storage.found(storage.join(root, plain)) is not None
+    except (OSError, ValueError, UserError):
         return False

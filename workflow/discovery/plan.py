@@ -99,7 +99,10 @@ def _labelled(found: Found, seen: dict[str, Facts]) -> Found:
     made, notes = dict(found.splits), [*found.notes]
     for split, read in list(seen.items()):
         is_other = made[split].format != made["train"].format
-        if read.counts and is_other and not read.counts.keys() & seen["train"].counts.keys():
+        if split != "train" and read.rows and not read.counts:
+            notes.append(f"not read: {made.pop(split).path}, as {split}: its rows have no labels")
+            del seen[split]
+        elif read.counts and is_other and not read.counts.keys() & seen["train"].counts.keys():
             shown = ", ".join(repr(label) for label in list(read.counts)[:2])
             notes.append(f"not read: {made.pop(split).path}: train has none of the classes of {split}, such as {shown}")
             del seen[split]

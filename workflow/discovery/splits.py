@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from configs.schema.data import SPLITS
 
 _WORDS = {
-    "train": ("train", "training"),
+    "train": ("train", "training", "trainval"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
@@ -29,9 +29,12 @@ def of_file(name: str) -> tuple[str, bool]:
     """Returns the split that a file's name has a word for, if any, and whether that word ends the name.
 
     `ImageNet_LT_train.txt` and `instances_train2017.json` are of train, and end with it; `train_noisy.txt` does not.
+    What is of train and val is of train.
     """
     words = _words(name.partition(".")[0])
     found = [split for word in words if (split := _split(word))]
+    if {"train", "val"} == {*found}:
+        return "train", _split(words[-1]) != ""
     return (found[-1], _split(words[-1]) == found[-1]) if found else ("", False)
 
 

@@ -57,6 +57,15 @@ def test_an_image_is_of_the_same_part_wherever_it_stands_in_the_list():
     assert there == back and len(there) == 27
 
 
+def test_rows_of_one_image_stay_together():
+    labels = {f"{image}.jpg": image % 2 for image in range(20)}
+    rows = [Row(member, {"label": label, "box": box}) for box in range(3) for member, label in labels.items()]
+    source = Source(path="list.csv", part=(0.0, 0.3))
+    there = [row.member for row in parts.chosen(source, lambda: iter(rows))]
+    one_each = [row.member for row in parts.chosen(source, lambda: iter(rows[:20]))]
+    assert len(set(there)) == 6 and there == 3 * one_each
+
+
 def test_first_classes_alone_and_with_a_part():
     labels = [0, 1, 2, 3] * 10
     assert _chosen(labels, classes=2) == [i for i in range(40) if i % 4 < 2]
@@ -121,6 +130,7 @@ def test_rows_are_chosen_by_the_values_of_their_columns():
     assert _having(("split=train|test|7",), *rows) == ["0", "2", "4"]
     assert _having(("label",), *rows) == ["0", "1", "3"]
     assert _having(("split", "label=1"), *rows) == ["1"]
+    assert _having(("split=train|val", "split= val |test"), *rows) == ["1"]
     assert _having(("ok=true",), {"ok": True}, {"ok": False}, {"ok": "true"}, {"ok": None}) == ["0", "2"]
 
 

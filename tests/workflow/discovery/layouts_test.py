@@ -4,6 +4,7 @@ import csv
 import json
 import os
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -186,9 +187,101 @@ def test_a_val_set_in_another_format_without_a_class_of_train_is_not_read(here, 
     assert options.load("mine.py").val_set.path == f"{here}/train"
 
 
+@pytest.mark.parametrize("name", ["trainval", "train_val", "data"])
+def test_a_file_named_like_a_test_set_is_never_the_training_set(here, name):
+    for split in ("train", "test"):
+        for i in range(_ROWS[split]):
+            _write(here / f"{split}{i}.png", _image(split, i))
+        rows = [(f"{split}{i}.png", _CLASSES[i % 3]) for i in range(_ROWS[split])]
+        _table(here / f"{name if split == 'train' else split}.csv", ("path", "label"), rows)
+    _, read = _found(here)
+    assert read["test"] == _right("test")["test"] and {**read["train"], **read["val"]} == _right("train")["train"]
+
+
+def test_files_of_val_and_test_alone_are_refused(here, capsys):
+    for split in ("val", "test"):
+        _write(here / f"{split}.png", tiny.image_bytes(0))
+        _table(here / f"{split}.csv", ("path", "label"), [(f"{split}.png", "cat")])
+    assert init.main(["mine", f"--images={here}"]) == 2
+    assert "'test.csv', 'val.csv': none of these is of train" in capsys.readouterr().err
+
+
+def test_a_column_with_values_of_no_split_is_used_and_the_rest_counted(here, capsys):
+    rows = []
+    for split in ("train", "test"):
+        for i in range(_ROWS[split]):
+            _write(here / f"{split}{i}.png", _image(split, i))
+            rows.append((f"{split}{i}.png", _CLASSES[i % 3], f"{split} " if i else split))
+    rows += [("train0.png", "cat", "unused"), ("train1.png", "dog", "")]
+    _table(here / "all.csv", ("path", "label", "split"), rows)
+    _, read = _found(here)
+    assert read["test"] == _right("test")["test"] and {**read["train"], **read["val"]} == _right("train")["train"]
+    said = "rows of no split, by the column 'split': 2 of 20, which are not read"
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_column_that_says_no_splits_is_named(here, capsys):
+    for i in range(30):
+        _write(here / f"{i}.png", _image("train", i))
+    _table(here / "all.csv", ("path", "label", "split"), [(f"{i}.png", _CLASSES[i % 3], i % 2) for i in range(30)])
+    assert sum(map(len, _found(here)[1].values())) == 30
+    assert "the column 'split' has '0', '1', which say no splits" in " ".join(capsys.readouterr().out.split())
+
+
+def test_coco_has_its_labels_from_instances_and_its_captions_from_captions(here, tmp_path):
+    for split in _ROWS:
+        _coco(here, split, f"{split}2017")
+        content = json.loads((here / f"annotations/instances_{split}2017.json").read_text())
+        texts = [{"id": i, "image_id": 100 + i, "caption": f"a text of {i}"} for i in range(_ROWS[split])]
+        _write(here / f"annotations/captions_{split}2017.json", json.dumps(content | {"annotations": texts}))
+    config, read = _found(here, f"--pairs={here}")
+    assert read == _right()
+    shards = sources.plan(config.memory, "", Embed(), "listings/memory")
+    captions = [item.caption for shard in shards for item in sources.read(shard, Embed())]
+    assert captions == [f"a text of {i}" for i in range(12)]
+
+
+def test_a_test_set_without_labels_is_not_read(here, capsys):
+    for split, header in (("train", ("path", "label")), ("test", ("path",))):
+        for i in range(12):
+            _write(here / f"{split}{i}.png", _image(split, i))
+        rows = [(f"{split}{i}.png", _CLASSES[i % 3])[: len(header)] for i in range(12)]
+        _table(here / f"{split}.csv", header, rows)
+    _, read = _found(here)
+    whole = {image: name for split in read.values() for image, name in split.items()}
+    assert whole == _right("train")["train"]
+    assert "test.csv, as test: its rows have no labels" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_small_table_of_names_is_no_list_of_images(here):
+    _classes(here)
+    _table(here / "classes.csv", ("name", "label"), [(name, i) for i, name in enumerate(_CLASSES)])
+    config, read = _found(here)
+    assert config.train_set.format == "image_folder" and sum(map(len, read.values())) == 30
+
+
+@pytest.mark.parametrize("text", ["0 0.5 0.5 0.2 0.2\n", None])
+def test_texts_without_words_or_of_one_image_are_no_captions(here, text):
+    _classes(here)
+    for i in range(30 if text else 1):
+        _write(here / _CLASSES[i % 3] / f"{i}.txt", text or "a cat")
+    assert _found(here)[0].train_set.fields == ()
+
+
+def test_a_single_file_of_vectors_is_found(here):
+    rng = np.random.default_rng(0)
+    here.mkdir()
+    np.save(here / "X.npy", rng.normal(size=(60, 4)).astype(np.float32))
+    np.save(here / "y.npy", np.arange(60) % 3)
+    assert init.main(["mine", f"--images={here}"]) == 0
+    assert options.load("mine.py").train_set.path == f"{here}/X.npy"
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
+        (("train/images/0.png", "test/images/1.png", "train/labels/0.txt"), "are splits, not classes"),
+        (("images/0.png", "masks/0.png"), "'images', 'masks' are not named like classes"),
         (("train/0.png", "test/1.png"), "'test', 'train' are splits, not classes"),
         (("cat/train/0.png", "cat/test/1.png", "dog/train/2.png"), "such as 'cat', have a split inside; put it above"),
         (("images/0.png", "notes/a.md"), "of its folders 'images' alone has images; give each class a folder"),

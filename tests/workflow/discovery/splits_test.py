@@ -14,6 +14,8 @@ from workflow.discovery import splits
         ("instances_val2017.json", ("val", True)),
         ("train-00000-of-00002.parquet", ("train", False)),
         ("contest.csv", ("", False)),
+        ("trainval.csv", ("train", True)),
+        ("train_val.csv", ("train", True)),
         ("trainers.csv", ("", False)),
     ],
 )
@@ -24,7 +26,7 @@ def test_of_file(name, expected):
 def test_of_folder():
     names = {"Validation": "val", "testing": "test", "TRAIN": "train", "train2017": "train", "test_set": "test"}
     names |= {"images_val": "val", "train 2012": "train", "val-data": "val"}
-    names |= dict.fromkeys(("trains", "train station", "trainval", "train_test", "images", "2017", "steam_train"), "")
+    names |= dict.fromkeys(("trains", "train station", "train_test", "images", "2017", "steam_train"), "")
     assert {name: splits.of_folder(name) for name in names} == names
 
 
