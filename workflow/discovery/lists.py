@@ -63,13 +63,9 @@ def finder(name: str, like: str, guess: Callable[[Source], Source], is_sure: boo
             if wrong and is_sure:
                 raise UserError("; ".join(wrong))
             return None
+        readable = _with_captions(readable)
         chosen, notes = _one_each(*by_split(readable))
-        guessed = {split: _with_captions(readable[file], file, readable) for split, file in chosen.items()}
-        notes = [
-            note
-            for note in notes
-            if not any(repr(each.metadata.rpartition("/")[2]) in note for each in guessed.values())
-        ]
+        guessed = {split: readable[file] for split, file in chosen.items()}
         made, has_images = {}, True
         if len(guessed) == 1:
             guessed, more = _by_column(guessed["train"])
@@ -92,9 +88,8 @@ def _readable(inside: Folder, like: str, guess: Callable[[Source], Source]) -> t
     # A text of one image is no list.
     texts = {f"{stem}{suffix}" for stem in images for suffix in (".txt", ".json")}
     alone = [file for file in named if file not in texts and not is_beside(file, inside)]
-    some = sorted(
-        (file for file in alone if not file.endswith("_stats.json")), key=lambda file: not splits.of_file(file)[0]
-    )
+    some = [file for file in alone if not file.endswith("_stats.json")]
+    some.sort(key=lambda file: not splits.of_file(file)[0])
     found, wrong = {}, []
     for file in some[:_MOST_TRIED]:
         try:
@@ -118,12 +113,14 @@ def _instances(name: str) -> bool:
     return not name.startswith("instances")
 
 
-def _with_captions(source: Source, file: str, readable: dict[str, Source]) -> Source:
-    """Returns COCO's instances with the captions of the same images, if they are beside them."""
-    other = file.replace("instances", "captions", 1)
-    if source.format != _COCO or other == file or other not in readable:
-        return source
-    return dataclasses.replace(source, metadata=patterns.files(readable[other].path)[0].uri)
+def _with_captions(readable: dict[str, Source]) -> dict[str, Source]:
+    """Returns lists by their names; COCO's instances have the captions of the same images that are beside them."""
+    found = dict(readable)
+    for file, source in readable.items():
+        other = file.replace("instances", "captions", 1)
+        if source.format == _COCO and other != file and other in found:
+            found[file] = dataclasses.replace(source, metadata=patterns.files(found.pop(other).path)[0].uri)
+    return found
 
 
 def image_list_of(source: Source) -> Source:
