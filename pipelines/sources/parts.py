@@ -25,7 +25,8 @@ _SHOWN = 5
 def having(source: Source, rows: Iterator[Row]) -> Iterator[Row]:
     """Yields the rows that have the values that a source's `where` asks for, and those that cannot be used.
 
-    Values are compared as texts; booleans are `true` and `false`. A column alone asks for any value but none.
+    Values are compared as texts; booleans are `true` and `false`. A column alone asks for any value but none. One that
+    is a field of ours is named as the table has it, or as we do.
 
     Raises:
         UserError: if no row has them all.
@@ -33,10 +34,11 @@ def having(source: Source, rows: Iterator[Row]) -> Iterator[Row]:
     if not source.where:
         yield from rows
         return
-    wanted = []
+    wanted, ours = [], {theirs: name for name, _, theirs in (field.partition("=") for field in source.fields)}
     for entry in source.where:
         column, _, values = entry.partition("=")
-        wanted.append((column.strip(), {value.strip() for value in values.split("|")} if values else set()))
+        name = ours.get(column.strip(), column.strip())
+        wanted.append((name, {value.strip() for value in values.split("|")} if values else set()))
     seen: Counter[str] = Counter()
     found = False
     for row in rows:

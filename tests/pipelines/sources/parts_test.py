@@ -149,6 +149,8 @@ def test_a_part_is_of_the_rows_that_are_chosen(tmp_path):
     (tmp_path / "list.csv").write_text("".join(["path,label,split\n", *lines]))
     source = Source(format="table", path="list.csv", where=("split=train",), part=(0.0, 0.5))
     assert [shard.rows for shard in plan(tmp_path, source)] == [2]
+    named = dataclasses.replace(source, fields=("label=label", "caption=split"), part=())
+    assert sum(shard.rows for shard in plan(tmp_path, named)) == 4
     labelled = dataclasses.replace(source, where=("label",), part=())
     assert sum(shard.rows for shard in plan(tmp_path, labelled)) == 6
 
