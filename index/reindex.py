@@ -88,9 +88,9 @@ def run(
     embed(request, runner)
     if asked and asked.unmet:
         later = removal.add_embedded(request.places, remove, asked)
-        if later.changed:
+        if later.changed > asked.changed:
             embed(request, runner)
-        asked = dataclasses.replace(later, changed=asked.changed + later.changed)
+        asked = later
     changes, has_dropped = _index(line, compact)
     if asked:
         rows |= _removed(request.places, asked)

@@ -21,6 +21,7 @@ The bytes of an output depend on the inputs only. See `layout` for the files, an
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
@@ -287,12 +288,14 @@ class MergeGroup(Step):
 
     def _finder(self, group: Group) -> Find:
         """Returns what searches the whole of a shard for some queries of a group, which it reads when it is needed."""
-        read: list[tuple[np.ndarray, pa.Table]] = []
+
+        @functools.cache
+        def read() -> tuple[np.ndarray, pa.Table]:
+            _, vectors, rows = zip(*self._whole(group), strict=True)
+            return np.concatenate(vectors), pa.concat_tables(rows)
 
         def find(number: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
-            if not read:
-                read.extend((vectors, rows) for _, vectors, rows in self._whole(group))
-            vectors, rows = np.concatenate([one for one, _ in read]), pa.concat_tables([one for _, one in read])
+            vectors, rows = read()
             return self._find(self._load(number), group.split, vectors[places], rows.take(pa.array(places)))
 
         return find

@@ -33,9 +33,7 @@ def find(index: Index, query: Query, k: int, allowed: Allowed) -> tuple[np.ndarr
         allowed: rows that may be found.
     """
     is_row, k = query.own_id >= 0, min(k, index.rows)
-    vector = schemas.moderate(query.vector[None])[0][0]
-    vector = vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
-    hits = index.search(vector[None], min(k + is_row, index.rows), allowed=allowed)
+    hits = index.search(schemas.unit(query.vector[None]), min(k + is_row, index.rows), allowed=allowed)
     ids, scores = leave_out(hits.ids, hits.scores, hits.ids == query.own_id, k)
     found = ids[0] >= 0
     return ids[0][found], scores[0][found]

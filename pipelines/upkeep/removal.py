@@ -144,12 +144,7 @@ def add(places: Places, uri: str) -> Outcome:
     Raises:
         UserError: if a list or a shard of the memory cannot be read or is damaged, or a line is something else.
     """
-    before = removed_list.settle(places.removed, _applied(places))
-    outcome = _Asked.read(uri).meet(stored(places.memory))
-    after = before.with_new(outcome.digests)
-    if len(after.digests) > len(before.digests):
-        after.write(places.removed)
-    return dataclasses.replace(outcome, changed=len(after.digests) - len(before.digests))
+    return _add(places, uri)
 
 
 def add_embedded(places: Places, uri: str, before: Outcome) -> Outcome:
@@ -162,18 +157,26 @@ def add_embedded(places: Places, uri: str, before: Outcome) -> Outcome:
         uri: of the user's list, as of `add`.
         before: what `add` returned.
 
+    Returns:
+        What both have done.
+
     Raises:
         UserError: as `add`.
     """
+    later = _add(places, uri, with_ids=False)
+    unmet = tuple(text for text in before.unmet if _ID.fullmatch(text) or text in later.unmet)
+    digests = np.union1d(before.digests, later.digests)
+    return Outcome(before.changed + later.changed, digests, before.entries, unmet)
+
+
+def _add(places: Places, uri: str, with_ids: bool = True) -> Outcome:
+    before = removed_list.settle(places.removed, _applied(places))
     asked = _Asked.read(uri)
-    known = removed_list.settle(places.removed, _applied(places))
-    found = dataclasses.replace(asked, ids={}).meet(stored(places.memory))
-    after = known.with_new(found.digests)
-    changed = len(after.digests) - len(known.digests)
-    if changed:
+    outcome = (asked if with_ids else dataclasses.replace(asked, ids={})).meet(stored(places.memory))
+    after = before.with_new(outcome.digests)
+    if len(after.digests) > len(before.digests):
         after.write(places.removed)
-    unmet = tuple(text for text in before.unmet if text in asked.ids or text in found.unmet)
-    return Outcome(changed, np.union1d(before.digests, found.digests), before.entries, unmet)
+    return dataclasses.replace(outcome, changed=len(after.digests) - len(before.digests))
 
 
 def forget(places: Places, uri: str) -> Outcome:

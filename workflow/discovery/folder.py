@@ -28,6 +28,7 @@ class Folder:
     files: tuple[str, ...]
     folders: tuple[str, ...]
     is_named: bool = False
+    _inner: dict[str, "Folder"] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
     def images(self) -> int:
@@ -35,8 +36,10 @@ class Folder:
         return sum(map(is_image, self.files))
 
     def inner(self, name: str) -> "Folder":
-        """Looks at a folder in it."""
-        return look(storage.join(self.path, name))
+        """Looks at a folder in it, once."""
+        if name not in self._inner:
+            self._inner[name] = look(storage.join(self.path, name))
+        return self._inner[name]
 
 
 def look(path: str) -> Folder:

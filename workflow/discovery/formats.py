@@ -13,7 +13,7 @@ from pipelines.images.suffixes import is_image
 from pipelines.sources import patterns
 from workflow.discovery import facts, folder, lists, splits
 from workflow.discovery.folder import Folder
-from workflow.discovery.found import MOST_NAMED, Find, Found, by_split, is_beside, not_read, pattern
+from workflow.discovery.found import Find, Found, by_split, is_beside, not_read, pattern, quoted
 
 _PROBED = 50
 _MOST_LEVELS = 4
@@ -99,10 +99,10 @@ def _class_folders(inside: Folder) -> Found | None:
     of_splits = {splits.of_folder(name) for name in (*with_images, *deeper)}
     if "train" in of_splits and "" not in of_splits:
         raise UserError(
-            f"{_names(inside.folders)} are splits, not classes, and nothing says the classes of their images"
+            f"{quoted(inside.folders)} are splits, not classes, and nothing says the classes of their images"
         )
     if {name.lower() for name in (*with_images, *deeper)} <= _NO_CLASSES:
-        raise UserError(f"{_names(inside.folders)} are not named like classes; give each class a folder")
+        raise UserError(f"{quoted(inside.folders)} are not named like classes; give each class a folder")
     inner = {splits.of_folder(below) for below in deeper.values()}
     if not with_images and "train" in inner | {splits.of_folder(name) for name in inside.inner(min(deeper)).folders}:
         raise UserError(
@@ -128,8 +128,9 @@ def _texts_beside(folders: list[Folder]) -> tuple[str, ...]:
     images, texts = 0, []
     for one in folders:
         stems = {os.path.splitext(name)[0] for name in one.files if is_image(name)}
+        beside = {f"{stem}.txt" for stem in stems}.intersection(one.files)
         images += len(stems)
-        texts += [storage.join(one.path, f"{stem}.txt") for stem in sorted(stems) if f"{stem}.txt" in set(one.files)]
+        texts += [storage.join(one.path, name) for name in sorted(beside)]
     words = 0
     for uri in texts[:_PROBED]:
         with storage.open_read(uri) as file:
@@ -152,10 +153,6 @@ def _holding(inside: Folder) -> tuple[list[str], dict[str, str]]:
 def _is_of_lists(inside: Folder) -> bool:
     """Tells whether a folder has files that may say something of images, and no images."""
     return not inside.images and any(re.search(_LIKE_LISTS, file, re.IGNORECASE) for file in inside.files)
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, list(names)[:MOST_NAMED]))
 
 
 _LISTS: tuple[tuple[str, Find], ...] = (
@@ -231,7 +228,7 @@ def _in_folders(inside: Folder, labelled: bool, level: int) -> tuple[Found | Non
     if found := (labelled and _of_splits(inside, labelled, level)) or _beside_images(inside, labelled):
         return found, []
     found, why = _first(inside, KNOWN[-1:])
-    if found := found or _of_splits(inside, labelled, level):
+    if found := found or (None if labelled else _of_splits(inside, labelled, level)):
         return found, why
     with_images, deeper = _holding(inside)
     holding = [*with_images, *deeper]
@@ -293,7 +290,7 @@ def _seen(path: str, why: list[str]) -> str:
     if not counts and not is_file:
         return f"{path}: holds nothing that can be read; name a folder or a file that exists"
     first = folder.look(path)
-    names = _names((*first.folders, *first.files)[:5])
+    names = quoted((*first.folders, *first.files)[:5])
     most = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(8))
     said = f" ({'; '.join(why)[:600]})" if why else ""
     known = "; ".join(name for name, _ in KNOWN)

@@ -1,6 +1,7 @@
 """What a folder is found to be, and how its files are shared out over the splits."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterable
 
@@ -50,7 +51,7 @@ def by_split(files: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
     if others:
         return {"train": others, **named}, []
     if len(named) > 1:
-        raise UserError(f"{', '.join(map(repr, sum(named.values(), [])[:MOST_NAMED]))}: none of these is of train")
+        raise UserError(f"{quoted(sum(named.values(), []))}: none of these is of train")
     return {"train": sum(named.values(), [])}, []
 
 
@@ -65,11 +66,17 @@ def pattern(path: str, names: list[str], everything: list[str], least: int = 2) 
     """
     place = patterns.quote(path.rstrip("/")) + "/"
     end = os.path.splitext(names[0])[1]
-    for begin in dict.fromkeys(("", os.path.commonprefix(names) if len(names) > 1 else "")):
+    # What one name shares with itself is all of it.
+    for begin in ("", os.path.commonprefix(names))[: len(names)]:
         fits = [name for name in everything if name.startswith(begin) and name.endswith(end)]
         if len(names) >= least and end and sorted(fits) == sorted(names):
             return f"{place}{patterns.quote(begin)}*{patterns.quote(end)}"
     return ",".join(place + patterns.quote(name) for name in names)
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Returns some names for people, the first of many."""
+    return ", ".join(map(repr, itertools.islice(names, MOST_NAMED)))
 
 
 def not_read(names: Iterable[str], kind: str = "") -> list[str]:

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from configs.base import Source
 from configs.schema.data import FORMATS, SPLITS
@@ -104,13 +105,14 @@ def _one_each(files: dict[str, list[str]], others: list[str]) -> tuple[dict[str,
     """Returns one file for each split, that whose name ends with the split, and what to say of the rest."""
     chosen, rest = {}, list(others)
     for split, names in files.items():
-        ranked = sorted(names, key=lambda name: (not splits.of_file(name)[1], _instances(name), len(name), name))
+        ranked = sorted(names, key=_rank)
         chosen[split], rest = ranked[0], rest + ranked[1:]
     return chosen, not_read(rest)
 
 
-def _instances(name: str) -> bool:
-    return not name.startswith("instances")
+def _rank(name: str) -> tuple[Any, ...]:
+    """Returns what puts the files of a split in order: its word at the end, then COCO's instances, then short names."""
+    return not splits.of_file(name)[1], not name.startswith("instances"), len(name), name
 
 
 def _with_captions(readable: dict[str, Source]) -> dict[str, Source]:
@@ -140,10 +142,8 @@ def coco_of(source: Source) -> Source:
 def table_of(source: Source) -> Source:
     """Returns a table with the columns of our fields; those that its reader does not find are tried by other names."""
     source = dataclasses.replace(source, format="table")
-    header: dict[str, str] = {}
-    for file in patterns.files(source.path)[:1]:
-        for name in table.columns(file.uri):
-            header.setdefault(name.strip().lower(), name)
+    names = table.columns(patterns.files(source.path)[0].uri)
+    header = {name.strip().lower(): name for name in reversed(names)}
     columns: tuple[str, ...] = ()
     try:
         facts.first(source)
@@ -230,7 +230,7 @@ def _rooted(inside: Folder, source: Source, split: str) -> tuple[Source, bool, s
     if above:
         beside = [f"{above}/{name}" for name in folder.look(above).folders[:_PROBED_FOLDERS]]
         around += [above, *(path for path in beside if path != here)]
-    counts = {root: sum(_is_there(root, member) for member in members) for root in around}
+    counts = {root: sum(map(_is_there, itertools.repeat(root), map(below(root), members))) for root in around}
     most = max(counts.values())
     fits = [root for root in around if counts[root] == most]
     fits = [root for root in fits if root.startswith(f"{here}/")] or fits if here not in fits else [here]
@@ -256,8 +256,7 @@ def _of_whole_paths(source: Source, members: list[str], here: str) -> tuple[Sour
 
 
 def _is_there(root: str, member: str) -> bool:
-    plain = below(root)(member)
     try:
-        return not leaves_root(plain) and storage.found(storage.join(root, plain)) is not None
+        return not leaves_root(member) and storage.found(storage.join(root, member)) is not None
     except (OSError, ValueError, UserError):
         return False

@@ -218,16 +218,15 @@ def passed_over(source: Source) -> Counter[str]:
                 folders.append(storage.join(folder, entry.name))
             elif entry.kind == "file" and (entry.name.startswith(".") or not is_image(entry.name)):
                 count_passed_over(counts, entry.name)
-    described = folder_metadata.find(source)
-    if source.fields and not described:
-        counts.pop(_text_suffix(source), None)
-    if described:
+    if described := folder_metadata.find(source):
         counts.subtract([f".{storage.name(described.path).rpartition('.')[2]}"])
         entries = _wanted(storage.entries(source.image_root))
         tops = (entry.name for entry in entries if entry.kind == "file" and is_image(entry.name))
         below = (path for entry in entries if entry.kind == "folder" for path in _images(source.image_root, entry.name))
         for path in folder_metadata.undescribed(described, itertools.chain(tops, below)):
             count_passed_over(counts, path)
+    elif source.fields:
+        counts.pop(_text_suffix(source), None)
     return +counts
 
 
