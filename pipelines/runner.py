@@ -72,9 +72,9 @@ class Runner:
 
     def _options(self) -> "PipelineOptions":
         """Returns Beam's options; new ones, since pipelines write to theirs."""
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from pipelines.beam_fixes import Options
 
-        return PipelineOptions(self._argv, **_ours(self._argv))
+        return Options(self._argv, **_ours(self._argv))
 
     def run(
         self,
@@ -101,13 +101,13 @@ class Runner:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, TestOptions
 
-        from pipelines import worker_process
+        from pipelines import beam_fixes
 
         options = self._options()
         processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
         watched = self._stage.watch(measure) if self._stage else contextlib.nullcontext()
         workdir = self._stage.workdir if self._stage else ""
-        with watched, worker_process.watched() if processes else contextlib.nullcontext():
+        with watched, beam_fixes.watched() if processes else contextlib.nullcontext():
             try:
                 _check_endpoint(options)
                 _run_to_end(beam.Pipeline(options=options), build)
@@ -283,7 +283,7 @@ def _check_endpoint(options: "PipelineOptions") -> None:
 
 def _worded(error: Exception, runner: str, workdir: str) -> BaseException:
     """Returns what a failed job is to raise: a `UserError` where the person can mend it, else the error itself."""
-    from pipelines import worker_process
+    from pipelines import beam_fixes
 
     text = f"\n{type(error).__name__}: {error}"
     if "KeyboardInterrupt" in text:
@@ -294,7 +294,7 @@ def _worded(error: Exception, runner: str, workdir: str) -> BaseException:
     # Runners hand on a worker's exception as text; the sentence of a UserError is found again in it.
     if found := re.search(r"(?:^|\n)(?:pipelines\.errors\.)?UserError: (.+?)(?: \[while running|\n|$)", text):
         sentence = found.group(1)
-        return UserError(f"{place}{sentence}" if sentence == worker_process.KILLED else sentence)
+        return UserError(f"{place}{sentence}" if sentence == beam_fixes.KILLED else sentence)
     if found := re.search(r"(?:^|\n)(?:RuntimeError: )?\w*Error: (\[Errno \d+\] .+?)(?: \[while running|\n|$)", text):
         return UserError(f"{place}{found.group(1)}; fix that and run the same command again, it resumes")
     if found := re.search(r"Unable to fetch remote .*? at (\S+?):? ", text):
@@ -305,8 +305,8 @@ def _worded(error: Exception, runner: str, workdir: str) -> BaseException:
             f"{by_hand}, or leave --runner out"
         )
     # The launcher may notice the broken channel before the death of the process.
-    if type(error).__name__ == "KilledWorker" or "Channel closed prematurely" in text or worker_process.has_lost_one():
-        return UserError(f"{place}{worker_process.KILLED}")
+    if type(error).__name__ == "KilledWorker" or "Channel closed prematurely" in text or beam_fixes.has_lost_one():
+        return UserError(f"{place}{beam_fixes.KILLED}")
     return _of_service(error, runner)
 
 

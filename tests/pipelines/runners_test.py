@@ -18,7 +18,7 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 
-from pipelines import worker_process
+from pipelines import beam_fixes
 from pipelines.errors import UserError
 from pipelines.runner import Runner
 from tests import world as index_world
@@ -130,7 +130,7 @@ def test_a_killed_worker_process_ends_the_job_and_the_same_command_goes_on(large
         worker.kill()
     _, errors = process.communicate(timeout=_PATIENCE_SECS)
     assert process.returncode == 2
-    assert errors.splitlines()[-1] == f"error: {large_world.root}/killed: {worker_process.KILLED}"
+    assert errors.splitlines()[-1] == f"error: {large_world.root}/killed: {beam_fixes.KILLED}"
     assert "Traceback" not in errors and "KeyError" not in errors
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family)
     assert len(large_world.parquet("killed")) < len(large_world.parquet("direct"))
@@ -156,7 +156,7 @@ def test_a_killed_worker_of_the_index_is_one_sentence(tmp_path, stage, delay_sec
             workers[0].kill()
         process.wait(_PATIENCE_SECS)
     said = (tmp_path / "errors").read_text()
-    killed = f"error: {world.folder}: {worker_process.KILLED}\n"
+    killed = f"error: {world.folder}: {beam_fixes.KILLED}\n"
     assert (process.returncode, "Traceback" in said) in ((0, False), (2, False))
     assert process.returncode == 0 or said.endswith(killed)
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
