@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from configs.base import Source
@@ -27,14 +27,16 @@ _NAME_FILES = ("classnames.txt", "class_names.txt", "classes.txt")
 _COLUMNS = {
     "path": (
         *("path", "file", "file_name", "filename", "filepath", "image_path", "image", "img", "img_path", "image_id"),
-        "name",
+        *("image_name", "img_name", "name", "id_code", "id"),
     ),
     "label": (
-        *("label", "class", "class_name", "category", "species", "target", "label_name", "labels"),
+        *("label", "class", "class_name", "category", "species", "target", "label_name", "labels", "breed"),
         *("classid", "class_id", "category_id", "label_id"),
     ),
     "caption": ("caption", "text", "title", "description", "alt", "alt_text"),
 }
+# Columns that may name other things than images, so that these must be there.
+_NO_PATHS = ("name", "id_code", "id")
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "usage", "dataset", "data set")
 _IMAGES = ("images", "imgs", "img", "image", "photos", "jpegimages")
 _PROBED_ROWS = 20
@@ -230,11 +232,16 @@ def _rooted(inside: Folder, source: Source, split: str) -> tuple[Source, bool, s
     if above:
         beside = [f"{above}/{name}" for name in folder.look(above).folders[:_PROBED_FOLDERS]]
         around += [above, *(path for path in beside if path != here)]
+    if source.format == "table" and not any(map(is_image, members)):
+        source = _with_suffix(source, members, around)
+        members = _members(source)
     counts = {root: sum(map(_is_there, itertools.repeat(root), map(below(root), members))) for root in around}
     most = max(counts.values())
     fits = [root for root in around if counts[root] == most]
     fits = [root for root in fits if root.startswith(f"{here}/")] or fits if here not in fits else [here]
     if not most:
+        if (column := _path_column(source)).lower() in _NO_PATHS:
+            raise UserError(f"{source.path}: {members[0]!r}, the first {column!r} of it, is no image below {here!r}")
         note = f"{members[0]!r}, the first image of {source.path}, is not below {here!r}: set image_root to the folder"
         return dataclasses.replace(source, image_root=here), False, f"{note} of the images"
     own = [root for root in fits if splits.of_folder(storage.name(root)) == split]
@@ -243,6 +250,27 @@ def _rooted(inside: Folder, source: Source, split: str) -> tuple[Source, bool, s
     others = [] if own else [other for other in fits if other != root]
     note = f"images of {source.path} are taken from {root!r}, but {others[0]!r} has the same names" if others else ""
     return dataclasses.replace(source, image_root=root), True, note
+
+
+def _path_column(source: Source) -> str:
+    """Returns the column of a table's paths, or the text that is made of columns; empty for other formats."""
+    if source.format != "table":
+        return ""
+    named = [field.removeprefix("path=") for field in source.fields if field.startswith("path=")]
+    present = table.columns(patterns.files(source.path)[0].uri)
+    return next((name for name in (*named, *table.FIELDS["path"]) if name in present or name in named), "")
+
+
+def _with_suffix(source: Source, members: list[str], around: Iterable[str]) -> Source:
+    """Returns a table whose paths lack the suffix of their images with it, as `path={id}.jpg`, if they are there."""
+    column, (head, _, stem) = _path_column(source), members[0].rpartition("/")
+    for root in around:
+        for file in folder.look(storage.join(root, head) if head else root).files:
+            if is_image(file) and os.path.splitext(file)[0] == stem:
+                others = [field for field in source.fields if not field.startswith("path=")]
+                path = f"path={{{column}}}{os.path.splitext(file)[1]}"
+                return dataclasses.replace(source, fields=(path, *others))
+    return source
 
 
 def _of_whole_paths(source: Source, members: list[str], here: str) -> tuple[Source, bool, str]:

@@ -1,9 +1,10 @@
 """Tables with an image in each row: CSV, TSV, JSON Lines (all also compressed) or Parquet, with paths or URLs.
 
 The source's `fields` name the columns: `path=`, `url=`, `caption=`, `label=`; by default they have these names or a few
-common ones. A number names a column of a CSV or TSV without a header, from 0 (`url=0`). If there is a column of paths,
-images are read below the image root and the URL is only recorded; otherwise they are downloaded. A label is a number or
-the name of a class. All other columns except those of bytes are metadata.
+common ones. A number names a column of a CSV or TSV without a header, from 0 (`url=0`). A text with columns in braces
+is made of their values, such as `path={id}.jpg` or `label={genus} {species}`. If there is a column of paths, images are
+read below the image root and the URL is only recorded; otherwise they are downloaded. A label is a number or the name
+of a class. All other columns except those of bytes are metadata.
 
 CSV has quotes as in RFC 4180, and `delimiters` finds out what separates its cells; TSV has no quotes: a line is a row.
 A line of JSON Lines is an object, and may lack fields that others have; the first one says whether the table is of
@@ -37,7 +38,7 @@ from pipelines.sources.naming import Naming, class_label, same_in_all
 from pipelines.sources.sample import field_names, is_missing, number_or_name, without_login
 from pipelines.sources.text import decode_line, files, read_raw_lines
 
-_FIELDS = {
+FIELDS = {
     "path": ("path", "file", "file_name", "filename", "filepath", "image_path", "image"),
     "url": ("url", "URL", "image_url"),
     "caption": ("caption", "text", "TEXT", "title"),
@@ -46,6 +47,7 @@ _FIELDS = {
 # `["a dog", "one dog"]`, or `['a dog']`, which pandas writes.
 _LIST = re.compile(r"""\[\s*["'].*["']\s*\]""", re.DOTALL)
 _JSON_LINES = re.compile(r"\.(jsonl|ndjson|jsonlines)(\.|$)", re.IGNORECASE)
+_IN_BRACES = re.compile(r"\{([^{}]+)\}")
 
 
 def rows(source: Source) -> Iterator[Row]:
@@ -60,7 +62,7 @@ def rows(source: Source) -> Iterator[Row]:
 
 def rows_of(uri: str, source: Source) -> Iterator[Row]:
     """Yields the rows of one table of a source; errors as `rows`."""
-    names = field_names(source, _FIELDS)
+    names = field_names(source, FIELDS)
     explicit = {entry.partition("=")[0] for entry in source.fields}
     if _JSON_LINES.search(storage.name(uri)):
         yield from _json_rows(uri, names, explicit)
@@ -82,7 +84,7 @@ def columns(uri: str) -> list[str]:
         return _schema(uri).names
     if _JSON_LINES.search(storage.name(uri)):
         return list(next(_read_json_lines(uri), ("", {}))[1])
-    return next(read_cells(uri, _FIELDS), ("", []))[1]
+    return next(read_cells(uri, FIELDS), ("", []))[1]
 
 
 def _is_parquet(uri: str) -> bool:
@@ -148,6 +150,8 @@ def _values(batch: pa.RecordBatch, columns: list[str]) -> Iterator[dict[str, Any
 
 def _read_text(uri: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields place and cells of each row; empty cells are None."""
+    # What is in braces is a column, too.
+    names = {**names, **{name: (name,) for theirs in names.values() for text in theirs for name in _in_braces(text)}}
     lines = read_cells(uri, names)
     place, header = next(lines, ("", []))
     if is_numbered(names):
@@ -165,7 +169,12 @@ def _read_text(uri: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[tuple
 def _row(where: str, values: Mapping[str, Any], found: Mapping[str, str], is_url: bool | None = None) -> Row:
     """Returns a row, given the column of each of our fields."""
     metadata = {name: value for name, value in values.items() if not is_missing(value)}
-    ours = {field: metadata.pop(name, None) for field, name in found.items()}
+    try:
+        ours = {field: _value(name, metadata) for field, name in found.items()}
+    except ValueError as error:
+        return Row("", problem=f"{where}: {error}")
+    for name in found.values():
+        metadata.pop(name, None)
     is_url = "path" not in ours if is_url is None else is_url
     member = ours.get("url" if is_url else "path")
     if not isinstance(member, str | None):
@@ -179,6 +188,23 @@ def _row(where: str, values: Mapping[str, Any], found: Mapping[str, str], is_url
     with contextlib.suppress(ValueError):
         ours |= {"label": number_or_name(ours["label"])} if "label" in ours else {}
     return Row(member or "", {**metadata, **ours}, is_url)
+
+
+def _in_braces(text: str) -> list[str]:
+    """Returns the columns whose values a text with braces is made of."""
+    return _IN_BRACES.findall(text)
+
+
+def _value(name: str, values: Mapping[str, Any]) -> Any:
+    """Returns the value of a column, or the text that the values of columns in braces make; None if one is missing."""
+    if name in values or not (columns := _in_braces(name)):
+        return values.get(name)
+    for column in columns:
+        if not isinstance(values.get(column), str | int | float | None):
+            raise ValueError(f"{column!r} is of type {type(values[column]).__name__}, which makes no part of {name!r}")
+    if any(values.get(column) is None for column in columns):
+        return None
+    return _IN_BRACES.sub(lambda match: str(values[match[1]]), name)
 
 
 def _texts(caption: Any) -> Any:
@@ -198,7 +224,10 @@ def _find_columns(
 ) -> dict[str, str]:
     """Returns the column of each of our fields that the table has; `optional` tells whether it may have no image."""
     present = set(values)
-    several = {field: [name for name in theirs if name in present] for field, theirs in names.items()}
+    several = {
+        field: [name for name in theirs if name in present or present.issuperset(_in_braces(name) or [name])]
+        for field, theirs in names.items()
+    }
     found = {field: candidates[0] for field, candidates in several.items() if candidates}
     for field, candidates in several.items():
         if len(candidates) > 1:
@@ -207,7 +236,9 @@ def _find_columns(
                 f"--config..fields={field}={candidates[0]}"
             )
     for field in explicit - found.keys():
-        raise UserError(f"{where}: has no column {names[field][0]!r}; its columns are {_listed(values)}")
+        named = names[field][0]
+        lost = next((column for column in _in_braces(named) if column not in present), named)
+        raise UserError(f"{where}: has no column {lost!r}; its columns are {_listed(values)}")
     if "path" not in found and "url" not in found and not optional:
         raise UserError(
             f"{where}: has no column of paths or URLs, name it by --config..fields=path=x or url=x; its columns are "
@@ -226,7 +257,7 @@ def naming(source: Source) -> Naming | None:
     Raises:
         UserError: if two tables give different names, or one cannot be read.
     """
-    columns = field_names(source, _FIELDS)["label"]
+    columns = field_names(source, FIELDS)["label"]
     found = same_in_all((uri, class_label(_schema(uri), columns)) for uri in files(source) if _is_parquet(uri))
     return Naming(found, functools.partial(_count_declared, source, found), declared=True) if found else None
 

@@ -297,8 +297,22 @@ def test_splits_are_no_classes(here, files, sentence, capsys):
 def test_a_file_that_is_not_understood_says_why(here, capsys):
     _table(here / "train.csv", ("id", "breed"), [("000a", "cat")])
     assert init.main(["mine", f"--images={here}/train.csv"]) == 2
-    assert "train.csv: is not understood (not read: 'train.csv' (" in (error := capsys.readouterr().err)
-    assert "has no column of paths or URLs" in error
+    error = capsys.readouterr().err
+    assert "train.csv: is not understood (" in error
+    assert "train.csv: '000a', the first 'id' of it, is no image below" in error
+
+
+@pytest.mark.parametrize(("column", "suffix"), [("id", ".jpg"), ("image_id", ".PNG"), ("image", ".jpeg")])
+def test_names_of_images_without_their_suffix_are_completed(here, column, suffix):
+    for i in range(30):
+        _write(here / f"train/{i:03}{suffix}", _image("train", i))
+        _write(here / f"test/{i + 30:03}{suffix}", _image("test", i))
+    _table(here / "labels.csv", (column, "breed"), [(f"{i:03}", _CLASSES[i % 3]) for i in range(30)])
+    _table(here / "sample_submission.csv", (column, *_CLASSES), [(f"{i + 30:03}", 0, 0, 0) for i in range(30)])
+    config, read = _found(here)
+    assert config.train_set.fields == (f"path={{{column}}}{suffix}", "label=breed")
+    whole = {image: name for split in read.values() for image, name in split.items()}
+    assert whole == {_image("train", i): _CLASSES[i % 3] for i in range(30)}
 
 
 def _classes(root):

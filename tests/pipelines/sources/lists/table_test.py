@@ -52,6 +52,28 @@ def test_columns_are_named_by_fields_or_numbers(tmp_path):
     assert read(tmp_path, dataclasses.replace(_SOURCE, path="t.tsv.gz")) == [Sample("0.jpg", images["0.jpg"], "cat")]
 
 
+def test_a_text_with_columns_in_braces_is_made_of_their_values(tmp_path):
+    images = write_images(tmp_path / "images", "a/7.jpg", "b/8.jpg")
+    wolf = {"dir": "a", "genus": "Canis", "species": "lupus"}
+    fields = ("path={dir}/{id}.jpg", "caption={genus} {species}")
+    # Semicolons, which nothing but the columns in braces tells from the commas in the first line.
+    found = _read(tmp_path, "id;dir;genus;species\n7;a;Canis;lupus\n8;b;Felis;\n", fields=fields)
+    assert found == [
+        Sample("a/7.jpg", images["a/7.jpg"], "Canis lupus", metadata={**wolf, "id": "7"}),
+        Sample("b/8.jpg", images["b/8.jpg"], metadata={"dir": "b", "genus": "Felis", "id": "8"}),
+    ]
+    pq.write_table(
+        pa.table({"id": [7, 8], "dir": ["a", "b"], "genus": ["Canis", "Felis"], "species": ["lupus", None]}),
+        tmp_path / "t.parquet",
+    )
+    found = read(tmp_path, dataclasses.replace(_SOURCE, path="t.parquet", fields=fields))
+    assert [(sample.member, sample.caption) for sample in found] == [("a/7.jpg", "Canis lupus"), ("b/8.jpg", None)]
+    found = _read(tmp_path, "7\ta\n8\tb\n", path="t.tsv", fields=("path={1}/{0}.jpg",))
+    assert [sample.image for sample in found] == [images["a/7.jpg"], images["b/8.jpg"]]
+    (found,) = _read(tmp_path, "id,dir\n7,\n", fields=("path={dir}/{id}.jpg",))
+    assert isinstance(found, Reject)
+
+
 def test_a_parquet_table(tmp_path):
     images = write_images(tmp_path / "images", "0.jpg", "1.jpg", "2.jpg")
     columns = {
@@ -107,6 +129,7 @@ def test_rows_without_an_image_or_with_odd_texts_are_rejects(tmp_path):
             "no column of paths or URLs, name it by --config..fields=path=x or url=x; its columns are 'a', 'b'",
         ),
         ("path\na\n", ("caption=txt",), "line 2: has no column 'txt'; its columns are 'path'"),
+        ("a,b\n1,2\n", ("path={a}/{id}.jpg",), "line 2: has no column 'id'; its columns are 'a', 'b'"),
         ("path\na\n", ("captoin=txt",), "there is no 'captoin'; did you mean 'caption'"),
         ("path\n", (), "is empty, it names no image"),
         ("", (), "is empty, it names no image"),
