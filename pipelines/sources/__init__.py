@@ -161,10 +161,23 @@ def find_names(source: Source, data: str, embed: Embed, is_memory: bool = False)
     _check_fields(whole)
     if whole.format in CONTAINERS:
         return _names_in_files(whole, embed, is_memory)
-    declared = _NAMINGS[whole.format](whole) if whole.format in _NAMINGS else None
+    declared = _declared(whole)
     if declared or whole.format not in _NAMED_LABELS:
         return declared
     return naming.of_rows(whole, functools.partial(listed, whole))
+
+
+def declared_names(source: Source, data: str) -> tuple[str, ...]:
+    """Returns the names that a list itself gives to the numbers that are its labels; empty if it gives none.
+
+    No row is read for this; arguments and errors as of `find_names`.
+    """
+    found = _declared(resolve(source, data))
+    return found.names if found and found.declared else ()
+
+
+def _declared(whole: Source) -> Naming | None:
+    return _NAMINGS[whole.format](whole) if whole.format in _NAMINGS else None
 
 
 def _names_in_files(source: Source, embed: Embed, is_memory: bool) -> Naming | None:

@@ -116,6 +116,14 @@ def _suggestion(name: str | int, known: Sequence[str]) -> str:
     return f"; {found}" if found.startswith("did you mean") else ""
 
 
+def mixed(where: str, name: str, number: int | str) -> UserError:
+    """Returns the error for a source whose labels are names and numbers."""
+    return UserError(
+        f"{where}: its labels are names, such as {name[:80]!r}, and numbers, such as {str(number)[:80]!r}; write all "
+        "of them as names or all as numbers"
+    )
+
+
 def refuse_case(where: str, names: Iterable[str]) -> None:
     """Raises a `UserError` that names two classes that differ in upper and lower case only."""
     seen: dict[str, str] = {}

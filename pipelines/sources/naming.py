@@ -91,10 +91,7 @@ def _of_labels(path: str, found: Iterator[Any]) -> Naming | None:
     counts: Counter[str] = Counter()
     for label in itertools.chain([first], found):
         if not labels.is_name(label):
-            raise UserError(
-                f"{path}: its labels are names, such as {first[:80]!r}, and numbers, such as {str(label)[:80]!r}; "
-                "write all of them as names or all as numbers"
-            )
+            raise labels.mixed(path, first, label)
         counts[label] += 1
     merged: Counter[str] = Counter()
     for name, count in counts.items():

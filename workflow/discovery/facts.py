@@ -9,8 +9,8 @@ from typing import Any
 from configs.base import Embed, Source
 from pipelines import sources
 from pipelines.errors import UserError
-from pipelines.sources.labels import Labels, LabelSpace, normal
-from pipelines.sources.sample import Reject, Sample, caption_of
+from pipelines.sources.labels import Labels, LabelSpace, mixed, normal
+from pipelines.sources.sample import Reject, Sample, caption_of, number_or_name
 
 MOST_ROWS = 200_000
 _FILE_ROWS = 2_000
@@ -53,7 +53,7 @@ def read(source: Source, most: int = MOST_ROWS) -> Facts:
     """Reads the first rows of a source with whole paths: at most `most` of a list, fewer of files of samples.
 
     Raises:
-        UserError: as the readers, if they do not understand it.
+        UserError: as the readers, if they do not understand it; if its labels are names and numbers.
     """
     is_list = source.format in sources.LISTS
     facts, limit = Facts(), most if is_list else min(most, _FILE_ROWS)
@@ -71,25 +71,30 @@ def read(source: Source, most: int = MOST_ROWS) -> Facts:
         if len(facts.samples) < _SAMPLES and row.label not in {sample.label for sample in facts.samples if row.label}:
             facts.samples.append(row)
     facts.stopped = next(rows, None) is not None
+    name = next((label for label in facts.counts if isinstance(label, str)), "")
+    number = next((label for label in facts.counts if isinstance(label, int)), None)
+    if name and number is not None:
+        raise mixed(source.path, name, number)
     return facts
 
 
 def _listed(source: Source) -> Iterator[Row | str]:
     """Yields the rows of a list, or why one cannot be used; labels are as the source has them."""
-    whole = sources.resolve(source, "")
-    named = sources.find_names(source, "", Embed()) if source.format not in ("image_folder", "image_list") else None
-    names = named.names if named and named.declared else ()
-    for row in sources.listed(whole):
+    # The names of folders are classes, whether they are numbers or not.
+    is_folder = source.format == "image_folder"
+    names = () if is_folder else sources.declared_names(source, "")
+    for row in sources.listed(sources.resolve(source, "")):
         label = row.fields.get("label")
-        if isinstance(label, str):
-            label = normal(label) or None
-        elif isinstance(label, int) and label < len(names):
-            label = names[label]
         try:
+            label = label if is_folder else number_or_name(label)
             caption = caption_of(row.fields.get("caption"))
         except ValueError as error:
             yield row.problem or str(error)
             continue
+        if isinstance(label, str):
+            label = normal(label)
+        elif label is not None and label < len(names):
+            label = names[label]
         yield row.problem or Row(row.member, caption, label)
 
 

@@ -21,12 +21,14 @@ class Folder:
         path: of the folder.
         files: names of its files, sorted.
         folders: names of its folders, sorted.
+        links: names of links to folders, which are not followed.
         is_named: whether one file of it was named, and is the only one in `files`.
     """
 
     path: str
     files: tuple[str, ...]
     folders: tuple[str, ...]
+    links: tuple[str, ...] = ()
     is_named: bool = False
     _inner: dict[str, "Folder"] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
@@ -47,13 +49,21 @@ def look(path: str) -> Folder:
     local = storage.local_path(path)
     if local is not None and os.path.isdir(local):
         with os.scandir(local) as entries:
-            some = list(itertools.islice(entries, MOST_ENTRIES))
-        kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in some if entry.is_file() or entry.is_dir()}
+            kinds = {entry.name: _kind(entry) for entry in itertools.islice(entries, MOST_ENTRIES)}
     else:
-        kinds = {entry.name: entry.kind == "folder" for entry in storage.entries(path) if entry.kind != "link"}
-    shown = sorted(name for name in kinds if not name.startswith("."))
-    folders = tuple(name for name in shown if kinds[name] and not is_system_folder(name))
-    return Folder(path, tuple(name for name in shown if not kinds[name]), folders)
+        kinds = {entry.name: entry.kind for entry in storage.entries(path)}
+    shown: dict[str, list[str]] = {"file": [], "folder": [], "link": []}
+    for name in sorted(kinds):
+        if kinds[name] and not name.startswith(".") and (kinds[name] == "file" or not is_system_folder(name)):
+            shown[kinds[name]].append(name)
+    return Folder(path, tuple(shown["file"]), tuple(shown["folder"]), tuple(shown["link"]))
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    """Returns what an entry is, as `storage.entries` says it; empty for pipes and their like."""
+    if entry.is_dir():
+        return "link" if entry.is_symlink() else "folder"
+    return "file" if entry.is_file() else ""
 
 
 def suffixes(path: str) -> tuple[Counter[str], bool]:

@@ -187,7 +187,7 @@ def recognise(path: str, labelled: bool) -> Found:
     if storage.local_path(path) is not None and os.path.isfile(path):
         parent, _, name = path.rpartition("/")
         whole = folder.look(parent or "/")
-        inside = Folder(whole.path, (name,), whole.folders, is_named=True)
+        inside = dataclasses.replace(whole, files=(name,), is_named=True)
         found, why = _first(inside, KNOWN[:-1])
         found = found and dataclasses.replace(found, class_names=lists.class_names(whole))
     else:
@@ -287,15 +287,16 @@ def _seen(path: str, why: list[str]) -> str:
     """Returns the sentence for what is not understood."""
     is_file = storage.local_path(path) is not None and os.path.isfile(path)
     counts, stopped = folder.suffixes(path)
-    if not counts and not is_file:
-        return f"{path}: holds nothing that can be read; name a folder or a file that exists"
     first = folder.look(path)
+    if not (counts or is_file or first.links):
+        return f"{path}: holds nothing that can be read; name a folder or a file that exists"
     names = quoted((*first.folders, *first.files)[:5])
     most = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(8))
     said = f" ({'; '.join(why)[:600]})" if why else ""
     known = "; ".join(name for name, _ in KNOWN)
-    seen = "" if is_file else f"; it has {most}{' and more' if stopped else ''}, first {names}"
+    seen = "" if is_file or not counts else f"; it has {most}{' and more' if stopped else ''}, first {names}"
+    links = f"; {quoted(first.links)} are links, which are not followed: name what they lead to" if first.links else ""
     return (
-        f"{path}: is not understood{said}{seen}; known are {known}; bring it into one of these, or write the config by "
-        "hand (docs/sources.md)"
+        f"{path}: is not understood{said}{seen}{links}; known are {known}; bring it into one of these, or write the "
+        "config by hand (docs/sources.md)"
     )

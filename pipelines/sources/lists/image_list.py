@@ -29,7 +29,8 @@ from pipelines.sources.sample import MAX_LABEL
 from pipelines.sources.text import files, read_lines
 
 _PROBED_ROWS = 20
-_NUMBERS = "0123456789, \t"
+_DIGITS, _BLANKS = "0123456789", " \t"
+_NUMBERS = f"{_DIGITS},{_BLANKS}"
 _STYLES = (
     re.compile(r"(?:places365_standard/)?(?P<split>train|val)/(?P<flat>[^/]+)/(?P<file>[^/]+)"),
     re.compile(r"(?:data_(?:256|large)(?:_standard)?/|/)[a-z]/(?P<nested>[^/]+(?:/[^/]+)?)/(?P<file>[^/]+)"),
@@ -54,12 +55,13 @@ def parse_line(uri: str, number: int, line: str, names: bool = False) -> Row:
         line: without its end.
         names: whether a label may be a name; the path must then end as that of an image.
     """
-    path, _, label = line.rstrip(" \t").rpartition(" ")
-    is_number = label.isascii() and label.isdigit()
-    if names and not (is_number and is_image(path)) and (named := _named().fullmatch(line)):
+    text = line.rstrip(_BLANKS)
+    head = text.rstrip(_DIGITS)
+    path, label = (head.rstrip(_BLANKS), text[len(head) :]) if head.endswith(tuple(_BLANKS)) else ("", "")
+    if names and not (label and is_image(path)) and (named := _named().fullmatch(line)):
         if is_name(named["name"]) and named["name"].strip(_NUMBERS):
             return Row(named["path"], {"label": named["name"].strip()})
-    if not path or not is_number or len(label) > 10 or int(label) > MAX_LABEL or _has_more_numbers(path):
+    if not (path and label) or len(label) > 10 or int(label) > MAX_LABEL or _has_more_numbers(path):
         raise UserError(f"{uri}, line {number}: must be `relative/path label`, found {line[:80]!r}")
     return Row(path, {"label": int(label)})
 

@@ -67,11 +67,14 @@ def rows_of(uri: str, source: Source) -> Iterator[Row]:
     if _JSON_LINES.search(storage.name(uri)):
         yield from _json_rows(uri, names, explicit)
         return
+    found: dict[str, str] = {}
     for where, values in _read_parquet(uri) if _is_parquet(uri) else _read_text(uri, names):
         if isinstance(values, ValueError):
             yield Row("", problem=f"{where}: {values}")
             continue
-        row = _row(where, values, _find_columns(where, values, names, explicit))
+        # All rows have the same columns.
+        found = found or _find_columns(where, values, names, explicit)
+        row = _row(where, values, found)
         if row.problem:
             # A column has one type, so no other row is better.
             raise UserError(row.problem)

@@ -315,6 +315,35 @@ def test_names_of_images_without_their_suffix_are_completed(here, column, suffix
     assert whole == {_image("train", i): _CLASSES[i % 3] for i in range(30)}
 
 
+def test_folders_that_are_links_are_named(here, tmp_path, capsys):
+    _classes(tmp_path / "elsewhere")
+    here.mkdir()
+    for name in _CLASSES:
+        (here / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert init.main(["mine", f"--images={here}"]) == 2
+    error = capsys.readouterr().err
+    assert "'cat', 'dog', 'red' are links, which are not followed: name what they lead to" in error
+
+
+@pytest.mark.parametrize("value", ["-1", "0.25"])
+def test_numbers_that_are_no_labels_are_no_classes(here, value, capsys):
+    for i in range(30):
+        _write(here / f"{i}.png", _image("train", i))
+    _table(here / "all.csv", ("path", "label"), [(f"{i}.png", value if i == 7 else i % 3) for i in range(30)])
+    assert init.main(["mine", f"--images={here}"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "classes 3, such as 0, 2, 1" in printed
+    assert f"cannot be used label is '{value}', must be a whole number from 0" in printed
+
+
+def test_names_and_numbers_are_no_labels_together(here, capsys):
+    for i in range(30):
+        _write(here / f"{i}.png", _image("train", i))
+    _table(here / "all.csv", ("path", "label"), [(f"{i}.png", "cat" if i == 7 else i % 3) for i in range(30)])
+    assert init.main(["mine", f"--images={here}"]) == 2
+    assert "its labels are names, such as 'cat', and numbers, such as '0'" in capsys.readouterr().err
+
+
 def _classes(root):
     for i in range(30):
         _write(root / _CLASSES[i % 3] / f"{i}.png", _image("train", i))

@@ -96,7 +96,8 @@ def test_imagenet_lt_is_taken_as_it_is(tmp_path):
         ("a.jpg 2147483648\n", "line 1"),
         ("a.jpg ²\n", "line 1"),
         ("a.jpg " + "9" * 5000, "line 1"),
-        ("a.jpg\t0\n", "line 1"),
+        ("a.jpg 0\t0\n", "line 1"),
+        ("\t0\n", "line 1"),
         (" 0\n", "line 1"),
     ],
 )
@@ -125,6 +126,7 @@ def _members(tmp_path, data, **changes):
         b"cat\\0.png 0\r\ncat\\sub\\1.png 1\r\n",
         b"\xef\xbb\xbfcat/0.png 0\r\n\r\ncat/sub/1.png 1\r\n\r\n",
         b"cat/0.png 0 \n  \t\ncat/sub/1.png 1\t\n\n\n",
+        b"cat/0.png\t0\ncat/sub/1.png  1\n",
         b"./cat/0.png 0\n.//cat/sub/1.png 1",
         b".\\cat\\0.png 0\ncat/sub\\1.png 1",
     ],
