@@ -109,7 +109,7 @@ EXEMPT = {
     },
 }
 # Folders that count as modules of the foundation: others import the folder, never what is in it.
-FOUNDATION = {"pipelines.manifest", "pipelines.storage"}
+FOUNDATION = {"pipelines.manifest", "pipelines.schemas", "pipelines.storage"}
 HEAVY = ("tensorflow", "tensorflow_hub", "apache_beam", "scann")
 # The one module of `model` that is a Beam job.
 PREDICT_JOB = "model.recognition.predict_job"
