@@ -264,7 +264,7 @@ def _path_column(source: Source) -> str:
 def _with_suffix(source: Source, members: list[str], around: Iterable[str]) -> Source:
     """Returns a table whose paths lack the suffix of their images with it, as `path={id}.jpg`, if they are there."""
     column, (head, _, stem) = _path_column(source), members[0].rpartition("/")
-    for root in around:
+    for root in () if leaves_root(members[0]) else around:
         for file in folder.look(storage.join(root, head) if head else root).files:
             if is_image(file) and os.path.splitext(file)[0] == stem:
                 others = [field for field in source.fields if not field.startswith("path=")]

@@ -1,5 +1,6 @@
 """From what was found to what is written: the splits, the memory, and what a person should know of both."""
 
+import contextlib
 import dataclasses
 from collections import Counter
 from typing import Any
@@ -150,6 +151,12 @@ def _own_memory(found: Found, train: Source, seen: Facts) -> tuple[Source, list[
     if train.format in sources.LISTS and found.class_names and not seen.captions:
         if _fits(found.class_names, seen.counts):
             return dataclasses.replace(train, class_names=found.class_names), about
+    if train.format == "table" and not seen.captions and all(isinstance(label, str) for label in seen.counts):
+        column = next((field.removeprefix("label=") for field in train.fields if field.startswith("label=")), "label")
+        named = dataclasses.replace(train, fields=(*train.fields, f"caption={column}"))
+        # A table in Parquet may have numbers there, and the names beside them.
+        with contextlib.suppress(UserError):
+            return (named if facts.first(named).caption else train), about
     return train, about
 
 

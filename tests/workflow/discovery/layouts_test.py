@@ -311,6 +311,10 @@ def test_names_of_images_without_their_suffix_are_completed(here, column, suffix
     _table(here / "sample_submission.csv", (column, *_CLASSES), [(f"{i + 30:03}", 0, 0, 0) for i in range(30)])
     config, read = _found(here)
     assert config.train_set.fields == (f"path={{{column}}}{suffix}", "label=breed")
+    # The training set is the memory, its classes are the captions.
+    shards = sources.plan(config.memory, "", Embed(), "listings/memory")
+    memory = {item.image: item.caption for shard in shards for item in sources.read(shard, Embed())}
+    assert memory == read["train"]
     whole = {image: name for split in read.values() for image, name in split.items()}
     assert whole == {_image("train", i): _CLASSES[i % 3] for i in range(30)}
 
