@@ -19,6 +19,8 @@ _PROBED = 50
 _MOST_LEVELS = 4
 _NO_CLASSES = {"images", "imgs", "img", "image", "masks", "mask", "annotations", "labels", "jpegimages"}
 _LABELS = ("class", "category", "species", "fine_label", "labels")
+# Suffixes of texts beside images.
+_TEXTS = ("txt", "caption")
 _LIKE_LISTS = r"\.(txt|json|csv|tsv|jsonl|ndjson)(\.gz)?$"
 
 
@@ -125,17 +127,22 @@ def _class_folders(inside: Folder) -> Found | None:
 
 def _texts_beside(folders: list[Folder]) -> tuple[str, ...]:
     """Returns the field of a source of images with texts beside them, `x.txt` of `x.jpg`; nothing if few have words."""
-    images, texts = 0, []
-    for one in folders:
-        stems = {os.path.splitext(name)[0] for name in one.files if is_image(name)}
-        beside = {f"{stem}.txt" for stem in stems}.intersection(one.files)
-        images += len(stems)
-        texts += [storage.join(one.path, name) for name in sorted(beside)]
-    words = 0
-    for uri in texts[:_PROBED]:
-        with storage.open_read(uri) as file:
-            words += bool(re.search(rb"[^\W\d_]{2}|[\x80-\xff]{2}", file.read(1 << 10)))
-    return ("caption=txt",) if 2 * len(texts) > images and 2 * words > min(len(texts), _PROBED) else ()
+    stems = [{os.path.splitext(name)[0] for name in one.files if is_image(name)} for one in folders]
+    for kind in _TEXTS:
+        texts = [
+            storage.join(one.path, name)
+            for one, theirs in zip(folders, stems, strict=True)
+            for name in sorted({f"{stem}.{kind}" for stem in theirs}.intersection(one.files))
+        ]
+        words = sum(map(_has_words, texts[:_PROBED]))
+        if 2 * len(texts) > sum(map(len, stems)) and 2 * words > min(len(texts), _PROBED):
+            return (f"caption={kind}",)
+    return ()
+
+
+def _has_words(uri: str) -> bool:
+    with storage.open_read(uri) as file:
+        return bool(re.search(rb"[^\W\d_]{2}|[\x80-\xff]{2}", file.read(1 << 10)))
 
 
 def _holding(inside: Folder) -> tuple[list[str], dict[str, str]]:

@@ -353,14 +353,15 @@ def _classes(root):
         _write(root / _CLASSES[i % 3] / f"{i}.png", _image("train", i))
 
 
-def test_pairs_as_texts_beside_images(here, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["txt", "caption"])
+def test_pairs_as_texts_beside_images(here, tmp_path, capsys, kind):
     _classes(here)
     for i in range(12):
         _write(tmp_path / f"pairs/{i:05}.jpg", tiny.image_bytes(i, "JPEG"))
         # One of these looks like a line of a list.
-        _write(tmp_path / f"pairs/{i:05}.txt", "photo.jpg 12" if i == 3 else f"a red dog {i}\n")
+        _write(tmp_path / f"pairs/{i:05}.{kind}", "photo.jpg 12" if i == 3 else f"a red dog {i}\n")
     config, _ = _found(here, f"--pairs={tmp_path}/pairs")
-    assert (config.memory.format, config.memory.fields) == ("image_folder", ("caption=txt",))
+    assert (config.memory.format, config.memory.fields) == ("image_folder", (f"caption={kind}",))
     shards = sources.plan(config.memory, "", Embed(), "listings/memory")
     items = [item for shard in shards for item in sources.read(shard, Embed())]
     assert [item.caption for item in items] == [f"a red dog {i}" if i != 3 else "photo.jpg 12" for i in range(12)]
