@@ -5,7 +5,8 @@ workers fails the pending requests when the container is gone; `WatchedWorker` d
 
 Beam asks for a view of a pipeline's options hundreds of times while it builds and runs it, and makes the parser of its
 flags again each time: a fifth of the time that a small pipeline takes. `Options` keeps the views; if a later Beam does
-so itself, delete it. """
+so itself, delete it.
+"""
 
 import contextlib
 import os
