@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
-from pipelines import manifest, options, storage
+from pipelines import options, storage
 from pipelines.progress import Stage, say
 
 
@@ -23,13 +23,14 @@ def run(config: Config, vary: str, sweep: bool, markdown: bool) -> None:
     from model.data import protocol
     from model.reports import plot
     from model.reports.ablations import study, variations
+    from model.reports.ablations.base import Base
 
     plot.check()
     name, values = variations.parse(vary)
     places, train = config.places, config.train
     with Stage("ablate", "steps", places.workdir) as stage:
         stage.doing("reading vectors, compiling")
-        base = variations.Base(config)
+        base = Base(config)
         protocol.check(places, config.protocol, config.queries, train, base.task().class_counts)
         found = study.run(base, name, values, sweep, stage)
     own, written = f"{name}-{study.fingerprint(base, found)[:8]}", []
@@ -50,10 +51,13 @@ def foresee(config: Config, vary: str, sweep: bool, markdown: bool) -> dict[str,
     """Says what would be varied; errors as those of `run` that need no training."""
     from model.reports import plot
     from model.reports.ablations import variations
+    from model.reports.ablations.base import Base
 
     plot.check()
     name, values = variations.parse(vary)
-    manifest.Neighbors.open(config.places.neighbors)
+    base = Base(config)
+    values = values or variations.default_values(name, base)
+    variations.read(base, name, values)
     tried = ", with the trials of each" if sweep else ""
     return {
         "varied": name,

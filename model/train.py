@@ -47,7 +47,7 @@ def run(config: Config) -> None:
             results = [runs.seed(chosen, seed) for seed in train.seeds]
             trained.keep(folder, name, chosen.point, task, config)
             rates += [result["reading"] for result in results if "reading" in result]
-            lines[name] = _line(chosen, tried)
+            lines[name] = _line(name, chosen, tried)
             test = sum(result["accuracy"]["all"] for result in results) / len(results)
             reached[name] = plausibility.Reached(chosen.accuracy, test)
             count += len(tried) + len(results)
@@ -76,7 +76,7 @@ def _show_test(config: Config) -> None:
     """Shows how the heads did on test, as `model.evaluate` does in full."""
     from model.reports import results, runs
     from model.reports.grid import Grid
-    from model.reports.result_tables import percent
+    from model.reports.result_tables import over_seeds, percent
 
     places, train, seed = config.places, config.train, config.seed
     lists = manifest.Neighbors.open(places.neighbors)
@@ -90,16 +90,18 @@ def _show_test(config: Config) -> None:
         (head, *(percent(figures[column]) for column in results.COLUMNS), *([over.get(head, "-")] if over else []))
         for head, figures in results.spread(results.measure(found, train)).items()
     ]
-    title = "Test accuracy, %, mean ± standard deviation over seeds" + "; points over linear, all" * bool(over)
+    title = f"Test accuracy, %, {over_seeds(len(train.seeds))}" + "; points over linear, all" * bool(over)
     Grid(title, ("head", *results.COLUMNS, *(["over linear"] if over else [])), rows).show()
 
 
-def _line(chosen: "Trial", tried: "list[Trial]") -> str:
+def _line(name: str, chosen: "Trial", tried: "list[Trial]") -> str:
+    from model.heads import registry
     from model.training import hyperparameters
 
+    said = hyperparameters.words(chosen.point, registry.get(name).trained)
     diverged = sum(trial.diverged for trial in tried)
     note = f", of which {diverged} diverged" if diverged else ""
-    return f"{hyperparameters.words(chosen.point)}: val {chosen.accuracy:.3f}, best of {len(tried)}{note}"
+    return f"{said}{': ' if said else ''}val {chosen.accuracy:.3f}, best of {len(tried)}{note}"
 
 
 def foresee(config: Config) -> dict[str, str]:

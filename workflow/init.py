@@ -120,7 +120,8 @@ def _facts(facts: "Facts", class_names: Sequence[str]) -> dict[str, str]:
         (large, most), (small, least) = ranked[0], ranked[-1]
         names = ", ".join(named(label) for label, _ in ranked[:_NAMED])
         rows["classes"] = f"{len(ranked):,}, such as {names}"
-        rows["images each"] = f"{least:,} ({named(small)}) to {most:,} ({named(large)})"
+        is_even = least == most
+        rows["images each"] = f"{most:,}" if is_even else f"{least:,} ({named(small)}) to {most:,} ({named(large)})"
     for number, row in enumerate(facts.samples):
         rows[f"sample {number + 1}"] = f"{_short(row.member)}, caption {_short(row.caption)}, label {named(row.label)}"
     if facts.problem:

@@ -254,7 +254,7 @@ class Train:
     )
     few_under: int = option(
         0,
-        "Classes with fewer training images are few-shot, the rest medium-shot; 0 for 20, or thirds in the same way.",
+        "Classes with fewer training images are few-shot, the rest medium-shot; 0, as `many_over`, for 20 or thirds.",
         at_least=0,
     )
     shots: str = option(
@@ -270,6 +270,18 @@ class Train:
         readers = [name for name in self.heads if name in TEXT_HEADS]
         if readers and "text" not in self.values:
             yield "values", f"{readers[0]} reads texts; add text"
+        if bool(self.many_over) != bool(self.few_under):
+            yield (
+                "few_under" if self.many_over else "many_over",
+                f"must be set, too, or both be 0: many_over={self.many_over} and few_under={self.few_under} do not say "
+                "which classes are medium-shot",
+            )
+        elif self.few_under > self.many_over + 1:
+            yield (
+                "few_under",
+                f"must be at most {self.many_over + 1}: a class of {self.many_over + 1} images would be many-shot, by "
+                f"many_over={self.many_over}, and few-shot",
+            )
         if self.loss == "ncr" and self.ncr.neighbors >= self.batch_size:
             yield (
                 "ncr.neighbors",

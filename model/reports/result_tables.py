@@ -33,11 +33,15 @@ def grids(results: Mapping[str, Any], groups: Mapping[str, Sequence[str]] | None
     return [*shown, _filter_quality(results["filter"])] if results["filter"] else shown
 
 
+def over_seeds(seeds: int) -> str:
+    """Returns what figures of some seeds are, for a title."""
+    return "mean ± standard deviation over seeds" if seeds > 1 else "of one seed"
+
+
 def _accuracies(results: Mapping[str, Any], groups: Sequence[str]) -> Grid:
     methods, seeds = results["methods"], len({row["seed"] for row in results["rows"]})
-    spread = "mean ± standard deviation over seeds" if seeds > 1 else "of one seed"
     return Grid(
-        f"Test accuracy, %, {spread}; ECE: expected calibration error",
+        f"Test accuracy, %, {over_seeds(seeds)}; ECE: expected calibration error",
         ("method", *COLUMNS, "top-5", "ECE", "train"),
         [
             (

@@ -299,6 +299,12 @@ def shown(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def words(point: Point) -> str:
-    """Returns a point in words: `learning rate 0.001, k all`. Chosen points have all steps: they are not said."""
-    return ", ".join(f"{name.replace('_', ' ')} {shown(name, v)}" for name, v in point.items() if name != "steps")
+def words(point: Point, trained: bool = True) -> str:
+    """Returns a point in words: `learning rate 0.001, k all, vote.most_wrong 8`.
+
+    Chosen points have all steps: they are not said. Nor are the axes of `SETTING` of a head that steps do not train.
+    """
+    said = {name: value for name, value in point.items() if name != "steps" and (trained or name not in SETTING)}
+    return ", ".join(
+        f"{name if '.' in name else name.replace('_', ' ')} {shown(name, value)}" for name, value in said.items()
+    )

@@ -85,7 +85,7 @@ class _Segment:
                 self._named += 1
                 if len(self._ids) >= self._job.part_rows:
                     self._write()
-        self._captions += len(ids)
+        self._captions += sum(map(bool, captions))
         if self._named > before:
             self._of_names += np.bincount(np.array(places), minlength=len(self._of_names))
 

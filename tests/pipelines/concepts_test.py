@@ -51,7 +51,7 @@ def test_counts_names_and_classes_and_lists_the_rows_of_each_class(folder, capsy
     assert run(folder) == 0
     found = Concepts.open(f"{folder}/concepts")
     assert sorted(pairs(found)) == pairs(found) == sorted(ROWS)
-    assert (found.captions, found.named) == (11, 8)
+    assert (found.captions, found.named) == (9, 8)
     assert found.memory == Embeddings(f"{folder}/memory").snapshot
     assert found.classes().to_pydict() == {"label": [0, 1, 2, 3, 4, 5], "name": NAMES, "captions": [3, 1, 3, 1, 1, 0]}
     assert found.names().to_pydict() == {
@@ -60,7 +60,7 @@ def test_counts_names_and_classes_and_lists_the_rows_of_each_class(folder, capsy
         "captions": [3, 1, 1, 3, 1, 1, 0],
     }
     said = capsys.readouterr().out
-    assert "8 of 11 name a class" in said and "1 of 6: nothing" in said
+    assert "8 of 9 name a class" in said and "1 of 6: nothing" in said
     assert run(folder) == 0 and "already found" in capsys.readouterr().out
 
 

@@ -60,6 +60,12 @@ def _says(config: object, sentence: str) -> None:
         (Train(curriculum=Curriculum(starts=(0.5, 0.4))), "curriculum.starts=0.5,0.4: must be two shares of the steps"),
         (Train(curriculum=Curriculum(weights=(1.0,))), "--config.train.curriculum.weights=1.0: must be three"),
         (Train(paco=Paco(alpha=0.0, beta=0.0)), "--config.train.paco.alpha=0.0: must be above 0 where beta is 0"),
+        (
+            Train(many_over=10),
+            "--config.train.few_under=0: must be set, too, or both be 0: many_over=10",
+        ),
+        (Train(few_under=10), "--config.train.many_over=0: must be set, too"),
+        (Train(many_over=5, few_under=7), "few_under=7: must be at most 6: a class of 6 images would be many-shot"),
         (Train(loss="paco", paco=Paco(queue=9)), "--config.train.paco.queue=9: must be at least batch_size=128"),
     ],
 )

@@ -134,17 +134,31 @@ def test_lists_of_another_protocol_are_a_problem(world, capsys, flags, said):
 _GAP = "class 0 has no training image, and every label up to 3 needs one: number the classes from 0 without gaps"
 
 
-@pytest.mark.parametrize("first", [1, 0])
-def test_labels_of_arrays_that_begin_at_1_are_a_problem(world, capsys, first):
+def _arrays(world, first=0, beyond=0):
+    """Gives a world arrays of three classes; the last label of test is one larger by `beyond`."""
     rng = np.random.default_rng(0)
     for split, rows in (("memory", 20), ("train", 9), ("val", 3), ("test", 3)):
         (world.root / f"arrays/{split}").mkdir(parents=True)
         np.save(world.root / f"arrays/{split}/X.npy", rng.normal(size=(rows, 8)).astype(np.float32))
-        np.save(world.root / f"arrays/{split}/y.npy", first + np.arange(rows) % 3)
+        labels = first + np.arange(rows) % 3
+        labels[-1] += beyond if split == "test" else 0
+        np.save(world.root / f"arrays/{split}/y.npy", labels)
         field = split if split == "memory" else f"{split}_set"
         world.flags |= {f"{field}.format": "vectors", f"{field}.path": f"arrays/{split}/X.npy"}
     world.flags |= {"encoders.key": "precomputed:mine", "encoders.value_image": "precomputed:mine"}
     world.flags |= {"encoders.value_text": "", "train.values": "image", "memory.fields": "value_image=key"}
+
+
+def test_a_label_of_test_without_a_training_image_is_a_problem(world, capsys):
+    _arrays(world, beyond=1)
+    assert world.check() == 2
+    said = "error: --config.train_set.path=arrays/train/X.npy: class 3 has no training image, and every label up to 3"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", [1, 0])
+def test_labels_of_arrays_that_begin_at_1_are_a_problem(world, capsys, first):
+    _arrays(world, first)
     code, printed = world.check(), capsys.readouterr()
     assert "train 9 rows, 1 shard, 3 classes, 9 of the first 9 readable" in " ".join(printed.out.split())
     problems = [line for line in printed.err.splitlines() if _GAP in line]

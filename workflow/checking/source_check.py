@@ -38,7 +38,7 @@ class Looked:
         name: `memory`, a split, or `predict`.
         rows: how many rows it has.
         is_exact: whether all were counted, or this is an estimate.
-        classes: number of its classes; 0 if that is not known yet.
+        labels: those of its rows, as far as they are known yet.
         files: number of its files of samples; of a list, of its shards.
         samples: the first rows that can be used.
         unreadable: why others of the first rows cannot be used.
@@ -48,7 +48,7 @@ class Looked:
     name: str
     rows: int = 0
     is_exact: bool = True
-    classes: int = 0
+    labels: set[Any] = dataclasses.field(default_factory=set)
     files: int = 0
     samples: list[Sample] = dataclasses.field(default_factory=list)
     unreadable: list[str] = dataclasses.field(default_factory=list)
@@ -58,7 +58,7 @@ class Looked:
     def words(self) -> str:
         """What a summary says of it."""
         said = [f"{'' if self.is_exact else 'about '}{counted(self.rows, 'row')}", counted(self.files, "shard")]
-        said += [counted(self.classes, "class")] if self.classes else []
+        said += [counted(len(self.labels), "class")] if self.labels else []
         seen = len(self.samples) + len(self.unreadable)
         said.append(f"{len(self.samples)} of the first {seen} readable")
         return ", ".join(said) + (f" (such as {self.unreadable[0]})" if self.unreadable else "")
@@ -89,6 +89,7 @@ def look(request: Request, predict: Source, scratch: str) -> tuple[list[Looked],
             _look(found[name], source, request, None if problems else named, f"{scratch}/{name}")
         except UserError as error:
             found[name].problems.append(str(error))
+    problems += [] if problems else _gaps(found, named, wanted[_TRAIN].path if _TRAIN in wanted else "")
     counted = {name: seen.rows for name, seen in found.items() if seen.rows and seen.is_exact}
     try:
         expected.check_train_and_val(counted, request)
@@ -129,16 +130,21 @@ def _look(seen: Looked, source: Source, request: Request, agreed: Classes | None
         elif why:
             seen.unreadable.append(why)
     seen.rows, seen.is_exact = rows(shards, seen.samples, embed, known)
-    seen.classes = len(known.keys() - {None})
-    if agreed and seen.name == _TRAIN and seen.name not in named.labels:
-        if wrong := gap(known.keys() - {None}, names=named.names):
-            seen.problems.append(f"--config.train_set.path={source.path}: {wrong}")
+    seen.labels = {*known} - {None}
     if seen.name not in (MEMORY, PREDICT) and seen.is_exact:
         expected.check(seen.name, source.path, seen.rows, counts, request)
     if not seen.samples:
         why = f"such as {seen.unreadable[0]}" if seen.unreadable else "there is none"
         flag = f"--config.{seen.name if seen.name == MEMORY else f'{seen.name}_set'}"
         seen.problems.append(f"{flag}.path={source.path}: none of its first {FIRST_ROWS} rows can be used, {why}")
+
+
+def _gaps(found: Mapping[str, Looked], named: Classes, path: str) -> list[str]:
+    """Returns why numbers that are labels cannot be trained on, if that is so; `path` is of the training set."""
+    train = found[_TRAIN].labels if _TRAIN in found and _TRAIN not in named.labels else set()
+    splits = [seen.labels for name, seen in found.items() if name not in (MEMORY, PREDICT)]
+    wrong = gap(train, set().union(*splits), named.names) if train else ""
+    return [f"--config.train_set.path={path}: {wrong}"] if wrong else []
 
 
 def _first(shards: Sequence[InputShard], embed: Embed, labels: Any) -> Iterator[Any]:

@@ -9,6 +9,7 @@ from configs.base import Source
 from configs.schema.data import SPLITS
 from pipelines import class_names, sources
 from pipelines.errors import UserError
+from pipelines.progress import counted
 from workflow.discovery import facts, formats, splits
 from workflow.discovery.config_file import ALL_VECTORS, PAIR_VECTORS, Draft
 from workflow.discovery.facts import Facts
@@ -115,10 +116,9 @@ def _labelled(found: Found, seen: dict[str, Facts]) -> Found:
 
 def _said(found: Found, train: Facts) -> str:
     least, most = min(train.counts.values()), max(train.counts.values())
+    images = f"{least:,} to {most:,} images" if least < most else counted(most, "image")
     more = " at least, since not all was read" if train.stopped else ""
-    return (
-        f"{found.name[0].upper()}{found.name[1:]}: {len(train.counts):,} classes of {least:,} to {most:,} images{more}."
-    )
+    return f"{found.name[0].upper()}{found.name[1:]}: {len(train.counts):,} classes of {images}{more}."
 
 
 def _with_splits(found: Found, seen: dict[str, Facts]) -> tuple[dict[str, tuple[Source, tuple[str, ...]]], list[str]]:

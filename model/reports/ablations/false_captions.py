@@ -1,5 +1,6 @@
 """Captions that say nothing of their images, embedded: what machines write, or the lines of a file."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,6 @@ from pipelines.errors import UserError
 from pipelines.schemas import EncoderInfo
 
 COLUMN = "value_text"
-FILE = "file:"
-JUNK = "junk"
 # What cameras, phones, content systems and shops write where a caption should be.
 _TEMPLATES = (
     "IMG_{:04d}.JPG",
@@ -30,28 +29,27 @@ _TEMPLATES = (
 _NUMBERS = 3
 
 
-def draw(kind: str, count: int, seed: int) -> list[str]:
-    """Returns captions, drawn with a seed.
-
-    Args:
-        kind: `JUNK`, or `FILE` and the path of a text file, of which lines are drawn.
-        count: of captions.
-        seed: of the draws.
-
-    Raises:
-        UserError: if the file cannot be read or has no line.
-    """
+def junk(count: int, seed: int) -> list[str]:
+    """Returns some captions that no person wrote, drawn with a seed."""
     rng = np.random.default_rng(seed)
-    if kind == JUNK:
-        numbers = rng.integers(0, 10_000, (count, _NUMBERS)).tolist()
-        return [
-            _TEMPLATES[which].format(*row)
-            for which, row in zip(rng.integers(len(_TEMPLATES), size=count), numbers, strict=True)
-        ]
-    path = kind.removeprefix(FILE)
-    known = [line.strip() for _, line in class_names.read_lines(path) if line.strip()]
+    numbers = rng.integers(0, 10_000, (count, _NUMBERS)).tolist()
+    return [
+        _TEMPLATES[which].format(*row)
+        for which, row in zip(rng.integers(len(_TEMPLATES), size=count), numbers, strict=True)
+    ]
+
+
+def read(path: str) -> tuple[str, ...]:
+    """Returns the lines of a text file that are not blank; a `UserError` if it cannot be read or has none."""
+    known = tuple(line.strip() for _, line in class_names.read_lines(path) if line.strip())
     if not known:
         raise UserError(f"{path}: has no line; give a text file with a caption on each line")
+    return known
+
+
+def draw(known: Sequence[str], count: int, seed: int) -> list[str]:
+    """Returns captions that are drawn from known ones with a seed."""
+    rng = np.random.default_rng(seed)
     return [known[place] for place in rng.integers(len(known), size=count)]
 
 
@@ -67,6 +65,7 @@ def embed(captions: Sequence[str], encoders: Encoders, embed: Embed, info: Encod
     Raises:
         UserError: if the config has no such encoder.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from pipelines.encoders import handles, loaded
 
     handle, _ = handles.columns(encoders).get(COLUMN, ("", ""))

@@ -12,7 +12,7 @@ from configs.base import Train
 from model.data import class_names, tables
 from model.reports import plot
 from model.reports.ablations import variations
-from model.reports.ablations.variations import Base, Point
+from model.reports.ablations.base import Base, Point
 from model.reports.grid import Grid
 from model.reports.result_tables import percent
 from model.reports.results import COLUMNS, spread
@@ -34,7 +34,7 @@ def _is_varied(head: str) -> bool:
     return head not in ("linear", "lda", "zero_shot", "tip_adapter", "tip_adapter_f")
 
 
-def _folder(base: Base, vary: str, value: str, head: str, train: Train, chosen: Any) -> str:
+def _folder(base: Base, vary: str, value: str, made_of: str, head: str, train: Train, chosen: Any) -> str:
     """Claims the folder of one head at one value; its name depends on everything that decides its bytes."""
     names = class_names.fingerprint(base.places.classes)
     identity = {
@@ -47,6 +47,7 @@ def _folder(base: Base, vary: str, value: str, head: str, train: Train, chosen: 
         "head": head,
         "chosen": chosen,
         **({"names": names} if names else {}),
+        **({"made_of": made_of} if made_of and _is_varied(head) else {}),
     }
     folder = storage.join(base.places.workdir, "ablations", "runs", manifest.fingerprint(identity)[:8])
     manifest.claim(folder, "model.ablate", identity)
@@ -62,7 +63,7 @@ def _results(
     data = tables.load(task, train.dtype)
     for head in train.heads:
         of_head = point.train if _is_varied(head) else train
-        folder = _folder(base, vary, value, head, of_head, chosen.get(head))
+        folder = _folder(base, vary, value, point.made_of, head, of_head, chosen.get(head))
         runs = trials.Runs(head, of_head, base.seed, task, data, folder, progress)
         if chosen:
             setting = Trial(chosen[head]["number"], chosen[head]["point"], {})
@@ -104,7 +105,8 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
 
     Returns:
         `vary`, `title`, `scale`, `note`, `sweep`, and `points`: `value`, `rows` of the memory, `neighbors` (mean length
-        of the lists of test), `methods` as `results.spread` returns them, and the `runs` behind them.
+        of the lists of test), `made_of` of a value that names a file or folder, `methods` as `results.spread` returns
+        them, and the `runs` behind them.
 
     Raises:
         UserError: if a value makes no sense, or an earlier stage has not run.
@@ -114,12 +116,13 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
     if train.table != "device":
         raise UserError(f"--config.train.table={train.table}: ablations change the memory; use device")
     values = tuple(values) or variations.default_values(vary, base)
+    read = variations.read(base, vary, values)
     frozen = run_files.identity(base.places, base.seed, train, base.lists.fingerprint).folder
     chosen = {} if sweep else {head: run_files.chosen(frozen, head, _INSTEAD) for head in train.heads}
     steps = sum(trials.lengths(train)) if sweep else len(train.heads) * len(train.seeds) * train.steps
     progress, points = Progress(stage, len(values) * steps), []
-    for value in values:
-        point = variation.point(base, value)
+    for value, meaning in zip(values, read, strict=True):
+        point = variation.point(base, meaning)
         runs = _results(base, vary, value, point, chosen, progress)
         points.append(
             {
@@ -129,6 +132,7 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
                 "methods": spread([{name: run[name] for name in run if name != "classes"} for run in runs]),
                 "runs": runs,
                 **({} if point.victim is None else {"victim": point.victim}),
+                **({"made_of": point.made_of} if point.made_of else {}),
             }
         )
     about = {"title": variation.title, "scale": variation.scale, "note": variation.note}
@@ -141,7 +145,7 @@ def fingerprint(base: Base, found: dict[str, Any]) -> str:
         "runs": run_files.config_hash(run_files.identity(base.places, base.seed, base.train, base.lists.fingerprint)),
         "heads": base.train.heads,
         "seeds": base.train.seeds,
-        "values": [point["value"] for point in found["points"]],
+        "values": [[point["value"], point.get("made_of", "")] for point in found["points"]],
         "sweep": found["sweep"],
     }
     return manifest.fingerprint(decides)

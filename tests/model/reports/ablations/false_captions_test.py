@@ -22,9 +22,10 @@ def test_vectors_are_those_of_the_lines(encoder, tmp_path):
     folder, words = encoder
     file = tmp_path / "lines.txt"
     file.write_text("a red dog\n\nblue cat \n")
-    drawn = false_captions.draw(f"file:{file}", 40, 1)
-    assert set(drawn) == {"a red dog", "blue cat"} and drawn == false_captions.draw(f"file:{file}", 40, 1)
-    assert drawn != false_captions.draw(f"file:{file}", 40, 2)
+    known = false_captions.read(str(file))
+    drawn = false_captions.draw(known, 40, 1)
+    assert set(drawn) == {"a red dog", "blue cat"} and drawn == false_captions.draw(known, 40, 1)
+    assert drawn != false_captions.draw(known, 40, 2)
     encoders = Encoders(value_text=(str(folder),))
     info = handles.configured(str(folder), encoders).info
     vectors = false_captions.embed(drawn, encoders, Embed(batch_size=3), info)
@@ -37,7 +38,7 @@ def test_vectors_are_those_of_the_lines(encoder, tmp_path):
 
 
 def test_junk_is_of_all_kinds_and_differs():
-    drawn = false_captions.draw("junk", 2000, 0)
+    drawn = false_captions.junk(2000, 0)
     assert len(set(drawn)) > 1500
     for pattern in (r"IMG_\d{4,}\.JPG", r"SKU \d{6} \| Free Shipping \| Buy Now", r"wp-content/.*\.jpg"):
         assert sum(bool(re.fullmatch(pattern, line)) for line in drawn) > 100
@@ -46,4 +47,4 @@ def test_junk_is_of_all_kinds_and_differs():
 def test_a_file_without_a_line_is_refused(tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(UserError, match="has no line"):
-        false_captions.draw(f"file:{tmp_path}/empty.txt", 3, 0)
+        false_captions.read(f"{tmp_path}/empty.txt")

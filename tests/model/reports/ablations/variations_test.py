@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from configs.base import Config
-from model.reports.ablations import study, variations
-from model.reports.ablations.variations import VARY, Base
+from model.reports.ablations import false_captions, study, variations
+from model.reports.ablations.base import Base
+from model.reports.ablations.variations import VARY
 from pipelines import manifest, options, schemas, storage
 from pipelines.errors import UserError
 from tests.world import World
@@ -61,10 +62,15 @@ def base(config) -> Base:
     return _base(config)
 
 
+def _point(base, name, text):
+    (value,) = variations.read(base, name, [text])
+    return VARY[name].point(base, value)
+
+
 def test_k_is_the_first_of_each_list(base):
     whole = base.task((), 7)
     for k in (1, 3, 7):
-        point = VARY["k"].point(base, str(k))
+        point = _point(base, "k", str(k))
         assert point.train.k == k
         np.testing.assert_array_equal(
             point.task.splits["test"].neighbors, base.task((), 7).splits["test"].neighbors[:, :k]
@@ -86,13 +92,13 @@ def test_k_is_the_first_of_each_list(base):
     ],
 )
 def test_settings_change_alone(base, name, text, field, value):
-    point = VARY[name].point(base, text)
+    point = _point(base, name, text)
     assert point.train == dataclasses.replace(base.train, **{field: value})
     np.testing.assert_array_equal(point.task.splits["val"].neighbors, base.task().splits["val"].neighbors)
 
 
 def test_smaller_memories_lie_within_larger_ones_and_lists_stay_as_long(base):
-    points = {text: VARY["memory_size"].point(base, text) for text in ("1/16", "1/4", "0.5", "1")}
+    points = {text: _point(base, "memory_size", text) for text in ("1/16", "1/4", "0.5", "1")}
     assert {text: point.rows for text, point in points.items()} == {"1/16": 24, "1/4": 95, "0.5": 190, "1": 380}
     ids = [set(point.task.memory_ids.tolist()) for point in points.values()]
     assert ids[0] < ids[1] < ids[2] < ids[3]
@@ -104,24 +110,24 @@ def test_smaller_memories_lie_within_larger_ones_and_lists_stay_as_long(base):
 
 
 def test_named_and_unnamed_part_the_memory(base):
-    named, unnamed = (VARY["memory"].point(base, text) for text in ("named", "unnamed"))
+    named, unnamed = (_point(base, "memory", text) for text in ("named", "unnamed"))
     assert (named.rows, unnamed.rows) == (3, 377)
     assert not set(named.task.memory_ids) & set(unnamed.task.memory_ids)
-    assert VARY["memory"].point(base, "all").rows == 380
+    assert _point(base, "memory", "all").rows == 380
 
 
 def test_a_pattern_chooses_by_url(base, monkeypatch):
     memory = base.memory()
     urls = np.array([f"http://x/{'f' if i % 4 == 0 else 'm'}{i}.jpg" for i in range(len(memory))], object)
     monkeypatch.setattr(base, "memory", lambda also=(): dataclasses.replace(memory, urls=urls))
-    assert VARY["memory"].point(base, "url:/f[0-9]").rows == 95
+    assert _point(base, "memory", "url:/f[0-9]").rows == 95
 
 
 def test_noise_exchanges_texts_of_a_share_and_nothing_else(base):
     before = base.task()
     changed = {}
     for text in ("0", "0.25", "1"):
-        after = VARY["noise"].point(base, text).task
+        after = _point(base, "noise", text).task
         changed[text] = set(np.flatnonzero((after.values["text"] != before.values["text"]).any(1)).tolist())
         np.testing.assert_array_equal(np.sort(after.values["text"], 0), np.sort(before.values["text"], 0))
         np.testing.assert_array_equal(after.keys, before.keys)
@@ -143,7 +149,7 @@ def _named(base: Base, monkeypatch) -> np.ndarray:
 def test_poison_rewrites_the_rows_nearest_to_the_victim_to_name_the_target(config, monkeypatch):
     base = _base(config)
     names = _named(base, monkeypatch)
-    before, point = base.task(), VARY["poison"].point(base, "3-1")
+    before, point = base.task(), _point(base, "poison", "3-1")
     assert point.victim == 3 and point.rows == 380 and point.task.splits is before.splits
     changed = np.flatnonzero((point.task.values["text"] != np.asarray(before.values["text"])).any(1))
     test = before.splits["test"]
@@ -152,7 +158,7 @@ def test_poison_rewrites_the_rows_nearest_to_the_victim_to_name_the_target(confi
     assert sorted(changed) == sorted(np.argsort(-nearness, kind="stable")[:4])
     np.testing.assert_array_equal(point.task.values["text"][changed], np.tile(names[1], (4, 1)))
     np.testing.assert_array_equal(np.asarray(point.task.keys), np.asarray(before.keys))
-    clean = VARY["poison"].point(base, "0")
+    clean = _point(base, "poison", "0")
     assert clean.victim is None and clean.task is before
 
 
@@ -169,9 +175,9 @@ def test_victims_are_drawn_each_with_the_most_similar_name_and_another(config, m
 
 
 def test_a_random_memory_is_searched_again(base):
-    point = VARY["memory"].point(base, "random")
+    point = _point(base, "memory", "random")
     assert point.rows == 380
-    np.testing.assert_array_equal(VARY["memory"].point(base, "random").task.keys, point.task.keys)
+    np.testing.assert_array_equal(_point(base, "memory", "random").task.keys, point.task.keys)
     split = point.task.splits["test"]
     np.testing.assert_allclose(
         np.einsum("nkd,nd->nk", point.task.keys[split.neighbors], split.queries), split.scores, atol=1e-5
@@ -179,11 +185,11 @@ def test_a_random_memory_is_searched_again(base):
 
 
 def test_another_memory_of_the_same_encoders_takes_the_place_of_the_own(base, config, tmp_path):
-    point = VARY["memory"].point(base, f"folder:{config.places.memory}")
-    whole = VARY["memory"].point(base, "all")
+    point = _point(base, "memory", f"folder:{config.places.memory}")
+    whole = _point(base, "memory", "all")
     np.testing.assert_array_equal(point.task.splits["val"].neighbors, whole.task.splits["val"].neighbors)
     with pytest.raises(UserError, match="does not exist yet; run web-memory embed first"):
-        VARY["memory"].point(base, f"folder:{tmp_path}")
+        _point(base, "memory", f"folder:{tmp_path}")
 
 
 def test_the_table_of_poison_shows_what_victim_and_others_gain():
@@ -200,7 +206,7 @@ def test_the_table_of_poison_shows_what_victim_and_others_gain():
 
 
 def test_the_leakage_filter_off_lets_copies_in_but_not_a_querys_own_bytes(base):
-    on, off, none = (VARY["leakage"].point(base, text) for text in ("on", "off", "none"))
+    on, off, none = (_point(base, "leakage", text) for text in ("on", "off", "none"))
     # One row was dropped for another reason and stays away.
     assert (on.rows, off.rows, none.rows) == (380, 399, 399)
     scores = [point.task.splits["test"].scores[4] for point in (on, off, none)]
@@ -217,23 +223,23 @@ def test_the_leakage_filter_off_lets_copies_in_but_not_a_querys_own_bytes(base):
         ("memory_size", "2", "must be a number from 0 to 1"),
         ("memory_size", "1/0", "must be a number, such as 2 or 1/2"),
         ("noise", "much", "must be a number"),
-        ("captions", "jnk", "no such captions; did you mean 'junk'?, file: and a text file"),
+        ("captions", "jnk", "is not known; did you mean 'junk'?, file: and a text file"),
         ("captions", "junk", "is not the encoder of the memory's text values"),
-        ("memory", "nmed", "no such memory; did you mean 'named'?, url: and"),
+        ("memory", "nmed", "is not known; did you mean 'named'?, url: and"),
         ("memory", "url:(", "is not a regular expression"),
-        ("memory", "url:x", "this memory has no rows"),
+        ("memory", "url:x", "--vary=memory=url:x: matches the URL of no row of the memory"),
         ("memory", "train", "names of the classes are not embedded"),
         ("leakage", "of", "did you mean 'off'"),
         ("poison", "3", "must be 0, or the numbers of two classes below 5, the victim first, such as 3-7"),
         ("poison", "3-3", "must be 0, or the numbers of two classes"),
         ("poison", "3-5", "must be 0, or the numbers of two classes"),
         ("poison", "3-1", "set --config.train.values=text and --config.class_names"),
-        ("values", "image", "the memory has no 'image' values"),
+        ("values", "image", "--vary=values=image: is not known; known are text"),
     ],
 )
 def test_refusals(base, name, text, sentence):
     with pytest.raises(UserError) as error:
-        VARY[name].point(base, text)
+        _point(base, name, text)
     assert sentence in str(error.value)
 
 
@@ -242,7 +248,7 @@ def test_without_dropped_copies_there_is_no_filter_to_vary(tmp_path):
     assert world.build() == 0 and world.neighbors() == 0
     config = options.parse([f"--config={world.config_file}", "--config.train.values=text"], "")[0]
     with pytest.raises(UserError, match="no rows of the memory were dropped for leakage"):
-        VARY["leakage"].point(_base(config), "off")
+        _point(_base(config), "leakage", "off")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +256,6 @@ def test_without_dropped_copies_there_is_no_filter_to_vary(tmp_path):
     [
         ("", "nothing of this name can be varied; known are k, values"),
         ("layer=1", "did you mean 'layers'"),
-        ("k=1,2,1", "names a value twice"),
     ],
 )
 def test_a_flag_that_makes_no_sense_is_refused(text, sentence):
@@ -260,7 +265,7 @@ def test_a_flag_that_makes_no_sense_is_refused(text, sentence):
 
 
 def test_own_captions_change_nothing_and_lists_by_name_are_refused(base, config):
-    assert VARY["captions"].point(base, "own").task is base.task()
+    assert _point(base, "captions", "own").task is base.task()
     by_name = dataclasses.replace(config, neighbors=dataclasses.replace(config.neighbors, by="both"))
     with pytest.raises(UserError, match="--config.neighbors.by=both: ablations search the memory by keys alone"):
         _base(by_name)
@@ -269,3 +274,23 @@ def test_own_captions_change_nothing_and_lists_by_name_are_refused(base, config)
 def test_flags_are_parsed():
     assert variations.parse("k") == ("k", ())
     assert variations.parse("memory=named, url:/f[0-9]") == ("memory", ("named", "url:/f[0-9]"))
+    assert variations.parse("memory=url:a{1,3}[b,c](d,e),all") == ("memory", ("url:a{1,3}[b,c](d,e)", "all"))
+
+
+@pytest.mark.parametrize("values", [("1", "2", "1"), ("4", "04")])
+def test_a_value_is_named_once(base, values):
+    with pytest.raises(UserError, match=f"names a value twice, {values[-1]}"):
+        variations.read(base, "k", values)
+
+
+def test_what_is_in_a_file_or_folder_is_part_of_its_point(base, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(false_captions, "embed", lambda lines, *rest: np.zeros((len(lines), 1), np.float32))
+    file = tmp_path / "lines.txt"
+    made_of = []
+    for text in ("a cat\n", "a dog\n", "a cat\n\n"):
+        file.write_text(text)
+        made_of.append(_point(base, "captions", f"file:{file}").made_of)
+    assert made_of[0] == made_of[2] != made_of[1] and "" not in made_of
+    folder = config.places.memory
+    assert _point(base, "memory", f"folder:{folder}").made_of == manifest.Embeddings(folder).snapshot
+    assert _point(base, "memory", "all").made_of == _point(base, "captions", "junk").made_of == ""
