@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Photographs that are shown as a table.
 _MOST_SHOWN = 10
+_NEAR = "neighbour of the image"
 _VALUES: dict[str, tuple[Any, str]] = {
     "images": ("", "files by pattern, or a folder; otherwise the source --config.predict_set"),
     "output": ("", "file to write: .parquet, .csv or .jsonl; without one a table of up to 10 photographs is shown"),
@@ -70,9 +71,8 @@ def _checked(config: Config, flags: dict[str, Any]) -> str:
 
 def foresee(config: Config, **flags: Any) -> dict[str, str]:
     """Says what would be predicted; errors as those of `run` before anything is loaded."""
-    from model.recognition import rows, trained
+    from model.recognition import pictures, rows, trained
     from model.recognition.source import Source
-    from pipelines.sources import patterns
 
     path, images, output = _checked(config, flags), flags["images"], flags["output"]
     if output:
@@ -81,7 +81,7 @@ def foresee(config: Config, **flags: Any) -> dict[str, str]:
     named = f"{config.predict_set.path} ({config.predict_set.format})"
     if images:
         named = (
-            f"the folder {images}" if storage.entries(images) else counted(len(patterns.files(images)), "photograph")
+            f"the folder {images}" if storage.entries(images) else counted(len(pictures.files(images)), "photograph")
         )
     return {
         "would": f"predict {named} with {flags['head'] or trained.heads(runs)[0]} of {path}",
@@ -90,12 +90,11 @@ def foresee(config: Config, **flags: Any) -> dict[str, str]:
 
 
 def _show(path: str, flags: dict[str, Any]) -> None:
-    from model.recognition import trained
+    from model.recognition import pictures, trained
     from model.recognizer import Recognizer
-    from pipelines.sources import patterns
 
     images = flags["images"]
-    found = [file.uri for file in patterns.files(images)] if images and not storage.entries(images) else []
+    found = pictures.files(images) if images and not storage.entries(images) else []
     if not 0 < len(found) <= _MOST_SHOWN:
         raise UserError(f"--output is missing: only up to {_MOST_SHOWN} files of --images are shown as a table")
     opened = Recognizer.open(
@@ -110,7 +109,7 @@ def _show(path: str, flags: dict[str, Any]) -> None:
                 near = of.neighbors[place].caption if place < len(of.neighbors) else ""
                 lines.append(("" if place else storage.name(uri), name, f"{probability:.3f}", near))
         title = f"{recognizer.head}, {counted(len(recognizer.classes), 'class')}"
-        progress.table(title, ("image", "class", "probability", "neighbour"), lines, left=("class", "neighbour"))
+        progress.table(title, ("image", "class", "probability", _NEAR), lines, left=("class", _NEAR))
 
 
 def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> None:
@@ -137,7 +136,7 @@ def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> 
         counts = predict_job.run(wanted, source, data, output, work, config.embed, runner)
         stage.worked = False
         what, rate = counted(counts.rows, "photograph"), counts.rows / stage.secs
-        title = f"predict: {what} in {duration(stage.secs)}, {rate:,.0f}/s"
+        title = f"predict: {what} in {duration(stage.secs)}, {rate:,.{0 if rate >= 10 else 2}f}/s"
         summary(title, {"head": wanted.head, **_lines(counts), "output": output})
 
 
@@ -149,6 +148,9 @@ def _lines(counts: "Counts") -> dict[str, str]:
     lines = {}
     if counts.labelled:
         lines["accuracy"] = f"{counts.right / counts.labelled:.3f} of {counts.labelled:,} with a label"
+    if counts.unknown:
+        named = f"{counts.rows - counts.labelled:,} of {counts.rows:,}, such as of {counts.unknown[0]!r}"
+        lines["no class"] = f"{named}, which is the name of no class of the model"
     if counts.rejected:
         lines["rejected"] = f"{counts.rejected:,}, listed in the .rejects.parquet beside the output"
     return lines

@@ -11,8 +11,8 @@ A recogniser is loaded once and holds encoders, index and memory; any number of 
 
 import os
 import types
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -84,28 +84,33 @@ class Recognizer:
         return self._more[head] if head in self._more else self._session.engine(head)
 
     def predict(
-        self, images: "Sequence[Picture]", *, head: str = "", top: int = 5, influence: bool = False
+        self, images: "Iterable[Picture] | Picture", *, head: str = "", top: int = 5, influence: bool = False
     ) -> list[Prediction]:
         """Predicts the classes of photographs.
 
         Args:
-            images: paths or URLs of files, encoded bytes, Pillow images, or uint8 arrays `[H, W, 3]`.
+            images: paths or URLs of files, encoded bytes, Pillow images, or uint8 arrays `[H, W, 3]`; or one of these.
             head: that predicts, instead of the recogniser's own.
             top: number of classes.
             influence: whether to compute the influence of each neighbour, which takes a forward pass for each.
 
         Raises:
-            UserError: if an image cannot be read; it is named by its path or its place. Or if there is no such head.
+            UserError: if an image cannot be read; it is named by its path or its place. If there is no such head, or
+                `top` is less than 1.
         """
-        if isinstance(images, str | bytes | os.PathLike):
-            images = [images]
+        from model.recognition import pictures
+        from pipelines.errors import UserError
+
+        given: list[Any] = [images] if pictures.is_one(images) else list(cast("Iterable[Picture]", images))
+        if not isinstance(top, int) or top < 1:
+            raise UserError(f"top={top!r}: must be a whole number from 1")
         engine, state = self._engine(head), self._session.state()
         found: list[Prediction] = []
-        for first in range(0, len(images), _AT_ONCE):
-            photographs = self._session.pixels(images[first : first + _AT_ONCE], first)
+        for first in range(0, len(given), _AT_ONCE):
+            photographs = self._session.pixels(given[first : first + _AT_ONCE], first)
             keys = self._session.keys(photographs, first)
             lists = engine.look_up(state.index, state.memory, keys, [photograph.image for photograph in photographs])
-            outputs = engine.predict(state.memory, keys, lists, max(top, 1))
+            outputs = engine.predict(state.memory, keys, lists, top)
             counts = engine.influence(state.memory, keys, lists, outputs) if influence else None
             found += _predictions(engine.trained.classes, state.memory, lists, outputs, counts)
         return found

@@ -64,7 +64,6 @@ EXEMPT = {
     },
     "index.searching.rows": {"pipelines.sources.pictures"},
     # docs/adr/0026: a prediction embeds, searches and runs a head.
-    "model.predict": {"pipelines.sources.patterns"},
     "model.recognition.source": {
         "index",
         "index.searching.matching",
@@ -89,7 +88,11 @@ EXEMPT = {
     },
     # It embeds the captions that take the place of others.
     "model.reports.ablations.false_captions": {"pipelines.encoders.handles", "pipelines.encoders.loaded"},
-    "model.recognition.pictures": {"pipelines.images.decode", "pipelines.sources.pictures"},
+    "model.recognition.pictures": {
+        "pipelines.images.decode",
+        "pipelines.sources.patterns",
+        "pipelines.sources.pictures",
+    },
     "model.recognition.predict_job": {
         "pipelines.embedding.folders",
         "pipelines.embedding.job",

@@ -107,7 +107,7 @@ def _near(material: Material, number: int) -> list[list[Any]]:
                 [
                     int(material.near[number, step]),
                     place + 1,
-                    round(float(material.scores[number, step]), 3),
+                    round(float(material.scores[number, step]), 6),
                     None if shown.weights is None else _short(shown.weights[number, step]),
                     None if material.influence is None else _short(material.influence[number, step]),
                     None if shown.kept is None else int(shown.kept[number, step]),
@@ -118,8 +118,8 @@ def _near(material: Material, number: int) -> list[list[Any]]:
 
 
 def _short(value: float) -> float:
-    """Returns a number of three significant digits: what is not 0 stays so."""
-    return float(f"{float(value):.3g}")
+    """Returns a number of six significant digits, which the page rounds once more: what is not 0 stays so."""
+    return float(f"{float(value):.6g}")
 
 
 # `gallery.js` has the same words, and a test compares the rows of both.

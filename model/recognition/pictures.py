@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from configs.base import Embed
+from pipelines import storage
 from pipelines.errors import UserError, one_line
 from pipelines.images import decode
 from pipelines.images.decode import DecodeError, ImagePreprocess
-from pipelines.sources import pictures
+from pipelines.sources import patterns, pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,17 @@ class Pixels:
 
     pixels: np.ndarray
     image: bytes | None
+
+
+def files(images: str) -> list[str]:
+    """Returns the files that a path or a pattern names; a path that exists is no pattern. A `UserError` if none."""
+    return [images] if storage.exists(images) else [file.uri for file in patterns.files(images)]
+
+
+def is_one(given: Any) -> bool:
+    """Tells whether something is one photograph, not several."""
+    is_array = isinstance(given, np.ndarray) and given.ndim == 3
+    return is_array or isinstance(given, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Pixels)
 
 
 def read(given: Any, name: str, preprocess: ImagePreprocess, embed: Embed) -> Pixels:
@@ -62,6 +74,8 @@ def read(given: Any, name: str, preprocess: ImagePreprocess, embed: Embed) -> Pi
         raise UserError(
             f"{name}: is of type {type(given).__name__}; give a path, bytes, a Pillow image or a uint8 array"
         )
+    if given.mode in ("I", "F"):
+        raise UserError(f"{name}: is of Pillow's mode {given.mode}, whose black and white are not known; give L or RGB")
     if given.width * given.height > embed.max_image_pixels:
         raise UserError(f"{name}: {given.width} x {given.height}, the limit is {embed.max_image_pixels:,} pixels")
     try:

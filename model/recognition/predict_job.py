@@ -20,7 +20,7 @@ import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
 from configs.base import Embed, Filters, Source
-from model.recognition import rows
+from model.recognition import pictures, rows
 from model.recognition.engine import Engine
 from model.recognition.memory import KEY
 from model.recognition.session import Session
@@ -83,12 +83,21 @@ class Opened:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What became of the photographs."""
+    """What became of the photographs.
+
+    Attributes:
+        rows: that were predicted.
+        rejected: that could not be read.
+        labelled: of the rows, those whose label is a class of the model.
+        right: of these, those whose first class it is.
+        unknown: names that label photographs, such as those of folders, and are no class of the model.
+    """
 
     rows: int
     rejected: int
     labelled: int
     right: int
+    unknown: tuple[str, ...] = ()
 
 
 def source_of(images: str, work: str) -> Source:
@@ -99,7 +108,7 @@ def source_of(images: str, work: str) -> Source:
     """
     if storage.entries(images):
         return Source(format="image_folder", path=images)
-    found = [file.uri for file in patterns.files(images)]
+    found = pictures.files(images)
     root = os.path.commonpath([uri.rpartition("/")[0] or "." for uri in found]) if "://" not in found[0] else ""
     members = [uri if not root or root == "." else uri.removeprefix(root).lstrip("/") for uri in found]
     path = storage.join(work, "photographs.jsonl")
@@ -156,7 +165,9 @@ def run(wanted: Wanted, source: Source, data: str, output: str, work: str, embed
     written = rows.write(output, part.tables(names), {"config_hash": folder.config_hash})
     rejected = _write_rejects(folder, _rejects_path(output))
     storage.remove(work)
-    return Counts(written, rejected, sum(m["labelled"] for m in markers), sum(m["right"] for m in markers))
+    unknown = [name for name in labels.own if normal(name) not in labels.space.numbers] if labels else []
+    labelled, right = (sum(marker[name] for marker in markers) for name in ("labelled", "right"))
+    return Counts(written, rejected, labelled, right, tuple(unknown))
 
 
 def _labels(source: Source, data: str, embed: Embed, classes: Sequence[str]) -> Labels | None:

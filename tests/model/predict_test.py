@@ -57,6 +57,7 @@ def test_says_the_accuracy_and_the_rejects(line, tmp_path, capsys):
     _write(line, tmp_path / "x.parquet", f"--images={tmp_path / 'mixed'}")
     said = capsys.readouterr().out
     assert "16 photographs" in said and "of 15 with a label" in said and "1, listed in" in said
+    assert "1 of 16, such as of 'other', which is the name of no class of the model" in " ".join(said.split())
     (reject,) = pq.read_table(tmp_path / "x.rejects.parquet").to_pylist()
     assert reject["member"] == "red/broken.png" and reject["error_type"] == "CannotDecode"
 
@@ -93,6 +94,13 @@ def test_a_few_photographs_are_shown(line, capsys):
     assert predict.main(_argv(line, f"--images={line.photographs()[0]}", "--head=mam", "--top=2")) == 0
     said = capsys.readouterr().out
     assert "0.png" in said and "blue" in said and "a blue dog" in said
+
+
+def test_a_file_whose_name_looks_like_a_pattern(line, tmp_path, capsys):
+    path = tmp_path / "im[1]*.png"
+    shutil.copy(line.photographs()[0], path)
+    assert predict.main(_argv(line, f"--images={path}")) == 0
+    assert "im[1]*.png" in capsys.readouterr().out
 
 
 def test_more_classes(line, tmp_path):

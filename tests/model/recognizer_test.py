@@ -68,6 +68,14 @@ def test_takes_paths_bytes_pictures_and_arrays(opened, line):
     forms = [path, pathlib.Path(path), data, image, np.asarray(image.convert("RGB"))]
     found = opened.predict(forms)
     assert all(of == found[0] for of in found) and opened.predict([]) == []
+    for one in (*forms, iter(forms[:1])):
+        assert opened.predict(one) == found[:1]
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.5, "3"])
+def test_refuses_a_number_of_classes_that_is_none(opened, line, top):
+    with pytest.raises(UserError, match=f"top={top!r}: must be a whole number from 1"):
+        opened.predict(line.photographs()[:1], top=top)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,8 @@ def test_takes_paths_bytes_pictures_and_arrays(opened, line):
         (b"", "image 2: has 0 bytes"),
         (np.zeros((4, 4), np.uint8), r"image 2: is an array of uint8 \[4, 4\]"),
         (3.5, "image 2: is of type float"),
+        (Image.fromarray(np.zeros((4, 4), np.int32)), "image 2: is of Pillow's mode I, whose black and white"),
+        (Image.fromarray(np.zeros((4, 4), np.float32)), "image 2: is of Pillow's mode F, whose black and white"),
     ],
 )
 def test_names_an_image_that_it_cannot_read(opened, line, given, said):

@@ -137,7 +137,9 @@ def _histogram(lengths: np.ndarray) -> Chart:
     x = charts.linear("words of a caption", [], 0, width * len(shares))
     chart = Chart("Lengths of captions", about, x, charts.linear("share of captions, %", [0, *shares.tolist()]))
     for place, share in enumerate(shares.tolist()):
-        chart.add_bar(1, width * place, width * (place + 1), share, f"from {width * place} words: {share:.1f} %")
+        chart.add_bar(
+            1, width * place, width * (place + 1), share, f"from {counted(width * place, 'word')}: {share:.1f} %"
+        )
     return chart
 
 
