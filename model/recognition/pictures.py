@@ -30,8 +30,8 @@ class Pixels:
 
 
 def files(images: str) -> list[str]:
-    """Returns the files that a path or a pattern names; a path that exists is no pattern. A `UserError` if none."""
-    return [images] if storage.exists(images) else [file.uri for file in patterns.files(images)]
+    """Returns the files that a path or a pattern names; a file that exists is no pattern. A `UserError` if none."""
+    return [images] if storage.found(images) else [file.uri for file in patterns.files(images)]
 
 
 def is_one(given: Any) -> bool:
