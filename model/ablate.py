@@ -6,6 +6,7 @@ interrupted, run it again: it resumes. Writes a table and a plot of these values
 as `ablations/{name}.json` and `.svg` the last of each name.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ def run(config: Config, vary: str, sweep: bool, markdown: bool) -> None:
     Raises:
         UserError: if the flag or the configuration makes no sense, or an earlier stage has not run.
     """
+    # TensorFlow embeds captions. Before JAX is imported, which sets a level of its own.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from model.data import protocol
     from model.reports import plot
     from model.reports.ablations import study, variations

@@ -1,6 +1,5 @@
 """Captions that say nothing of their images, embedded: what machines write, or the lines of a file."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,7 +64,6 @@ def embed(captions: Sequence[str], encoders: Encoders, embed: Embed, info: Encod
     Raises:
         UserError: if the config has no such encoder.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from pipelines.encoders import handles, loaded
 
     handle, _ = handles.columns(encoders).get(COLUMN, ("", ""))
