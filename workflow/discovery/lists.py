@@ -17,6 +17,7 @@ from pipelines.sources import patterns
 from pipelines.sources.images import below, leaves_root
 from pipelines.sources.listing import Row
 from pipelines.sources.lists import image_list, table
+from pipelines.sources.sample import field_names
 from workflow.discovery import facts, folder, splits
 from workflow.discovery.folder import Folder
 from workflow.discovery.found import Find, Found, by_split, is_beside, not_read, pattern
@@ -256,9 +257,8 @@ def _path_column(source: Source) -> str:
     """Returns the column of a table's paths, or the text that is made of columns; empty for other formats."""
     if source.format != "table":
         return ""
-    named = [field.removeprefix("path=") for field in source.fields if field.startswith("path=")]
-    present = table.columns(patterns.files(source.path)[0].uri)
-    return next((name for name in (*named, *table.FIELDS["path"]) if name in present or name in named), "")
+    names, present = field_names(source, table.FIELDS)["path"], table.columns(patterns.files(source.path)[0].uri)
+    return next((name for name in names if name in present), names[0])
 
 
 def _with_suffix(source: Source, members: list[str], around: Iterable[str]) -> Source:

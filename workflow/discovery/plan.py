@@ -10,6 +10,8 @@ from configs.schema.data import SPLITS
 from pipelines import class_names, sources
 from pipelines.errors import UserError
 from pipelines.progress import counted
+from pipelines.sources.lists import table
+from pipelines.sources.sample import field_names
 from workflow.discovery import facts, formats, splits
 from workflow.discovery.config_file import ALL_VECTORS, PAIR_VECTORS, Draft
 from workflow.discovery.facts import Facts
@@ -152,7 +154,7 @@ def _own_memory(found: Found, train: Source, seen: Facts) -> tuple[Source, list[
         if _fits(found.class_names, seen.counts):
             return dataclasses.replace(train, class_names=found.class_names), about
     if train.format == "table" and not seen.captions and all(isinstance(label, str) for label in seen.counts):
-        column = next((field.removeprefix("label=") for field in train.fields if field.startswith("label=")), "label")
+        (column, *_) = field_names(train, table.FIELDS)["label"]
         named = dataclasses.replace(train, fields=(*train.fields, f"caption={column}"))
         # A table in Parquet may have numbers there, and the names beside them.
         with contextlib.suppress(UserError):
