@@ -80,9 +80,8 @@ def foresee(config: Config, **flags: Any) -> dict[str, str]:
     runs = Source(path, unsafe_models=flags["unsafe_models"]).runs
     named = f"{config.predict_set.path} ({config.predict_set.format})"
     if images:
-        named = (
-            f"the folder {images}" if storage.entries(images) else counted(len(pictures.files(images)), "photograph")
-        )
+        found = pictures.files(images)
+        named = counted(len(found), "photograph") if found else f"the folder {images}"
     return {
         "would": f"predict {named} with {flags['head'] or trained.heads(runs)[0]} of {path}",
         "output": output or f"a table of up to {_MOST_SHOWN}",
@@ -94,7 +93,7 @@ def _show(path: str, flags: dict[str, Any]) -> None:
     from model.recognizer import Recognizer
 
     images = flags["images"]
-    found = pictures.files(images) if images and not storage.entries(images) else []
+    found = pictures.files(images) if images else []
     if not 0 < len(found) <= _MOST_SHOWN:
         raise UserError(f"--output is missing: only up to {_MOST_SHOWN} files of --images are shown as a table")
     opened = Recognizer.open(

@@ -99,11 +99,9 @@ class Recognizer:
                 `top` is less than 1.
         """
         from model.recognition import pictures
-        from pipelines.errors import UserError
 
         given: list[Any] = [images] if pictures.is_one(images) else list(cast("Iterable[Picture]", images))
-        if not isinstance(top, int) or top < 1:
-            raise UserError(f"top={top!r}: must be a whole number from 1")
+        _check_count("top", top)
         engine, state = self._engine(head), self._session.state()
         found: list[Prediction] = []
         for first in range(0, len(given), _AT_ONCE):
@@ -133,18 +131,19 @@ class Recognizer:
             where: a filter, such as `similarity>=0.3 and LICENSE=cc0` (docs/filters.md); empty for none.
 
         Raises:
-            UserError: if not one of the two is given, the image cannot be read, the filter is wrong, or no text encoder
-                shares the space of the keys.
+            UserError: if not one of the two is given, `k` is less than 1, the image cannot be read, the filter is
+                wrong, or no text encoder shares the space of the keys.
         """
         from model.recognition.engine import neighbor
         from pipelines.errors import UserError
 
         if bool(text) == (image is not None):
             raise UserError("search: give a text or an image")
+        _check_count("k", k)
         session, state = self._session, self._session.state()
         queries = session.text_query(text) if text else session.image_query(image)
         allowed = state.filters.allowed(where)[0] if where else None
-        hits = state.index.search(queries, max(min(k, state.index.rows), 0), allowed=allowed)
+        hits = state.index.search(queries, min(k, state.index.rows), allowed=allowed)
         ids = hits.ids[0][hits.ids[0] >= 0]
         places = state.memory.places(ids)
         rows = zip(ids.tolist(), places.tolist(), hits.scores[0].tolist(), strict=False)
@@ -172,6 +171,14 @@ class Recognizer:
     ) -> None:
         """Closes it."""
         self.close()
+
+
+def _check_count(name: str, count: int) -> None:
+    """Raises a `UserError` for a number of classes or rows that is none."""
+    from pipelines.errors import UserError
+
+    if not isinstance(count, int | np.integer) or count < 1:
+        raise UserError(f"{name}={count!r}: must be a whole number from 1")
 
 
 def _predictions(

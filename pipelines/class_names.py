@@ -103,6 +103,12 @@ def gap(train: Collection[int], others: Collection[int] = (), names: Sequence[st
         return ""
     missing = next(number for number in range(highest + 1) if number not in train)
     named = f" ({names[missing]!r})" if missing < len(names) else ""
+    first = min((*train, *others), default=0)
+    if first and len(train) == highest + 1 - first and len(names) in (0, len(train)):
+        return (
+            f"labels begin with {first}; set first_label={first} of every source whose labels do, such as "
+            f"--config.train_set.first_label={first}"
+        )
     return (
         f"class {missing}{named} has no training image, and every label up to {highest} needs one: number the classes "
         "from 0 without gaps, alike in every split, or write names such as 'class 1', which are numbered for you"

@@ -37,6 +37,9 @@ class Source:
         "image is in.",
         at_least=0,
     )
+    first_label: int = option(
+        0, "The number of the first class where labels are numbers: 1 for labels that count from 1.", at_least=0
+    )
     caption_number: int = option(
         0, "Which text of a list of captions is the caption, from 0; 0 takes the first that is not blank.", at_least=0
     )

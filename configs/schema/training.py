@@ -207,7 +207,8 @@ class Train:
     )
     trials: int = option(
         0,
-        "Settings that are tried of each head, all if there are fewer; 0 for all, or 40 of successive halving.",
+        "Settings that are tried of each head, all if there are fewer; 0 for all, or 40 of successive halving, which "
+        "trains the best of them again for longer, each time a trial of its own (docs/method.md).",
         at_least=0,
     )
     folds: int = option(

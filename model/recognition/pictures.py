@@ -30,8 +30,17 @@ class Pixels:
 
 
 def files(images: str) -> list[str]:
-    """Returns the files that a path or a pattern names; a file that exists is no pattern. A `UserError` if none."""
-    return [images] if storage.found(images) else [file.uri for file in patterns.files(images)]
+    """Returns the files that a path or a pattern names, none for a folder; a file that exists is no pattern.
+
+    Raises:
+        UserError: if there is nothing of that name, or its store cannot be asked.
+    """
+    try:
+        if storage.found(images):
+            return [images]
+        return [] if storage.entries(images) else [file.uri for file in patterns.files(images)]
+    except OSError as error:
+        raise UserError(f"{images}: cannot be reached, {one_line(error)}") from error
 
 
 def is_one(given: Any) -> bool:

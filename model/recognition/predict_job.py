@@ -27,6 +27,7 @@ from model.recognition.session import Session
 from pipelines import manifest, schemas, sources, storage
 from pipelines.embedding import folders, job
 from pipelines.embedding.folders import Folder
+from pipelines.errors import UserError
 from pipelines.runner import Runner
 from pipelines.sources import patterns
 from pipelines.sources.labels import Labels, LabelSpace, normal
@@ -106,15 +107,29 @@ def source_of(images: str, work: str) -> Source:
     Raises:
         UserError: if there are none.
     """
-    if storage.entries(images):
-        return Source(format="image_folder", path=images)
     found = pictures.files(images)
-    root = os.path.commonpath([uri.rpartition("/")[0] or "." for uri in found]) if "://" not in found[0] else ""
-    members = [uri if not root or root == "." else uri.removeprefix(root).lstrip("/") for uri in found]
+    if not found:
+        return Source(format="image_folder", path=images)
+    root = _common_folder(found)
+    members = [uri if root == "." else uri.removeprefix(root).lstrip("/") for uri in found]
     path = storage.join(work, "photographs.jsonl")
     with storage.atomic_write(path) as file:
         file.writelines(json.dumps({"path": member}).encode() + b"\n" for member in members)
-    return Source(format="table", path=patterns.quote(os.path.abspath(path)), image_root=root or ".")
+    return Source(format="table", path=patterns.quote(os.path.abspath(path)), image_root=root)
+
+
+def _common_folder(uris: Sequence[str]) -> str:
+    """Returns the innermost folder that all files are in; a `UserError` if they have none in common."""
+    scheme = uris[0].partition("://")[0] + "://" if storage.is_url(uris[0]) else ""
+    try:
+        if any(storage.is_url(uri.removeprefix(scheme)) or not uri.startswith(scheme) for uri in uris):
+            raise ValueError("of several stores")
+        common = os.path.commonpath([uri.removeprefix(scheme).rpartition("/")[0] or "." for uri in uris])
+        if scheme and not common:
+            raise ValueError("of several buckets or hosts")
+    except ValueError as error:
+        raise UserError(f"--images: {uris[0]} and {uris[-1]} share no folder; predict one after the other") from error
+    return scheme + common or "."
 
 
 def run(wanted: Wanted, source: Source, data: str, output: str, work: str, embed: Embed, runner: Runner) -> Counts:

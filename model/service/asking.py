@@ -31,15 +31,18 @@ async def photographs(request: Request, limits: Limits) -> tuple[list[bytes], di
         _check_end(request.headers["content-type"], await request.body())
         async with request.form(max_files=limits.images, max_fields=limits.images) as form:
             items = form.multi_items()
-            images = [await value.read() for _, value in items if isinstance(value, UploadFile)]
+            sent = [(value.filename, await value.read()) for _, value in items if isinstance(value, UploadFile)]
             given = _once([*given.items(), *((name, value) for name, value in items if isinstance(value, str))])
     elif kind.startswith("image/") or kind == _BYTES:
-        images = [await request.body()]
+        sent = [("the body", await request.body())]
     else:
         raise refusal(415, f"send photographs as {_FORM}, image/* or {_BYTES}")
-    if not images or not all(images):
-        raise refusal(422, "give at least one photograph, and none of 0 bytes")
-    return images, given
+    if not sent:
+        raise refusal(422, "the form has no file; give at least one photograph")
+    for name, image in sent:
+        if not image:
+            raise refusal(422, f"{(name or 'a file')[:100]}: has 0 bytes; send photographs, or leave it out")
+    return [image for _, image in sent], given
 
 
 def _check_end(header: str, form: bytes) -> None:

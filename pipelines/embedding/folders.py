@@ -290,8 +290,9 @@ def _described(source: Source) -> dict[str, object]:
     fields = dataclasses.asdict(source)
     if source.class_level == 1:
         del fields["class_level"]
-    if not source.where:
-        del fields["where"]
+    for name in ("where", "first_label"):
+        if not fields[name]:
+            del fields[name]
     return {name: value for name, value in fields.items() if name not in _LATER_FIELDS or source.part or value}
 
 

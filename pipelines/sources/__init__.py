@@ -160,11 +160,14 @@ def find_names(source: Source, data: str, embed: Embed, is_memory: bool = False)
     whole = resolve(source, data)
     _check_fields(whole)
     if whole.format in CONTAINERS:
-        return _names_in_files(whole, embed, is_memory)
-    declared = _declared(whole)
-    if declared or whole.format not in _NAMED_LABELS:
-        return declared
-    return naming.of_rows(whole, functools.partial(listed, whole))
+        found = _names_in_files(whole, embed, is_memory)
+    else:
+        found = _declared(whole)
+        if not found and whole.format in _NAMED_LABELS:
+            found = naming.of_rows(whole, functools.partial(listed, whole))
+    if found and source.first_label:
+        raise UserError(f"{whole.path}: its classes have names; leave 'first_label' at 0, it is for numbers")
+    return found
 
 
 def declared_names(source: Source, data: str) -> tuple[str, ...]:
@@ -249,12 +252,12 @@ def plan(
 def listed(source: Source) -> Iterator[listing.Row]:
     """Yields the rows of a list with whole paths that have what its `where` asks for.
 
-    Their paths are below the image root, or cannot be used. Labels are as the list has them.
+    Their paths are below the image root, or cannot be used. Labels are as the list has them, but numbers count from 0.
 
     Raises:
         UserError: if a list is wrong, or no row is left.
     """
-    rows = parts.having(source, LISTS[source.format](source))
+    rows = map(functools.partial(listing.from_first, source), parts.having(source, LISTS[source.format](source)))
     if source.format == "image_folder":
         # A name in a folder is what it is.
         yield from rows

@@ -32,6 +32,7 @@ from pipelines.sources.sample import (
     Reject,
     Sample,
     check_depth,
+    counted_from,
     storable_text,
     to_sample,
     without_login,
@@ -72,6 +73,17 @@ class Row:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     is_url: bool = False
     problem: str = ""
+
+
+def from_first(source: Source, row: Row) -> Row:
+    """Returns a row whose label, if it is a number, counts from 0 where the source's first class has another number."""
+    label = row.fields.get("label")
+    if not source.first_label or isinstance(label, bool) or not isinstance(label, int):
+        return row
+    try:
+        return dataclasses.replace(row, fields={**row.fields, "label": counted_from(source.first_label, label)})
+    except ValueError as error:
+        return dataclasses.replace(row, problem=row.problem or str(error))
 
 
 def stem(source: Source) -> str:

@@ -344,7 +344,9 @@ def to_sample(
             return Filtered(member, "status", f"{status}: {fields.get('error_message')}")
         left_out = left_out | _BOOKKEEPING | ({"status"} if status == _DONE else set())
     try:
-        label, is_unknown = _label(shard.labels, fields.get("label"))
+        # Those of lists count from 0 since they were planned.
+        first = 0 if shard.listing else shard.source.first_label
+        label, is_unknown = _label(shard.labels, fields.get("label"), first)
     except ValueError as error:
         return Reject(member, "read", "UnknownClass" if isinstance(error, UnknownClass) else "BadLabel", str(error))
     try:
@@ -372,10 +374,24 @@ def number_or_name(value: Any) -> int | str | None:
     return value if is_name(value) else label_of(value)
 
 
-def _label(found: Labels | None, value: Any) -> tuple[int | None, bool]:
-    """Returns the label that a value stands for, and whether it is the name of a class that a memory alone has."""
+def counted_from(first: int, label: int) -> int:
+    """Returns a label that counts from `first` as one that counts from 0; a `ValueError` if it is less."""
+    if label < first:
+        raise ValueError(f"label is {label}, the source's 'first_label' is {first}")
+    return label - first
+
+
+def _label(found: Labels | None, value: Any, first: int) -> tuple[int | None, bool]:
+    """Returns the label that a value stands for, and whether it is the name of a class that a memory alone has.
+
+    Args:
+        found: how names become numbers; None if labels are numbers.
+        value: as the source has it.
+        first: number of the first class where labels are numbers.
+    """
     if found is None:
-        return label_of(value), False
+        number = label_of(value)
+        return number if number is None else counted_from(first, number), False
     value = _single(value)
     named = value if isinstance(value, str) and value.strip() else label_of(value)
     if named is None:

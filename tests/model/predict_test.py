@@ -15,6 +15,7 @@ import pytest
 
 from model import predict
 from model.recognizer import Recognizer
+from pipelines import storage
 from tests.model.recognition.line import Line
 
 _BEAM = "--runner=FnApiRunner"
@@ -101,6 +102,25 @@ def test_a_file_whose_name_looks_like_a_pattern(line, tmp_path, capsys):
     shutil.copy(line.photographs()[0], path)
     assert predict.main(_argv(line, f"--images={path}")) == 0
     assert "im[1]*.png" in capsys.readouterr().out
+
+
+def test_photographs_of_a_store(line, tmp_path, capsys):
+    root = f"memory://{tmp_path.name}"
+    paths = line.photographs()[4:6]
+    for path in paths:
+        with storage.atomic_write(f"{root}/{pathlib.Path(path).parent.name}/x.png") as file:
+            file.write(pathlib.Path(path).read_bytes())
+    rows = pq.read_table(_write(line, tmp_path / "x.parquet", f"--images={root}/*/*.png")).to_pylist()
+    assert [row["member"] for row in rows] == ["blue/x.png", "green/x.png"]
+    with Recognizer.open(str(line.workdir)) as recognizer:
+        assert [(*row["probabilities"],) for row in rows] == [f.probabilities for f in recognizer.predict(paths)]
+    for images, said in (
+        (f"{root}/*/*.png,{line.root}/test/*/*.png", "share no folder; predict one after the other"),
+        ("http://127.0.0.1:9/x.png", "http://127.0.0.1:9/x.png: cannot be reached"),
+    ):
+        assert predict.main(_argv(line, f"--images={images}", f"--output={tmp_path / 'y.csv'}", _BEAM)) == 2
+        assert said in capsys.readouterr().err
+    storage.remove(root)
 
 
 def test_more_classes(line, tmp_path):

@@ -73,9 +73,11 @@ def test_takes_paths_bytes_pictures_and_arrays(opened, line):
 
 
 @pytest.mark.parametrize("top", [0, -1, 2.5, "3"])
-def test_refuses_a_number_of_classes_that_is_none(opened, line, top):
+def test_refuses_a_number_of_classes_or_rows_that_is_none(opened, line, top):
     with pytest.raises(UserError, match=f"top={top!r}: must be a whole number from 1"):
         opened.predict(line.photographs()[:1], top=top)
+    with pytest.raises(UserError, match=f"k={top!r}: must be a whole number from 1"):
+        opened.search(image=line.photographs()[0], k=top)
 
 
 @pytest.mark.parametrize(

@@ -60,15 +60,14 @@ def test_synonyms_are_what_commas_separate():
 @pytest.mark.parametrize(
     ("train", "others", "names", "words"),
     [
-        (
-            {1, 2, 3, 4, 5},
-            (),
-            (),
-            "class 0 has no training image, and every label up to 5 needs one: number the classes ",
-        ),
+        ({1, 2, 3, 4, 5}, {1, 2}, (), "labels begin with 1; set first_label=1 of every source whose labels do, such"),
+        ({3, 4}, (), "ab", "labels begin with 3; set first_label=3 of every source"),
+        ({1, 2}, (), "abc", "class 0 ('a') has no training image, and every label up to 2 needs one: number the "),
+        ({1, 2}, {0, 1}, "ab", "class 0 ('a') has no training image, and every label up to 2 needs one: "),
+        ({1, 3}, (), (), "class 0 has no training image, and every label up to 3 needs one: "),
         ({0, 1, 3}, {1, 3}, "abcd", "class 2 ('c') has no training image, and every label up to 3 needs one: "),
         ({0, 1}, {7}, (), "class 2 has no training image, and every label up to 7 needs one: "),
-        ({10**9}, (), (), "class 0 has no training image, and every label up to 1000000000 needs one: "),
+        ({10**9}, {5}, (), "class 0 has no training image, and every label up to 1000000000 needs one: "),
         ({2, 0, 1}, {0, 2}, (), ""),
         ((), (), (), ""),
     ],

@@ -131,7 +131,8 @@ def test_lists_of_another_protocol_are_a_problem(world, capsys, flags, said):
     assert said in " ".join(capsys.readouterr().err.split())
 
 
-_GAP = "class 0 has no training image, and every label up to 3 needs one: number the classes from 0 without gaps"
+_GAP = "labels begin with 1; set first_label=1 of every source whose labels do, such as --config.train_set.first_label"
+_FROM_1 = {f"{source}.first_label": 1 for source in ("memory", "train_set", "val_set", "test_set")}
 
 
 def _arrays(world, first=0, beyond=0):
@@ -163,7 +164,8 @@ def test_labels_of_arrays_that_begin_at_1_are_a_problem(world, capsys, first):
     assert "train 9 rows, 1 shard, 3 classes, 9 of the first 9 readable" in " ".join(printed.out.split())
     problems = [line for line in printed.err.splitlines() if _GAP in line]
     assert len(problems) == first and code == 2 * first, printed.err
-    assert all(line.startswith("error: --config.train_set.path=arrays/train/X.npy: class 0") for line in problems)
+    assert all(line.startswith("error: --config.train_set.path=arrays/train/X.npy: labels") for line in problems)
+    assert not first or world.check(**_FROM_1) == 0
 
 
 def test_labels_of_a_list_that_begin_at_1_are_a_problem(world, capsys):
@@ -177,6 +179,8 @@ def test_labels_of_a_list_that_begin_at_1_are_a_problem(world, capsys):
             world.flags[f"{split}_set.image_root"] = "."
         assert world.check() == 2 * first
         assert (f"error: --config.train_set.path=train.txt: {_GAP}" in capsys.readouterr().err) == bool(first)
+        splits = {field: 1 for field in _FROM_1 if not field.startswith("memory")}
+        assert not first or world.check(**splits) == 0
 
 
 def test_images_that_cannot_be_read_are_a_problem_only_if_all_are(world, capsys):

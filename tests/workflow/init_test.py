@@ -113,9 +113,13 @@ def _made(root, layout, capsys, *flags):
     return options.load("mine.py"), " ".join(capsys.readouterr().out.split())
 
 
-def _count(source, tmp_path):
+def _items(source, tmp_path):
     shards = sources.plan(source, "", Embed(), str(tmp_path / "listings"))
-    return sum(isinstance(item, sources.Sample) for shard in shards for item in sources.read(shard, Embed()))
+    return [item for shard in shards for item in sources.read(shard, Embed())]
+
+
+def _count(source, tmp_path):
+    return sum(isinstance(item, sources.Sample) for item in _items(source, tmp_path))
 
 
 def _rows(folder):
@@ -149,6 +153,33 @@ def test_lists_take_the_names_beside_them_and_say_what_is_not_read(tmp_path, cap
     assert config.memory.class_names == config.class_names
     assert "note: not read: 'mine_train_noisy.txt'" in printed
     assert "0 'cat'" in printed
+
+
+def test_labels_that_do_not_count_from_0_are_made_to(tmp_path, capsys):
+    root = tmp_path / "in"
+    _lists(root)
+    for path in (root / "mine_train.txt", root / "mine_val.txt", root / "mine_test.txt"):
+        lines = [line.rsplit(" ", 1) for line in path.read_text().splitlines()]
+        path.write_text("".join(f"{member} {int(label) + 1}\n" for member, label in lines))
+    assert init.main(["mine", f"--images={root}"]) == 0
+    config, printed = options.load("mine.py"), " ".join(capsys.readouterr().out.split())
+    assert "note: labels count from 1" in printed and "0 'cat'" in printed
+    assert config.class_names == config.memory.class_names == str(root / "classnames.txt")
+    assert {source.first_label for source in (config.memory, *config.queries.values())} == {1}
+    for split, source in config.queries.items():
+        assert {item.label for item in _items(source, tmp_path / split)} == {0, 1, 2}
+
+
+def test_a_tables_numbers_with_gaps_are_made_names(tmp_path, capsys):
+    root = tmp_path / "in"
+    rows = [f"{path},{(7, 9, 12)[label]}\n" for path, label in _images(root)]
+    (root / "labels.csv").write_text("path,label\n" + "".join(rows))
+    assert init.main(["mine", f"--images={root / 'labels.csv'}"]) == 0
+    config, printed = options.load("mine.py"), " ".join(capsys.readouterr().out.split())
+    assert "labels are numbers with gaps, such as 7 and 12, and are made names" in printed
+    assert "'class 7'" in printed and not any("caption" in field for field in config.memory.fields)
+    for split, source in config.queries.items():
+        assert {item.label for item in _items(source, tmp_path / split)} == {0, 1, 2}
 
 
 def test_columns_of_other_names_are_found(tmp_path, capsys):

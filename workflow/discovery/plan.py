@@ -18,6 +18,8 @@ from workflow.discovery.facts import Facts
 from workflow.discovery.found import Found
 
 _MEMORY_ROWS = 2_000
+# What stands before numbers that are made names; they say nothing of what a class is.
+_NUMBERED = "class "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ def make(name: str, images: str, pairs: str) -> Plan:
     """
     found = formats.recognise(images, labelled=True)
     seen = {split: facts.read(found.splits[split]) for split in SPLITS if split in found.splits}
-    found = _labelled(found, seen)
+    found = _from_zero(_labelled(found, seen), seen)
     train = found.splits["train"]
     if not seen["train"].counts:
         why = f" ({seen['train'].problem})" if seen["train"].problem else ""
@@ -116,6 +118,33 @@ def _labelled(found: Found, seen: dict[str, Facts]) -> Found:
     return dataclasses.replace(found, splits=made, notes=tuple(notes))
 
 
+def _from_zero(found: Found, seen: dict[str, Facts]) -> Found:
+    """Returns what was found with labels that are numbers from 0 without gaps, where `embed` can make them such.
+
+    The facts of what changes are read again. Numbers without gaps count from the first; of others, a table's become
+    names.
+    """
+    train = seen["train"]
+    numbers = sorted(label for label in train.counts if isinstance(label, int))
+    others = set().union(*(read.counts for read in seen.values())) - set(numbers)
+    if not numbers or len(numbers) < len(train.counts) or others or numbers == list(range(len(numbers))):
+        return found
+    first, made = numbers[0], dict(found.splits)
+    if numbers == list(range(first, first + len(numbers))):
+        made = {split: dataclasses.replace(source, first_label=first) for split, source in made.items()}
+        note = f"labels count from {first}, so the first class has the number {first} there"
+    elif made["train"].format == "table":
+        for split, source in made.items():
+            (column, *_) = field_names(source, table.FIELDS)["label"]
+            fields = (field for field in source.fields if not field.startswith("label="))
+            made[split] = dataclasses.replace(source, fields=(*fields, f"label={_NUMBERED}{{{column}}}"))
+        note = f"labels are numbers with gaps, such as {numbers[0]} and {numbers[-1]}, and are made names"
+    else:
+        return found
+    seen.update({split: facts.read(made[split]) for split in seen})
+    return dataclasses.replace(found, splits=made, notes=(*found.notes, note))
+
+
 def _said(found: Found, train: Facts) -> str:
     least, most = min(train.counts.values()), max(train.counts.values())
     images = f"{least:,} to {most:,} images" if least < most else counted(most, "image")
@@ -155,6 +184,8 @@ def _own_memory(found: Found, train: Source, seen: Facts) -> tuple[Source, list[
             return dataclasses.replace(train, class_names=found.class_names), about
     if train.format == "table" and not seen.captions and all(isinstance(label, str) for label in seen.counts):
         (column, *_) = field_names(train, table.FIELDS)["label"]
+        if column.startswith(_NUMBERED):
+            return train, about
         named = dataclasses.replace(train, fields=(*train.fields, f"caption={column}"))
         # A table in Parquet may have numbers there, and the names beside them.
         with contextlib.suppress(UserError):

@@ -170,7 +170,7 @@ def grid(found: dict[str, Any]) -> Grid:
         for point, cells in zip(points, shown, strict=True)
     ]
     title = f"Test accuracy, {what}, by {found['title']}. {found['note']}".strip()
-    return Grid(title, (found["title"], "memory rows", "neighbours", *heads), rows)
+    return Grid(title, (found["title"], "memory rows", "neighbours listed", *heads), rows)
 
 
 def _harm(clean: dict[str, Any], point: dict[str, Any], heads: Sequence[str]) -> list[str]:

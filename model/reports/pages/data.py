@@ -115,7 +115,8 @@ def _facts(inputs: Inputs, index: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("version", f"{index['version']}, {counted(index['tombstones'], 'row')} removed since it was built"),
         (
             "lists",
-            f"{counted(lists.k, 'neighbour')} for each image; rows of the memory in some list: {lists.memory_rows:,}",
+            f"{counted(inputs.listed, 'neighbour')} for each image; "
+            f"rows of the memory in some list: {lists.memory_rows:,}",
         ),
     ]
 

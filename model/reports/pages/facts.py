@@ -49,7 +49,7 @@ def data(inputs: Inputs, found: list[Account]) -> list[tuple[str, str]]:
     counts = inputs.found.class_counts
     spread = f"{counts.min():,} to {counts.max():,} training images each"
     rows.append(("classes", f"{classes:,}, {spread}; names from {named}"))
-    rows.append(("neighbours", f"{inputs.lists.k} for each image, {inputs.config.train.k or inputs.lists.k} used"))
+    rows.append(("neighbours", f"{inputs.listed} for each image, {inputs.config.train.k or inputs.listed} used"))
     return rows
 
 

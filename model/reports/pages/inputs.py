@@ -73,6 +73,11 @@ class Inputs:
         """The embedded memory."""
         return Embeddings(self.config.places.memory)
 
+    @property
+    def listed(self) -> int:
+        """Neighbours that the lists hold for an image, at most the rows of the memory."""
+        return min(self.lists.k, self.memory.rows)
+
     def split(self, name: str) -> Embeddings:
         """Returns an embedded split."""
         return Embeddings(self.config.places.queries(name))

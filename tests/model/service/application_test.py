@@ -171,9 +171,13 @@ def test_a_wrong_address_method_or_kind_of_body(client):
     sentence = "send photographs as multipart/form-data, image/* or application/octet-stream"
     assert refused(client.post("/predict", json={"image": "abc"}), 415) == sentence
     assert refused(client.post("/predict", content=b"abc"), 415) == sentence
-    nothing = "give at least one photograph, and none of 0 bytes"
-    assert refused(client.post("/predict", content=b"", headers=IMAGE), 422) == nothing
-    assert refused(client.post("/predict", files={"image": b""}), 422) == nothing
+    nothing = "has 0 bytes; send photographs, or leave it out"
+    assert refused(client.post("/predict", content=b"", headers=IMAGE), 422) == f"the body: {nothing}"
+    two = [("image", ("a.jpg", b"abc")), ("image", ("b.jpg", b""))]
+    assert refused(client.post("/predict", files=two), 422) == f"b.jpg: {nothing}"
+    without = b'--x\r\ncontent-disposition: form-data; name="top"\r\n\r\n3\r\n--x--'
+    sent = client.post("/predict", content=without, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert refused(sent, 422) == "the form has no file; give at least one photograph"
     assert (
         refused(client.post("/search", files=[("i", b"a"), ("i", b"b")]), 422) == "search for one photograph at a time"
     )

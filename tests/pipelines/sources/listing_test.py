@@ -36,6 +36,16 @@ def test_lists_are_cut_into_shards_and_keep_their_order(tmp_path):
     assert pq.read_table(shards[1].listing)["member"].to_pylist() == ["2.jpg"]
 
 
+def test_labels_count_from_the_first_of_the_source(tmp_path):
+    images = write_images(tmp_path / "images", "0.jpg", "1.jpg", "2.jpg", "3.jpg")
+    source = dataclasses.replace(_list(tmp_path, "0.jpg 4\n1.jpg 3\n2.jpg 5\n3.jpg 2\n"), first_label=3)
+    found = [item for shard in plan(tmp_path, source) for item in sources.read(shard, EMBED)]
+    assert found[:3] == [Sample(f"{n}.jpg", images[f"{n}.jpg"], label=label) for n, label in enumerate((1, 0, 2))]
+    assert found[3].message == "label is 2, the source's 'first_label' is 3"
+    with pytest.raises(UserError, match="its classes have names; leave 'first_label' at 0"):
+        plan(tmp_path, dataclasses.replace(_list(tmp_path, "0.jpg cat\n1.jpg dog\n"), first_label=1))
+
+
 def test_many_shards_keep_their_order_and_are_not_held_at_once(tmp_path):
     taken, most = 0, 0
 
