@@ -247,6 +247,7 @@ def test_gradients_of_the_encoder_are_those_of_finite_differences(trained):
         np.testing.assert_allclose(float((gradient * direction).sum()), expected, rtol=2e-2, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_a_frozen_run_writes(world, capsys):
     assert finetune.main(_argv(world)) == 0
     folder = _runs(world)

@@ -65,6 +65,7 @@ def test_a_photograph_that_is_none(client):
     assert answer.status_code == 422 and answer.json()["error"].startswith("image 1: ")
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_stopped(line, recognizer):
     argv = ["-m", "model.app", f"--run={line.workdir}", "--head=mam", "--port=0"]
     image = pathlib.Path(line.photographs()[0]).read_bytes()

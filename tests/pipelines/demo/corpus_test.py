@@ -367,6 +367,7 @@ def test_captions_take_every_form_of_a_style(monkeypatch: pytest.MonkeyPatch) ->
     assert {classes.caption("mine", dataclasses.replace(one, tags=()), 0) for one in emoji} == {"ant!", "ant"}
 
 
+@pytest.mark.slow
 def test_a_small_corpus_of_the_real_packages(tmp_path: pathlib.Path) -> None:
     try:
         summary = _build(

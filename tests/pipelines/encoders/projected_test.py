@@ -10,7 +10,6 @@ import pytest
 from pipelines import storage
 from pipelines.encoders import handles, projected
 from pipelines.errors import UserError
-from tests import slow
 from tests.pipelines import tiny_encoders
 from tests.pipelines.encoders import made
 
@@ -80,26 +79,24 @@ def test_a_text_tower_takes_the_tokenizer_along(tmp_path):
     np.testing.assert_allclose(found, vectors @ matrix + bias, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "description"),
-    slow.after(
-        1,
-        [
-            (made.Plain, made.IMAGE),
-            (made.Signatures, {**made.IMAGE, "signature": "one"}),
-            (
-                made.Signatures,
-                {
-                    **made.IMAGE,
-                    "signature": "scaled",
-                    "output": "mean",
-                    "preprocess": {"size": made.SIZE, "value_range": [0, 255]},
-                },
-            ),
-            (made.Tuple, {**made.IMAGE, "output": 0}),
-            (made.Named, {**made.IMAGE, "inputs": ["picture"]}),
-        ],
-    ),
+    [
+        (made.Plain, made.IMAGE),
+        (made.Signatures, {**made.IMAGE, "signature": "one"}),
+        (
+            made.Signatures,
+            {
+                **made.IMAGE,
+                "signature": "scaled",
+                "output": "mean",
+                "preprocess": {"size": made.SIZE, "value_range": [0, 255]},
+            },
+        ),
+        (made.Tuple, {**made.IMAGE, "output": 0}),
+        (made.Named, {**made.IMAGE, "inputs": ["picture"]}),
+    ],
 )
 def test_models_of_every_form_become_image_towers(tmp_path, kind, description):
     base, tower = tmp_path / "base", tmp_path / "tower"
