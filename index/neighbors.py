@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 
 from configs.base import Config
-from configs.schema.search import KEY
 from pipelines import manifest, options
 from pipelines.progress import counted, duration, summary
 from pipelines.runner import Runner
@@ -42,9 +41,11 @@ def run(config: Config, runner: Runner) -> None:
         recall, indexed = facts["recall"], facts["rows"]
         beyond = f", not measured at {job.k}" if job.k > recall["k"] else ""
         filled = f", of which {indexed:,} are filled: the memory has no more rows" if indexed < job.k else ""
+        if by_name := job.by_name():
+            filled += f", by {job.by}: the captions of {counted(by_name.count, 'row')} name a class"
         rows = {
             "queries": f"{whole['queries']:,} in {', '.join(job.queries)}",
-            "k": str(job.k) + filled + ("" if job.by == KEY else f", by {job.by}: rows whose captions name a class"),
+            "k": f"{job.k}{filled}",
             "index recall": f"{recall['mean']:.4f} at {recall['k']}{beyond}",
             "mean top-1 score": f"{whole['mean_top_score']:.4f}",
             "memory rows": f"{whole['memory_rows']:,} named by some list",

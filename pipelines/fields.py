@@ -8,7 +8,7 @@ import math
 import re
 import textwrap
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from configs.base import Config, DemoConfig, TwoTowerConfig
@@ -258,8 +258,12 @@ def difference(theirs: Any, ours: Any) -> str:
     """Returns the first fields in which two JSON values differ: `encoders.key.dim was 12 and is now 8 (2 more ..)`."""
     before, now = dict(_leaves(theirs)), dict(_leaves(ours))
     different = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    shown = [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:_MOST_SHOWN]]
+    shown = [f"{name} was {_shown(before, name)} and is now {_shown(now, name)}" for name in different[:_MOST_SHOWN]]
     return ", ".join(shown) + (f" ({len(different) - len(shown)} more differ)" if len(different) > len(shown) else "")
+
+
+def _shown(leaves: Mapping[str, Any], name: str) -> str:
+    return repr(leaves[name]) if name in leaves else "not set"
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ The bytes of an output depend on the inputs only. See `layout` for the files, an
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -255,14 +255,16 @@ class MergeGroup(Step):
         for _, places, part in self._parts(group, names):
             best.add(part.ids, part.scores, places)
             excluded[places] += part.excluded
+        every = (self._load(shard) for shard in range(len(self._index.shards)))
+        ids, scores = self._with_named(group.split, (best.ids, best.scores), every, self._reader(group))
         begin = 0
         with background.Behind() as behind:
             for block, rows in self._job.read_queries(group, ["id", "label"]):
                 span = slice(begin, begin + block.rows)
                 if not self._job.is_done(block.name):
-                    behind.do(self.write_block, block, rows, best.ids[span], best.scores[span], excluded[span])
+                    behind.do(self.write_block, block, rows, ids[span], scores[span], excluded[span])
                 begin += block.rows
-        return best.ids
+        return ids
 
     def _parts(self, group: Group, names: Sequence[str]) -> Iterator[tuple[int, np.ndarray, Hits]]:
         """Yields the number of a file of lists, the places of its queries, and their lists."""
@@ -286,13 +288,19 @@ class MergeGroup(Step):
         complete(found, np.flatnonzero(asked), visited, index.rows_of_regions, self._finder(group))
         return found
 
-    def _finder(self, group: Group) -> Find:
-        """Returns what searches the whole of a shard for some queries of a group, which it reads when it is needed."""
+    def _reader(self, group: Group) -> Callable[[], tuple[np.ndarray, pa.Table]]:
+        """Returns what reads vectors and rows of the queries of a group, the first time that it is called."""
 
         @functools.cache
         def read() -> tuple[np.ndarray, pa.Table]:
             _, vectors, rows = zip(*self._whole(group), strict=True)
             return np.concatenate(vectors), pa.concat_tables(rows)
+
+        return read
+
+    def _finder(self, group: Group) -> Find:
+        """Returns what searches the whole of a shard for some queries of a group, which it reads when it is needed."""
+        read = self._reader(group)
 
         def find(number: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
             vectors, rows = read()

@@ -1,6 +1,6 @@
 """What the steps of the neighbours job share: the index and its shards, queries as vectors, and the files of blocks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -13,6 +13,7 @@ from index.store.lookup import LIST_ENTRIES, Lookup
 from index.store.reader import Index
 from pipelines import schemas
 from pipelines.errors import UserError, command
+from pipelines.nearest_neighbors import BestLists
 
 # Queries that are read and searched at a time: enough for all threads of a search.
 BATCH_ROWS = 16_384
@@ -71,7 +72,37 @@ class Step(beam.DoFn):
             part = {name: values[some] for name, values in scanned.items()}
             found, scores, excluded = lookup.search(vectors[some], self._by_name.depth, *theirs, **part)
             parts.append((*self._by_name.choose(found, scores), excluded))
-        return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+        ids, scores, excluded = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        if not scanned:
+            ids, scores = self._with_named(split, (ids, scores), [lookup], lambda: (vectors, rows))
+        return ids, scores, excluded
+
+    def _with_named(
+        self,
+        split: str,
+        found: tuple[np.ndarray, np.ndarray],
+        shards: Iterable[Lookup],
+        read: Callable[[], tuple[np.ndarray, pa.Table]],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns lists by name that have padding only if no more rows of some shards name a class; others as they are.
+
+        Args:
+            split: of the queries.
+            found: ids and scores `[Q, k]` in these shards.
+            shards: are loaded only if a list is short.
+            read: returns vectors and rows of the queries.
+        """
+        ids, scores = found
+        if self._by_name is None or not len(short := self._by_name.short(ids)):
+            return found
+        vectors, rows = read()
+        images = self._images(split, rows["content_key"].take(short))
+        own = None if self._job.exclude_same_image or images is None else rows["id"].to_numpy()[short]
+        named = BestLists(len(short), self._job.k)
+        for lookup in shards:
+            named.add(*lookup.scan(vectors[short], self._job.k, images, own, self._by_name.named))
+        ids[short], scores[short] = self._by_name.join((ids[short], scores[short]), (named.ids, named.scores))
+        return ids, scores
 
     def write_block(
         self, block: Block, queries: pa.Table, ids: np.ndarray, scores: np.ndarray, excluded: np.ndarray

@@ -88,7 +88,7 @@ class Allowed:
             trial: queries to choose by how far to search; None for the rule alone.
         """
         if key not in self._found:
-            self._found[key] = Among(shard, self._has(shard.ids) & ~shard.removed, trial)
+            self._found[key] = Among(shard, self.has(shard.ids) & ~shard.removed, trial)
         return self._found[key]
 
     @property
@@ -96,13 +96,13 @@ class Allowed:
         """Whether all rows are allowed."""
         return self._ids is None
 
-    def _has(self, ids: np.ndarray) -> np.ndarray:
-        """Returns which ids are allowed, bool `[n]`."""
+    def has(self, ids: np.ndarray) -> np.ndarray:
+        """Returns which ids are allowed, bool, of the shape of `ids`."""
         if self._ids is None:
-            return np.ones(len(ids), bool)
+            return np.ones(ids.shape, bool)
         if not len(self._ids):
-            return np.zeros(len(ids), bool)
-        return self._ids[np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)] == ids
+            return np.zeros(ids.shape, bool)
+        return np.asarray(self._ids[np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)] == ids)
 
 
 class Among:

@@ -93,6 +93,21 @@ class Lookup:
                 )
         return found, scores, excluded.astype(np.int32)
 
+    def scan(
+        self, queries: np.ndarray, k: int, images: np.ndarray | None, ids: np.ndarray | None, allowed: Allowed
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compares queries with all rows that are allowed; arguments and results as of `search`, but for the counts.
+
+        Each list depends on its query only, whatever the others are.
+        """
+        among = self.among(allowed)
+        own = np.zeros(len(queries), np.int64)
+        if images is not None:
+            own, _ = self._count_own(images, ids, among.wanted)
+        depth = k + int(own.max(initial=0))
+        rows, scores = self._shard.searcher.search_rows(queries, depth, among.rows)
+        return leave_out(self._shard.ids_of(rows), scores, self._is_own(rows, images, ids), k)
+
     @functools.cached_property
     def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
         """The heads of all content keys, ascending, and the rows in this order."""

@@ -47,12 +47,14 @@ class Search:
             configuration sets to another value than the default has that value and no axis; `k` is a limit.
         trained: whether steps train the head; if not, there are no axes of `SETTING`.
         longest: length of the neighbour lists; 0 if it is not known yet.
+        fixed: a field that keeps the value of the configuration, and has no axis; empty for none.
     """
 
     train: Train
     own: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     trained: bool = True
     longest: int = 0
+    fixed: str = ""
 
     @functools.cached_property
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -69,6 +71,7 @@ class Search:
             )
         own = {name: values for name, values in self.own.items() if name == "k" or _is_default(self.train, name)}
         found = {name: self._possible(name, values) for name, values in own.items()} | asked
+        found.pop(self.fixed, None)
         if self.trained:
             settings = (self.train.learning_rates, self.train.weight_decays, self.train.dropouts)
             found |= {name: tuple(dict.fromkeys(values)) for name, values in zip(SETTING, settings, strict=True)}

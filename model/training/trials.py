@@ -37,23 +37,24 @@ def check(places: Places, train: Train) -> None:
     lengths(train)
 
 
-def search(name: str, train: Train, longest: int = 0) -> Search:
+def search(name: str, train: Train, longest: int = 0, fixed: str = "") -> Search:
     """Returns what the trials of a head vary.
 
     Args:
         name: of the head.
         train: the training configuration.
         longest: length of the neighbour lists; 0 if it is not known yet.
+        fixed: as of `Search`.
     """
     head = registry.get(name)
-    return Search(train, head.space, head.trained, longest)
+    return Search(train, head.space, head.trained, longest, fixed)
 
 
-def lengths(train: Train, longest: int = 0, seeds: bool = True) -> list[int]:
+def lengths(train: Train, longest: int = 0, seeds: bool = True, fixed: str = "") -> list[int]:
     """Returns the steps of all runs that are certain: the trials of each head and, with `seeds`, a run of each seed."""
     found = []
     for name in train.heads:
-        found += search(name, train, longest).lengths
+        found += search(name, train, longest, fixed).lengths
         found += [train.steps] * len(train.seeds) if seeds else []
     return found
 
@@ -239,6 +240,7 @@ class Runs:
         data: Mapping[str, Source],
         folder: str,
         progress: Progress,
+        fixed: str = "",
     ) -> None:
         """Runs nothing yet.
 
@@ -250,10 +252,12 @@ class Runs:
             data: source of the batches of its splits.
             folder: of the runs of all heads.
             progress: counts the runs.
+            fixed: as of `Search`.
         """
         self._name, self._seed, self._task, self._data = name, seed, task, data
         self._train = train
-        self._search = search(name, train, 0 if task is None else task.splits["train"].neighbors.shape[1])
+        longest = 0 if task is None else task.splits["train"].neighbors.shape[1]
+        self._search = search(name, train, longest, fixed)
         self.folder, self._progress = storage.join(folder, name), progress
         self._folds = train.folds if task is not None and _can_divide(task, train) else 1
         self._division = functools.cache(self._divided)

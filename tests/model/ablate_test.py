@@ -22,6 +22,7 @@ _FLAGS = (
     "--config.train.value_dim=8",
     *(f"--config.{name}={value}" for name, value in PLAIN_TRIALS.items()),
     "--config.train.many_over=13",
+    "--config.train.few_under=14",
 )
 
 
@@ -70,7 +71,7 @@ def test_every_value_is_trained_once_with_the_chosen_setting(world, capsys):
     before = [path.stat().st_mtime_ns for path in results]
     assert ablate.main(_argv(world, "--vary=k=2,7", "--markdown")) == 0
     assert [path.stat().st_mtime_ns for path in results] == before
-    assert "| neighbours k | memory rows | neighbours | linear | mam |" in capsys.readouterr().out
+    assert "| neighbours k | memory rows | neighbours listed | linear | mam |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -81,6 +82,13 @@ def test_a_sweep_chooses_at_each_value(world):
     chosen = list(world.folder.glob("ablations/runs/*/mam/chosen.json"))
     swept = [path for path in chosen if json.loads((path.parents[1] / "stage.json").read_text())["chosen"] is None]
     assert len(swept) == 2 and all(len(list(path.parent.glob("trial-*"))) == 2 for path in swept)
+    # What is varied is no axis of the trials of its value.
+    argv = _argv(world, "--vary=value_scale=0,2.5", "--sweep", "--config.train.heads=mam")
+    assert ablate.main([*argv, "--config.train.space=value_scale=1.0|5.0,similarity=cosine"]) == 0
+    stages = {path: json.loads((path / "stage.json").read_text()) for path in world.folder.glob("ablations/runs/*")}
+    of_value = [path for path, stage in stages.items() if stage["vary"] == "value_scale"]
+    points = [json.loads(path.read_text())["point"] for run in of_value for path in run.glob("mam/trial-*/trial.json")]
+    assert len(points) == 4 and not any("value_scale" in point for point in points)
 
 
 def _attention(folder: Path) -> pa.ChunkedArray:

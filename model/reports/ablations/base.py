@@ -51,12 +51,13 @@ class Base:
         """
         self.config, self.places, self.train, self.seed = config, config.places, config.train, config.seed
         self.exclude_same_image = config.neighbors.exclude_same_image
-        if config.neighbors.by != KEY:
-            raise UserError(
-                f"--config.neighbors.by={config.neighbors.by}: ablations search the memory by keys alone; give "
-                f"--config.neighbors.by={KEY} and a workdir with such lists"
-            )
         self.lists = Neighbors.open(self.places.neighbors)
+        by = {config.neighbors.by, self.lists.identity.get("by", KEY)} - {KEY}
+        if by:
+            raise UserError(
+                f"{self.places.neighbors}: the lists there or --config.neighbors.by are by {by.pop()}; ablations "
+                f"search the memory by keys alone: give --config.neighbors.by={KEY} and a workdir with such lists"
+            )
         self.task = functools.lru_cache(maxsize=1)(self._task)
         self.memory = functools.lru_cache(maxsize=2)(self._memory)
 

@@ -64,7 +64,7 @@ def _results(
     for head in train.heads:
         of_head = point.train if _is_varied(head) else train
         folder = _folder(base, vary, value, point.made_of, head, of_head, chosen.get(head))
-        runs = trials.Runs(head, of_head, base.seed, task, data, folder, progress)
+        runs = trials.Runs(head, of_head, base.seed, task, data, folder, progress, fixed=vary)
         if chosen:
             setting = Trial(chosen[head]["number"], chosen[head]["point"], {})
         else:
@@ -119,7 +119,7 @@ def run(base: Base, vary: str, values: Sequence[str], sweep: bool, stage: Stage)
     read = variations.read(base, vary, values)
     frozen = run_files.identity(base.places, base.seed, train, base.lists.fingerprint).folder
     chosen = {} if sweep else {head: run_files.chosen(frozen, head, _INSTEAD) for head in train.heads}
-    steps = sum(trials.lengths(train)) if sweep else len(train.heads) * len(train.seeds) * train.steps
+    steps = sum(trials.lengths(train, fixed=vary)) if sweep else len(train.heads) * len(train.seeds) * train.steps
     progress, points = Progress(stage, len(values) * steps), []
     for value, meaning in zip(values, read, strict=True):
         point = variation.point(base, meaning)

@@ -18,6 +18,7 @@ from model.reports.ablations import false_captions, reading
 from model.reports.ablations.base import Base, Point
 from pipelines.errors import UserError, nearest
 from pipelines.manifest import Embeddings, fingerprint
+from pipelines.progress import counted
 
 _LEAKAGE = "leakage"
 # Share of the memory that is poisoned, and the victims that are drawn.
@@ -33,6 +34,10 @@ def _size(base: Base, share: float) -> Point:
     """Keeps a random share of the memory, nested by size, and searches again."""
     memory = base.memory()
     count = round(share * len(memory))
+    if not count:
+        raise UserError(
+            f"--vary=memory_size={share:g}: of {counted(len(memory), 'row')} that is none; give a larger share"
+        )
     order = np.random.default_rng(base.seed).permutation(len(memory))
     return base.retrieve(memory.take(np.sort(order[:count])))
 
@@ -65,6 +70,8 @@ def _poison(base: Base, classes: tuple[int, int] | None) -> Point:
         return Point(base.train, task, base.rows)
     (victim, target), names, test = classes, reading.embedded_names(task), task.splits["test"]
     rows = min(round(_POISONED * base.rows), len(task.memory_ids))
+    if not rows:
+        raise UserError(f"--vary=poison: {_POISONED:.0%} of the {counted(base.rows, 'row')} of the memory is none")
     keys = np.concatenate([chunk for _, chunk in chunks(task.keys)])
     poisoned = memories.nearest_to_any(test.queries[test.labels == victim], keys, rows)
     texts = np.concatenate([chunk for _, chunk in chunks(task.values["text"])])

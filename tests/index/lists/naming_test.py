@@ -76,12 +76,48 @@ def test_lists_equal_brute_force_in_several_shards_and_in_one(world, by, capsys)
         table = world.lists().split(split)
         np.testing.assert_array_equal(schemas.to_matrix(table["neighbor_ids"]), right(world, split, by))
         assert (np.diff(schemas.to_matrix(table["scores"])) <= 0).all()
-    assert f"7, by {by}: rows whose captions name a class" in capsys.readouterr().out
+    assert f"7, by {by}: the captions of 134 rows name a class" in capsys.readouterr().out
     ids = schemas.to_matrix(world.lists().split("test")["neighbor_ids"])
     storage.remove(f"{world.folder}/neighbors")
     (world.folder / "index").unlink()
     assert world.build("--config.index.shards=1") == 0 and world.neighbors(flag) == 0
     np.testing.assert_array_equal(schemas.to_matrix(world.lists().split("test")["neighbor_ids"]), ids)
+
+
+class Far(Named):
+    """A memory whose rows that name a class are the sixty that are farthest from the queries."""
+
+    @property
+    def is_named(self) -> np.ndarray:
+        middle = np.concatenate([self.queries[split] for split in SPLITS]).mean(axis=0)
+        return np.argsort(np.argsort(self.keys @ middle)) < 60
+
+
+@pytest.mark.parametrize("by", ["name", "both"])
+@pytest.mark.parametrize("flags", [(HASH,), ("--config.index.shards=1",), ()], ids=["hash", "one", "routed"])
+def test_lists_are_full_where_named_rows_are_far(tmp_path, flags, by):
+    world = Far(tmp_path).write()
+    assert world.build(*flags) == 0 and concepts.main(world.args()) == 0
+    assert world.neighbors(f"--config.neighbors.by={by}") == 0
+    for split in SPLITS:
+        ids, wanted = schemas.to_matrix(world.lists().split(split)["neighbor_ids"]), right(world, split, by)
+        assert (ids >= 0).all()
+        if flags:
+            np.testing.assert_array_equal(ids, wanted)
+        # A query visits some regions, and compares what is missing with all rows.
+        assert np.mean([len({*a} & {*b}) / K for a, b in zip(ids, wanted, strict=True)]) > 0.9
+
+
+def test_lists_longer_than_what_is_named_hold_all_of_it(tmp_path):
+    world = Far(tmp_path).write()
+    assert world.build(HASH) == 0 and concepts.main(world.args()) == 0
+    assert world.neighbors("--config.neighbors.by=name", "--config.neighbors.k=70") == 0
+    table = world.lists().split("val")
+    ids = schemas.to_matrix(table["neighbor_ids"])
+    assert (table["num_valid"].to_numpy() == 60).all()
+    np.testing.assert_array_equal(
+        np.sort(ids[:, :60], axis=1), np.sort(np.tile(world.ids[world.is_named], (len(ids), 1)))
+    )
 
 
 def test_an_interrupted_job_ends_with_the_same_bytes(world):

@@ -143,6 +143,14 @@ def test_a_field_that_is_set_is_not_tried_but_by_name():
     assert found["similarity"] == ("whitened",) and found["value_scale"] == (3.0,) and "vote.pruning" not in found
 
 
+def test_a_field_that_is_fixed_has_no_axis_whoever_asks_for_it():
+    own = {"similarity": ("cosine", "whitened"), "k": (8, 0)}
+    train = _train(space=("similarity=whitened", "layers=1|2"))
+    assert "similarity" not in Search(train, own=own, longest=16, fixed="similarity").axes
+    found = Search(train, own=own, longest=16, fixed="k").axes
+    assert "k" not in found and found["layers"] == (1, 2)
+
+
 def test_the_whole_list_is_what_train_k_leaves_of_it():
     found = Search(_train(k=16), own={"k": (8, 32, 0)}, longest=16).axes
     assert found["k"] == (8, 16)

@@ -160,6 +160,9 @@ def test_poison_rewrites_the_rows_nearest_to_the_victim_to_name_the_target(confi
     np.testing.assert_array_equal(np.asarray(point.task.keys), np.asarray(before.keys))
     clean = _point(base, "poison", "0")
     assert clean.victim is None and clean.task is before
+    monkeypatch.setattr(Base, "rows", 50)
+    with pytest.raises(UserError, match="--vary=poison: 1% of the 50 rows of the memory is none"):
+        _point(base, "poison", "3-1")
 
 
 def test_victims_are_drawn_each_with_the_most_similar_name_and_another(config, monkeypatch):
@@ -222,6 +225,7 @@ def test_the_leakage_filter_off_lets_copies_in_but_not_a_querys_own_bytes(base):
         ("k", "1.5", "must be a whole number"),
         ("memory_size", "2", "must be a number from 0 to 1"),
         ("memory_size", "1/0", "must be a number, such as 2 or 1/2"),
+        ("memory_size", "1/1000", "--vary=memory_size=0.001: of 380 rows that is none; give a larger share"),
         ("noise", "much", "must be a number"),
         ("captions", "jnk", "is not known; did you mean 'junk'?, file: and a text file"),
         ("captions", "junk", "is not the encoder of the memory's text values"),
@@ -267,8 +271,12 @@ def test_a_flag_that_makes_no_sense_is_refused(text, sentence):
 def test_own_captions_change_nothing_and_lists_by_name_are_refused(base, config):
     assert _point(base, "captions", "own").task is base.task()
     by_name = dataclasses.replace(config, neighbors=dataclasses.replace(config.neighbors, by="both"))
-    with pytest.raises(UserError, match="--config.neighbors.by=both: ablations search the memory by keys alone"):
+    with pytest.raises(UserError, match="are by both; ablations search the memory by keys alone"):
         _base(by_name)
+    (found := _base(config)).lists.identity["by"] = "name"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="are by name; ablations search"):
+        patch.setattr(manifest.Neighbors, "open", lambda folder: found.lists)
+        _base(config)
 
 
 def test_flags_are_parsed():
