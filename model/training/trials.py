@@ -145,6 +145,11 @@ class Trial:
         return self.point.get("steps", 0)
 
     @property
+    def divisions(self) -> int:
+        """Divisions of the train and val images that the result is the mean of."""
+        return int(self.result.get("divisions", 1))
+
+    @property
     def diverged(self) -> bool:
         """Whether the loss became NaN or infinite."""
         return bool(self.result.get("diverged"))
@@ -162,12 +167,12 @@ def best_of(trials: list[Trial]) -> Trial:
 
 
 def _joined(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the first result with the mean accuracies of all; the one that diverged, if any did."""
+    """Returns the first result with the mean accuracies of all and how many they are; one that diverged, if any did."""
     for result in results:
         if result.get("diverged"):
             return result
     means = {name: sum(r["accuracy"][name] for r in results) / len(results) for name in results[0]["accuracy"]}
-    return {**results[0], "accuracy": means}
+    return {**results[0], "accuracy": means, "divisions": len(results)}
 
 
 def read_trials(folder: str, count: int) -> list[Trial]:

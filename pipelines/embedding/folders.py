@@ -361,9 +361,11 @@ def check_rejects(folder: Folder, max_share: float, conditions: Sequence[str] = 
     if kept and rejected <= max_share * total:
         return
     limit = f"more than --config.embed.max_rejects_share={max_share}" if kept else "and no row is left"
+    reasons = _rejected(folder.path, markers)
+    hint = "; rows without a caption are left out by --config.filters.min_caption_chars=1"
     raise UserError(
-        f"{folder.path}: {rejected:,} of {total:,} rows rejected ({_top(_rejected(folder.path, markers))}), {limit}; "
-        f"see {storage.join(folder.path, manifest.REJECTS)}"
+        f"{folder.path}: {rejected:,} of {total:,} rows rejected ({_top(reasons)}), {limit}; "
+        f"see {storage.join(folder.path, manifest.REJECTS)}{hint if reasons['EmptyCaption'] else ''}"
     )
 
 

@@ -183,6 +183,21 @@ def test_labels_of_a_list_that_begin_at_1_are_a_problem(world, capsys):
         assert not first or world.check(**splits) == 0
 
 
+def test_rows_without_a_text_are_a_problem_if_embed_refuses_them(world, capsys):
+    pairs = [(f"{i:04d}", tiny.image_bytes(i), "" if i < 2 else "a cat") for i in range(7)]
+    tiny.write_tar(world.root / "pairs/00000.tar", pairs)
+    one = {"memory.path": "pairs/00000.tar"}
+    assert world.check(**one) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "--config.memory.path=pairs/00000.tar: 2 of its 7 rows cannot be used, such as 0000.jpg: there is no text"
+        in said
+    )
+    assert "embed refuses more than --config.embed.max_rejects_share=0.2" in said
+    assert world.check(**one, filters__min_caption_chars=1) == 0
+    assert world.check(**one, embed__max_rejects_share=0.5) == 0
+
+
 def test_images_that_cannot_be_read_are_a_problem_only_if_all_are(world, capsys):
     (world.root / "train/cat/0.png").write_bytes(b"\x89PNG no image")
     assert world.check() == 0

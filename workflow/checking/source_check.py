@@ -124,7 +124,7 @@ def _look(seen: Looked, source: Source, request: Request, agreed: Classes | None
     for item in items:
         why = f"{item.member}: {item.message}" if isinstance(item, Reject) else ""
         if isinstance(item, Sample):
-            why = _undecodable(item, embed)
+            why = _undecodable(item, embed) or _without_text(item, seen.name, request)
         if isinstance(item, Sample) and not why:
             seen.samples.append(item)
         elif why:
@@ -133,10 +133,16 @@ def _look(seen: Looked, source: Source, request: Request, agreed: Classes | None
     seen.labels = {*known} - {None}
     if seen.name not in (MEMORY, PREDICT) and seen.is_exact:
         expected.check(seen.name, source.path, seen.rows, counts, request)
+    flag = f"--config.{seen.name if seen.name == MEMORY else f'{seen.name}_set'}.path={source.path}"
+    wrong = len(seen.unreadable)
     if not seen.samples:
         why = f"such as {seen.unreadable[0]}" if seen.unreadable else "there is none"
-        flag = f"--config.{seen.name if seen.name == MEMORY else f'{seen.name}_set'}"
-        seen.problems.append(f"{flag}.path={source.path}: none of its first {FIRST_ROWS} rows can be used, {why}")
+        seen.problems.append(f"{flag}: none of its first {FIRST_ROWS} rows can be used, {why}")
+    elif seen.name != PREDICT and seen.is_exact and wrong > embed.max_rejects_share * seen.rows:
+        seen.problems.append(
+            f"{flag}: {wrong:,} of its {counted(seen.rows, 'row')} cannot be used, such as {seen.unreadable[0]}; embed "
+            f"refuses more than --config.embed.max_rejects_share={embed.max_rejects_share:g}"
+        )
 
 
 def _gaps(found: Mapping[str, Looked], named: Classes, path: str) -> list[str]:
@@ -160,6 +166,14 @@ def _undecodable(sample: Sample, embed: Embed) -> str:
     except DecodeError as error:
         return f"{sample.member}: {error}"
     return ""
+
+
+def _without_text(sample: Sample, name: str, request: Request) -> str:
+    """Returns why a row of the memory has no text for the encoders of texts; empty if it has, or none is wanted."""
+    is_wanted = name == MEMORY and request.encoders.value_text and not request.filters.min_caption_chars
+    if not is_wanted or sample.caption or any(column.startswith("value_text") for column in sample.vectors):
+        return ""
+    return f"{sample.member}: there is no text to encode; --config.filters.min_caption_chars=1 leaves such rows out"
 
 
 def rows(shards: Sequence[InputShard], first: Sequence[Sample], embed: Embed, labels: Counter[Any]) -> tuple[int, bool]:
