@@ -21,6 +21,8 @@ from pipelines.progress import counted
 GROUP_ROWS, _GROUP_BYTES, _GROUP_ENTRIES = 1 << 18, 1 << 28, 1 << 23
 # Entries of the lists' identity that may differ after an update of the memory.
 _UPDATED = {"memory", "index", "own_sets"}
+# Fields of a source that say what rows mean, not which images they have.
+_NOT_OF_IMAGES = {"fields", "class_names", "caption_number", "first_label"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,12 +155,18 @@ def _groups(split: str, queries: Embeddings, block_rows: int, most: int) -> list
 
 def _own_sets(memory: Embeddings, queries: dict[str, Embeddings]) -> list[str]:
     """Returns the splits whose images are the memory."""
-    source = memory.identity.get("source", memory.snapshot)
+    own = _images(memory)
     return [
         split
         for split, embeddings in queries.items()
-        if embeddings.snapshot == memory.snapshot or embeddings.identity.get("source") == source
+        if embeddings.snapshot == memory.snapshot or (own and _images(embeddings) == own)
     ]
+
+
+def _images(embeddings: Embeddings) -> dict[str, Any]:
+    """Returns what says which images were embedded, in which order; nothing if that is not known."""
+    source = embeddings.identity.get("source", {})
+    return {name: value for name, value in source.items() if name not in _NOT_OF_IMAGES}
 
 
 def _claim_folder(folder: str, identity: dict[str, Any], index: Index) -> str:

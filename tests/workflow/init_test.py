@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.base import Embed
+from index import build, neighbors
 from pipelines import embed, options, sources
-from pipelines.manifest import Embeddings
+from pipelines.manifest import Embeddings, Neighbors
 from tests.pipelines import tiny_encoders as tiny
 from workflow import init
 
@@ -319,15 +320,19 @@ def _npz(root):
         np.savez(root / f"{split}.npz", X=rows, y=np.arange(9) % 3)
 
 
-@pytest.mark.slow
 def test_vectors_with_labels_need_no_images(tmp_path, capsys):
     _npz(tmp_path / "in")
     assert init.main(["mine", f"--images={tmp_path / 'in'}"]) == 0
     config = options.load("mine.py")
     assert tuple(_count(source, tmp_path) for source in config.queries.values()) == (9, 9, 9)
     assert config.encoders.key == "precomputed:images" and config.train.values == ("image",)
-    assert embed.main(["--config=mine.py", "--config.filters.leakage=0"]) == 0
+    argv = ["--config=mine.py", "--config.filters.leakage=0", "--config.index.searcher=exact", "--config.index.k=3"]
+    for stage in (embed, build, neighbors):
+        assert stage.main([*argv, "--config.train_set.fields=", "--runner=FnApiRunner"]) == 0
     assert _rows("out/mine/memory") == 9
+    # A row of the memory has a value as well, and is still the same image as a row of train, which has none.
+    assert Embeddings("out/mine/memory").encoders.keys() == {"key", "value_image"}
+    assert set(Neighbors.open("out/mine/neighbors").split("train")["num_excluded"].to_pylist()) == {1}
 
 
 @pytest.fixture(scope="module")
