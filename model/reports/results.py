@@ -162,7 +162,8 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
         UserError: if a run, or the output of an earlier stage, is missing.
     """
     lists = Neighbors.open(places.neighbors)
-    found = runs.load(run_files.identity(places, seed, train, lists.fingerprint), train, finetune, lists)
+    frozen = run_files.identity(places, seed, train, lists.fingerprint)
+    found = runs.load(frozen, train, finetune, lists)
     rows = measure(found, train)
     index = manifest.read_index(storage.join(places.index, "manifest.json"))
     notes = [read_note(path) for path in storage.files(storage.join(places.workdir, "stages"), ".json")]
@@ -174,7 +175,7 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
         "rows": rows,
         "methods": spread(rows),
         "differences": compare(found, train, seed),
-        "warnings": doubts(places, found, lists, train),
+        "warnings": [*doubts(places, found, lists, train), *_left_out(frozen, train, finetune)],
         "bootstrap": {"resamples": bootstrap.RESAMPLES, "level": bootstrap.LEVEL, "seed": seed},
         "filter": judge_filter(found, lists, class_names.read(places, len(found.class_counts)), train),
         "recall_at_k": index["recall"]["mean"],
@@ -183,6 +184,16 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
         "pairs": Embeddings(places.memory).rows,
         "stage_secs": {note["stage"]: note["secs"] for note in notes},
     }
+
+
+def _left_out(frozen: run_files.Identity, train: Train, finetune: Finetune) -> list[str]:
+    """Returns the sentence for fine-tuned runs that the settings do not name."""
+    others = run_files.of_other_settings(run_files.finetune_identity(frozen, train.seeds, finetune))
+    return [
+        f"{place}: holds fine-tuned runs of other settings, which are left out; repeat the flags of their "
+        "web-memory finetune to show them"
+        for place in others
+    ]
 
 
 def foresee(places: Places, seed: int, train: Train, finetune: Finetune) -> dict[str, str]:

@@ -170,7 +170,22 @@ def finetune_identity(frozen: Identity, seeds: Sequence[int], finetune: Finetune
     """
     settings = {name: v for name, v in dataclasses.asdict(finetune).items() if name not in _NOT_FINETUNE_IDENTITY}
     decides = {"frozen": manifest.fingerprint(frozen.decides), "first_seed": tuple(seeds[:1]), **settings}
-    return Identity(storage.join(frozen.folder, "finetune", finetune.head), decides)
+    name = f"{finetune.head}-{manifest.fingerprint(decides)[:8]}"
+    return Identity(storage.join(frozen.folder, "finetune", name), decides)
+
+
+def of_other_settings(finetuned: Identity) -> list[str]:
+    """Returns the folders of fine-tuned runs of the same frozen runs, of which some are done, by other settings."""
+    parent, own = finetuned.folder.rpartition("/")[::2]
+    others = [storage.join(parent, entry.name) for entry in storage.entries(parent) if entry.name != own]
+    return [
+        place
+        for place in others
+        if any(
+            entry.name.startswith("seed-") and is_done(storage.join(place, entry.name))
+            for entry in storage.entries(place)
+        )
+    ]
 
 
 def finished_runs(finetuned: Identity, seeds: Sequence[int]) -> dict[int, str]:

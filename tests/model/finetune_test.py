@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -251,7 +252,7 @@ def test_gradients_of_the_encoder_are_those_of_finite_differences(trained):
 def test_the_command_writes_what_a_frozen_run_writes(world, capsys):
     assert finetune.main(_argv(world)) == 0
     folder = _runs(world)
-    assert folder.name == "mam"
+    assert re.fullmatch("mam-[0-9a-f]{8}", folder.name)
     result = storage.read_json(f"{folder}/seed-0/result.json")
     assert result["head"] == "mam + FT" and result["split"] == "test" and result["setting"]["encoder_ratio"] == 0.1
     table = schemas.read(f"{folder}/seed-0/predictions.parquet", ["label", "predicted", "attention"])
@@ -268,6 +269,14 @@ def test_the_command_writes_what_a_frozen_run_writes(world, capsys):
     # Runs of other settings are not shown as these.
     other = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, steps=13))
     assert _load_runs(other).heads == ["linear", "mam"]
+    frozen = run_files.identity(
+        config.places, config.seed, config.train, Neighbors.open(config.places.neighbors).fingerprint
+    )
+    named = [run_files.finetune_identity(frozen, config.train.seeds, each.finetune) for each in (config, other)]
+    assert run_files.of_other_settings(named[0]) == [] and run_files.of_other_settings(named[1]) == [str(folder)]
+    # They have a folder of their own.
+    foreseen = finetune.foresee(other)
+    assert foreseen["output"] == named[1].folder != named[0].folder
 
 
 @pytest.mark.slow
@@ -311,7 +320,7 @@ def test_workers_and_sigkill_change_no_byte(trained, world, tmp_path):
     argv = [sys.executable, "-m", "model.finetune", *_argv(world, finetune__workers=2)]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=os.getcwd())
     deadline = time.monotonic() + 240
-    while process.poll() is None and not list(world.glob("out/runs/*/finetune/mam/seed-0/checkpoints/6")):
+    while process.poll() is None and not list(world.glob("out/runs/*/finetune/mam-*/seed-0/checkpoints/6")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
