@@ -93,8 +93,7 @@ class Far(Named):
         return np.argsort(np.argsort(self.keys @ middle)) < 60
 
 
-@pytest.mark.parametrize("by", ["name", "both"])
-@pytest.mark.parametrize("flags", [(HASH,), ("--config.index.shards=1",), ()], ids=["hash", "one", "routed"])
+@pytest.mark.parametrize(("flags", "by"), [((HASH,), "both"), (("--config.index.shards=1",), "name"), ((), "both")])
 def test_lists_are_full_where_named_rows_are_far(tmp_path, flags, by):
     world = Far(tmp_path).write()
     assert world.build(*flags) == 0 and concepts.main(world.args()) == 0
