@@ -163,8 +163,7 @@ def _heads(folder: str) -> list[str]:
 
 def heads(folder: str) -> tuple[str, ...]:
     """Returns the names of the trained heads of a folder of runs, the best on val first."""
-    chosen = {head: run_files.chosen(folder, head)["val_accuracy"] for head in _heads(folder)}
-    return tuple(sorted(chosen, key=lambda head: -chosen[head]))
+    return tuple(run_files.scores(folder, _heads(folder)))
 
 
 def load(folder: str, head: str, seeds: str | int = "best") -> Trained:

@@ -42,11 +42,12 @@ def _accuracies(results: Mapping[str, Any], groups: Sequence[str]) -> Grid:
     methods, seeds = results["methods"], len({row["seed"] for row in results["rows"]})
     return Grid(
         f"Test accuracy, %, {over_seeds(seeds)}; ECE: expected calibration error",
-        ("method", *COLUMNS, "top-5", "ECE", "train"),
+        ("method", *COLUMNS, "top-5", "ECE", "val", "train"),
         [
             (
                 name,
                 *(percent(figures[column]) for column in (*COLUMNS, "top5", "ece")),
+                f"{100 * results['val'][name]:.1f}" if name in results["val"] else "-",
                 duration(figures["train_secs"]["mean"]),
             )
             for name, figures in methods.items()
@@ -56,6 +57,8 @@ def _accuracies(results: Mapping[str, Any], groups: Sequence[str]) -> Grid:
             "all: the share of test images that are recognised; a group's accuracy is the mean over its classes",
             "top-5: the true class is among the five most probable; ECE: how far the probability of a prediction is "
             "from the share of predictions that are right, in points, over 15 bins (Guo et al., 2017); lower is better",
+            "val: the mean of overall and group accuracies on val, by which settings are chosen, and the head that "
+            "predict, export and app use unless another is named",
             "train: the time of one run, without its trials" + (f", mean over {seeds} seeds" if seeds > 1 else ""),
         ),
     )

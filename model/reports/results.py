@@ -141,12 +141,15 @@ def doubts(places: Places, found: runs.Runs, lists: Neighbors, train: Train) -> 
     """Returns signs that labels of val or test are not those of train, or their images not new, a sentence each."""
     reached = {}
     for head in train.heads:
-        path = storage.join(found.folder, head, run_files.CHOSEN)
-        if storage.exists(path):
+        if _is_chosen(found.folder, head):
             test = float(found.right(head).mean())
-            reached[head] = plausibility.Reached(run_files.read(path, {"val_accuracy": float})["val_accuracy"], test)
+            reached[head] = plausibility.Reached(run_files.chosen(found.folder, head)["val_accuracy"], test)
     labels = lists.split("val")["label"].to_numpy()
     return [*plausibility.warnings(reached, labels, len(found.labels)), *repeated.warnings(places)]
+
+
+def _is_chosen(folder: str, head: str) -> bool:
+    return storage.exists(storage.join(folder, head, run_files.CHOSEN))
 
 
 def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dict[str, Any]:
@@ -174,6 +177,7 @@ def evaluate(places: Places, seed: int, train: Train, finetune: Finetune) -> dic
         "moved_classes": {shots: int((_groups(found, train, shots) != _groups(found, train)).sum()) for shots in SHOTS},
         "rows": rows,
         "methods": spread(rows),
+        "val": run_files.scores(found.folder, [head for head in found.heads if _is_chosen(found.folder, head)]),
         "differences": compare(found, train, seed),
         "warnings": [*doubts(places, found, lists, train), *_left_out(frozen, train, finetune)],
         "bootstrap": {"resamples": bootstrap.RESAMPLES, "level": bootstrap.LEVEL, "seed": seed},

@@ -143,6 +143,24 @@ def chosen(folder: str, head: str, instead: str = "") -> dict[str, Any]:
     return read(storage.join(folder, head, CHOSEN), CHOICE, instead)
 
 
+def scores(folder: str, heads: Sequence[str]) -> dict[str, float]:
+    """Returns what the chosen setting of each head reached on val, the best head first, 0 to 1.
+
+    That is the mean of the overall accuracy and of those of the shot groups (`metrics.balanced`), by which the setting
+    was chosen, too; runs of older versions have the overall accuracy alone.
+
+    Args:
+        folder: of the runs of all heads, or of a bundle's.
+        heads: their names, each with a chosen setting.
+
+    Raises:
+        UserError: if nothing is chosen yet for one.
+    """
+    found = {head: chosen(folder, head) for head in heads}
+    reached = {head: float(one.get("val_score", one["val_accuracy"])) for head, one in found.items()}
+    return dict(sorted(reached.items(), key=lambda item: -item[1]))
+
+
 def read(path: str, shape: Mapping[str, Any], instead: str = "", again: str = "") -> dict[str, Any]:
     """Reads a JSON file of a run.
 

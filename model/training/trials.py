@@ -320,7 +320,13 @@ class Runs:
             UserError: if another one was chosen before, since test may have been measured with it.
         """
         best = best_of(trials)
-        note = {"number": best.number, "point": best.point, "val_accuracy": best.accuracy, "trials": len(trials)}
+        note = {
+            "number": best.number,
+            "point": best.point,
+            "val_accuracy": best.accuracy,
+            "val_score": best.value,
+            "trials": len(trials),
+        }
         _write_once(storage.join(self.folder, run_files.CHOSEN), note, "a setting that was chosen from other trials")
         return best
 
@@ -338,5 +344,8 @@ def _write_once(path: str, note: dict[str, Any], what: str) -> None:
     note = json.loads(json.dumps(note))
     if not storage.exists(path):
         storage.write_json(path, note)
-    elif differs := fields.difference(run_files.read(path, run_files.PROPOSAL), note):
+        return
+    written = run_files.read(path, run_files.PROPOSAL)
+    # An older version wrote less.
+    if differs := fields.difference(written, {name: value for name, value in note.items() if name in written}):
         raise UserError(f"{path}: is of {what}, {differs}; name another --config.workdir or remove the folder")

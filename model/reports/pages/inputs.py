@@ -94,7 +94,7 @@ class Inputs:
         baseline = next((name for name in REFERENCES if name in heads), "")
         others = [head for head in heads if head != baseline]
         candidates = attending or reading or others or self.found.heads
-        return max(candidates, key=lambda head: self.chosen.get(head, {}).get("val_accuracy", 0.0))
+        return max(candidates, key=lambda head: self.results["val"].get(head, 0.0))
 
     @functools.cached_property
     def reference(self) -> str:

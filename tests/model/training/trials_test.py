@@ -89,6 +89,7 @@ def test_trials_are_on_val_with_the_seed_of_the_config_and_the_best_is_run_on_te
         "number": chosen.number,
         "point": chosen.point,
         "val_accuracy": pytest.approx(0.4),
+        "val_score": pytest.approx(0.4),
         "trials": 8,
     }
     assert storage.read_json(f"{runs.folder}/trial-{chosen.number}/trial.json")["point"] == chosen.point

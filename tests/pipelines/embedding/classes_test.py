@@ -367,12 +367,28 @@ def test_numbers_of_a_list_that_no_training_image_has_are_named(world, capsys):
 @pytest.mark.parametrize("kind", ["list", "cls"])
 def test_numbers_that_begin_at_1_are_said_before_training(world, capsys, kind):
     world.folders(memory="ant")
-    said = "labels web-memory train will refuse them: class 0 has no training image, and every label up to 2 needs one"
+    said = "labels web-memory train will refuse them: labels begin with 1; set first_label=1 of every source whose"
     for first, is_said in ((1, True), (0, False)):
         _samples(world, "train", kind, [str(first), str(first + 1), str(first)])
         assert world.embed() == 0
         assert (said in " ".join(capsys.readouterr().out.split())) == is_said
-    _samples(world, "train", kind, ["class 1", "class 2", "class 1"])
+    # The remedy that the sentence names.
+    _samples(world, "train", kind, ["1", "2", "1"])
+    world.flags["train_set.first_label"] = 1
+    shutil.rmtree(world.root / "out")
+    assert world.embed() == 0
+    assert world.labels("train") == [0, 1, 0] and said not in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("kind", ["list", "cls"])
+def test_gaps_in_numbers_are_said_before_training(world, capsys, kind):
+    world.folders(memory="ant")
+    said = "labels web-memory train will refuse them: class 1 has no training image, and every label up to 2 needs one"
+    for last, is_said in ((2, True), (1, False)):
+        _samples(world, "train", kind, ["0", str(last), "0"])
+        assert world.embed() == 0
+        assert (said in " ".join(capsys.readouterr().out.split())) == is_said
+    _samples(world, "train", kind, ["class 0", "class 2", "class 0"])
     # The remedy that the sentence names.
     shutil.rmtree(world.root / "out")
     assert world.embed() == 0

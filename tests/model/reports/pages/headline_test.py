@@ -30,6 +30,7 @@ def _inputs(heads=("linear", "mam"), differences=(), folder="", **changes):
     runs = [Run(head, seed, {}, predicted, np.ones((1000, 1), np.float32), "") for head in heads for seed in range(5)]
     results = {
         "methods": {head: {"all": {"mean": 0.5, "std": 0.01}} for head in heads},
+        "val": {},
         "differences": list(differences),
         "warnings": [],
         "recall_at_k": 0.96,
