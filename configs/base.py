@@ -114,7 +114,7 @@ class Config:
             handles = made.get(role, ())
             if not any(handle.startswith(f"{named}=") if named else "=" not in handle for handle in handles):
                 yield "train.values", f"{kind}: no encoder of --config.encoders.value_{role} makes these values"
-        readers = [name for name in ("mam_names", "guarded") if name in self.train.heads]
+        readers = [name for name in ("mam_names", "guarded", "guarded_names") if name in self.train.heads]
         if readers and not (self.class_names and self.encoders.value_text):
             yield (
                 "train.heads",

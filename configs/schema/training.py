@@ -7,10 +7,11 @@ from configs.schema.fields import option
 from configs.schema.heads import Lda, Mml, Pairs, Tip, Vote
 
 HEADS = (
-    *("linear", "mlp", "lda", "mean_knn", "mam", "mam_names", "guarded", "rac", "vl_ltr", "zero_shot", "knn_vote"),
+    *("linear", "mlp", "lda", "mean_knn", "mam", "mam_names", "guarded", "guarded_names"),
+    *("rac", "vl_ltr", "zero_shot", "knn_vote"),
     *("tip_adapter", "tip_adapter_f", "mml", "real_linear", "swat"),
 )
-TEXT_HEADS = ("mam_names", "guarded", "rac", "vl_ltr", "knn_vote", "mml", "real_linear", "swat")
+TEXT_HEADS = ("mam_names", "guarded", "guarded_names", "rac", "vl_ltr", "knn_vote", "mml", "real_linear", "swat")
 LOSSES = ("lace", "lace_post_hoc", "cross_entropy", "ncr", "heteroscedastic", "mile", "curriculumnet", "paco")
 SAMPLINGS = ("uniform", "square_root", "balanced")
 STARTS = ("similarity", "random")
@@ -25,7 +26,7 @@ _MAX_SEED = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """The heads `mam_names` and `guarded`, which are ours: first values of learned scalars, unless called fixed."""
+    """Heads of ours, `mam_names`, `guarded`, `guarded_names`: first values of learned scalars, unless called fixed."""
 
     similarity_scale: float = option(
         15.0, "Factor applied to query-key cosines before the softmax over neighbours.", above=0

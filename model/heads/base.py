@@ -12,6 +12,7 @@ import numpy as np
 from configs.base import Train
 from model.data.batch import Batch
 from model.data.datasets import Task
+from pipelines.errors import UserError
 
 
 class NewClasses(NamedTuple):
@@ -82,6 +83,19 @@ class Head:
     trained: bool = True
     space: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     about: str = ""
+
+
+def check_names(name: str) -> Callable[[Task, Train], None]:
+    """Returns the `check` of a head that reads the names of the classes."""
+
+    def check(task: Task, train: Train) -> None:
+        if "text" not in task.name_vectors:
+            raise UserError(
+                f"--config.train.heads: {name} reads the names of the classes and none are embedded; set "
+                "--config.class_names and run web-memory embed again with a text encoder"
+            )
+
+    return check
 
 
 def temper(module: nn.Module, logits: jax.Array) -> jax.Array:

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from configs.base import Names, Train
 from model.data.batch import Batch, Output, standardize
 from model.data.datasets import Task
-from model.heads.base import Head, temper
+from model.heads.base import Head, check_names, temper
 from model.prepare import trust
 from model.prepare.trust import Trust
-from pipelines.errors import UserError
 
 
 class Guarded(nn.Module):
@@ -22,9 +21,11 @@ class Guarded(nn.Module):
 
     Attributes:
         names: `temperature` and `threshold` of what a caption names, and `smoothing`, e.
+        tempered: whether steps learn the factor f; if not, it is 1, and probabilities are those that are best on val.
     """
 
     names: Names
+    tempered: bool = True
 
     @nn.compact
     def __call__(self, batch: Batch, rate: jax.Array, rng: jax.Array | None) -> Output:
@@ -34,13 +35,16 @@ class Guarded(nn.Module):
         scores = y @ known.classifier[:-1] + known.classifier[-1]
         if rng is not None:
             # Nothing is learned but a factor, so that a training step need not read the memory.
-            return Output(temper(self, scores), y, jnp.zeros(batch.mask.shape))
+            return Output(self._tempered(scores), y, jnp.zeros(batch.mask.shape))
         named, seen = trust.said(batch.keys, batch.values["text"], known.names, known.judge, self.names)
         shares = named * trust.believed(seen, known.doubt)
         votes, weights = trust.votes(shares, batch.scores, batch.mask, known.scale)
-        logits = temper(self, scores + known.vote * jnp.log(votes + self.names.smoothing))
+        logits = self._tempered(scores + known.vote * jnp.log(votes + self.names.smoothing))
         speaks = weights * jnp.einsum("bkc,bc->bk", shares, jax.nn.softmax(logits))
         return Output(logits, y, speaks / jnp.maximum(speaks.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny))
+
+    def _tempered(self, logits: jax.Array) -> jax.Array:
+        return temper(self, logits) if self.tempered else logits
 
 
 def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
@@ -53,15 +57,6 @@ def prepare(task: Task, train: Train) -> Trust:
     return trust.make(task, train)
 
 
-def check(task: Task, train: Train) -> None:
-    """Raises a `UserError` if there are no embedded class names."""
-    if "text" not in task.name_vectors:
-        raise UserError(
-            "--config.train.heads: guarded reads which classes captions name and none are embedded; set "
-            "--config.class_names and run web-memory embed again with a text encoder"
-        )
-
-
 HEAD = Head(
     "guarded",
     build,
@@ -70,7 +65,7 @@ HEAD = Head(
     prepare=prepare,
     prepared=Trust,
     of_labels=True,
-    check=check,
+    check=check_names("guarded"),
     trained=False,
     about="labelled images, and the memory as far as they bear it out; otherwise without it",
 )

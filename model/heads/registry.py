@@ -1,6 +1,6 @@
 """The heads by the name that the config gives."""
 
-from model.heads import guarded, lda, linear, mlp
+from model.heads import guarded, guarded_names, lda, linear, mlp
 from model.heads.attention import mml, name_head, retrieval
 from model.heads.base import Head, count_parameters, init
 from model.heads.pairs import real_linear, swat
@@ -12,7 +12,8 @@ __all__ = ["HEADS", "count_parameters", "get", "init"]
 
 _ALL = (
     *(linear.HEAD, mlp.HEAD, lda.HEAD, retrieval.MEAN_KNN, retrieval.MAM),
-    *(name_head.HEAD, guarded.HEAD, rac.HEAD, vl_ltr.HEAD, zero_shot.HEAD),
+    *(name_head.HEAD, guarded.HEAD, guarded_names.HEAD),
+    *(rac.HEAD, vl_ltr.HEAD, zero_shot.HEAD),
     *(knn_vote.HEAD, tip_adapter.HEAD, tip_adapter.FINE_TUNED, mml.HEAD),
     *(real_linear.HEAD, swat.HEAD),
 )

@@ -14,11 +14,10 @@ import numpy as np
 from configs.base import Names, Train
 from model.data.batch import Batch, Output, masked_softmax, standardize
 from model.data.datasets import Task
-from model.heads.base import Head, NewClasses
+from model.heads.base import Head, NewClasses, check_names
 from model.heads.linear import dropout, learned, thin
 from model.prepare import name_prior
 from model.prepare.name_prior import NamePrior, cosines, posterior
-from pipelines.errors import UserError
 
 
 class NameHead(nn.Module):
@@ -68,15 +67,6 @@ def prepare(task: Task, train: Train) -> NamePrior:
     return name_prior.make(task, train.names)
 
 
-def check(task: Task, train: Train) -> None:
-    """Raises a `UserError` if there are no embedded class names."""
-    if "text" not in task.name_vectors:
-        raise UserError(
-            "--config.train.heads: mam_names reads the names of the classes and none are embedded; set "
-            "--config.class_names and run web-memory embed again with a text encoder"
-        )
-
-
 def unlabelled(params: Any) -> Any:
     """Returns the parameters without the classifier, which alone has learned of single classes."""
     return {**params, "classifier": {name: 0 * array for name, array in params["classifier"].items()}}
@@ -105,6 +95,6 @@ HEAD = Head(
     names_kind="text",
     unlabelled=unlabelled,
     extend=extend,
-    check=check,
+    check=check_names("mam_names"),
     about="memory attention that also reads which classes the neighbours' captions name",
 )

@@ -121,5 +121,5 @@ def test_what_is_prepared_is_the_trust_in_the_memory():
 
 
 def test_missing_names_are_worded():
-    with pytest.raises(UserError, match="guarded reads which classes captions name and none are embedded; set"):
+    with pytest.raises(UserError, match="guarded reads the names of the classes and none are embedded; set"):
         preparation.prepare(small_task(), Train(heads=("guarded",)))

@@ -10,6 +10,7 @@ from configs.schema import training
 from model.data.batch import Batch
 from model.heads import registry
 from model.heads.attention.mml import Prototypes
+from model.heads.guarded_names import Known
 from model.heads.lda import Classes
 from model.heads.linear import dropout, thin
 from model.heads.pairs.drawing import Retrieved
@@ -43,6 +44,7 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     prepared["guarded"] = Trust(
         known.names, normal(d + 1, 7), normal(d + 1, 7), doubt, jnp.asarray(0.5), jnp.asarray(9.0)
     )
+    prepared["guarded_names"] = Known(**(known._asdict() | prepared["guarded"]._asdict()))
     prepared["mml"] = Prototypes(normal(7, d), normal(7, d))
     prepared["real_linear"] = prepared["swat"] = Retrieved(
         normal(9, d), jnp.arange(7), jnp.ones(7, int), jnp.ones(7, int), normal(d, 7), jnp.ones(())
@@ -79,7 +81,18 @@ def test_an_unknown_head_is_refused():
 
 # Heads whose first logits are not those of a linear classifier.
 _OTHERS = (
-    *("mam_names", "guarded", "vl_ltr", "zero_shot", "lda", "knn_vote", "tip_adapter", "tip_adapter_f", "mml"),
+    *(
+        "mam_names",
+        "guarded",
+        "guarded_names",
+        "vl_ltr",
+        "zero_shot",
+        "lda",
+        "knn_vote",
+        "tip_adapter",
+        "tip_adapter_f",
+        "mml",
+    ),
     *("real_linear", "swat"),
 )
 
