@@ -17,6 +17,7 @@ from workflow.discovery.found import Find, Found, by_split, is_beside, not_read,
 
 _PROBED = 50
 _MOST_LEVELS = 4
+_SHOWN = 3
 _NO_CLASSES = {"images", "imgs", "img", "image", "masks", "mask", "annotations", "labels", "jpegimages"}
 _LABELS = ("class", "category", "species", "fine_label", "labels")
 # Suffixes of texts beside images.
@@ -112,7 +113,7 @@ def _class_folders(inside: Folder) -> Found | None:
             "in train/CLASS/*.jpg"
         )
     others = (name for name in inside.folders if name not in {*with_images, *deeper})
-    notes = not_read((name for name in others if _is_of_lists(inside.inner(name))), "the folder ")
+    notes = _folders_not_read(inside, (name for name in others if _is_of_lists(inside.inner(name))))
     if inside.images:
         notes.append(f"{inside.images:,} images are in no class folder; they have no class")
     if deeper and not with_images and len(inside.inner(min(deeper)).folders) > 1:
@@ -155,6 +156,19 @@ def _holding(inside: Folder) -> tuple[list[str], dict[str, str]]:
         elif found := next((below for below in one.folders[:2] if one.inner(below).images), ""):
             deeper[name] = found
     return with_images, deeper
+
+
+def _folders_not_read(inside: Folder, names: Iterable[str]) -> list[str]:
+    """Returns notes on folders that are not read, and on their files that may divide the images that are."""
+    every = list(names)
+    of_splits = [
+        f"{name}/{file}"
+        for name in every[:_PROBED]
+        for file in inside.inner(name).files
+        if re.search(_LIKE_LISTS, file, re.IGNORECASE) and splits.of_file(file)[0]
+    ]
+    said = f"{quoted(of_splits[:_SHOWN])} may divide these images into splits; to keep that, write lists of `path label`"
+    return [*not_read(every, "the folder "), *([said] if of_splits else [])]
 
 
 def _is_of_lists(inside: Folder) -> bool:
@@ -247,7 +261,7 @@ def _in_folders(inside: Folder, labelled: bool, level: int) -> tuple[Found | Non
     if len(alone) != 1 or level == _MOST_LEVELS:
         return None, why
     found, more = _in_folder(inside.inner(alone[0]), labelled, level + 1)
-    others = not_read((name for name in inside.folders if name != alone[0]), "the folder ")
+    others = _folders_not_read(inside, (name for name in inside.folders if name != alone[0]))
     return found and dataclasses.replace(found, notes=(*found.notes, *others)), [*why, *more]
 
 

@@ -80,9 +80,21 @@ def finder(name: str, like: str, guess: Callable[[Source], Source], is_sure: boo
             notes += [note] if note and note not in notes else []
         if not (has_images or is_sure):
             return None
+        notes += not_read(_unlisted(inside, made), "the folder ")
         return Found(name, made, class_names(inside), (*notes, *(wrong if is_sure else ())), has_images)
 
     return find
+
+
+def _unlisted(inside: Folder, made: dict[str, Source]) -> Iterator[str]:
+    """Yields the folders beside some lists that are named like a split and have images that none of them reads."""
+    here = inside.path.rstrip("/")
+    roots = {source.image_root.rstrip("/") for source in made.values()}
+    if here in roots or any(here.startswith(f"{root}/") for root in roots):
+        return
+    for name in inside.folders[:_PROBED_FOLDERS]:
+        if splits.of_folder(name) and f"{here}/{name}" not in roots and inside.inner(name).images:
+            yield name
 
 
 def _readable(inside: Folder, like: str, guess: Callable[[Source], Source]) -> tuple[dict[str, Source], list[str]]:

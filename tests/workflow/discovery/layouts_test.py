@@ -164,7 +164,20 @@ def test_images_in_one_folder_with_lists_of_other_things_beside_it(here, capsys)
     _write(here / "meta/train.txt", "cat/0\ndog/1\n")
     config, read = _found(here)
     assert config.train_set.path == f"{here}/images" and sum(map(len, read.values())) == 30
-    assert "note: not read: the folder 'meta'" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: not read: the folder 'meta'" in said
+    assert "note: 'meta/train.txt' may divide these images into splits; to keep that, write lists of `path label`" in said
+
+
+def test_a_folder_of_test_images_that_no_list_names_is_said(here, capsys):
+    for i in range(30):
+        _write(here / f"train/{i:03}.png", _image("train", i))
+    for i in range(3):
+        _write(here / f"test/{i:03}.png", _image("test", i))
+    _table(here / "labels.csv", ("id", "breed"), [(f"{i:03}", _CLASSES[i % 3]) for i in range(30)])
+    config, _ = _found(here)
+    assert config.train_set.image_root == f"{here}/train"
+    assert capsys.readouterr().out.count("not read: the folder") == 1
 
 
 def test_a_list_whose_images_are_not_there_gives_way_to_class_folders(here, capsys):
