@@ -167,7 +167,7 @@ def _folders_not_read(inside: Folder, names: Iterable[str]) -> list[str]:
         for file in inside.inner(name).files
         if re.search(_LIKE_LISTS, file, re.IGNORECASE) and splits.of_file(file)[0]
     ]
-    said = f"{quoted(of_splits[:_SHOWN])} may divide these images into splits; to keep that, write lists of `path label`"
+    said = f"{quoted(of_splits[:_SHOWN])} may divide these images; to keep that, write lists of `path label`"
     return [*not_read(every, "the folder "), *([said] if of_splits else [])]
 
 

@@ -166,7 +166,7 @@ def test_images_in_one_folder_with_lists_of_other_things_beside_it(here, capsys)
     assert config.train_set.path == f"{here}/images" and sum(map(len, read.values())) == 30
     said = " ".join(capsys.readouterr().out.split())
     assert "note: not read: the folder 'meta'" in said
-    assert "note: 'meta/train.txt' may divide these images into splits; to keep that, write lists of `path label`" in said
+    assert "note: 'meta/train.txt' may divide these images; to keep that, write lists of `path label`" in said
 
 
 def test_a_folder_of_test_images_that_no_list_names_is_said(here, capsys):
