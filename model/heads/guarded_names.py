@@ -1,6 +1,6 @@
 """The mean of what `guarded` and `mam_names` predict, `guarded_names`: ours, not the paper's (docs/method.md).
 
-Training learns `mam_names` alone. Where captions are right, the mean is about as good as that; where they are wrong,
+Training learns `mam_names` alone. Where captions are right, the mean is about as good as that; where they are permuted,
 `mam_names` is unsure and `guarded` decides.
 """
 
