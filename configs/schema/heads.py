@@ -13,6 +13,12 @@ class Lda:
     """Linear discriminant analysis, the head `lda`."""
 
     shrinkage: float = option(0.1, "Share of the mean variance in the covariance of all classes.", above=0, at_most=1)
+    pseudo_count: float = option(
+        0.0,
+        "Images that the mean of all training images counts for in the mean of each class, so that classes of few "
+        "images are drawn towards it; 0 for plain means.",
+        at_least=0,
+    )
     prior: float = option(0.0, "Weight of the log of a class's share of the training images.", at_least=0)
 
 

@@ -25,21 +25,21 @@ class Classes(NamedTuple):
         axes: eigenvectors of the covariance within classes, float32 `[D, D]`, each a column.
         variances: its eigenvalues, float32 `[D]`.
         means: of each class, less the centre, in these axes, float32 `[C, D]`.
-        log_prior: log of each class's share of the training images, float32 `[C]`.
+        counts: of the training images of each class, float32 `[C]`.
     """
 
     center: np.ndarray
     axes: np.ndarray
     variances: np.ndarray
     means: np.ndarray
-    log_prior: np.ndarray
+    counts: np.ndarray
 
 
 class DiscriminantAnalysis(nn.Module):
     """Logits `x S^-1 m_c - m_c S^-1 m_c / 2 + p log prior_c`, times a learned factor.
 
     Attributes:
-        settings: `shrinkage` of S, and p.
+        settings: `shrinkage` of S, `pseudo_count` of the m_c, and p.
     """
 
     settings: Lda
@@ -51,8 +51,11 @@ class DiscriminantAnalysis(nn.Module):
         features, share = standardize(batch.queries), self.settings.shrinkage
         # The eigenvectors are those of the shrunken covariance, too.
         scale = jax.lax.rsqrt((1 - share) * known.variances + share * known.variances.mean())
-        white, means = (features - known.center) @ known.axes * scale, known.means * scale
-        logits = white @ means.T - jnp.square(means).sum(-1) / 2 + self.settings.prior * known.log_prior
+        # The mean of all images is 0 in these axes.
+        held = known.counts / (known.counts + self.settings.pseudo_count)
+        white, means = (features - known.center) @ known.axes * scale, held[:, None] * known.means * scale
+        log_prior = jnp.log(known.counts / known.counts.sum())
+        logits = white @ means.T - jnp.square(means).sum(-1) / 2 + self.settings.prior * log_prior
         return Output(temper(self, logits), features, jnp.zeros((len(features), 0)))
 
 
@@ -62,7 +65,7 @@ def build(train: Train, num_classes: int, batch: Batch) -> nn.Module:
 
 
 def fit(queries: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> Classes:
-    """Fits all that shrinkage does not change.
+    """Fits all that the settings do not change.
 
     Args:
         queries: standardized, `[N, D]`.
@@ -76,7 +79,7 @@ def fit(queries: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> Classes:
     means /= counts[:, None]
     apart = x - center - means[labels]
     variances, axes = np.linalg.eigh(apart.T @ apart / len(x))
-    found = (center, axes, np.maximum(variances, 0), means @ axes, np.log(counts / counts.sum()))
+    found = (center, axes, np.maximum(variances, 0), means @ axes, counts)
     return Classes(*(array.astype(np.float32) for array in found))
 
 
@@ -95,6 +98,10 @@ HEAD = Head(
     prepared=Classes,
     of_labels=True,
     trained=False,
-    space={"lda.shrinkage": (0.03, 0.1, 0.3, 0.6, 1.0), "lda.prior": (0.0, 0.5, 1.0)},
+    space={
+        "lda.shrinkage": (0.03, 0.1, 0.3, 0.6, 1.0),
+        "lda.pseudo_count": (0.0, 4.0, 16.0),
+        "lda.prior": (0.0, 1.0),
+    },
     about="linear discriminant analysis of the image's vector; reads no memory",
 )

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from configs.base import Embed
 from pipelines import schemas, sources, storage
 from pipelines.embedding.inference import BatchEmbedder, EmbeddedBatch, Item, ShardJob, Tools, Unused
-from pipelines.embedding.texts import ShardTexts, Window
+from pipelines.embedding.texts import WINDOW_BATCHES, ShardTexts, Window
 from pipelines.errors import UserError, full_disk
 from pipelines.manifest import FILTERED, REJECTS, Marker, read_marker
 from pipelines.sources import Filtered, InputShard, Reject, Sample
@@ -223,11 +223,15 @@ class ShardLine:
         self._write(_MOST_WINDOWS)
 
     def _write(self, most: int) -> None:
-        """Writes the oldest windows until at most so many wait for texts, and finishes shards that have none left."""
+        """Writes the oldest windows until at most so many wait for texts, and finishes shards that have none left.
+
+        Batches of images alone, each a window, may wait behind texts, too: at most as many as those windows may have.
+        """
         while self._windows:
-            waiting = sum(bool(window and window.texts) for _, window in self._windows)
+            held = [window for _, window in self._windows if window]
+            is_short = sum(bool(window.texts) for window in held) <= most
             run, window = self._windows[0]
-            if window and window.texts and waiting <= most:
+            if window and window.texts and is_short and len(held) <= most * WINDOW_BATCHES:
                 return
             self._windows.popleft()
             with self._or_abandon(run.job):

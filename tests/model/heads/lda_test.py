@@ -19,29 +19,33 @@ def _standardize(x):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
 
 
-def _expected(train, labels, queries, shrinkage, prior):
+def _expected(train, labels, queries, shrinkage, pseudo_count, prior):
     x, q, classes = _standardize(train), _standardize(queries), labels.max() + 1
     means = np.stack([x[labels == c].mean(0) for c in range(classes)])
     within = sum((x[labels == c] - means[c]).T @ (x[labels == c] - means[c]) for c in range(classes)) / len(x)
     dim = len(within)
     covariance = (1 - shrinkage) * within + shrinkage * np.trace(within) / dim * np.eye(dim)
-    shares = np.bincount(labels) / len(labels)
+    counts = np.bincount(labels)
+    shares = counts / len(labels)
+    # As if so many images at the mean of all were of every class.
+    means = (counts[:, None] * means + pseudo_count * x.mean(0)) / (counts[:, None] + pseudo_count)
     slopes = np.linalg.solve(covariance, means.T)
     logits = q @ slopes - 0.5 * np.einsum("cd,dc->c", means, slopes) + prior * np.log(shares)
     return logits - logits.mean(-1, keepdims=True)
 
 
-@pytest.mark.parametrize(("shrinkage", "prior"), [(0.1, 0.0), (0.6, 1.0), (1.0, 0.5)])
-def test_logits_are_those_of_the_shrunken_covariance(shrinkage, prior):
+@pytest.mark.parametrize("settings", [Lda(0.1), Lda(0.6, 0, 1.0), Lda(1.0, 3.0, 0.5), Lda(0.3, 50.0)])
+def test_logits_are_those_of_shrunken_means_and_covariance(settings):
     task = small_task()
-    train = Train(heads=("lda",), lda=Lda(shrinkage, prior))
+    train = Train(heads=("lda",), lda=settings)
     known = preparation.prepare(task, train).prepared["lda"]
     split = task.splits["val"]
     queries = jnp.asarray(_standardize(split.queries), jnp.float32)
     batch = Batch(queries, queries[:, None], {}, queries[:, :1], queries[:, :1] > 9, known)
     head = registry.get("lda").build(train, 4, batch)
     logits = np.asarray(apply(head, first(head, batch), batch).logits)
-    expected = _expected(task.splits["train"].queries, task.splits["train"].labels, split.queries, shrinkage, prior)
+    images = task.splits["train"]
+    expected = _expected(images.queries, images.labels, split.queries, *dataclasses.astuple(settings))
     np.testing.assert_allclose(logits - logits.mean(-1, keepdims=True), expected, rtol=1e-3, atol=1e-4)
 
 

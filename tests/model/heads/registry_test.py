@@ -38,7 +38,7 @@ def _batch(head="mam", b=4, k=6, d=16, seed=0):
     names = ClassNames(normal(7, d))
     cache = Cache(names.vectors, normal(9, d), jnp.arange(9) % 7, jnp.full(7, 9 / 7))
     prepared = {"vl_ltr": bank, "mam_names": known, "zero_shot": names, "tip_adapter": cache, "tip_adapter_f": cache}
-    prepared["lda"] = Classes(normal(d), normal(d, d), jnp.ones(d), normal(7, d), normal(7))
+    prepared["lda"] = Classes(normal(d), normal(d, d), jnp.ones(d), normal(7, d), jnp.arange(1.0, 8))
     prepared["knn_vote"] = Voters(known.names, jnp.zeros(9, int))
     doubt = jnp.asarray(rng.random(7), jnp.float32)
     prepared["guarded"] = Trust(

@@ -154,3 +154,24 @@ def test_rows_are_let_go_once_they_are_written(monkeypatch, tmp_path):
     monkeypatch.setattr(texts.Window, "begin", watched)
     _embed(tmp_path, monkeypatch, _captions(500))
     assert len(seen) == 8 and all(not window.batches for window in seen)
+
+
+def test_images_without_texts_do_not_wait_for_the_texts_before_them_to_the_end(tmp_path, monkeypatch):
+    def job(number, encoders):
+        shard = InputShard(Source(), f"s{number}", f"s{number}.tar", 1, "etag", number=number)
+        return ShardJob(shard, str(tmp_path), "hash", "run", encoders)
+
+    vectors = {"key": np.ones(2, np.float32)}
+    samples = [Sample(str(i), b"", "text", metadata={}, vectors=vectors) for i in range(400)]
+    monkeypatch.setattr(shard_run.sources, "read", lambda shard, embed: iter(samples[: 400 if shard.number else 5]))
+    loaded = EncoderSet({"key": _KEY})
+    loaded.columns["value_text"] = Fake()
+    line = ShardLine(Tools(loaded, RowFilters(Filters()), None), Embed(batch_size=4), 2)
+    line.add(job(0, {"key": _KEY, "value_text": _TEXT}))
+    for number in (1, 2):
+        line.add(job(number, {"key": _KEY}))
+    # The first is written while others are embedded, and so are nearly all rows of the others.
+    assert sorted(manifest.read_markers(str(tmp_path), "hash")) == ["s0", "s1"]
+    assert sum(shard_run.in_flight.values()) > 300
+    line.finish()
+    assert sorted(manifest.read_markers(str(tmp_path), "hash")) == ["s0", "s1", "s2"]
