@@ -72,6 +72,8 @@ def finder(name: str, like: str, guess: Callable[[Source], Source], is_sure: boo
         guessed = {split: readable[file] for split, file in chosen.items()}
         made, has_images = {}, True
         if len(guessed) == 1:
+            if _divides_nothing(guessed["train"]) and not inside.is_named:
+                return None
             guessed, more = _by_column(guessed["train"])
             notes += more
         for split, source in guessed.items():
@@ -84,6 +86,11 @@ def finder(name: str, like: str, guess: Callable[[Source], Source], is_sure: boo
         return Found(name, made, class_names(inside), (*notes, *(wrong if is_sure else ())), has_images)
 
     return find
+
+
+def _divides_nothing(source: Source) -> bool:
+    """Tells whether the only list of a folder says less than the folders of its images: their paths alone."""
+    return source.format == "image_list" and image_list.is_of_paths(patterns.files(source.path)[0].uri)
 
 
 def _unlisted(inside: Folder, made: dict[str, Source]) -> Iterator[str]:
@@ -248,6 +255,10 @@ def _rooted(inside: Folder, source: Source, split: str) -> tuple[Source, bool, s
     if source.format == "table" and not any(map(is_image, members)):
         source = _with_suffix(source, members, around)
         members = _members(source)
+    elif source.format == "image_list" and not any(map(is_image, members)):
+        # The reader adds it.
+        end = next((end for root in around if (end := image_list.suffix(root, below(root)(members[0])))), "")
+        members = [f"{member}{end}" for member in members]
     counts = {root: sum(map(_is_there, itertools.repeat(root), map(below(root), members))) for root in around}
     most = max(counts.values())
     fits = [root for root in around if counts[root] == most]

@@ -1,5 +1,8 @@
 """Lists of lines `relative/path label`: ImageNet-LT, Places-LT and any other. A label is a number or a class's name.
 
+A list of paths alone, such as those of DTD and Food-101, has the folder of each image as its class; if its paths have
+no suffix, they get that of the first image.
+
 The images of Places365 are published in several layouts, and the lists of Places-LT use more than one of them:
 
 - `train/airport-x/1.jpg`, `val/airport-x/2.jpg`, also below `places365_standard/`: the download "with easy directory
@@ -15,6 +18,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator
 
@@ -31,6 +35,7 @@ from pipelines.sources.text import files, read_lines
 _PROBED_ROWS = 20
 _DIGITS, _BLANKS = "0123456789", " \t"
 _NUMBERS = f"{_DIGITS},{_BLANKS}"
+_BETWEEN = {*_BLANKS, *",;|"}
 _STYLES = (
     re.compile(r"(?:places365_standard/)?(?P<split>train|val)/(?P<flat>[^/]+)/(?P<file>[^/]+)"),
     re.compile(r"(?:data_(?:256|large)(?:_standard)?/|/)[a-z]/(?P<nested>[^/]+(?:/[^/]+)?)/(?P<file>[^/]+)"),
@@ -88,10 +93,76 @@ def parse(uri: str, root: str, names: bool = False) -> Iterator[tuple[int, Row]]
         names: as of `parse_line`.
     """
     place = below(root)
-    for number, line in read_lines(uri):
-        if line.strip():
-            row = parse_line(uri, number, line, names)
-            yield number, dataclasses.replace(row, member=place(row.member))
+    row_of: Callable[[int, str], Row] = functools.partial(parse_line, uri, names=names)
+    for place_of_line, (number, line) in enumerate(entry for entry in read_lines(uri) if entry[1].strip()):
+        if not place_of_line and names and _is_path(line):
+            row_of = _Folders(uri).row
+        row = row_of(number, line)
+        yield number, dataclasses.replace(row, member=place(row.member))
+
+
+def is_of_paths(uri: str) -> bool:
+    """Tells whether a list has paths alone, by its first line."""
+    return next((_is_path(line) for _, line in read_lines(uri) if line.strip()), False)
+
+
+def _is_path(line: str) -> bool:
+    """Tells whether a line is a path with a folder in it, and nothing else."""
+    text = line.strip(_BLANKS)
+    inside = text.replace("\\", "/").strip("/").count("/")
+    return inside > 0 and "://" not in text and _ends(text) and not _named().fullmatch(line)
+
+
+def _ends(path: str) -> bool:
+    """Tells whether a path ends as that of an image, or has nothing that might be between it and a label."""
+    return is_image(path) or not _BETWEEN.intersection(path)
+
+
+class _Folders:
+    """Reads the lines of a list of paths alone."""
+
+    def __init__(self, uri: str) -> None:
+        """Knows no folder yet."""
+        self._uri, self._parents, self._levels = uri, dict[str, str](), set[int]()
+
+    def row(self, number: int, line: str) -> Row:
+        """Returns the row of a path, whose label is the name of its folder.
+
+        Raises:
+            UserError: if it is not a path alone, or folders do not say what the classes are: at several levels, or of
+                one name in several places.
+        """
+        path = line.strip(_BLANKS).replace("\\", "/")
+        where = f"{self._uri}, line {number}"
+        if not _is_path(line):
+            raise UserError(f"{where}: must be a path in the folder of its class, as before, found {line[:80]!r}")
+        parent, _, name = path.rpartition("/")[0].rpartition("/")
+        self._levels.add(parent.count("/") + bool(parent))
+        if self._parents.setdefault(name, parent) != parent or len(self._levels) > 1:
+            raise UserError(
+                f"{where}: {path[:80]!r} has no label, and the folders of the images before it say the class otherwise "
+                "(at another level, or by the same name elsewhere); write `relative/path label` in each line"
+            )
+        return Row(path, {"label": name})
+
+
+def suffix(root: str, member: str) -> str:
+    """Returns the suffix of the image that a path without one names; nothing if there is no such image, or several.
+
+    Args:
+        root: folder that the path is below.
+        member: the path.
+    """
+    if is_image(member) or leaves_root(member):
+        return ""
+    folder, _, stem = member.rpartition("/")
+    # A name may be longer than the storage allows.
+    with contextlib.suppress(OSError, UserError):
+        entries = storage.entries(storage.join(root, folder) if folder else root)
+        ends = {os.path.splitext(entry.name) for entry in entries if entry.kind == "file" and is_image(entry.name)}
+        found = [end for start, end in ends if start == stem]
+        return found[0] if len(found) == 1 else ""
+    return ""
 
 
 def rows(source: Source) -> Iterator[Row]:
@@ -104,9 +175,12 @@ def rows(source: Source) -> Iterator[Row]:
     for uri in files(source):
         listed = (row for _, row in parse(uri, source.image_root, names=True))
         first = list(itertools.islice(listed, _PROBED_ROWS))
-        place = _style(uri, [row.member for row in first], source.image_root)
+        members = [row.member for row in first]
+        place = _style(uri, members, source.image_root)
+        end = suffix(source.image_root, members[0]) if members and not any(map(is_image, members)) else ""
         for row in itertools.chain(first, listed):
-            yield row if place is None else dataclasses.replace(row, member=place(row.member))
+            member = row.member + end if place is None else place(row.member)
+            yield dataclasses.replace(row, member=member)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from index import neighbors
 from index.lists.naming import ByName
 from pipelines import concepts, manifest, schemas, storage
 from pipelines.manifest import Embeddings, Neighbors
+from tests import slow
 from tests.world import SPLITS, World, brute_force, claim, snapshot, write_shard
 
 K = 7
@@ -93,7 +94,9 @@ class Far(Named):
         return np.argsort(np.argsort(self.keys @ middle)) < 60
 
 
-@pytest.mark.parametrize(("flags", "by"), [((HASH,), "both"), (("--config.index.shards=1",), "name"), ((), "both")])
+@pytest.mark.parametrize(
+    ("flags", "by"), slow.after(1, [((), "both"), ((HASH,), "both"), (("--config.index.shards=1",), "name")])
+)
 def test_lists_are_full_where_named_rows_are_far(tmp_path, flags, by):
     world = Far(tmp_path).write()
     assert world.build(*flags) == 0 and concepts.main(world.args()) == 0

@@ -73,6 +73,19 @@ def test_lists_of_splits_that_share_their_file_names_take_the_images_of_their_ow
     assert _found(here)[1] == _right()
 
 
+@pytest.mark.parametrize(("folder", "end"), [("labels", ".png"), ("meta", "")])
+def test_lists_of_paths_in_class_folders_divide_the_images(here, folder, end):
+    """DTD's, of which the first division is read, and Food-101's, without the suffix."""
+    for split, rows in _ROWS.items():
+        names = [f"{_CLASSES[i % 3]}/{split}_{i}" for i in range(rows)]
+        for i, name in enumerate(names):
+            _write(here / f"images/{name}.png", _image(split, i))
+        _write(here / folder / f"{split}1.txt", "".join(f"{name}{end}\n" for name in names))
+        _write(here / folder / f"{split}2.txt", "".join(f"{name}{end}\n" for name in names[::2]))
+    _write(here / folder / "classes.txt", "cat\ndog\nred\n")
+    assert _found(here)[1] == _right()
+
+
 def _coco(root, split, folder, names=_CLASSES):
     rows = range(_ROWS[split])
     for i in rows:

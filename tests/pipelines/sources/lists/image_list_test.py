@@ -113,6 +113,41 @@ def test_a_label_may_be_a_name_after_a_path_that_ends_as_an_image(tmp_path):
     assert {item.member: item.label for item in read(tmp_path, _SOURCE)} == dict(zip(images, [1, 0, 1], strict=True))
 
 
+@pytest.mark.parametrize("end", ["", ".jpg"])
+@pytest.mark.parametrize("top", ["", "photos/", "./"])
+def test_paths_alone_are_of_the_class_of_their_folder(tmp_path, end, top):
+    names = ["b x/1.jpg", "a/2.jpg", "a/my photo.jpg"] if end else ["b/1.jpg", "a/2.jpg", "a/3.jpg"]
+    images = write_images(tmp_path / "images", *(f"{top}{name}" for name in names))
+    (tmp_path / "list.txt").write_text("".join(f"{top}{name.removesuffix('.jpg')}{end}\n" for name in names))
+    found = {item.member: (item.label, item.image) for item in read(tmp_path, _SOURCE)}
+    wanted = zip(images.items(), [1, 0, 0], strict=True)
+    assert found == {member.removeprefix("./"): (label, image) for (member, image), label in wanted}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a/1.jpg\nb/2.jpg 0\n", "line 2: must be a path in the folder of its class, as before"),
+        ("a/1.jpg 0\nb/2.jpg\n", "line 2: must be `relative/path label`"),
+        ("a/1.jpg\n2.jpg\n", "line 2: must be a path in the folder of its class, as before"),
+        ("a/b/1.jpg\nc/2.jpg\n", "line 2: 'c/2.jpg' has no label, and the folders"),
+        ("b/bakery/shop/1.jpg\ng/gift/shop/2.jpg\n", "line 2: 'g/gift/shop/2.jpg' has no label, and the folders"),
+        ("a/1.jpg,0\n", "line 1: must be `relative/path label`"),
+        ("http://a/1.jpg\n", "line 1: must be `relative/path label`"),
+    ],
+)
+def test_folders_that_do_not_say_the_class_are_refused(tmp_path, text, line):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(UserError, match=f"list.txt, {line}"):
+        plan(tmp_path, _SOURCE)
+
+
+def test_a_path_without_a_suffix_that_two_images_have_is_missed(tmp_path):
+    write_images(tmp_path / "images", "a/1.jpg", "a/1.png")
+    (tmp_path / "list.txt").write_text("a/1\n")
+    assert [item.error_type for item in read(tmp_path, _SOURCE)] == ["MissingImage"]
+
+
 def _members(tmp_path, data, **changes):
     (tmp_path / "list.txt").write_bytes(data)
     return [
