@@ -95,7 +95,9 @@ def _show(path: str, flags: dict[str, Any]) -> None:
     images = flags["images"]
     found = pictures.files(images) if images else []
     if not 0 < len(found) <= _MOST_SHOWN:
-        raise UserError(f"--output is missing: only up to {_MOST_SHOWN} files of --images are shown as a table")
+        raise UserError(
+            f"--output is missing: only up to {_MOST_SHOWN} files that --images names are shown as a table, no folder"
+        )
     opened = Recognizer.open(
         path, head=flags["head"], seeds=trained.seeds_of(flags["seeds"]), unsafe_models=flags["unsafe_models"]
     )
@@ -114,6 +116,8 @@ def _show(path: str, flags: dict[str, Any]) -> None:
 def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> None:
     from model.recognition import predict_job, rows, trained
     from model.recognition.source import Source
+    from pipelines import sources
+    from pipelines.sources.sample import said_passed_over
 
     output = flags["output"]
     rows.check(output)
@@ -136,7 +140,9 @@ def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> 
         stage.worked = False
         what, rate = counted(counts.rows, "photograph"), counts.rows / stage.secs
         title = f"predict: {what} in {duration(stage.secs)}, {rate:,.{0 if rate >= 10 else 2}f}/s"
-        summary(title, {"head": wanted.head, **_lines(counts), "output": output})
+        others = sources.passed_over(source, data)
+        skipped = {"passed over": said_passed_over(others)} if others else {}
+        summary(title, {"head": wanted.head, **_lines(counts), **skipped, "output": output})
 
 
 def _names(path: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from pipelines.manifest import Embeddings, Neighbors
 from pipelines.progress import counted, read_note
 
 # The methods that others are compared with: those without a memory, the mean, and the strongest rivals.
-REFERENCES = ("linear", "mlp", "mean_knn", "zero_shot", "knn_vote", "real_linear")
+REFERENCES = ("linear", "mlp", "lda", "mean_knn", "zero_shot", "knn_vote", "real_linear")
 COLUMNS = (*metrics.GROUPS, "all")
 
 

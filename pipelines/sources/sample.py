@@ -174,9 +174,9 @@ def field_names(source: Source, defaults: Mapping[str, tuple[str, ...]]) -> dict
     for entry in source.fields:
         ours, equals, theirs = entry.partition("=")
         if not equals or not theirs:
-            raise UserError(f"--config..fields={entry}: must be ours=theirs, such as caption=txt")
+            raise UserError(f"the source's fields={entry}: must be ours=theirs, such as caption=txt")
         if ours not in defaults:
-            raise UserError(f"--config..fields={entry}: there is no {ours!r}; {nearest(ours, list(defaults))}")
+            raise UserError(f"the source's fields={entry}: there is no {ours!r}; {nearest(ours, list(defaults))}")
         names[ours] = (theirs,)
     return names
 

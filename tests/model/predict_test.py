@@ -55,9 +55,11 @@ def test_says_the_accuracy_and_the_rejects(line, tmp_path, capsys):
     (tmp_path / "mixed/red/broken.png").write_bytes(b"no image")
     (tmp_path / "mixed/other").mkdir()
     shutil.copy(line.photographs()[0], tmp_path / "mixed/other/x.png")
+    shutil.copy(line.photographs()[0], tmp_path / "mixed/other/x.heic")
     _write(line, tmp_path / "x.parquet", f"--images={tmp_path / 'mixed'}")
     said = capsys.readouterr().out
     assert "16 photographs" in said and "of 15 with a label" in said and "1, listed in" in said
+    assert "passed over  1 .heic" in said
     assert "1 of 16, such as of 'other', which is the name of no class of the model" in " ".join(said.split())
     (reject,) = pq.read_table(tmp_path / "x.rejects.parquet").to_pylist()
     assert reject["member"] == "red/broken.png" and reject["error_type"] == "CannotDecode"

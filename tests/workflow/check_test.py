@@ -6,6 +6,8 @@ import pathlib
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.pipelines import tiny_encoders as tiny
@@ -155,6 +157,24 @@ def test_a_label_of_test_without_a_training_image_is_a_problem(world, capsys):
     assert world.check() == 2
     said = "error: --config.train_set.path=arrays/train/X.npy: class 3 has no training image, and every label up to 3"
     assert said in capsys.readouterr().err
+
+
+def test_a_label_below_0_is_no_bug(world, capsys):
+    _arrays(world, beyond=-3)
+    assert world.check(**{"embed.max_rejects_share": 0.9}) == 0
+    assert "2 of the first 3 readable" in " ".join(capsys.readouterr().out.split())
+
+
+def test_rows_of_a_part_of_parquet_are_estimated(world, capsys):
+    columns = {"jpg": [tiny.image_bytes(i) for i in range(40)], "label": [i % 3 for i in range(40)]}
+    pq.write_table(pa.table(columns), world.root / "all.parquet")
+    flags = {}
+    for split, part in (("train", "0.5,1"), ("val", "0,0.25"), ("test", "0.25,0.5")):
+        source = {"format": "img2dataset_parquet", "path": "all.parquet", "part": part}
+        flags |= {f"{split}_set.{name}": value for name, value in source.items()}
+    world.check(**flags)
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(rows in said for rows in ("train about 20 rows", "val about 10 rows", "test about 10 rows"))
 
 
 @pytest.mark.parametrize("first", [1, 0])

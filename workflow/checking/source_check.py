@@ -147,8 +147,10 @@ def _look(seen: Looked, source: Source, request: Request, agreed: Classes | None
 
 def _gaps(found: Mapping[str, Looked], named: Classes, path: str) -> list[str]:
     """Returns why numbers that are labels cannot be trained on, if that is so; `path` is of the training set."""
-    train = found[_TRAIN].labels if _TRAIN in found and _TRAIN not in named.labels else set()
-    splits = [seen.labels for name, seen in found.items() if name not in (MEMORY, PREDICT)]
+    # A label that is no number is a reject of its row.
+    numbers = {name: {label for label in seen.labels if isinstance(label, int)} for name, seen in found.items()}
+    train = numbers[_TRAIN] if _TRAIN in found and _TRAIN not in named.labels else set()
+    splits = [labels for name, labels in numbers.items() if name not in (MEMORY, PREDICT)]
     wrong = gap(train, set().union(*splits), named.names) if train else ""
     return [f"--config.train_set.path={path}: {wrong}"] if wrong else []
 
@@ -190,16 +192,17 @@ def rows(shards: Sequence[InputShard], first: Sequence[Sample], embed: Embed, la
     """
     if all(shard.rows for shard in shards):
         return sum(shard.rows for shard in shards), True
+    begin, end = shards[0].source.part or (0.0, 1.0)
     stated = [_stated(shard) for shard in shards[:_MOST_FILES]]
-    known = {shard.name: count for shard, count in zip(shards, stated, strict=False) if count is not None}
+    known = {s.name: (end - begin) * count for s, count in zip(shards, stated, strict=False) if count is not None}
     if not known:
         count, found = _counted(shards[0], first, embed)
-        known = {shards[0].name: count}
+        known = {shards[0].name: float(count)}
         if found is not None and len(shards) == 1:
             labels.update(found)
             return count, True
     if len(known) == len(shards):
-        return sum(known.values()), True
+        return round(sum(known.values())), (begin, end) == (0.0, 1.0)
     size = sum(shard.size_bytes for shard in shards if shard.name in known)
     return round(sum(known.values()) / max(size, 1) * sum(shard.size_bytes for shard in shards)), False
 

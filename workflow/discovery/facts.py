@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from configs.base import Embed, Source
@@ -11,19 +11,22 @@ from pipelines import sources
 from pipelines.errors import UserError
 from pipelines.sources.labels import Labels, LabelSpace, mixed, normal
 from pipelines.sources.sample import Reject, Sample, caption_of, number_or_name
+from workflow.discovery import splits
 
 MOST_ROWS = 200_000
 _FILE_ROWS = 2_000
 _SAMPLES = 3
+SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "usage", "dataset", "data set")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row as it is shown: name, caption and label, None for none."""
+    """One row as it is shown: name, caption and label, None for none; of a file of samples, also its metadata."""
 
     member: str
     caption: str | None
     label: Any
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -38,6 +41,7 @@ class Facts:
         stopped: whether there are more.
         samples: a few rows.
         problem: what was wrong with the first row that cannot be used; empty if none was seen.
+        splits: of files of samples, the columns that are named as those of splits, with the values that name one.
     """
 
     counts: Counter[Any] = dataclasses.field(default_factory=Counter)
@@ -47,6 +51,7 @@ class Facts:
     stopped: bool = False
     samples: list[Row] = dataclasses.field(default_factory=list)
     problem: str = ""
+    splits: dict[str, set[str]] = dataclasses.field(default_factory=dict)
 
 
 def read(source: Source, most: int = MOST_ROWS) -> Facts:
@@ -64,6 +69,9 @@ def read(source: Source, most: int = MOST_ROWS) -> Facts:
             facts.problem = facts.problem or row
             continue
         facts.captions += bool(row.caption)
+        for column, value in row.metadata.items():
+            if column.strip().lower() in SPLIT_COLUMNS and splits.of_folder(str(value)):
+                facts.splits.setdefault(column, set()).add(str(value))
         if row.label is None:
             facts.unlabelled += 1
         else:
@@ -108,7 +116,7 @@ def _in_files(source: Source) -> Iterator[Row | str]:
         for item in sources.read(dataclasses.replace(shard, labels=labels), embed):
             if isinstance(item, Sample):
                 label = item.label if item.label is None or not space.names else space.names[item.label]
-                yield Row(item.member, item.caption, label)
+                yield Row(item.member, item.caption, label, item.metadata)
             elif isinstance(item, Reject):
                 yield f"{item.error_type}: {item.message}"
 

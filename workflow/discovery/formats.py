@@ -10,15 +10,30 @@ from configs.base import Source
 from pipelines import sources, storage
 from pipelines.errors import UserError
 from pipelines.images.suffixes import is_image
+from pipelines.progress import counted
 from pipelines.sources import patterns
 from workflow.discovery import facts, folder, lists, splits
 from workflow.discovery.folder import Folder
 from workflow.discovery.found import Find, Found, by_split, is_beside, not_read, pattern, quoted
 
+_FOLDERS = "class folders"
 _PROBED = 50
 _MOST_LEVELS = 4
 _SHOWN = 3
-_NO_CLASSES = {"images", "imgs", "img", "image", "masks", "mask", "annotations", "labels", "jpegimages"}
+# Words of the names of folders that are no classes, such as `images_001`.
+_NO_CLASSES = {
+    "images",
+    "imgs",
+    "img",
+    "image",
+    "masks",
+    "mask",
+    "annotations",
+    "labels",
+    "jpegimages",
+    "part",
+    "batch",
+}
 _LABELS = ("class", "category", "species", "fine_label", "labels")
 # Suffixes of texts beside images.
 _TEXTS = ("txt", "caption")
@@ -99,12 +114,13 @@ def _class_folders(inside: Folder) -> Found | None:
     with_images, deeper = _holding(inside)
     if len(with_images) + len(deeper) < 2:
         return None
-    of_splits = {splits.of_folder(name) for name in (*with_images, *deeper)}
-    if "train" in of_splits and "" not in of_splits:
+    holding = {*with_images, *deeper}
+    of_splits = splits.of_folders(sorted(holding))
+    if "train" in of_splits.values() and holding == of_splits.keys():
         raise UserError(
             f"{quoted(inside.folders)} are splits, not classes, and nothing says the classes of their images"
         )
-    if {name.lower() for name in (*with_images, *deeper)} <= _NO_CLASSES:
+    if all(_NO_CLASSES.issuperset(re.findall("[^\\W\\d_]+", name.lower()) or [name]) for name in holding):
         raise UserError(f"{quoted(inside.folders)} are not named like classes; give each class a folder")
     inner = {splits.of_folder(below) for below in deeper.values()}
     if not with_images and "train" in inner | {splits.of_folder(name) for name in inside.inner(min(deeper)).folders}:
@@ -112,18 +128,18 @@ def _class_folders(inside: Folder) -> Found | None:
             f"the folders of the classes, such as {min(deeper)!r}, have a split inside; put it above the classes, as "
             "in train/CLASS/*.jpg"
         )
-    others = (name for name in inside.folders if name not in {*with_images, *deeper})
+    others = (name for name in inside.folders if name not in holding)
     notes = _folders_not_read(inside, (name for name in others if _is_of_lists(inside.inner(name))))
     if inside.images:
         notes.append(f"{inside.images:,} images are in no class folder; they have no class")
-    if deeper and not with_images and len(inside.inner(min(deeper)).folders) > 1:
+    if not with_images and (nested := [name for name in sorted(deeper) if len(inside.inner(name).folders) > 1]):
         notes.append(
-            f"the classes are the folders of the first level, but {min(deeper)!r} has images only in folders such as "
-            f"{deeper[min(deeper)]!r}; if those are the classes, set class_level=2, or 0 for the folder of the image"
+            f"the classes are the folders of the first level, but {nested[0]!r} has images only in folders such as "
+            f"{deeper[nested[0]]!r}; if those are the classes, set class_level=2, or 0 for the folder of the image"
         )
     fields = _texts_beside([inside.inner(name) for name in with_images])
     source = Source(format="image_folder", path=inside.path, fields=fields)
-    return Found("class folders", {"train": source}, notes=tuple(notes))
+    return Found(_FOLDERS, {"train": source}, notes=tuple(notes))
 
 
 def _texts_beside(folders: list[Folder]) -> tuple[str, ...]:
@@ -222,9 +238,20 @@ def _in_folder(inside: Folder, labelled: bool, level: int = 0) -> tuple[Found | 
     """Returns what a folder is, and what was seen that is something else: its files come before its folders."""
     files, why = _first(inside, KNOWN[:-1])
     lacks = _lacks(files, labelled) if files else ""
-    if files and not lacks:
+    is_list = files is not None and labelled and files.splits["train"].format in sources.LISTS
+    if files and not lacks and not (is_list and len(files.splits) == 1):
         return files, why
     folders, more = _in_folders(inside, labelled, level)
+    if files and not lacks:
+        if not (folders and folders.name == _FOLDERS):
+            return files, why
+        named, held = (sum(facts.read(one).rows for one in found.splits.values()) for found in (files, folders))
+        said = f"{named:,} rows where the class folders have {counted(held, 'image')}"
+        if named >= held:
+            return dataclasses.replace(
+                files, notes=(*files.notes, f"also looks like class folders; it has {said}")
+            ), why
+        lacks = f"with {said}; to read it, name its file as --images"
     if not folders and inside.images and not labelled:
         fields = _texts_beside([inside])
         name = "images with texts beside them" if fields else "images without captions"
@@ -267,7 +294,7 @@ def _in_folders(inside: Folder, labelled: bool, level: int) -> tuple[Found | Non
 
 def _of_splits(inside: Folder, labelled: bool, level: int) -> Found | None:
     """Returns what folders of splits are."""
-    of_splits = {split: name for name in reversed(inside.folders) if (split := splits.of_folder(name))}
+    of_splits = {split: name for name, split in reversed(splits.of_folders(inside.folders).items())}
     if "train" not in of_splits:
         return None
     parts = {split: _in_folder(inside.inner(name), labelled, level + 1)[0] for split, name in of_splits.items()}

@@ -1,6 +1,7 @@
 """Lists and tables that name images: which of a folder's files are some, by which columns, and where the images are."""
 
 import dataclasses
+import functools
 import itertools
 import os
 import re
@@ -38,9 +39,16 @@ _COLUMNS = {
 }
 # Columns that may name other things than images, so that these must be there.
 _NO_PATHS = ("name", "id_code", "id")
-_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "usage", "dataset", "data set")
+# Columns of yes and no, with the splits of both.
+_FLAGS = {
+    **dict.fromkeys(("is_train", "is_training", "is_training_image"), ("train", "test")),
+    **dict.fromkeys(("is_test", "is_testing"), ("test", "train")),
+    **dict.fromkeys(("is_val", "is_valid", "is_validation"), ("val", "train")),
+}
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 _IMAGES = ("images", "imgs", "img", "image", "photos", "jpegimages")
 _PROBED_ROWS = 20
+_SPREAD_ROWS = 100
 _PROBED_FOLDERS = 50
 _MOST_TRIED, _MOST_WRONG = 50, 3
 
@@ -199,13 +207,13 @@ def _by_column(source: Source) -> tuple[dict[str, Source], list[str]]:
         total += 1
         folders.add(splits.of_folder(row.member.replace("\\", "/").partition("/")[0]))
         for column, value in row.fields.items():
-            if column.strip().lower() in _SPLIT_COLUMNS:
+            if column.strip().lower() in (*facts.SPLIT_COLUMNS, *_FLAGS):
                 values.setdefault(column, Counter())[str(value).strip()] += 1
     notes = []
     for column, found in values.items():
         named: dict[str, list[str]] = {}
         for value in found:
-            named.setdefault("" if "|" in value else splits.of_folder(value), []).append(value)
+            named.setdefault("" if "|" in value else _split_of(column, value), []).append(value)
         others, shown = named.pop("", []), ", ".join(map(repr, list(found)[:_MOST_WRONG]))
         if "train" in named and (len(named) > 1 or not others):
             where = {split: (f"{column}={'|'.join(sorted(named[split]))}",) for split in SPLITS if split in named}
@@ -217,6 +225,13 @@ def _by_column(source: Source) -> tuple[dict[str, Source], list[str]]:
     mixed = "train" in folders and "" not in folders and len(folders) > 1
     note = f"{source.path} has no column of splits, but its images are in folders of {' and '.join(sorted(folders))}"
     return {"train": source}, [*notes, *([f"{note}: name the split of each in a column 'split'"] if mixed else [])]
+
+
+def _split_of(column: str, value: str) -> str:
+    """Returns the split that a value of a column says; empty if it says none."""
+    if flag := _FLAGS.get(column.strip().lower()):
+        return flag[0] if value.lower() in _YES else flag[1] if value.lower() in _NO else ""
+    return splits.of_folder(value)
 
 
 def _members(source: Source) -> list[str]:
@@ -252,16 +267,17 @@ def _rooted(inside: Folder, source: Source, split: str) -> tuple[Source, bool, s
     if above:
         beside = [f"{above}/{name}" for name in folder.look(above).folders[:_PROBED_FOLDERS]]
         around += [above, *(path for path in beside if path != here)]
+    end = ""
     if source.format == "table" and not any(map(is_image, members)):
         source = _with_suffix(source, members, around)
         members = _members(source)
     elif source.format == "image_list" and not any(map(is_image, members)):
         # The reader adds it.
         end = next((end for root in around if (end := image_list.suffix(root, below(root)(members[0])))), "")
-        members = [f"{member}{end}" for member in members]
-    counts = {root: sum(map(_is_there, itertools.repeat(root), map(below(root), members))) for root in around}
-    most = max(counts.values())
-    fits = [root for root in around if counts[root] == most]
+    some = [f"{member}{end}" for member in _spread(source)]
+    there = {root: set(filter(functools.partial(_is_there, root), map(below(root), some))) for root in around}
+    most = max(map(len, there.values()))
+    fits = [root for root in around if len(there[root]) == most]
     fits = [root for root in fits if root.startswith(f"{here}/")] or fits if here not in fits else [here]
     if not most:
         if (column := _path_column(source)).lower() in _NO_PATHS:
@@ -271,9 +287,26 @@ def _rooted(inside: Folder, source: Source, split: str) -> tuple[Source, bool, s
     own = [root for root in fits if splits.of_folder(storage.name(root)) == split]
     usual = [root for root in fits if storage.name(root).lower() in _IMAGES]
     root = (own or usual or fits)[0]
-    others = [] if own else [other for other in fits if other != root]
-    note = f"images of {source.path} are taken from {root!r}, but {others[0]!r} has the same names" if others else ""
+    note = "" if own else _other_roots(source, root, there)
     return dataclasses.replace(source, image_root=root), True, note
+
+
+def _other_roots(source: Source, root: str, there: dict[str, set[str]]) -> str:
+    """Returns a note on other folders that have images of a list; `there` are some of its images, by folder."""
+    others = {other: found for other, found in there.items() if other != root}
+    if more := [other for other, found in others.items() if found - there[root]]:
+        return (
+            f"images of {source.path} are in several folders; those of {root!r} are read, and not those of "
+            f"{more[0]!r}: bring all into one folder"
+        )
+    same = [other for other, found in others.items() if found == there[root]]
+    return f"images of {source.path} are taken from {root!r}, but {same[0]!r} has the same names" if same else ""
+
+
+def _spread(source: Source) -> list[str]:
+    """Returns the paths of some images, from all over a list."""
+    every = [row.member for row in itertools.islice(_listed(source), facts.MOST_ROWS) if not row.problem]
+    return every[:: max(1, len(every) // _SPREAD_ROWS)]
 
 
 def _path_column(source: Source) -> str:

@@ -168,6 +168,11 @@ def _with_splits(found: Found, seen: dict[str, Facts]) -> tuple[dict[str, tuple[
     shares = ", ".join(f"{end - begin:.0%} {split}" for split, (begin, end) in cut.parts.items())
     what = "each class is cut" if train.format in sources.LISTS else "its rows are drawn"
     notes.append(f"There is no {' and no '.join(missing)} set: {what} into {shares}{few}.")
+    notes += [
+        f"the column {column!r} says {' and '.join(map(repr, sorted(values)))} and is not used, so rows of the test "
+        "set may be trained on: write each split to files of its own"
+        for column, values in seen["train"].splits.items()
+    ]
     made: dict[str, tuple[Source, tuple[str, ...]]] = {}
     for split in SPLITS:
         part = cut.parts.get(split)

@@ -25,6 +25,24 @@ def of_folder(name: str) -> str:
     return named.pop() if len(named) == 1 else ""
 
 
+def of_folders(names: Iterable[str]) -> dict[str, str]:
+    """Returns the splits of those folders that are some, by name: `train` and `val`, or `cars_train` and `cars_test`.
+
+    Names with other words beside that of the split are taken only if they share these and name several splits.
+    """
+    every = list(names)
+    plain = {name: split for name in every if (split := of_folder(name))}
+    if "train" in plain.values():
+        return plain
+    alike: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in every:
+        words = [word for word in _words(name) if word not in _BESIDE and not word.isdigit()]
+        found = {split for word in words if (split := _split(word))}
+        if len(found) == 1:
+            alike.setdefault(tuple(word for word in words if not _split(word)), {})[name] = found.pop()
+    return next((one for one in alike.values() if "train" in one.values() and len({*one.values()}) > 1), {})
+
+
 def of_file(name: str) -> tuple[str, bool]:
     """Returns the split that a file's name has a word for, if any, and whether that word ends the name.
 

@@ -148,7 +148,9 @@ def _only(uri: str, ours: str, candidates: Sequence[str]) -> Place | None:
     """Returns the one candidate, None for none; a `UserError` if there are several."""
     if len(candidates) > 1:
         shown = " and ".join(storage.name(name) for name in candidates)
-        remedy = f"--config..fields={ours}={storage.name(candidates[0])}" if uri.endswith(".npz") else "metadata=FILE"
+        remedy = (
+            f"the source's fields={ours}={storage.name(candidates[0])}" if uri.endswith(".npz") else "metadata=FILE"
+        )
         raise UserError(f"{uri}: {shown} may each be the {ours}; say which by {remedy}")
     return Place(candidates[0]) if candidates else None
 
@@ -200,7 +202,7 @@ def _packed(source: Source, uri: str, names: Sequence[str]) -> dict[str, Place]:
         found = _only(uri, KEY, [name for name in names if name in _KEYS or name.endswith(_KEY_ENDS)])
         if not found:
             raise UserError(
-                f"{uri}: say which array has the vectors by --config..fields=key=..; its arrays are "
+                f"{uri}: say which array has the vectors by the source's fields=key=..; its arrays are "
                 f"{', '.join(names)[:500]}"
             )
         chosen[KEY] = found.uri

@@ -212,7 +212,7 @@ def check_single(schema: pa.Schema, names: Mapping[str, tuple[str, ...]], uri: s
         if schema.names.count(found) == 1 and not _is_single(schema.field(found).type):
             raise UserError(
                 f"{uri}: column {found!r}, the {our}, is of type {schema.field(found).type}; make it a column of "
-                f"single values, or name another by --config..fields={our}=.."
+                f"single values, or name another by the source's fields={our}=.."
             )
 
 

@@ -39,8 +39,8 @@ def find(source: Source) -> Source | None:
     named = any(entry.startswith("path=") for entry in source.fields)
     if not named and not _describes_images(uri := storage.join(root, found[0])):
         raise UserError(
-            f"{uri}: has no column {_COLUMN!r}; name the column of file names by --config..fields=path=.., or rename "
-            "the file if it does not describe the images"
+            f"{uri}: has no column {_COLUMN!r}; name that of file names by the source's fields=path=.., or rename the "
+            "file if it does not describe the images"
         )
     fields = source.fields if named else (*source.fields, f"path={_COLUMN}")
     return dataclasses.replace(source, format="table", path=quote(storage.join(root, found[0])), fields=fields)

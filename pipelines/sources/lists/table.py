@@ -236,7 +236,7 @@ def _find_columns(
         if len(candidates) > 1:
             raise UserError(
                 f"{where}: {' and '.join(map(repr, candidates))} may each be the {field}; say which by "
-                f"--config..fields={field}={candidates[0]}"
+                f"the source's fields={field}={candidates[0]}"
             )
     for field in explicit - found.keys():
         named = names[field][0]
@@ -244,7 +244,7 @@ def _find_columns(
         raise UserError(f"{where}: has no column {lost!r}; its columns are {_listed(values)}")
     if "path" not in found and "url" not in found and not optional:
         raise UserError(
-            f"{where}: has no column of paths or URLs, name it by --config..fields=path=x or url=x; its columns are "
+            f"{where}: has no column of paths or URLs, name it by the source's fields=path=x or url=x; its columns are "
             f"{_listed(values)}"
         )
     return found

@@ -40,7 +40,7 @@ def rows(source: Source) -> Iterator[Row]:
         UserError: if a line of either is wrong, they disagree on a photo, or the metadata lacks one.
     """
     if not source.metadata:
-        raise UserError("--config..metadata: is empty; yfcc15m needs the texts of yfcc100m_dataset")
+        raise UserError("the source's metadata: is empty; yfcc15m needs the texts of yfcc100m_dataset")
     wanted, photos = _read_subset(files(source))
     if not len(wanted):
         return

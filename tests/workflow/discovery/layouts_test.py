@@ -447,3 +447,72 @@ def test_many_files_that_are_no_lists_are_named_by_a_few(here, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "note: not read: '0.txt' (" in printed and "note: not read: 397 more such as these" in printed
     assert printed.count("not read") == 4
+
+
+@pytest.mark.parametrize("top", ["", "train"])
+def test_a_list_of_some_images_gives_way_to_class_folders_and_one_of_all_does_not(here, capsys, top):
+    for i in range(30):
+        _write(here / top / _CLASSES[i % 3] / f"{i}.png", _image("train", i))
+    rows = [(f"{top}/{_CLASSES[i % 3]}/{i}.png".lstrip("/"), ("x", "y")[i % 2]) for i in range(30)]
+    _table(here / "found.csv", ("file", "label"), rows[:6])
+    assert init.main(["mine", f"--images={here}"]) == 0
+    assert options.load("mine.py").train_set.path == str(here / top).rstrip("/")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not read: the table, with 6 rows where the class folders have 30 images; to read it, name its file" in said
+    _table(here / "found.csv", ("file", "label"), rows)
+    assert init.main(["mine", f"--images={here}", "--force"]) == 0
+    assert options.load("mine.py").train_set.format == "table"
+    assert "also looks like class folders; it has 30 rows where" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_column_of_splits_in_parquet_with_images_is_said(here, capsys):
+    images = [{"bytes": _image("train", i)} for i in range(30)]
+    columns = {"image": images, "label": [_CLASSES[i % 3] for i in range(30)], "split": ["train"] * 20 + ["test"] * 10}
+    here.mkdir()
+    pq.write_table(pa.table(columns), here / "all.parquet")
+    assert init.main(["mine", f"--images={here}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "the column 'split' says 'test' and 'train' and is not used, so rows of the test set may be trained on" in said
+    )
+
+
+def test_images_of_a_table_in_two_folders_are_said(here, capsys):
+    for i in range(30):
+        _write(here / f"part_{1 + i // 20}" / f"{i}.png", _image("train", i))
+    _table(here / "labels.csv", ("file", "label"), [(f"{i}.png", _CLASSES[i % 3]) for i in range(30)])
+    assert init.main(["mine", f"--images={here}"]) == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "are in several folders" in said and "'/part_2'".strip("'") in said and "bring all into one folder" in said
+
+
+@pytest.mark.parametrize(("column", "values"), [("is_train", ("1", "0")), ("Is_Valid", ("False", "True"))])
+def test_a_column_of_yes_and_no_says_the_splits(here, column, values):
+    other = "test" if column == "is_train" else "val"
+    for split in ("train", other):
+        for i in range(_ROWS[split]):
+            _write(here / f"{split}_{i}.png", _image(split, i))
+    rows = [
+        (f"{split}_{i}.png", _CLASSES[i % 3], value)
+        for split, value in zip(("train", other), values, strict=True)
+        for i in range(_ROWS[split])
+    ]
+    _table(here / "labels.csv", ("file", "label", column), rows)
+    assert init.main(["mine", f"--images={here}"]) == 0
+    config = options.load("mine.py")
+    assert config.train_set.where == (f"{column}={values[0]}",)
+    assert getattr(config, f"{other}_set").where == (f"{column}={values[1]}",)
+
+
+@pytest.mark.parametrize(
+    ("folders", "sentence"),
+    [
+        (("cars_test", "cars_train"), "are splits, not classes"),
+        (("images_001", "images_002"), "are not named like classes"),
+    ],
+)
+def test_folders_of_splits_or_parts_are_no_classes(here, capsys, folders, sentence):
+    for name in folders:
+        _write(here / name / "1.png", _image("train", 1))
+    assert init.main(["mine", f"--images={here}"]) == 2
+    assert sentence in capsys.readouterr().err

@@ -30,6 +30,20 @@ def test_of_folder():
     assert {name: splits.of_folder(name) for name in names} == names
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train", "val", "cars_test"), {"train": "train", "val": "val"}),
+        (("seg_pred", "seg_test", "seg_train"), {"seg_test": "test", "seg_train": "train"}),
+        (("cars_train", "dogs_test"), {}),
+        (("steam train", "bus", "test tube"), {}),
+        (("bus", "train"), {"train": "train"}),
+    ],
+)
+def test_of_folders(names, expected):
+    assert splits.of_folders(names) == expected
+
+
 def test_ten_images_are_cut_into_eight_one_and_one():
     cut = splits.cut([10, 10, 10], ("val", "test"))
     assert cut.parts == {"train": (0.2, 1.0), "val": (0.0, 0.1), "test": (0.1, 0.2)} and cut.untested == 0

@@ -126,7 +126,7 @@ def test_rows_without_an_image_or_with_odd_texts_are_rejects(tmp_path):
         (
             "a,b\n1,2\n",
             (),
-            "no column of paths or URLs, name it by --config..fields=path=x or url=x; its columns are 'a', 'b'",
+            "no column of paths or URLs, name it by the source's fields=path=x or url=x; its columns are 'a', 'b'",
         ),
         ("path\na\n", ("caption=txt",), "line 2: has no column 'txt'; its columns are 'path'"),
         ("a,b\n1,2\n", ("path={a}/{id}.jpg",), "line 2: has no column 'id'; its columns are 'a', 'b'"),
