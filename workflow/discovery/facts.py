@@ -41,6 +41,8 @@ class Facts:
         stopped: whether there are more.
         samples: a few rows.
         problem: what was wrong with the first row that cannot be used; empty if none was seen.
+        repeated: rows of a list whose image an earlier row names.
+        contrary: those of them that give it another label.
         splits: of files of samples, the columns that are named as those of splits, with the values that name one.
     """
 
@@ -51,6 +53,8 @@ class Facts:
     stopped: bool = False
     samples: list[Row] = dataclasses.field(default_factory=list)
     problem: str = ""
+    repeated: int = 0
+    contrary: int = 0
     splits: dict[str, set[str]] = dataclasses.field(default_factory=dict)
 
 
@@ -62,6 +66,7 @@ def read(source: Source, most: int = MOST_ROWS) -> Facts:
     """
     is_list = source.format in sources.LISTS
     facts, limit = Facts(), most if is_list else min(most, _FILE_ROWS)
+    labels: dict[str, Any] = {}
     rows = _listed(source) if is_list else _in_files(source)
     for row in itertools.islice(rows, limit):
         facts.rows += 1
@@ -69,6 +74,10 @@ def read(source: Source, most: int = MOST_ROWS) -> Facts:
             facts.problem = facts.problem or row
             continue
         facts.captions += bool(row.caption)
+        if is_list and row.member in labels:
+            facts.repeated += 1
+            facts.contrary += labels[row.member] != row.label
+        labels[row.member] = row.label
         for column, value in row.metadata.items():
             if column.strip().lower() in SPLIT_COLUMNS and splits.of_folder(str(value)):
                 facts.splits.setdefault(column, set()).add(str(value))

@@ -281,7 +281,8 @@ def _in_folders(inside: Folder, labelled: bool, level: int) -> tuple[Found | Non
     with_images, deeper = _holding(inside)
     holding = [*with_images, *deeper]
     if with_images and labelled:
-        said = f"of its folders {with_images[0]!r} alone has images; give each class a folder"
+        ask = "give each class a folder, or write a table with path and label"
+        said = f"of its folders {with_images[0]!r} alone has images; {ask}"
         return None, [*why, said] if len(holding) == 1 else why
     usual = [name for name in inside.folders if name.lower() in ("data", "images")] or list(inside.folders)
     alone = holding if len(holding) == 1 else usual

@@ -10,12 +10,13 @@ from configs.schema.data import SPLITS
 from pipelines import class_names, sources
 from pipelines.errors import UserError
 from pipelines.progress import counted
+from pipelines.sources import patterns
 from pipelines.sources.lists import table
 from pipelines.sources.sample import field_names
 from workflow.discovery import facts, formats, splits
 from workflow.discovery.config_file import ALL_VECTORS, PAIR_VECTORS, Draft
 from workflow.discovery.facts import Facts
-from workflow.discovery.found import Found
+from workflow.discovery.found import Found, quoted
 
 _MEMORY_ROWS = 2_000
 # What stands before numbers that are made names; they say nothing of what a class is.
@@ -57,7 +58,7 @@ def make(name: str, images: str, pairs: str) -> Plan:
         why = f" ({seen['train'].problem})" if seen["train"].problem else ""
         raise UserError(
             f"{images}: read as {found.name}, its rows have no labels{why}; give each class a folder, "
-            "or give a table a column 'label'"
+            f"or give a table a column 'label'{_columns(train)}"
         )
     if len(seen["train"].counts) < 2:
         raise UserError(f"{images}: read as {found.name}, it has one class alone; there must be two at least")
@@ -97,6 +98,13 @@ def make(name: str, images: str, pairs: str) -> Plan:
     return Plan(found, seen, memory, of_memory, draft, names)
 
 
+def _columns(source: Source) -> str:
+    """Returns the columns of a table, in words; nothing for other formats."""
+    if source.format != "table":
+        return ""
+    return f" (its columns are {quoted(table.columns(patterns.files(source.path)[0].uri))})"
+
+
 def _labelled(found: Found, seen: dict[str, Facts]) -> Found:
     """Returns what was found without rows that have no label, and without splits in another format and classes.
 
@@ -112,7 +120,10 @@ def _labelled(found: Found, seen: dict[str, Facts]) -> Found:
             shown = ", ".join(repr(label) for label in list(read.counts)[:2])
             notes.append(f"not read: {made.pop(split).path}: train has none of the classes of {split}, such as {shown}")
             del seen[split]
-        elif read.counts and read.unlabelled and made[split].format in sources.LISTS:
+        elif read.counts and read.repeated:
+            other = f", {read.contrary:,} of them with another label" if read.contrary else ""
+            notes.append(f"rows of {split} that name an image again: {read.repeated:,} of {read.rows:,}{other}")
+        if split in seen and read.counts and read.unlabelled and made[split].format in sources.LISTS:
             made[split] = dataclasses.replace(made[split], where=(*made[split].where, "label"))
             notes.append(f"rows of {split} without a label: {read.unlabelled:,} of {read.rows:,}, which are left out")
     return dataclasses.replace(found, splits=made, notes=tuple(notes))

@@ -516,3 +516,22 @@ def test_folders_of_splits_or_parts_are_no_classes(here, capsys, folders, senten
         _write(here / name / "1.png", _image("train", 1))
     assert init.main(["mine", f"--images={here}"]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_rows_that_name_an_image_again_are_counted(here, capsys):
+    for i in range(12):
+        _write(here / f"{i}.png", _image("train", i))
+    rows = [(f"{i}.png", _CLASSES[i % 3], 0) for i in range(12)] + [("0.png", "cat", 5), ("1.png", "red", 9)]
+    _table(here / "boxes.csv", ("file", "class", "xmin"), rows)
+    assert init.main(["mine", f"--images={here}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "rows of train that name an image again: 2 of 14, 1 of them with another label" in said
+
+
+def test_a_table_without_labels_is_refused_with_its_columns(here, capsys):
+    for i in range(3):
+        _write(here / f"{i}.png", _image("train", i))
+    _table(here / "all.csv", ("file", "dx"), [(f"{i}.png", _CLASSES[i]) for i in range(3)])
+    assert init.main(["mine", f"--images={here}"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "give a table a column 'label' (its columns are 'file', 'dx')" in said
