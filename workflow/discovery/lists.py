@@ -21,7 +21,7 @@ from pipelines.sources.lists import image_list, table
 from pipelines.sources.sample import field_names
 from workflow.discovery import facts, folder, splits
 from workflow.discovery.folder import Folder
-from workflow.discovery.found import Find, Found, by_split, is_beside, not_read, pattern
+from workflow.discovery.found import Find, Found, by_split, is_beside, not_read, pattern, quoted
 
 _COCO = "coco" if "coco" in FORMATS else "inat2021"
 _NAME_FILES = ("classnames.txt", "class_names.txt", "classes.txt")
@@ -81,7 +81,7 @@ def finder(name: str, like: str, guess: Callable[[Source], Source], is_sure: boo
         made, has_images = {}, True
         if len(guessed) == 1:
             if _divides_nothing(guessed["train"]) and not inside.is_named:
-                return None
+                raise UserError(f"not read: {quoted(readable)} (paths alone, which do not say a train and a test set)")
             guessed, more = _by_column(guessed["train"])
             notes += more
         for split, source in guessed.items():
@@ -287,19 +287,20 @@ def _rooted(inside: Folder, source: Source, split: str) -> tuple[Source, bool, s
     own = [root for root in fits if splits.of_folder(storage.name(root)) == split]
     usual = [root for root in fits if storage.name(root).lower() in _IMAGES]
     root = (own or usual or fits)[0]
-    note = "" if own else _other_roots(source, root, there)
+    beside = [] if root == here else [other for other in around if other.rpartition("/")[0] == root.rpartition("/")[0]]
+    near = [*beside, *(other for other in around if other.startswith(f"{root}/"))]
+    lacking = [other for other in near if there[other] - there[root]]
+    note = "" if own else _other_roots(source, root, lacking, [other for other in fits if other != root])
     return dataclasses.replace(source, image_root=root), True, note
 
 
-def _other_roots(source: Source, root: str, there: dict[str, set[str]]) -> str:
-    """Returns a note on other folders that have images of a list; `there` are some of its images, by folder."""
-    others = {other: found for other, found in there.items() if other != root}
-    if more := [other for other, found in others.items() if found - there[root]]:
+def _other_roots(source: Source, root: str, lacking: list[str], same: list[str]) -> str:
+    """Returns a note on other folders, which have images of a list that its root lacks, or those that it has."""
+    if lacking:
         return (
             f"images of {source.path} are in several folders; those of {root!r} are read, and not those of "
-            f"{more[0]!r}: bring all into one folder"
+            f"{lacking[0]!r}: bring all into one folder"
         )
-    same = [other for other, found in others.items() if found == there[root]]
     return f"images of {source.path} are taken from {root!r}, but {same[0]!r} has the same names" if same else ""
 
 

@@ -57,8 +57,9 @@ def of_file(name: str) -> tuple[str, bool]:
 
 
 def _words(name: str) -> list[str]:
-    """Returns the words of a name in lower case, without the digits at their ends."""
-    return [word.rstrip("0123456789") or word for word in re.split(r"[\W_]+", name.lower()) if word]
+    """Returns the words of a name, also those of `TrainImages`, in lower case, without the digits at their ends."""
+    words = (word.lower() for word in re.split(r"[\W_]+|(?<=[a-z0-9])(?=[A-Z])", name))
+    return [word.rstrip("0123456789") or word for word in words if word]
 
 
 def _split(word: str) -> str:

@@ -17,6 +17,8 @@ from workflow.discovery import splits
         ("trainval.csv", ("train", True)),
         ("train_val.csv", ("train", True)),
         ("trainers.csv", ("", False)),
+        ("TestImages.txt", ("test", False)),
+        ("ISIC2019Train.csv", ("train", True)),
     ],
 )
 def test_of_file(name, expected):
