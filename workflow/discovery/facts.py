@@ -74,10 +74,9 @@ def read(source: Source, most: int = MOST_ROWS) -> Facts:
             facts.problem = facts.problem or row
             continue
         facts.captions += bool(row.caption)
-        if is_list and row.member in labels:
-            facts.repeated += 1
-            facts.contrary += labels[row.member] != row.label
-        labels[row.member] = row.label
+        if is_list:
+            facts.repeated += row.member in labels
+            facts.contrary += labels.setdefault(row.member, row.label) != row.label
         for column, value in row.metadata.items():
             if column.strip().lower() in SPLIT_COLUMNS and splits.of_folder(str(value)):
                 facts.splits.setdefault(column, set()).add(str(value))

@@ -1,5 +1,6 @@
 """Lists and tables that name images: which of a folder's files are some, by which columns, and where the images are."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -305,8 +306,11 @@ def _other_roots(source: Source, root: str, lacking: list[str], same: list[str])
 
 
 def _spread(source: Source) -> list[str]:
-    """Returns the paths of some images, from all over a list."""
-    every = [row.member for row in itertools.islice(_listed(source), facts.MOST_ROWS) if not row.problem]
+    """Returns the paths of some images, from all over a list, up to a line that is none, which `facts.read` refuses."""
+    every = []
+    with contextlib.suppress(UserError):
+        for row in itertools.islice(_listed(source), facts.MOST_ROWS):
+            every += [] if row.problem else [row.member]
     return every[:: max(1, len(every) // _SPREAD_ROWS)]
 
 

@@ -93,12 +93,17 @@ def parse(uri: str, root: str, names: bool = False) -> Iterator[tuple[int, Row]]
         names: as of `parse_line`.
     """
     place = below(root)
-    row_of: Callable[[int, str], Row] = functools.partial(parse_line, uri, names=names)
-    for place_of_line, (number, line) in enumerate(entry for entry in read_lines(uri) if entry[1].strip()):
-        if not place_of_line and names and _is_path(line):
-            row_of = _Folders(uri).row
-        row = row_of(number, line)
-        yield number, dataclasses.replace(row, member=place(row.member))
+    row_of: Callable[[int, str], Row] | None = None
+    for number, line in read_lines(uri):
+        if line.strip():
+            row_of = row_of or _reader(uri, line, names)
+            row = row_of(number, line)
+            yield number, dataclasses.replace(row, member=place(row.member))
+
+
+def _reader(uri: str, first: str, names: bool) -> Callable[[int, str], Row]:
+    """Returns what reads the lines of a list, of which the first says whether it has paths alone."""
+    return _Folders(uri).row if names and _is_path(first) else functools.partial(parse_line, uri, names=names)
 
 
 def is_of_paths(uri: str) -> bool:
