@@ -1,3 +1,6 @@
+import fractions
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +12,12 @@ from model.measures import metrics
 def test_shot_groups_are_strict_on_both_sides():
     counts = np.array([101, 100, 20, 19, 1])
     assert metrics.shot_groups(counts, 100, 20).tolist() == ["many", "medium", "medium", "few", "few"]
+
+
+def test_what_settings_are_chosen_by_has_the_same_bits_in_any_order():
+    figures = {"all": 0.1, "many": 0.7, "medium": 0.4337870843989769, "few": 0.3}
+    found = {metrics.balanced(dict(some)) for some in itertools.permutations(figures.items())}
+    assert found == {float(sum(map(fractions.Fraction, figures.values())) / 4)}
 
 
 def test_groups_average_classes_and_all_averages_images():
