@@ -116,8 +116,6 @@ def _show(path: str, flags: dict[str, Any]) -> None:
 def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> None:
     from model.recognition import predict_job, rows, trained
     from model.recognition.source import Source
-    from pipelines import sources
-    from pipelines.sources.sample import said_passed_over
 
     output = flags["output"]
     rows.check(output)
@@ -140,9 +138,7 @@ def _write(config: Config, runner: Runner, path: str, flags: dict[str, Any]) -> 
         stage.worked = False
         what, rate = counted(counts.rows, "photograph"), counts.rows / stage.secs
         title = f"predict: {what} in {duration(stage.secs)}, {rate:,.{0 if rate >= 10 else 2}f}/s"
-        others = sources.passed_over(source, data)
-        skipped = {"passed over": said_passed_over(others)} if others else {}
-        summary(title, {"head": wanted.head, **_lines(counts), **skipped, "output": output})
+        summary(title, {"head": wanted.head, **_lines(counts), "output": output})
 
 
 def _names(path: str) -> tuple[str, ...]:
@@ -158,6 +154,8 @@ def _lines(counts: "Counts") -> dict[str, str]:
         lines["no class"] = f"{named}, which is the name of no class of the model"
     if counts.rejected:
         lines["rejected"] = f"{counts.rejected:,}, listed in the .rejects.parquet beside the output"
+    if counts.passed_over:
+        lines["passed over"] = counts.passed_over
     return lines
 
 

@@ -99,6 +99,7 @@ EXEMPT = {
         "pipelines.sources",
         "pipelines.sources.labels",
         "pipelines.sources.patterns",
+        "pipelines.sources.sample",
     },
     # docs/adr/0018: it embeds what is new before it indexes it.
     "index.reindex": {

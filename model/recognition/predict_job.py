@@ -31,6 +31,7 @@ from pipelines.errors import UserError
 from pipelines.runner import Runner
 from pipelines.sources import patterns
 from pipelines.sources.labels import Labels, LabelSpace, normal
+from pipelines.sources.sample import said_passed_over
 
 STAGE = "model.predict"
 _KEYS, _PREDICTIONS = "keys", "predictions"
@@ -92,6 +93,7 @@ class Counts:
         labelled: of the rows, those whose label is a class of the model.
         right: of these, those whose first class it is.
         unknown: names that label photographs, such as those of folders, and are no class of the model.
+        passed_over: files of a folder that are none, in words; empty if there are none.
     """
 
     rows: int
@@ -99,6 +101,7 @@ class Counts:
     labelled: int
     right: int
     unknown: tuple[str, ...] = ()
+    passed_over: str = ""
 
 
 def source_of(images: str, work: str) -> Source:
@@ -182,7 +185,7 @@ def run(wanted: Wanted, source: Source, data: str, output: str, work: str, embed
     storage.remove(work)
     unknown = [name for name in labels.own if normal(name) not in labels.space.numbers] if labels else []
     labelled, right = (sum(marker[name] for marker in markers) for name in ("labelled", "right"))
-    return Counts(written, rejected, labelled, right, tuple(unknown))
+    return Counts(written, rejected, labelled, right, tuple(unknown), said_passed_over(folder.passed_over))
 
 
 def _labels(source: Source, data: str, embed: Embed, classes: Sequence[str]) -> Labels | None:
